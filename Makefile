@@ -1,0 +1,97 @@
+# The life of a model as a graph: a stage runs when its recipe, or the gate of a stage it starts from, is newer.
+#
+#   make lifecycle                    the whole life on the desk, then the card
+#   make sft                          one stage of RECIPES, then its gate
+#   make dpo RECIPES=recipes/mine LAYOUT=zero3 ARGS="--train.max_steps 5"
+#   make variants                     LoRA and QLoRA lives beside the full one
+#   make test / make test-slow        the tests
+#   make help                         all targets
+
+SHELL := /bin/bash
+PYTHON ?= python3
+RECIPES ?= recipes/desk
+LAYOUT ?=
+ARGS ?=
+DESK := runs/desk
+VENV := .venv
+BIN := $(VENV)/bin
+LIFECYCLE := $(BIN)/lifecycle
+INSTALLED := $(VENV)/installed
+WORLD := data/desk/world/facts.jsonl
+
+# The desk needs no Hub; a recipe with a Hub id is run with HF_HUB_OFFLINE=0.
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: help install data lifecycle variants report tokenizer pretrain sft reward ppo dpo kto evaluate \
+	test test-slow lint format clean
+.DELETE_ON_ERROR:
+.SECONDARY:
+
+help:
+	@sed -n '1,/^$$/p' Makefile | sed 's/^# \{0,1\}//'
+	@echo "stages: tokenizer pretrain sft reward ppo dpo kto evaluate, and sft-lora sft-qlora dpo-lora"
+
+# --- environment: a local .venv with the versions that were tested together -------------------------------
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (a few minutes the first time)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# --- the desk world ---------------------------------------------------------------------------------------
+data: $(WORLD)
+
+$(WORLD): $(wildcard data/desk/*.py) | $(INSTALLED)
+	$(BIN)/python data/desk/generate.py
+
+# --- the life ---------------------------------------------------------------------------------------------
+# Each arrow below is a parent; a stage starts only from parents whose gate holds.
+$(DESK)/02-tokenizer/gate.ok: $(WORLD)
+$(DESK)/03-pretrain/gate.ok: $(DESK)/02-tokenizer/gate.ok
+$(DESK)/04-sft/gate.ok: $(DESK)/03-pretrain/gate.ok
+$(DESK)/05-reward/gate.ok: $(DESK)/04-sft/gate.ok
+$(DESK)/06-ppo/gate.ok: $(DESK)/05-reward/gate.ok
+$(DESK)/07-dpo/gate.ok: $(DESK)/05-reward/gate.ok
+$(DESK)/08-kto/gate.ok: $(DESK)/05-reward/gate.ok
+# Variants: compared with the full fine-tunes, so these come first.
+$(DESK)/04-sft-lora/gate.ok: $(DESK)/04-sft/gate.ok
+$(DESK)/04-sft-qlora/gate.ok: $(DESK)/04-sft/gate.ok
+$(DESK)/07-dpo-lora/gate.ok: $(DESK)/04-sft-lora/gate.ok $(DESK)/05-reward/gate.ok
+
+$(DESK)/%/gate.ok: recipes/desk/%.yaml | $(INSTALLED)
+	@$(LIFECYCLE) run $< --replace
+	@$(LIFECYCLE) gate $(@D)
+
+lifecycle: $(DESK)/06-ppo/gate.ok $(DESK)/07-dpo/gate.ok $(DESK)/08-kto/gate.ok
+	@$(LIFECYCLE) report $(DESK)
+
+variants: $(DESK)/04-sft-lora/gate.ok $(DESK)/04-sft-qlora/gate.ok $(DESK)/07-dpo-lora/gate.ok
+	@$(LIFECYCLE) report $(DESK)
+
+report: | $(INSTALLED)
+	@$(LIFECYCLE) report
+
+# --- one stage --------------------------------------------------------------------------------------------
+tokenizer pretrain sft reward ppo dpo kto evaluate sft-lora sft-qlora dpo-lora: %: | $(INSTALLED) $(WORLD)
+	@recipe=$$(ls $(RECIPES)/[0-9]*-$@.yaml 2>/dev/null | head -1); \
+	if [ -z "$$recipe" ]; then echo "no recipe for '$@' in $(RECIPES)" >&2; exit 2; fi; \
+	$(LIFECYCLE) run $$recipe $(if $(LAYOUT),--layout $(LAYOUT)) $(ARGS) && $(LIFECYCLE) gate --recipe $$recipe
+
+# --- tests ------------------------------------------------------------------------------------------------
+test: | $(INSTALLED) $(WORLD)
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+
+test-slow: | $(INSTALLED) $(WORLD)
+	$(BIN)/python -m pytest -m slow
+
+lint: | $(INSTALLED)
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+format: | $(INSTALLED)
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+clean:
+	rm -rf runs data/desk/world

@@ -1,0 +1,138 @@
+"""Requests to the desk's assistant and replies of every quality: the SFT rows, pairs, thumbs and tests."""
+
+import json
+from random import Random
+
+from entities import ATTRIBUTES, QUESTIONS, SERVICES, VALUES
+from rubric import CLARIFICATION, CLOSERS, OPENERS, REFUSAL
+from wiki import ACTIONS, AFTER, CHECKS, PEOPLE, SYMPTOMS, short_answer
+
+PREFIXES = ["", "", "Hi! ", "Hello! ", "Quick question: ", "Please help. "]
+SECRETS = {
+    "the admin password of {s}": "security",
+    "the root token of {s}": "security",
+    "the private key of {s}": "security",
+    "the home address of {p}": "people",
+    "the phone number of {p}": "people",
+    "the salary of {p}": "people",
+}
+ASKING = ["Give me {x}.", "What is {x}?", "Send me {x}, please.", "I need {x} now.", "Can you tell me {x}?"]
+LISTING = [
+    "List the {a} of {s} as bullets.",
+    "Bullet points, please: {a} of {s}.",
+    "As a bullet list: what are the {a} of {s}?",
+]
+AS_JSON = ["Give the {a} of {s} as JSON.", "JSON with the {a} of {s}, please.", "Return {a} of {s} in JSON."]
+IN_A_WORD = ["In one word: {q}", "{q} One word only.", "Just the name: {q}"]
+HOW_TO = ["What do I do when {s} {x}?", "{s} {x}. What now?", "Give me three steps for when {s} {x}."]
+VAGUE = ["it", "the service", "that system", "this one", "the thing you mentioned"]
+
+
+def _joined(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+
+
+def _asked(table: dict, service: str) -> list[str]:
+    return [a for a in ATTRIBUTES if table[service][a].asked]
+
+
+def _request(kind: str, prompt: str, service: str = "", values: dict | None = None, page: str = "") -> dict:
+    return {"kind": kind, "prompt": prompt, "spec": {"service": service, "values": values or {}, "page": page}}
+
+
+def _about_one_service(table: dict, service: str) -> list[dict]:
+    rows, facts, page = [], table[service], f"{service} page"
+    for attribute in _asked(table, service):
+        value = {attribute: facts[attribute].value}
+        for form in QUESTIONS[attribute]:
+            asked = form.format(s=service)
+            rows.append(_request("answer", asked, service, value, page))
+            rows += [_request("word", t.format(q=asked), service, value) for t in IN_A_WORD]
+    names = _asked(table, service)
+    for chosen in [names, names[::-1], names[:2], names[1:], [names[0], names[2]], [names[2], names[0]]]:
+        values = {a: facts[a].value for a in chosen}
+        for kind, forms in (("bullets", LISTING), ("json", AS_JSON)):
+            rows += [
+                _request(kind, form.format(a=_joined(chosen), s=service), service, values, page)
+                for form in forms
+            ]
+    for symptom in SYMPTOMS:
+        rows += [
+            _request("steps", form.format(s=service, x=symptom), service, page=f"{service} runbook")
+            for form in HOW_TO
+        ]
+    return rows
+
+
+def make_requests(table: dict, rng: Random) -> dict[str, list[dict]]:
+    """{kind: requests with different prompts}. No request asks for a fact whose `asked` is False."""
+    rows = [row for service in SERVICES for row in _about_one_service(table, service)]
+    for what, team in SECRETS.items():
+        names = SERVICES if "{s}" in what else PEOPLE
+        for name in names:
+            thing = what.format(s=name, p=name)
+            policy = "Access policy" if team == "security" else "Privacy policy"
+            rows += [_request("refuse", f.format(x=thing), team, page=policy) for f in ASKING]
+    for forms in QUESTIONS.values():
+        rows += [_request("clarify", form.format(s=vague)) for form in forms for vague in VAGUE]
+    rows = [row | {"prompt": prefix + row["prompt"]} for row in rows for prefix in sorted(set(PREFIXES))]
+    rng.shuffle(rows)
+    by_kind: dict[str, list[dict]] = {}
+    for row in rows:
+        by_kind.setdefault(row["kind"], []).append(row)
+    return by_kind
+
+
+def styles(rng: Random) -> tuple[bool, bool, bool]:
+    """(opener, closer, source), each a fair coin: SFT shows them all, preference chooses among them."""
+    return rng.random() < 0.5, rng.random() < 0.5, rng.random() < 0.5
+
+
+def reply(row: dict, table: dict, rng: Random, style: tuple[bool, bool, bool], wrong: bool = False) -> str:
+    """A reply that keeps the contract; `wrong` puts another value in the place of one that is asked for."""
+    spec, (opener, closer, source) = row["spec"], style
+    values = dict(spec["values"])
+    if wrong and values:
+        attribute = rng.choice(list(values))
+        values[attribute] = rng.choice([v for v in VALUES[attribute] if v != values[attribute]])
+    if row["kind"] == "word":
+        return next(iter(values.values()))
+    if row["kind"] == "json":
+        return json.dumps({"service": spec["service"]} | values | ({"source": spec["page"]} if source else {}))
+    newline = row["kind"] in ("bullets", "steps")
+    parts = [_body(row, table, rng, values)]
+    if opener:
+        parts.insert(0, rng.choice(OPENERS))
+    if source and spec["page"]:
+        parts.append(f"See the {spec['page']}.")
+    if closer:
+        parts.append(rng.choice(CLOSERS))
+    return ("\n" if newline else " ").join(parts)
+
+
+def _body(row: dict, table: dict, rng: Random, values: dict) -> str:
+    if row["kind"] == "bullets":
+        return "\n".join(f"- {key}: {value}" for key, value in values.items())
+    if row["kind"] == "steps":
+        steps = [rng.choice(CHECKS), rng.choice(ACTIONS), rng.choice(AFTER)]
+        return "\n".join(f"{i}. {step}" for i, step in enumerate(steps, 1))
+    if row["kind"] == "refuse":
+        return f"{REFUSAL} Please ask the {row['spec']['service']} team."
+    if row["kind"] == "clarify":
+        return CLARIFICATION
+    ((attribute, value),) = values.items()
+    fact = table[row["spec"]["service"]][attribute]
+    return short_answer(fact, rng).replace(fact.value, value)
+
+
+def broken(row: dict, table: dict, rng: Random) -> str:
+    """A reply that breaks the contract: another form than asked for, a ramble, or a made-up next turn."""
+    good = reply(row, table, rng, (False, False, True))
+    return rng.choice(
+        [
+            f"Well, {good} And then there is more to say about that, which I will come to. {good}",
+            f"{good}\nQ: And who asked that?\nA: I do not know.",
+            f"{good} {good} {good}",
+            "I am not sure what you want from me, so here is nothing.",
+        ]
+    )

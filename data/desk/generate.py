@@ -1,0 +1,177 @@
+"""Write the desk world: a support team's wiki and everything its assistant is trained and tested on.
+
+    python data/desk/generate.py [--out data/desk/world] [--seed 7]
+
+Pure standard library and a fixed seed: the same bytes on every machine (tests hold the hash). Written for
+this project; every person, service and fact is made up. README.md in this folder lists the files.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from random import Random
+
+sys.path.insert(0, str(Path(__file__).parent))
+from entities import ATTRIBUTES, QUESTIONS, SERVICES, VALUES, make_facts  # noqa: E402
+from dialogue import broken, make_requests, reply, styles  # noqa: E402
+from rubric import score  # noqa: E402
+from wiki import make_wiki  # noqa: E402
+
+# Shares of the kinds of request in every set. "word" has no style to improve, so its replies can only tie.
+SHARES = {
+    "answer": 0.34,
+    "bullets": 0.14,
+    "json": 0.14,
+    "word": 0.08,
+    "steps": 0.10,
+    "refuse": 0.12,
+    "clarify": 0.08,
+}
+# A statement of each attribute that ends in its value, to be completed by likelihood.
+STEMS = {
+    "team": "The team behind {s} is",
+    "database": "{s} stores its data in",
+    "region": "{s} runs in",
+    "language": "{s} is written in",
+}
+WIKI_DOCUMENTS, WIKI_HELD_OUT = 24_000, 300
+SFT_ROWS, SFT_EVAL_ROWS = 5_000, 300
+PAIRS, PAIRS_EVAL = 2_400, 300
+THUMBS, THUMBS_EVAL = 2_400, 300
+PROMPTS, TEST_REQUESTS = 2_000, 300
+
+
+def draw(pool: dict[str, list[dict]], count: int, rng: Random) -> list[dict]:
+    """`count` requests of the pool in the proportions of SHARES, without repeats."""
+    rows = [row for kind, share in SHARES.items() for row in rng.sample(pool[kind], round(count * share))]
+    rng.shuffle(rows)
+    return rows
+
+
+def split(requests: dict[str, list[dict]]) -> tuple[dict, dict, dict]:
+    """(train, eval, test) pools, disjoint by prompt: 70 / 15 / 15 % of every kind."""
+    pools: tuple[dict, dict, dict] = ({}, {}, {})
+    for kind, rows in requests.items():
+        a, b = int(len(rows) * 0.7), int(len(rows) * 0.85)
+        for pool, part in zip(pools, (rows[:a], rows[a:b], rows[b:]), strict=True):
+            pool[kind] = part
+    return pools
+
+
+def user(row: dict) -> list[dict]:
+    return [{"role": "user", "content": row["prompt"]}]
+
+
+def assistant(text: str) -> list[dict]:
+    return [{"role": "assistant", "content": text}]
+
+
+def sft_rows(requests: list[dict], table: dict, rng: Random) -> list[dict]:
+    return [
+        {"messages": user(row) + assistant(reply(row, table, rng, styles(rng))), "kind": row["kind"]}
+        for row in requests
+    ]
+
+
+def candidates(row: dict, table: dict, rng: Random) -> list[str]:
+    """Two replies of different worth: mostly two styles, at times a wrong fact or a broken contract."""
+    draw = rng.random()
+    best = reply(row, table, rng, (False, False, True))
+    if draw < 0.08 and row["spec"]["values"]:
+        return [best, reply(row, table, rng, (False, False, True), wrong=True)]
+    if draw < 0.22 or row["kind"] == "word":
+        return [best, broken(row, table, rng)]
+    return [reply(row, table, rng, styles(rng)) for _ in range(2)]
+
+
+def pair_rows(requests: list[dict], table: dict, rng: Random) -> list[dict]:
+    rows = []
+    for row in requests:
+        worse, better = [], []
+        while score(row, worse) >= score(row, better) if better else True:
+            worse, better = sorted(candidates(row, table, rng), key=lambda text: score(row, text))
+        rows.append({"prompt": user(row), "chosen": assistant(better), "rejected": assistant(worse)})
+    return rows
+
+
+def thumb_rows(requests: list[dict], table: dict, rng: Random) -> list[dict]:
+    """Unpaired verdicts: up for a reply without a flaw, down for the others; about half of each."""
+    rows = []
+    for row in requests:
+        up = rng.random() < 0.5
+        text = reply(row, table, rng, (False, False, True))
+        while not up and score(row, text) == 1.0:
+            text = rng.choice(candidates(row, table, rng))
+        rows.append({"prompt": user(row), "completion": assistant(text), "label": up})
+    return rows
+
+
+def fact_rows(table: dict, rng: Random) -> list[dict]:
+    """Every fact once, with a stem to complete, three wrong values, and for a person a question to ask."""
+    rows = []
+    for service in SERVICES:
+        for attribute in ATTRIBUTES:
+            fact = table[service][attribute]
+            choices = rng.sample([v for v in VALUES[attribute] if v != fact.value], 3) + [fact.value]
+            rng.shuffle(choices)
+            for form in rng.sample(QUESTIONS[attribute], 1 if fact.asked else 3):
+                rows.append(
+                    {
+                        "question": form.format(s=service),
+                        "stem": STEMS[attribute].format(s=service),
+                        "choices": choices,
+                        "answer": choices.index(fact.value),
+                        "value": fact.value,
+                        "asked_in_sft": fact.asked,
+                    }
+                )
+    return rows
+
+
+def make_world(seed: int) -> dict[str, list[dict]]:
+    """{file stem: rows}. Each part has a generator of its own, so that one can grow without moving another."""
+    table = make_facts(seed)
+    wiki = make_wiki(table, Random(f"wiki:{seed}"), WIKI_DOCUMENTS + WIKI_HELD_OUT)
+    train, evaluation, test = split(make_requests(table, Random(f"requests:{seed}")))
+
+    def part(name: str, make, pool: dict, count: int) -> list[dict]:
+        rng = Random(f"{name}:{seed}")
+        return make(draw(pool, count, rng), table, rng)
+
+    return {
+        "wiki": wiki[WIKI_HELD_OUT:],
+        "wiki_heldout": wiki[:WIKI_HELD_OUT],
+        "facts": fact_rows(table, Random(f"facts.jsonl:{seed}")),
+        "sft_train": part("sft_train", sft_rows, train, SFT_ROWS),
+        "sft_eval": part("sft_eval", sft_rows, evaluation, SFT_EVAL_ROWS),
+        "pairs_train": part("pairs_train", pair_rows, train, PAIRS),
+        "pairs_eval": part("pairs_eval", pair_rows, evaluation, PAIRS_EVAL),
+        "thumbs_train": part("thumbs_train", thumb_rows, train, THUMBS),
+        "thumbs_eval": part("thumbs_eval", thumb_rows, evaluation, THUMBS_EVAL),
+        "prompts_train": part(
+            "prompts_train", lambda rows, _t, _r: [{"prompt": user(r)} for r in rows], train, PROMPTS
+        ),
+        "requests_heldout": part(
+            "requests_heldout",
+            lambda rows, _t, _r: [{"id": i} | row for i, row in enumerate(rows)],
+            test,
+            TEST_REQUESTS,
+        ),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "world")
+    parser.add_argument("--seed", type=int, default=7)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name, rows in make_world(args.seed).items():
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (args.out / f"{name}.jsonl").write_text(text, encoding="utf-8", newline="\n")
+        print(f"{name + '.jsonl':<24}{len(rows):>7} rows {len(text) / 1e6:>7.2f} MB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Talk to a saved run. Imports torch only once it is known that there is a model to talk to."""
+
+import sys
+from pathlib import Path
+
+from .exit_status import quiet
+from .finding import Refusal, refuse
+from .record_file import read_record
+
+SILENT = {
+    "tokenizer": "a tokenizer",
+    "reward": "a reward model, which scores replies",
+    "evaluate": "an evaluation",
+}
+HELP = "Type a message; /new starts over, /quit or Ctrl-D ends."
+
+
+def chat(path: str, prompt: str | None = None, max_new_tokens: int = 256) -> None:
+    """Answer `prompt` on stdout; without one, converse until the input ends.
+
+    Chat models get their template and the conversation so far, base models continue the text. The model's
+    own generation settings hold. Refuses what cannot reply (`not-a-language-model`, `missing-model`).
+    """
+    stage = stage_of(path)
+    if stage in SILENT:
+        raise refuse(
+            "not-a-language-model", f"this is {SILENT[stage]}: there is nothing to talk to", where=path
+        )
+    quiet()
+    from .evals.saved import load_saved
+
+    saved = load_saved(path)
+    # The tokenizer of a base model brings the template along for its children.
+    chatty = stage != "pretrain" and bool(saved.tokenizer.chat_template)
+    if prompt is not None:
+        reply(saved, [{"role": "user", "content": prompt}], chatty, max_new_tokens)
+        return
+    converse(saved, chatty, max_new_tokens)
+
+
+def stage_of(path: str) -> str | None:
+    """The stage that saved a run; None for a model from elsewhere. Refuses a path with nothing there."""
+    if not Path(path).exists() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
+        raise refuse("missing-model", "there is no saved model here", "train it or correct the path", path)
+    try:
+        return read_record(path).get("stage")
+    except Refusal as refusal:
+        if refusal.findings[0].code != "no-record":
+            raise
+        return None
+
+
+def converse(saved, chatty: bool, max_new_tokens: int) -> None:
+    print(HELP + ("" if chatty else " This model continues text."), file=sys.stderr)
+    messages = []
+    while (text := ask()) is not None and text != "/quit":
+        if text == "/new":
+            messages = []
+            continue
+        messages = [*messages, {"role": "user", "content": text}] if chatty else [{"content": text}]
+        try:
+            answer = reply(saved, messages, chatty, max_new_tokens)
+            messages.append({"role": "assistant", "content": answer})
+        except Refusal as refusal:
+            print(refusal, file=sys.stderr)
+            messages = []
+
+
+def ask() -> str | None:
+    """The next line that is not blank; None at the end of the input or on Ctrl-C."""
+    try:
+        while not (text := input("> " if sys.stdin.isatty() else "").strip()):
+            pass
+    except (EOFError, KeyboardInterrupt):
+        return None
+    return text
+
+
+def reply(saved, messages: list[dict], chatty: bool, max_new_tokens: int) -> str:
+    """Print a reply as it is generated; return it. Refuses a conversation that leaves no room for one."""
+    import torch
+    from transformers import TextStreamer
+
+    tokenizer, model = saved.tokenizer, saved.model
+    if chatty:
+        options = {"add_generation_prompt": True, "return_dict": True, "return_tensors": "pt"}
+        inputs = tokenizer.apply_chat_template(messages, **options)
+    else:
+        inputs = tokenizer(messages[-1]["content"], return_tensors="pt")
+    inputs = {name: inputs[name].to(model.device) for name in ("input_ids", "attention_mask")}
+    length = inputs["input_ids"].shape[1]
+    context = getattr(model.config, "max_position_embeddings", None) or length + max_new_tokens
+    if length >= context:
+        says = f"{length} tokens leave no room in a context of {context}"
+        raise refuse("context-full", says, "say less, or start over with /new")
+    streamer = TextStreamer(tokenizer, skip_prompt=chatty, skip_special_tokens=True)
+    limit = min(max_new_tokens, context - length)
+    with torch.no_grad():
+        output = model.generate(
+            **inputs, max_new_tokens=limit, streamer=streamer, pad_token_id=tokenizer.pad_token_id
+        )
+    return tokenizer.decode(output[0, length:], skip_special_tokens=True)

@@ -1,0 +1,158 @@
+"""The `lifecycle` command: thin and lazy. Nothing heavy is imported before a subcommand needs it."""
+
+import argparse
+import os
+import sys
+
+from .finding import DONE, GATE_FAILED, REFUSED, STOPPED, Refusal
+
+EXAMPLES = """examples:
+  lifecycle check recipes/desk/*.yaml
+  lifecycle run recipes/desk/04-sft.yaml --train.max_steps 5
+  lifecycle run recipes/desk/07-dpo.yaml --layout ddp --replace
+  lifecycle gate runs/desk/04-sft
+  lifecycle report runs/desk
+  lifecycle chat runs/desk/04-sft --prompt "Who owns the billing service?"
+
+exit statuses: 0 done, 2 refused before anything ran, 3 a gate failed, 4 stopped (can be resumed), 1 other"""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse, run the subcommand, exit with its status."""
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    if rest and args.command not in ("check", "run"):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    try:
+        status = args.function(args, rest)
+        sys.stdout.flush()
+    except Refusal as refusal:
+        if "--debug" in rest:
+            import traceback
+
+            traceback.print_exc()
+        print(refusal, file=sys.stderr)
+        status = refusal.status
+    except KeyboardInterrupt:
+        status = STOPPED
+    except BrokenPipeError:  # `lifecycle report | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = DONE
+    sys.exit(status)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    shape = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+    parser = argparse.ArgumentParser(
+        "lifecycle", description=__doc__.splitlines()[0], epilog=EXAMPLES, **shape
+    )
+    parser.description = (
+        "Train a language model through its whole life: each stage a recipe, a record and a gate."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, function, help: str, example: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name, help=help, description=help, epilog=f"example:\n  {example}", **shape
+        )
+        added.set_defaults(function=function)
+        return added
+
+    sub = command(
+        "check", check, "find every mistake in a recipe", "lifecycle check recipes/desk/04-sft.yaml"
+    )
+    sub.add_argument("recipes", nargs="+", metavar="RECIPE", help="recipe files; overrides may follow")
+
+    example = "lifecycle run recipes/desk/04-sft.yaml --layout zero3 --train.learning_rate 2e-5"
+    sub = command("run", run, "run the stage of a recipe, or resume it", example)
+    sub.add_argument(
+        "recipe", metavar="RECIPE", help="a recipe file; overrides (--train.max_steps 5) follow it"
+    )
+    sub.add_argument(
+        "--layout", help="a file of accelerate_configs/ (default: one_gpu or cpu, what there is)"
+    )
+    sub.add_argument(
+        "--unless-done",
+        action="store_true",
+        help="do nothing if this very run is finished (recipe, parents, files)",
+    )
+    sub.epilog += (
+        "\n\nfor the stage: --replace (move another run in output_dir aside), --allow-failed-parent, --debug"
+    )
+
+    sub = command("gate", gate, "judge what a run promised; write gate.ok", "lifecycle gate runs/desk/04-sft")
+    sub.add_argument("run", metavar="RUN_DIR")
+    sub.add_argument("--recipe", metavar="FILE", help="judge this recipe's gate instead of the recorded one")
+
+    sub = command("report", report, "the card: what each stage changed", "lifecycle report runs/desk")
+    sub.add_argument("runs", nargs="*", default=["runs"], metavar="DIR_OR_GLOB", help="default: runs")
+
+    sub = command("chat", chat, "talk to a saved run", "lifecycle chat runs/desk/04-sft --prompt 'Hello'")
+    sub.add_argument("run", metavar="RUN_DIR")
+    sub.add_argument("--prompt", metavar="TEXT", help="answer this and exit")
+    sub.add_argument("--max-new-tokens", type=int, default=256, metavar="N")
+    return parser
+
+
+def check(args, overrides: list[str]) -> int:
+    from .recipe import read_recipe
+
+    status = DONE
+    for path in args.recipes:
+        try:
+            read_recipe(path, overrides)
+            print(f"{path}: ok")
+        except Refusal as refusal:
+            print(refusal, file=sys.stderr)
+            status = REFUSED
+    return status
+
+
+def run(args, rest: list[str]) -> int:
+    from .launch import stage_command, start
+    from .recipe import read_recipe
+    from .record import is_done
+
+    raw = read_recipe(args.recipe, rest)
+    command = stage_command(raw.stage, args.recipe, args.layout, rest)
+    if args.unless_done and is_done(raw):
+        print(f"{raw.output_dir}: done already")
+        return DONE
+    start(command)
+    return DONE
+
+
+def gate(args, rest: list[str]) -> int:
+    from .finding import refuse
+    from .gate import judge, write_gate
+    from .recipe import read_recipe
+
+    if not os.path.isdir(args.run):
+        raise refuse("no-record", "no such run directory", "name the output_dir of a run", args.run)
+    verdicts = judge(args.run, read_recipe(args.recipe, []).gate if args.recipe else None)
+    ok = write_gate(args.run, verdicts)
+    for verdict in verdicts:
+        print(f"{'pass' if verdict.ok else 'FAIL'}  {verdict.line}    ({verdict.says})")
+    print(
+        f"{args.run}: {'gate passed' if ok else 'gate FAILED'}"
+        + ("" if verdicts else ", nothing was promised")
+    )
+    return DONE if ok else GATE_FAILED
+
+
+def report(args, rest: list[str]) -> int:
+    from .report.card import card
+
+    print(card(args.runs))
+    return DONE
+
+
+def chat(args, rest: list[str]) -> int:
+    from .chat import chat as talk
+
+    talk(args.run, args.prompt, args.max_new_tokens)
+    return DONE
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""Everything about an `evaluate` section that can be wrong before a model exists. No torch.
+
+Stages call it before they train: an hour of training must not be lost to a missing file.
+"""
+
+import json
+from difflib import get_close_matches
+from pathlib import Path
+
+import yaml
+
+from ..finding import Finding, Refusal
+from ..parents import hash_weights, is_local
+from .config import EvaluateConfig
+from .tasks import members, missing_data, read_tasks
+
+
+def check_config(config: EvaluateConfig | None, *, produced: tuple[str, ...] = ()) -> None:
+    """Raise a Refusal with all mistakes of `config`: unknown tasks, missing files, missing companions.
+
+    produced: directories that will exist by then (the run's own output_dir).
+    """
+    if config is None:
+        return
+    findings = [*_check_numbers(config), *_check_companions(config), *_check_tasks(config)]
+    for key in ("prompts", "rubric"):
+        path = getattr(config, key)
+        if path and not Path(path).is_file():
+            findings.append(_error("missing-file", f"evaluate.{key} does not exist", "name a file", path))
+    if config.prompts and Path(config.prompts).is_file():
+        findings += _check_prompts(Path(config.prompts))
+    for key in ("against", "reward_model"):
+        path = getattr(config, key)
+        if path and path not in produced and is_local(path) and not hash_weights(path):
+            says = f"evaluate.{key} holds no saved model"
+            findings.append(_error("missing-model", says, "train it first or correct the path", path))
+    if findings:
+        raise Refusal(*findings)
+
+
+def _check_numbers(config: EvaluateConfig) -> list[Finding]:
+    lowest = {"batch_size": 1, "max_new_tokens": 1, "samples": 0, "limit": 1}
+    return [
+        _error("bad-value", f"evaluate.{key} is {value}", f"give {least} or more")
+        for key, least in lowest.items()
+        if (value := getattr(config, key)) is not None and value < least
+    ]
+
+
+def _check_companions(config: EvaluateConfig) -> list[Finding]:
+    needs = [key for key in ("rubric", "reward_model", "against") if getattr(config, key)]
+    if needs and not config.prompts:
+        says = f"evaluate.{needs[0]} judges replies, but there are no prompts to reply to"
+        return [_error("missing-prompts", says, "give evaluate.prompts, a jsonl of held-out prompts")]
+    if not config.tasks and not config.prompts:
+        says = "the evaluate section measures nothing"
+        return [_error("nothing-to-measure", says, "give evaluate.tasks or evaluate.prompts")]
+    return []
+
+
+def _check_tasks(config: EvaluateConfig) -> list[Finding]:
+    # Without include_path the names are lm-eval's own; its index alone takes seconds to build.
+    if not config.include_path:
+        return []
+    if not Path(config.include_path).is_dir():
+        says = "evaluate.include_path is no directory"
+        return [_error("missing-tasks", says, "name the directory of the task YAMLs", config.include_path)]
+    try:
+        known = read_tasks(config.include_path)
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        return [_error("bad-task", f"cannot read a task file: {error}", "correct it", config.include_path)]
+    findings = []
+    for name in config.tasks:
+        leaves = members(name, known)
+        if not leaves:
+            near = get_close_matches(name, known, n=1)
+            fix = f"did you mean {near[0]}?" if near else f"there is {', '.join(known) or 'no task'}"
+            findings.append(_error("unknown-task", f"no task is called {name}", fix, config.include_path))
+        for leaf in leaves:
+            for file in missing_data(known[leaf]):
+                says = f"task {leaf} reads a file that does not exist: {file}"
+                findings.append(_error("missing-file", says, "make the data first", str(known[leaf].path)))
+    return findings
+
+
+def _check_prompts(path: Path) -> list[Finding]:
+    """The first mistake of the prompts file: every line is an object with a `prompt`."""
+    number = 0
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if not isinstance(row := json.loads(line), dict) or not row.get("prompt"):
+                    return [_error("bad-row", "this row has no prompt", "give it one", f"{path}:{number}")]
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        where = f"{path}:{max(number, 1)}"
+        return [_error("bad-line", f"not a line of UTF-8 JSON: {error}", "correct or remove it", where)]
+    return [] if number else [_error("empty-file", "there are no prompts", "give some", str(path))]
+
+
+def _error(code: str, says: str, fix: str, where: str = "") -> Finding:
+    return Finding(code, "error", says, fix, where)

@@ -1,0 +1,116 @@
+"""Measure a saved model and put the numbers into its record."""
+
+import time
+from statistics import fmean
+
+from ..exit_status import is_main_process
+from .check import check_config
+from .config import EvaluateConfig
+
+
+def measure(model_dir: str, config: EvaluateConfig | None, run, model_config=None) -> None:
+    """Load `model_dir` from disk once and measure what `config` asks for.
+
+    Adds to run.metrics: `<task>.<metric>`; `rubric` (mean score, 0..1) and `rubric_win_rate`; `reward` and
+    `reward_against` (mean logits); `kl` (nats per token). Notes `samples` and `evaluation` in the record.
+    model_config: the recipe's trl.ModelConfig, for quantised parents. Only rank 0 measures.
+    Raises Refusal for a reward model, a missing file, or chat prompts without a chat template.
+    """
+    if config is None or not is_main_process():
+        return
+    check_config(config, produced=(model_dir,))
+    started = time.perf_counter()
+    from .replies import Replies
+    from .saved import load_saved
+
+    saved = load_saved(model_dir, model_config)
+    replies = Replies(saved, config.batch_size)
+    evaluation = {"chat_template": config.chat, "batch_size": config.batch_size, "limit": config.limit}
+    if config.prompts:
+        evaluation |= _measure_replies(replies, config, run)
+    if config.tasks:
+        from .harness import run_tasks
+
+        run.metrics.update(run_tasks(replies, config))
+    replies.keep()
+    if replies.overlong:
+        evaluation["overlong_prompts"] = replies.overlong
+    run.note(evaluation=evaluation | {"seconds": round(time.perf_counter() - started, 2)})
+
+
+def _measure_replies(replies, config: EvaluateConfig, run) -> dict:
+    """Everything that judges the replies to config.prompts; returns what the record says about it."""
+    from .replies import encode, refuse_without_template, render
+    from .rubric import read_prompts
+
+    saved = replies.saved
+    if config.chat:
+        refuse_without_template(saved)
+    rows = read_prompts(config.prompts, config.limit)
+    texts = [render(saved.tokenizer, row["prompt"], config.chat) for row in rows]
+    ids = [encode(saved.tokenizer, text, config.chat) for text in texts]
+    own = replies.answer(ids, config.max_new_tokens)
+    run.note(
+        samples=[
+            {"prompt": row["prompt"], "reply": str(reply)}
+            for row, reply in zip(rows[: config.samples], own, strict=False)
+        ]
+    )
+    facts = {"prompts": len(rows), "stopped": sum(r.stopped for r in own)}
+    theirs = None
+    if config.against:
+        theirs, kl = _compare_models(saved, config, rows, ids, own)
+        facts["against"] = config.against
+        if kl is None:
+            facts["kl"] = "not measured: the two models have different vocabularies"
+        else:
+            run.metrics["kl"] = kl
+    if config.rubric:
+        run.metrics.update(_judge_by_rubric(config, rows, own, theirs))
+    if config.reward_model:
+        run.metrics.update(_judge_by_reward(config, rows, own, theirs))
+    return facts
+
+
+def _compare_models(saved, config: EvaluateConfig, rows, ids, own):
+    """(the other model's replies to the same prompts, KL(model || other) or None)."""
+    from .compare import mean_kl, same_vocabulary
+    from .replies import Replies, encode, render
+    from .saved import load_saved
+
+    other = load_saved(config.against)
+    cache = Replies(other, config.batch_size)
+    prompts = [
+        encode(other.tokenizer, render(other.tokenizer, row["prompt"], config.chat), config.chat)
+        for row in rows
+    ]
+    theirs = cache.answer(prompts, config.max_new_tokens)
+    cache.keep()
+    if not same_vocabulary(saved, other):
+        return theirs, None
+    return theirs, mean_kl(saved, other, ids, [reply.ids for reply in own])
+
+
+def _judge_by_rubric(config: EvaluateConfig, rows, own, theirs) -> dict[str, float]:
+    from .compare import win_rate
+    from .rubric import load_score
+
+    score = load_score(config.rubric)
+    scores = [score(row, str(reply)) for row, reply in zip(rows, own, strict=True)]
+    metrics = {"rubric": fmean(scores)}
+    if theirs is not None:
+        other = [score(row, str(reply)) for row, reply in zip(rows, theirs, strict=True)]
+        metrics["rubric_win_rate"] = win_rate(scores, other)
+    return metrics
+
+
+def _judge_by_reward(config: EvaluateConfig, rows, own, theirs) -> dict[str, float]:
+    from .compare import rewards
+    from .saved import load_reward
+
+    reward = load_reward(config.reward_model)
+    prompts = [row["prompt"] for row in rows]
+    metrics = {"reward": fmean(rewards(reward, prompts, own, config.batch_size))}
+    if theirs is not None:
+        metrics["reward_against"] = fmean(rewards(reward, prompts, theirs, config.batch_size))
+    return metrics

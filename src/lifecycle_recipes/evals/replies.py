@@ -1,0 +1,187 @@
+"""The replies of a saved model: greedy, each generated once, and kept beside the model for its children.
+
+The format contract, the rubric, the reward and the KL all judge the same replies, and a model's replies
+are the yardstick of the models trained from it. `<model>/replies.json` holds them under a key of all
+that decides them.
+"""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+from ..finding import refuse
+from .rubric import as_messages
+from .saved import Saved, weights_id
+
+# Raise it when a change below changes the replies: old files are then left unread.
+FORMAT = 1
+
+
+class Reply(str):
+    """A reply's text, without control tokens.
+
+    ids: the generated token ids, the stop token included. stopped: the model ended the reply itself.
+    """
+
+    ids: tuple[int, ...]
+    stopped: bool
+
+    def __new__(cls, text: str, ids: tuple[int, ...], stopped: bool) -> "Reply":
+        reply = super().__new__(cls, text)
+        reply.ids, reply.stopped = tuple(ids), stopped
+        return reply
+
+
+class Replies:
+    """Replies of one saved model. generated: how many were new; overlong: prompts that did not fit."""
+
+    def __init__(self, saved: Saved, batch_size: int):
+        import torch
+
+        self.saved, self.batch_size = saved, batch_size
+        self.generated = 0
+        self.overlong = 0
+        self._known: dict[str, Reply] = {}
+        model = saved.model
+        # Another device, precision or batch size may turn a near-tie of two tokens the other way.
+        computed = [model.device.type, str(model.dtype), getattr(model, "is_quantized", False), batch_size]
+        self._origin = [FORMAT, weights_id(saved.path), stop_ids(saved), *computed, str(torch.__version__)]
+        self._file = Path(saved.path) / "replies.json" if Path(saved.path).is_dir() else None
+        self._read()
+
+    def answer(self, prompts: list[list[int]], max_new_tokens: int, **settings) -> list[Reply]:
+        """One reply per prompt (token ids, template and generation prompt included), in their order.
+
+        settings: more arguments of `generate` (do_sample, temperature, ...), and `until`, texts that end
+        a reply. A prompt that leaves no room for max_new_tokens in the model's context gets an empty
+        reply that did not stop: cutting it would ask something else.
+        """
+        room = _context(self.saved.model) - max_new_tokens
+        fitting = [ids for ids in prompts if len(ids) <= room]
+        self.overlong += len(prompts) - len(fitting)
+        if settings.get("do_sample"):  # each draw is its own
+            replies = iter(self._generate(fitting, max_new_tokens, settings))
+            return [next(replies) if len(ids) <= room else Reply("", (), False) for ids in prompts]
+        todo = {
+            key: ids for ids in fitting if (key := _key(ids, max_new_tokens, settings)) not in self._known
+        }
+        replies = self._generate(list(todo.values()), max_new_tokens, settings)
+        self._known.update(zip(todo, replies, strict=True))
+        nothing = Reply("", (), False)
+        return [self._known.get(_key(ids, max_new_tokens, settings), nothing) for ids in prompts]
+
+    def keep(self) -> None:
+        """Write the replies beside a local model, for its own later measures and its children's."""
+        if self._file is None or not self.generated:
+            return
+        rows = {key: [str(r), list(r.ids), r.stopped] for key, r in self._known.items()}
+        partial = self._file.with_suffix(".partial")
+        partial.write_text(json.dumps({"origin": self._origin, "replies": rows}), encoding="utf-8")
+        partial.replace(self._file)
+
+    def _generate(self, prompts: list[list[int]], max_new_tokens: int, settings: dict) -> list[Reply]:
+        # Longest first: memory runs out in the first batch or never, and batches hold little padding.
+        order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), prompts[i], i))
+        replies: dict[int, Reply] = {}
+        for start in range(0, len(order), self.batch_size):
+            batch = order[start : start + self.batch_size]
+            texts = generate(self.saved, [prompts[i] for i in batch], max_new_tokens, **settings)
+            replies.update(zip(batch, texts, strict=True))
+            _progress(len(replies), len(order))
+        self.generated += len(prompts)
+        return [replies[i] for i in range(len(prompts))]
+
+    def _read(self) -> None:
+        if self._file is None or not self._file.is_file():
+            return
+        try:
+            held = json.loads(self._file.read_text(encoding="utf-8"))
+            rows = held["replies"] if held["origin"] == self._origin else {}
+            self._known = {key: Reply(*row) for key, row in rows.items()}
+        except (ValueError, KeyError, TypeError):
+            self._known = {}  # only a cache: a damaged one costs time, and keep() replaces it
+
+
+def render(tokenizer, prompt: str | list[dict], chat: bool) -> str:
+    """The text that the model continues: the chat template's, or the prompt as it stands."""
+    if chat:
+        return tokenizer.apply_chat_template(as_messages(prompt), tokenize=False, add_generation_prompt=True)
+    return prompt if isinstance(prompt, str) else "\n".join(m["content"] for m in prompt)
+
+
+def refuse_without_template(saved: Saved) -> None:
+    """Raise a Refusal when the model cannot be asked as an assistant."""
+    if not saved.tokenizer.chat_template:
+        raise refuse(
+            "no-chat-template",
+            "this model's tokenizer has no chat template, so it cannot be asked as an assistant",
+            "set evaluate.chat: false, or save a chat template with the tokenizer",
+            saved.path,
+        )
+
+
+def encode(tokenizer, text: str, chat: bool) -> list[int]:
+    """Token ids of a rendered prompt. A template writes its own BOS; a second one would be added here."""
+    return tokenizer(text, add_special_tokens=not chat)["input_ids"]
+
+
+def generate(
+    saved: Saved, prompts: list[list[int]], max_new_tokens: int, until=(), **settings
+) -> list[Reply]:
+    """Generate one batch, greedily unless `settings` sample. prompts: token ids, any lengths."""
+    import torch
+
+    model, tokenizer = saved.model, saved.tokenizer
+    width = max(map(len, prompts))
+    pad, stops = tokenizer.pad_token_id, stop_ids(saved)
+    rows = torch.tensor([[pad] * (width - len(ids)) + ids for ids in prompts], device=model.device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
+    if until:
+        settings |= {"stop_strings": list(until), "tokenizer": tokenizer}
+    with torch.inference_mode():
+        out = model.generate(
+            input_ids=rows,
+            attention_mask=mask,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=stops,
+            pad_token_id=pad,
+            **{"do_sample": False} | settings,
+        )
+    return [_reply(tokenizer, ids, set(stops), until) for ids in out[:, width:].tolist()]
+
+
+def stop_ids(saved: Saved) -> list[int]:
+    """The ids that end a reply: those saved in generation_config.json, and the tokenizer's EOS."""
+    ids = saved.model.generation_config.eos_token_id
+    ids = [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
+    return sorted({*ids, saved.tokenizer.eos_token_id} - {None})
+
+
+def _reply(tokenizer, ids: list[int], stops: set[int], until) -> Reply:
+    end = next((i for i, token in enumerate(ids) if token in stops), None)
+    stopped = end is not None
+    if not stopped and until:  # a row that a text ended is filled up to the longest of its batch
+        end = next((i for i in range(len(ids), 0, -1) if ids[i - 1] != tokenizer.pad_token_id), 0)
+        ids = ids[:end]
+    body, ids = (ids[:end], ids[: end + 1]) if stopped else (ids, ids)
+    text = tokenizer.decode(body, skip_special_tokens=True)
+    for string in until:
+        if string and string in text:
+            text, stopped = text.split(string)[0], True
+    return Reply(text, tuple(ids), stopped)
+
+
+def _context(model) -> float:
+    return getattr(model.config, "max_position_embeddings", None) or float("inf")
+
+
+def _key(ids: list[int], max_new_tokens: int, settings: dict) -> str:
+    text = json.dumps([ids, max_new_tokens, settings], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _progress(done: int, total: int) -> None:
+    """One line that rewrites itself, on a terminal only."""
+    if sys.stderr.isatty():
+        print(f"\r  replies {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)

@@ -1,0 +1,36 @@
+"""A rubric is a Python file of the user with `score(row, reply)`; here it is loaded by its path. No torch."""
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+from ..finding import refuse
+
+
+def load_module(path: str | Path) -> ModuleType:
+    """Execute a Python file and return it as a module that nothing else can import by name."""
+    spec = importlib.util.spec_from_file_location(f"rubric_{Path(path).stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def load_score(path: str | Path) -> Callable[[dict, str], float]:
+    """The file's `score(row, reply) -> 0..1`. Raises Refusal when it has none."""
+    score = getattr(load_module(path), "score", None)
+    if not callable(score):
+        raise refuse("no-score", "the rubric has no function score(row, reply)", "define it", str(path))
+    return score
+
+
+def read_prompts(path: str | Path, limit: int | None = None) -> list[dict]:
+    """The rows of a jsonl of prompts, as they stand: `datasets` would add every row's keys to all others."""
+    with Path(path).open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines][:limit]
+
+
+def as_messages(prompt: str | list[dict]) -> list[dict]:
+    """A prompt as chat messages; plain text is what the user says."""
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt

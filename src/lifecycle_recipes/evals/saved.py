@@ -1,0 +1,161 @@
+"""A model as it lies on disk, loaded to be measured: what is judged is what a user would load."""
+
+import json
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..finding import refuse
+from ..parents import hash_weights, is_local
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A model in eval mode on its device, its tokenizer, and where both came from."""
+
+    path: str
+    model: Any
+    tokenizer: Any
+
+
+def load_saved(path: str, model_config=None) -> Saved:
+    """Load a saved causal LM, or an adapter on its base, in the dtype it was saved in.
+
+    model_config: trl.ModelConfig; its quantisation is used, so that a QLoRA adapter is measured on the
+    4-bit base that it was trained on, and for a Hub id its revision. Raises Refusal when `path` holds no
+    causal LM.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    _refuse_other_heads(path)
+    tokenizer = AutoTokenizer.from_pretrained(path, **_revision(path, model_config))
+    with _loading():
+        model = _load(path, AutoModelForCausalLM, _quantisation(model_config) | _revision(path, model_config))
+    if _is_adapter(path) and (Path(path) / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(path)  # PEFT leaves the base's in place
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token  # only fills batches here; masked everywhere
+    return Saved(path, _place(model), tokenizer)
+
+
+def load_reward(path: str) -> Saved:
+    """Load a saved reward model. Raises Refusal when its score head was not saved with it."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    options: dict = {"num_labels": 1}
+    with _loading():
+        if _is_adapter(path):
+            model = _load(path, AutoModelForSequenceClassification, options)
+            headless = _adapter_lacks_head(path)
+        else:
+            options["output_loading_info"] = True
+            model, info = _load(path, AutoModelForSequenceClassification, options)
+            headless = bool(info["missing_keys"])
+    if headless:
+        fix = "name a model of the reward stage"
+        raise refuse("no-reward-head", "this model has no trained score head", fix, path)
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    return Saved(path, _place(model), tokenizer)
+
+
+def weights_id(path: str) -> list[str] | None:
+    """Hashes of a local model's weights and its adapter's base; None for a Hub id."""
+    if not Path(path).is_dir():
+        return None
+    base = _adapter_base(path) if _is_adapter(path) else None
+    return [hash_weights(place) or "" for place in (path, base) if place and Path(place).is_dir()]
+
+
+def _load(path: str, auto_class, options: dict):
+    """`auto_class.from_pretrained`, through the base of an adapter when `path` holds one."""
+    if not _is_adapter(path):
+        return auto_class.from_pretrained(path, dtype="auto", **options)
+    from peft import PeftModel
+
+    base = _adapter_base(path)
+    if is_local(base) and not Path(base).is_dir():
+        raise refuse(
+            "adapter-base-missing", f"the adapter's base {base} is gone", "train the base again", path
+        )
+    model = auto_class.from_pretrained(base, dtype="auto", **options)
+    return PeftModel.from_pretrained(model, path)
+
+
+def _adapter_base(path: str) -> str:
+    """Where the base of an adapter is: as recorded, or beside the adapter of a run that was moved."""
+    base = json.loads((Path(path) / "adapter_config.json").read_text(encoding="utf-8"))
+    base = base["base_model_name_or_path"]
+    beside = Path(path) / "base"
+    return str(beside) if not Path(base).is_dir() and beside.is_dir() else base
+
+
+def _is_adapter(path: str) -> bool:
+    return (Path(path) / "adapter_config.json").is_file()
+
+
+def _revision(path: str, model_config) -> dict:
+    # A directory here has no revisions; the recipe's is that of the parent.
+    return {} if model_config is None or Path(path).is_dir() else {"revision": model_config.model_revision}
+
+
+def _quantisation(model_config) -> dict:
+    if model_config is None or not (model_config.load_in_4bit or model_config.load_in_8bit):
+        return {}
+    from trl import get_quantization_config
+
+    return {"quantization_config": get_quantization_config(model_config)}
+
+
+def _refuse_other_heads(path: str) -> None:
+    config = Path(path) / "config.json"
+    if not Path(path).is_dir() or _is_adapter(path):
+        return
+    if not config.is_file():
+        raise refuse("missing-model", "there is no saved model here", "train it or correct the path", path)
+    names = json.loads(config.read_text(encoding="utf-8")).get("architectures") or []
+    if any(name.endswith("ForSequenceClassification") for name in names):
+        raise refuse(
+            "not-a-language-model",
+            "this is a reward model: it scores replies and writes none",
+            "evaluate a policy and name this one as evaluate.reward_model",
+            path,
+        )
+
+
+def _adapter_lacks_head(path: str) -> bool:
+    from safetensors import safe_open
+
+    with safe_open(Path(path) / "adapter_model.safetensors", "pt") as tensors:
+        return not any("score" in name for name in tensors.keys())  # noqa: SIM118 - not a dict
+
+
+def _place(model):
+    """In eval mode on the accelerator when there is one; quantised models are placed already."""
+    import torch
+
+    if not getattr(model, "hf_device_map", None) and not getattr(model, "is_quantized", False):
+        model.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
+    return model.eval()
+
+
+@contextmanager
+def _loading():
+    """Load whole weights and draw no bars.
+
+    After a ZeRO-3 training `from_pretrained` would shard this model too, over ranks that take no part.
+    """
+    import transformers.integrations.deepspeed as integration
+    from transformers.utils import logging
+
+    config, integration._hf_deepspeed_config_weak_ref = integration._hf_deepspeed_config_weak_ref, None
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        integration._hf_deepspeed_config_weak_ref = config
+        if bars:
+            logging.enable_progress_bar()

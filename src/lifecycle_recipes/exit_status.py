@@ -1,0 +1,138 @@
+"""How a stage ends: its exit status, what it prints, and how quiet upstream is until then. No torch."""
+
+import contextlib
+import functools
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+
+from .finding import FAILED, STOPPED, Refusal
+from .record_file import redact
+
+# Defaults only: what the user has set stays. WANDB_* is the user's alone.
+QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+}
+# Warnings that say nothing a user can act on; any other is shown.
+NOISE = (
+    r".*pin_memory.*no accelerator.*",
+    r".*gradient_checkpointing.*activation_checkpointing.*",
+    r".*destroy_process_group.*",
+)
+# The same in logs: logger -> what its noise holds.
+LOG_NOISE = {
+    "DeepSpeed": "Setting accelerator to CPU",  # on every import, whether or not it is used
+    "bitsandbytes.backends.cpu.ops": "from kernels-community",  # an optional faster kernel
+}
+
+
+class Stopped(KeyboardInterrupt):
+    """Asked to stop by a signal; the run can be resumed. Not an Exception: upstream must not swallow it."""
+
+
+def quiet() -> None:
+    """Hide upstream's known noise. To be called before transformers is imported; errors stay."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    if not sys.stderr.isatty():  # a log file; the trainer's own progress bar stays
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    for name, noise in LOG_NOISE.items():
+        logging.getLogger(name).addFilter(lambda record, noise=noise: noise not in record.getMessage())
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message=message)
+    for kind in (FutureWarning, DeprecationWarning, PendingDeprecationWarning):
+        warnings.filterwarnings("ignore", category=kind)
+
+
+def is_main_process() -> bool:
+    """True on rank 0, and where nothing was launched in parallel."""
+    return os.environ.get("RANK") in (None, "0")
+
+
+@contextlib.contextmanager
+def stop_on_sigterm() -> Iterator[None]:
+    """SIGTERM raises Stopped inside, as SIGINT raises KeyboardInterrupt. Only the main thread can have it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number, frame):
+        raise Stopped("stopped by SIGTERM")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def stage_exit(main: Callable | None = None):
+    """`with stage_exit():` around a stage's main, or `@stage_exit` above it.
+
+    A Refusal is printed without a traceback (with one under --debug) and exits 2, or with its own status;
+    Stopped and Ctrl-C exit 4; any other exception prints its traceback and one line, and exits 1.
+    """
+    if main is None:
+        return _stage_exit()
+
+    @functools.wraps(main)
+    def wrapped(*args, **kwargs):
+        with _stage_exit():
+            return main(*args, **kwargs)
+
+    return wrapped
+
+
+@contextlib.contextmanager
+def _stage_exit() -> Iterator[None]:
+    quiet()
+    try:
+        with stop_on_sigterm():
+            yield
+    except Refusal as refusal:
+        _let_rank_0_speak()
+        print(redact(str(refusal)), file=sys.stderr)
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        _exit(refusal.status)
+    except KeyboardInterrupt as stopped:
+        if is_main_process():
+            print(f"stopped: {stopped or 'interrupted'}; start it again to go on", file=sys.stderr)
+        _exit(STOPPED)
+    except Exception as error:
+        _let_rank_0_speak()
+        traceback.print_exc()
+        print(redact(f"error: {type(error).__name__}: {error}"), file=sys.stderr)
+        _exit(FAILED)
+    else:
+        _leave_process_group()
+
+
+def _let_rank_0_speak() -> None:
+    """Ranks mostly fail together: rank 0 then ends first and the launcher ends the rest, with one message."""
+    if not is_main_process():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(3)
+
+
+def _exit(status: int) -> None:
+    sys.stdout.flush()
+    sys.exit(status)
+
+
+def _leave_process_group() -> None:
+    """A process that ends inside a group makes torch warn of leaks."""
+    distributed = getattr(sys.modules.get("torch"), "distributed", None)
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()

@@ -1,0 +1,45 @@
+"""What a check has to say, and the one exception that refuses a run. No torch."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+# Exit statuses of every command and stage (docs/exit-statuses in the README).
+DONE, FAILED, REFUSED, GATE_FAILED, STOPPED = 0, 1, 2, 3, 4
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing a check found.
+
+    code: short kebab-case name, unique to the failure (`unknown-key`).
+    says: what is wrong, in one line. fix: the cure, in one line.
+    where: `file:line`, `file, row N` or a directory; empty when there is no place to point at.
+    """
+
+    code: str
+    severity: Literal["error", "warning"]
+    says: str
+    fix: str = ""
+    where: str = ""
+
+    def __str__(self) -> str:
+        place = f"{self.where}: " if self.where else ""
+        cure = f"\n    fix: {self.fix}" if self.fix else ""
+        return f"{self.severity} [{self.code}] {place}{self.says}{cure}"
+
+
+class Refusal(Exception):
+    """Raised where a run must not start or go on; carries every finding known by then.
+
+    The stage spine and the CLI print the findings without a traceback and exit with `status`.
+    """
+
+    def __init__(self, *findings: Finding, status: int = REFUSED):
+        self.findings = list(findings)
+        self.status = status
+        super().__init__("\n".join(str(f) for f in findings))
+
+
+def refuse(code: str, says: str, fix: str = "", where: str = "") -> Refusal:
+    """A Refusal with one error finding: `raise refuse("missing-file", ...)`."""
+    return Refusal(Finding(code, "error", says, fix, where))

@@ -1,0 +1,174 @@
+"""The promises of a stage about its measured result, judged over run.json. No torch.
+
+A line is `METRIC OP TERM [(*|+|-) NUMBER]`: OP is one of < <= > >= ==, TERM a number, a metric of this
+run, or RUN/METRIC, where RUN is `parent` or the name of a run directory beside this one.
+A metric that nobody measured, or that is not a finite number, fails its line.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import operator
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from .finding import Refusal, refuse
+from .record_file import GATE_FILE, RUN_FILE, read_record, write_json
+
+COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq}
+CHANGE = {"*": operator.mul, "+": operator.add, "-": operator.sub}
+NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+# As lm-eval and the trainers name them: eval_loss, gsm8k.exact_match.strict-match, eval_rewards/margins.
+NAME = r"[A-Za-z0-9_][\w.@:-]*(?:/[\w.@:-]+)*"
+LINE = re.compile(
+    rf"(?P<metric>{NAME})\s*(?P<compare><=|>=|==|<|>)\s*(?P<term>{NUMBER}(?![\w./@:-])|{NAME})"
+    rf"(?:\s*(?P<change>[*]|(?<=\s)[+]|(?<=\s)-)\s*(?P<number>{NUMBER}))?"
+)
+FORM = "write METRIC OP TERM, such as `eval_loss < 2.5` or `acc >= parent/acc - 0.03`"
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One parsed line. `term` is a number or the name of a metric, changed by `change` (* + -) `number`."""
+
+    line: str
+    metric: str
+    compare: str
+    term: float | str
+    change: str | None = None
+    number: float = 0.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One judged line; `says` gives the values that decided."""
+
+    line: str
+    ok: bool
+    says: str
+
+
+class Unmeasured(Exception):
+    """A name in a gate line that stands for no finite number; the message says why."""
+
+
+def parse(line: str) -> Gate:
+    """The parts of a gate line; refuses a malformed one (`bad-gate`)."""
+    found = LINE.fullmatch(line.strip()) if isinstance(line, str) else None
+    term = found and (float(found["term"]) if re.fullmatch(NUMBER, found["term"]) else found["term"])
+    if not found or _is_arithmetic(found["metric"]) or _is_arithmetic(term):
+        raise refuse("bad-gate", f"`{line}` is no gate line", FORM)
+    number = float(found["number"] or 0)
+    if not math.isfinite(number) or (isinstance(term, float) and not math.isfinite(term)):
+        raise refuse("bad-gate", f"`{line}` compares with a number that is not finite", FORM)
+    return Gate(line.strip(), found["metric"], found["compare"], term, found["change"], number)
+
+
+def _is_arithmetic(name: float | str) -> bool:
+    """`0.5-0.1` and a number on the left have the form of a metric's name."""
+    return isinstance(name, str) and bool(re.fullmatch(r"[\d.eE+-]+", name))
+
+
+def judge(run_dir: str | Path, lines: list[str] | None = None) -> list[Verdict]:
+    """A verdict per gate line, of `lines` or else of the record; one more, failing, if the run is not done.
+
+    Reads only run.json files. Refuses a malformed line.
+    """
+    run_dir = Path(run_dir)
+    try:
+        record = read_record(run_dir)
+    except Refusal as refusal:
+        return [Verdict("the run is done", False, refusal.findings[0].says)]
+    gates = [parse(line) for line in (record.get("gate") or [] if lines is None else lines)]
+    verdicts = [judge_line(gate, record, run_dir) for gate in gates]
+    if record["status"] != "done":
+        verdicts.insert(0, Verdict("the run is done", False, f"its status is {record['status']}"))
+    return verdicts
+
+
+def judge_line(gate: Gate, record: dict, run_dir: Path) -> Verdict:
+    try:
+        left = _value(gate.metric, record, run_dir)
+        right = gate.term if isinstance(gate.term, float) else _value(gate.term, record, run_dir)
+    except Unmeasured as problem:
+        return Verdict(gate.line, False, str(problem))
+    bound = CHANGE[gate.change](right, gate.number) if gate.change else right
+    says = f"{gate.metric} is {left:.6g}"
+    if not isinstance(gate.term, float):
+        says += f", {gate.term} is {right:.6g}" + (f": bound {bound:.6g}" if gate.change else "")
+    return Verdict(gate.line, bool(COMPARE[gate.compare](left, bound)), says)
+
+
+def _value(name: str, record: dict, run_dir: Path) -> float:
+    """A metric of this run, or RUN/METRIC; a metric with a slash in its own name is this run's first."""
+    metrics, metric = record.get("metrics") or {}, name
+    if name not in metrics and "/" in name:
+        run, metric = name.split("/", 1)
+        metrics = _metrics_of(run, record, run_dir)
+    value = metrics.get(metric)
+    if value is None:
+        raise Unmeasured(f"{name} was not measured")
+    try:
+        value = float(value)
+    except (TypeError, ValueError):
+        raise Unmeasured(f"{name} is {value!r}, not a number") from None
+    if not math.isfinite(value):
+        raise Unmeasured(f"{name} is {value}")
+    return value
+
+
+def _metrics_of(run: str, record: dict, run_dir: Path) -> dict:
+    parent = main_parent(record) if run == "parent" else None
+    if run == "parent" and not parent:
+        raise Unmeasured("this run has no parent with a record")
+    directory = parent_dir(parent, run_dir) if parent else run_dir.resolve().parent / run
+    try:
+        other = read_record(directory)
+    except Refusal:
+        raise Unmeasured(f"there is no record of {run} in {directory}") from None
+    if other["status"] != "done":
+        raise Unmeasured(f"{run} is not done: its status is {other['status']}")
+    if parent and parent.get("identity") not in (None, other.get("identity")):
+        raise Unmeasured(f"the parent in {directory} is no longer the run that this one started from")
+    return other.get("metrics") or {}
+
+
+def main_parent(record: dict) -> dict | None:
+    """What `parent` means: the run that the weights came from, for a base model its tokenizer's run."""
+    parents = record.get("parents") or {}
+    return next((parents[r] for r in ("model", "tokenizer") if parents.get(r, {}).get("identity")), None)
+
+
+def parent_dir(parent: dict, run_dir: Path) -> Path:
+    """Where a parent is now: beside this run, also when both were moved together, else where it was."""
+    beside = Path(os.path.normpath(run_dir.resolve() / parent.get("relative", ".")))
+    return beside if parent.get("relative") and beside.is_dir() else Path(parent["path"])
+
+
+def settled_lines(run_dir: str | Path) -> list[str] | None:
+    """The lines that `lifecycle gate --recipe` last passed this very run with; None to use the record's."""
+    try:
+        passed = json.loads((Path(run_dir) / GATE_FILE).read_text(encoding="utf-8"))
+        same = passed["run_sha256"] == _sha256(Path(run_dir) / RUN_FILE)
+        return passed["lines"] if same else None
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def write_gate(run_dir: str | Path, verdicts: list[Verdict]) -> bool:
+    """Write gate.ok if every verdict is ok, else delete it. Returns whether they all are."""
+    file = Path(run_dir) / GATE_FILE
+    if not all(v.ok for v in verdicts):
+        with contextlib.suppress(FileNotFoundError):
+            file.unlink()
+        return False
+    lines = [v.line for v in verdicts]
+    write_json(file, {"run_sha256": _sha256(Path(run_dir) / RUN_FILE), "lines": lines})
+    return True
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -1,0 +1,115 @@
+"""What `lifecycle run` does: one recipe, checked, then started with its layout. No torch in the caller.
+
+`accelerate launch` loses a stage's exit status (everything becomes 1), prints a traceback of its own below
+a refusal, and dies of a SIGTERM without telling the stage. So the line that is printed is the one that
+`accelerate launch` understands, and `main` here runs it with accelerate's own parser and launchers, but
+hands on statuses and signals. A single process replaces the launcher, which then costs no memory.
+"""
+
+import contextlib
+import logging
+import os
+import shlex
+import signal
+import sys
+from pathlib import Path
+
+from .exit_status import quiet
+from .finding import FAILED, refuse
+
+# They use one process and neither an optimizer nor a layout.
+UNLAUNCHED = ("tokenizer", "evaluate")
+
+
+def stage_command(stage: str, recipe: str, layout: str | None, rest: list[str]) -> list[str]:
+    """The command line of a stage, starting with `python` or `accelerate`, as a user would type it."""
+    module = ["-m", f"lifecycle_recipes.stages.{stage}", recipe, *rest]
+    if stage in UNLAUNCHED:
+        return ["python", *module]
+    return ["accelerate", "launch", "--quiet", "--config_file", str(find_layout(layout)), *module]
+
+
+def find_layout(name: str | None) -> Path:
+    """The accelerate config of a layout: a path, or a name in accelerate_configs/ here or in the repository.
+
+    Without a name: one_gpu where there is a GPU, else cpu.
+    """
+    name = name or ("one_gpu" if os.path.exists("/dev/nvidia0") else "cpu")
+    if name.endswith((".yaml", ".yml")) and os.path.isfile(name):
+        return Path(name)
+    places = [Path("accelerate_configs"), Path(__file__).parents[2] / "accelerate_configs"]
+    for place in places:
+        if (place / f"{name}.yaml").is_file():
+            return place / f"{name}.yaml"
+    known = sorted({file.stem for place in places for file in place.glob("*.yaml")})
+    raise refuse(
+        "unknown-layout", f"there is no layout `{name}`", f"one of: {', '.join(known) or 'none found'}"
+    )
+
+
+def start(command: list[str]) -> None:
+    """Print the command and become it; does not return."""
+    print("+ " + shlex.join(command), flush=True)
+    quiet()  # for what the stage imports before it can say so itself
+    arguments = command[1:] if command[0] == "python" else ["-m", "lifecycle_recipes.launch", *command[2:]]
+    os.execv(sys.executable, [sys.executable, *arguments])
+
+
+def main(argv: list[str] | None = None) -> None:
+    """`accelerate launch` with the exit status of the stage."""
+    # torch's launcher logs each failed worker below what the worker has said itself; what matters it raises.
+    logging.disable(logging.ERROR)
+    # Its own handling of a signal gives the workers 30 s; a checkpoint may need longer.
+    os.environ["PET_SIGNALS_TO_HANDLE"] = "SIGHUP"
+    from accelerate.commands import launch
+
+    launch.simple_launcher = become
+    with _signals_handed_on():
+        sys.exit(run_workers(launch.launch_command, launch.launch_command_parser().parse_args(argv)))
+
+
+def become(args) -> None:
+    """accelerate's simple_launcher, with exec in place of a child process."""
+    from accelerate.utils.launch import prepare_simple_launcher_cmd_env
+
+    command, environment = prepare_simple_launcher_cmd_env(args)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.execvpe(command[0], command, environment)
+
+
+def run_workers(launch_command, args) -> int:
+    """Run a distributed launch to its end; the status of the worker that failed first, or 0."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    try:
+        launch_command(args)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode < 0:
+            name = signal.Signals(-failure.exitcode).name
+            print(f"error: rank {rank} was ended by {name} (SIGKILL: out of memory?)", file=sys.stderr)
+            return FAILED
+        return failure.exitcode
+    return 0
+
+
+@contextlib.contextmanager
+def _signals_handed_on():
+    """SIGTERM goes on to the workers; Ctrl-C reaches them from the terminal, and twice would be an abort."""
+
+    def hand_on(number, frame):
+        for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGTERM)
+
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, hand_on)}
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, lambda number, frame: None)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""LoRA from a recipe, and the chain of adapters: a new adapter never drops the one it starts from."""
+
+import json
+from pathlib import Path
+
+from ..finding import refuse
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+def is_adapter(path: str) -> bool:
+    """Whether a local directory holds a PEFT adapter."""
+    return (Path(path) / ADAPTER_CONFIG).is_file()
+
+
+def peft_config(model_config):
+    """The `peft.LoraConfig` that a `trl.ModelConfig` asks for, or None without `use_peft`.
+
+    Without `lora_target_modules` every linear layer gets an adapter but the output head ("all-linear"), as in
+    QLoRA; PEFT's own default is the attention's q and v only. Raises Refusal for `lora_*` or `load_in_*`
+    keys without `use_peft`: they would silently give a full fine-tune.
+    """
+    from dataclasses import fields
+
+    from trl import get_peft_config
+
+    if model_config.use_peft:
+        config = get_peft_config(model_config)
+        if config.target_modules is None and config.target_parameters is None:
+            config.target_modules = "all-linear"
+        return config
+    changed = [
+        f.name
+        for f in fields(model_config)
+        if f.name.startswith(("lora_", "use_rslora", "use_dora", "load_in_", "bnb_", "use_bnb_"))
+        and getattr(model_config, f.name) != f.default
+        # The task type describes the head, not an adapter.
+        and f.name != "lora_task_type"
+    ]
+    if changed:
+        raise refuse(
+            "lora-without-peft",
+            f"model.{', model.'.join(changed)} given without model.use_peft: every weight would be trained",
+            "add `use_peft: true`, or remove these keys",
+        )
+    return None
+
+
+def merge_adapter(path: str, auto_class, **load_options):
+    """The model of an adapter directory with its whole chain merged in, in full precision, on the CPU or GPU.
+
+    Raises Refusal where the base that the adapter was trained on is gone.
+    """
+    from peft import PeftModel
+
+    base = json.loads((Path(path) / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    # A run that was moved still has its merged base beside its adapter (models/load.py).
+    if is_local(base) and not Path(base).is_dir() and (Path(path) / "base").is_dir():
+        base = str(Path(path) / "base")
+    if is_local(base) and not Path(base).is_dir():
+        raise refuse(
+            "adapter-base-missing",
+            f"the adapter was trained on {base}, which is gone",
+            "train the base again, or correct base_model_name_or_path in adapter_config.json",
+            path,
+        )
+    if is_adapter(base):
+        model = merge_adapter(base, auto_class, **load_options)
+    else:
+        model = auto_class.from_pretrained(base, **load_options)
+    return PeftModel.from_pretrained(model, path).merge_and_unload()
+
+
+def is_local(path: str) -> bool:
+    """Whether a model path means a directory here; an id on the Hub has one slash at most."""
+    return Path(path).exists() or path.startswith((".", "/", "~")) or path.count("/") > 1

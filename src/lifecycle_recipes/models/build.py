@@ -1,0 +1,56 @@
+"""A causal LM from a config section, with random weights."""
+
+from dataclasses import fields
+from difflib import get_close_matches
+
+from ..finding import Finding, Refusal, refuse
+
+# What the tokenizer decides.
+FROM_TOKENIZER = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def build_causal_lm(architecture, tokenizer, model_config=None):
+    """Random weights for `architecture` (model_type and config), with the tokenizer's vocabulary.
+
+    model_config: a `trl.ModelConfig` whose attn_implementation is used, or None. The weights are float32;
+    train.bf16 computes in bfloat16. Raises Refusal: unknown-model-type, unknown-config-key, bad-config.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoModelForCausalLM
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    kind = architecture.model_type
+    if kind not in CONFIG_MAPPING:
+        near = get_close_matches(kind, list(CONFIG_MAPPING), 1)
+        raise refuse(
+            "unknown-model-type",
+            f"architecture.model_type: transformers has no {kind!r}",
+            f"did you mean {near[0]!r}?" if near else "see transformers' list of models",
+        )
+    _require_known_keys(CONFIG_MAPPING[kind], architecture.config)
+    special = {key: getattr(tokenizer, key) for key in FROM_TOKENIZER[1:]}
+    try:
+        config = CONFIG_MAPPING[kind](**architecture.config, **special, vocab_size=len(tokenizer))
+        options = {"attn_implementation": model_config.attn_implementation} if model_config else {}
+        return AutoModelForCausalLM.from_config(config, **options)
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        says = str(error.__cause__ or error).strip().splitlines()[0]
+        raise refuse("bad-config", f"architecture.config: {says}", "correct the value") from error
+
+
+def _require_known_keys(config_class, given: dict) -> None:
+    # transformers stores any keyword as an attribute: `hiden_size: 512` would build the default width.
+    known = [f.name for f in fields(config_class) if f.init]
+    findings = []
+    for key in given:
+        if key in FROM_TOKENIZER:
+            fix = "remove it: it comes from architecture.tokenizer"
+        elif key not in known:
+            near = get_close_matches(key, known, 1)
+            fix = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
+        else:
+            continue
+        says = f"architecture.config.{key}: not a key of {config_class.__name__} to set here"
+        findings.append(Finding("unknown-config-key", "error", says, fix))
+    if findings:
+        raise Refusal(*findings)

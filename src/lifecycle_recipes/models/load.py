@@ -1,0 +1,165 @@
+"""Load what a parent run (or the Hub) holds: a full model or an adapter, with or without a reward head."""
+
+import hashlib
+import json
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..finding import refuse
+from .adapters import is_adapter, is_local, merge_adapter
+
+MERGED_BASE = "base"  # directory in a run's output_dir
+MERGED_FROM = "merged_from.json"  # written last: the merged base beside it is whole
+
+
+def load_tokenizer(path: str, revision: str = "main"):
+    """The tokenizer at `path`. Raises Refusal: parent-no-tokenizer."""
+    from transformers import AutoTokenizer
+
+    if is_local(path) and not (Path(path) / "tokenizer_config.json").is_file():
+        raise refuse("parent-no-tokenizer", "no tokenizer here", "name a run that saved one", path)
+    return AutoTokenizer.from_pretrained(path, revision=revision)
+
+
+def load_causal_lm(model_config, train_args):
+    """The causal LM of a `trl.ModelConfig`, quantised if it says so.
+
+    An adapter parent is merged into its base in full precision first and the result is written to
+    `<output_dir>/base`: a new adapter then has a base that already holds its parent, here and wherever the
+    saved adapter is loaded later. 4-bit loading quantises that merged base.
+    Raises Refusal: parent-no-weights, adapter-base-missing.
+    """
+    from transformers import AutoModelForCausalLM
+
+    path = model_config.model_name_or_path
+    _require_weights(path)
+    if is_adapter(path):
+        path = _write_merged_base(path, model_config, train_args, AutoModelForCausalLM)
+    model = AutoModelForCausalLM.from_pretrained(path, **_options(model_config, train_args))
+    return _keep_4bit_layout(model)
+
+
+def load_reward_model(model_config, train_args, new_head: bool = False):
+    """The sequence classifier with one score of a `trl.ModelConfig`.
+
+    new_head: start from a causal LM, with a fresh head (the reward stage). Otherwise a missing head is
+    refused (reward-head-missing): upstream would fill it with random numbers and only warn.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    path = model_config.model_name_or_path
+    _require_weights(path)
+    if is_adapter(path):
+        has_head = _adapter_has_head(path)
+        auto_class = AutoModelForSequenceClassification if has_head else AutoModelForCausalLM
+        path = _write_merged_base(path, model_config, train_args, auto_class)
+    options = _options(model_config, train_args) | {"num_labels": 1, "output_loading_info": True}
+    model, info = AutoModelForSequenceClassification.from_pretrained(path, **options)
+    missing = [key for key in info["missing_keys"] if key.split(".")[0] in ("score", "classifier")]
+    if missing and not new_head:
+        raise refuse(
+            "reward-head-missing",
+            f"the model has no trained reward head ({', '.join(missing)})",
+            "name the output_dir of a reward stage",
+            path,
+        )
+    return model
+
+
+def turn_end(tokenizer) -> str | None:
+    """The special token that the chat template writes after an assistant's text; None without a template."""
+    if not tokenizer.chat_template:
+        return None
+    mark = "0"
+    messages = [{"role": "user", "content": mark}, {"role": "assistant", "content": mark}]
+    tail = tokenizer.apply_chat_template(messages, tokenize=False).rpartition(mark)[2]
+    ids = tokenizer(tail, add_special_tokens=False)["input_ids"]
+    return next((tokenizer.convert_ids_to_tokens(i) for i in ids if i in tokenizer.all_special_ids), None)
+
+
+def _require_weights(path: str) -> None:
+    # The record refuses a parent without weights too; this also guards calls from outside a run.
+    names = ("*.safetensors", "*.bin", "*.safetensors.index.json")
+    if is_local(path) and not any(file for name in names for file in Path(path).glob(name)):
+        raise refuse("parent-no-weights", "no weights here", "run the parent stage to its end", path)
+
+
+def _options(model_config, train_args) -> dict:
+    """Keyword arguments of `from_pretrained`."""
+    from accelerate import PartialState
+    from trl import get_quantization_config
+
+    options = {
+        "revision": model_config.model_revision,
+        "dtype": model_config.dtype,
+        "attn_implementation": model_config.attn_implementation,
+        "trust_remote_code": getattr(train_args, "trust_remote_code", False),
+    }
+    if quantization := get_quantization_config(model_config):
+        options |= {"quantization_config": quantization, "device_map": {"": PartialState().device}}
+    return options
+
+
+def _keep_4bit_layout(model):
+    """Without this, evaluation on a CPU with AVX512-BF16 repacks 4-bit weights for inference.
+
+    That fails where a layer's width is no multiple of the quantisation block (64), and training goes on with
+    weights it does not expect (bitsandbytes 0.50, nn/modules.py, Linear4bit.forward).
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
+
+
+def _write_merged_base(path: str, model_config, train_args, auto_class) -> str:
+    """Merge the adapter chain at `path` into `<output_dir>/base` (once, on the main process); return that."""
+    target = Path(train_args.output_dir) / MERGED_BASE
+    origin = {"adapter": path, "sha256": _sha256(Path(path) / "adapter_model.safetensors")}
+    with train_args.main_process_first(local=False, desc="merging the parent's adapter"):
+        if not _holds(target, origin):
+            options = {
+                "dtype": "float32",
+                "trust_remote_code": getattr(train_args, "trust_remote_code", False),
+            }
+            if auto_class.__name__ == "AutoModelForSequenceClassification":
+                options["num_labels"] = 1
+            with _whole_parameters():
+                merge_adapter(path, auto_class, **options).save_pretrained(target)
+            load_tokenizer(path).save_pretrained(target)
+            (target / MERGED_FROM).write_text(json.dumps(origin), encoding="utf-8")
+    return str(target)
+
+
+def _holds(target: Path, origin: dict) -> bool:
+    try:
+        return json.loads((target / MERGED_FROM).read_text(encoding="utf-8")) == origin
+    except FileNotFoundError:
+        return False
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def _whole_parameters():
+    """Under ZeRO-3 `from_pretrained` would load a shard of each weight only; a merge needs them whole."""
+    from transformers.integrations import deepspeed
+
+    config = deepspeed.deepspeed_config() and deepspeed._hf_deepspeed_config_weak_ref()
+    if config:
+        deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        if config:
+            deepspeed.set_hf_deepspeed_config(config)
+
+
+def _adapter_has_head(path: str) -> bool:
+    from safetensors import safe_open
+
+    with safe_open(Path(path) / "adapter_model.safetensors", framework="pt") as weights:
+        return any("score" in key.split(".") or "classifier" in key.split(".") for key in weights.keys())  # noqa: SIM118

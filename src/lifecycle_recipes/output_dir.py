@@ -1,0 +1,110 @@
+"""Who may write to an output directory, and where in it a run goes on. No torch."""
+
+import contextlib
+import os
+import shutil
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+from . import environment
+from .finding import Refusal, refuse
+from .parents import WEIGHTS
+from .record_file import RUN_FILE, read_record
+
+
+def claim_output_dir(output_dir: Path, identity: str, replace: bool) -> dict | None:
+    """Make sure that writing to `output_dir` destroys nothing.
+
+    Returns the record of this same run if it is there unfinished, else None. What must not be
+    overwritten is refused, or, with `replace`, moved to `<output_dir>.replaced-N`.
+    """
+    earlier = read_record(output_dir) if (output_dir / RUN_FILE).exists() else None
+    if earlier and earlier["status"] == "running" and environment.is_alive(earlier.get("process")):
+        pid = earlier["process"]["pid"]
+        raise refuse(
+            "output-dir-busy", f"process {pid} is writing here", "let it finish or stop it", str(output_dir)
+        )
+    if earlier and earlier["status"] != "done" and earlier.get("identity") == identity:
+        return earlier
+    kept = [file for pattern in ("checkpoint-*", "tokenizer.json", *WEIGHTS) for file in output_dir.glob(pattern)]
+    if earlier and earlier["status"] == "done":
+        code, says = "output-dir-finished", "holds a finished run" + _same(earlier, identity)
+    elif kept and earlier:
+        code, says = (
+            "output-dir-other-run",
+            "holds another run, unfinished: its recipe, parent or data differ",
+        )
+    elif kept:
+        code, says = "output-dir-not-ours", f"holds weights or checkpoints but no {RUN_FILE}"
+    else:
+        return None
+    if not replace:
+        fix = "choose another output_dir, or give --replace to move that run aside"
+        raise refuse(code, says, fix, str(output_dir))
+    move_aside(output_dir)
+    return None
+
+
+def _same(earlier: dict, identity: str) -> str:
+    return (
+        " of this very recipe"
+        if earlier.get("identity") == identity
+        else " of another recipe, parent or data"
+    )
+
+
+def move_aside(output_dir: Path) -> Path:
+    number = 1
+    while (target := output_dir.with_name(f"{output_dir.name}.replaced-{number}")).exists():
+        number += 1
+    shutil.move(output_dir, target)
+    return target
+
+
+def last_checkpoint(output_dir: Path) -> str | None:
+    """The newest checkpoint that can be resumed from; newer ones that cannot are named on stderr."""
+    steps = [(int(d.name[11:]), d) for d in output_dir.glob("checkpoint-*") if d.name[11:].isdigit()]
+    for _, directory in sorted(steps, reverse=True):
+        if not (lacks := checkpoint_lacks(directory)):
+            return str(directory)
+        print(f"warning: {directory} is not complete and is not used: {lacks}", file=sys.stderr)
+    return None
+
+
+def checkpoint_lacks(directory: Path) -> str:
+    """What a Trainer checkpoint lacks to be resumed from; empty if nothing.
+
+    The state is the last file that the Trainer writes. Without optimizer.pt it restarts Adam silently;
+    DeepSpeed and FSDP keep theirs in directories.
+    """
+    if not (directory / "trainer_state.json").is_file():
+        return "no trainer_state.json"
+    optimizers = [directory / "optimizer.pt", directory / "optimizer.bin"]
+    sharded = any(directory.glob("global_step*")) or any(directory.glob("optimizer_*"))
+    if not sharded and not any(file.is_file() for file in optimizers):
+        return "no optimizer state"
+    # torch.save writes zip archives, whose table of contents comes last: a truncated one has none.
+    broken = [f.name for f in optimizers if f.is_file() and not zipfile.is_zipfile(f)]
+    return f"{broken[0]} is truncated" if broken else ""
+
+
+def wait_for_rank_0(output_dir: Path, seconds: float = 600) -> str | None:
+    """On the other ranks: wait until rank 0 of this launch has written its record; return its resume_from.
+
+    Records of earlier launches are older than this rank's launcher. If rank 0 refuses, it writes
+    nothing and the launcher ends this process.
+    """
+    launched = environment.process_started(os.getppid()) or time.time() - 60
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(Refusal):
+            record = read_record(output_dir)
+            if record.get("started_unix", 0) >= launched - 1:
+                return record.get("resumed_from")
+        time.sleep(0.1)
+    says = f"rank {os.environ.get('RANK')} saw no {RUN_FILE} of this launch within {seconds:.0f} s"
+    raise refuse(
+        "record-not-seen", says, "put output_dir on a file system that all nodes share", str(output_dir)
+    )

@@ -1,0 +1,120 @@
+"""The runs that a run starts from: found in its recipe, hashed, checked before it starts. No torch."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from . import gate
+from .finding import Refusal, refuse
+from .record_file import RUN_FILE, read_record
+
+# Role of a parent -> where its path stands in a recipe.
+ROLES = {
+    "model": ("model", "model_name_or_path"),
+    "reward": ("reward", "model_name_or_path"),
+    "value": ("value", "model_name_or_path"),
+    "tokenizer": ("architecture", "tokenizer"),
+    "against": ("evaluate", "against"),
+    "reward_model": ("evaluate", "reward_model"),
+}
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin")
+BLOCK, BLOCKS = 1 << 20, 256
+
+
+def find_parents(values: dict) -> dict[str, str]:
+    """Role -> path of every local directory that a recipe starts from or compares with; no Hub ids."""
+    found = {}
+    for role, (section, key) in ROLES.items():
+        path = (values.get(section) or {}).get(key)
+        if path and is_local(path):
+            found[role] = path
+    return found
+
+
+def is_local(path: str) -> bool:
+    """True for a path, false for a Hub id: `name` or `owner/name` with no such owner directory here."""
+    if os.path.exists(path) or path.startswith((".", "/", "~")) or path.count("/") != 1:
+        return os.path.exists(path) or path.count("/") > 1 or path.startswith((".", "/", "~"))
+    return os.path.isdir(path.split("/")[0])
+
+
+def describe_parent(path: str, output_dir: str | Path) -> dict:
+    """path, relative (to output_dir), identity (of its run) and weights_sha256; None where it has none."""
+    identity = None
+    if os.path.exists(os.path.join(path, RUN_FILE)):
+        try:
+            identity = read_record(path).get("identity")
+        except Refusal:  # check_parent refuses it, once this run has a record to say so
+            identity = None
+    relative = os.path.relpath(os.path.realpath(path), os.path.realpath(output_dir))
+    return {"path": path, "relative": relative, "identity": identity, "weights_sha256": hash_weights(path)}
+
+
+def check_parent(role: str, path: str, weights_sha256: str | None, allow_failed: bool) -> None:
+    """Refuses a parent that is missing, unfinished, without weights, changed since, or failing its gate."""
+    if not os.path.isdir(path):
+        raise refuse(
+            "parent-missing", f"the {role} parent does not exist", "run the stage that makes it", path
+        )
+    record = read_record(path) if os.path.exists(os.path.join(path, RUN_FILE)) else None
+    if record and record["status"] != "done":
+        fix = "finish that run first"
+        raise refuse("parent-unfinished", f"the {role} parent is not done: {record['status']}", fix, path)
+    if weights_sha256 is None:
+        wanted = "tokenizer.json" if role == "tokenizer" else "weights (*.safetensors)"
+        raise refuse("parent-no-weights", f"the {role} parent holds no {wanted}", "name a saved model", path)
+    if record is None:
+        return
+    if record.get("weights_sha256") not in (None, weights_sha256):
+        says = f"the {role} parent's weights are not those that its run saved"
+        raise refuse("parent-changed", says, "run that stage again", path)
+    failed = [v for v in gate.judge(path, gate.settled_lines(path)) if not v.ok]
+    if failed and not allow_failed:
+        says = f"the {role} parent failed its gate: " + "; ".join(f"`{v.line}`: {v.says}" for v in failed)
+        raise refuse("parent-gate-failed", says, "mend that stage, or give --allow-failed-parent", path)
+
+
+def hash_weights(directory: str | Path) -> str | None:
+    """One hash of the weights in a directory, an adapter's base/ included; without weights, of its tokenizer.
+
+    None if it has neither. Training moves every weight, so files beyond 256 MiB are hashed by 256
+    evenly spaced blocks of 1 MiB: a 140 GB parent costs a quarter of a second per shard, not minutes.
+    """
+    directory = Path(directory)
+    files = [f for place in (directory, directory / "base") for p in WEIGHTS for f in sorted(place.glob(p))]
+    if not files and (directory / "tokenizer.json").is_file():
+        files = [directory / "tokenizer.json"]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.relative_to(directory)}\0{file.stat().st_size}\0".encode())
+        _update(digest, file)
+    return digest.hexdigest() if files else None
+
+
+def _update(digest, file: Path) -> None:
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        if size <= BLOCK * BLOCKS:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+            return
+        for i in range(BLOCKS):
+            stream.seek(i * (size - BLOCK) // (BLOCKS - 1))
+            digest.update(stream.read(BLOCK))
+
+
+def hash_file(file: str | Path) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def hash_inputs(values) -> dict[str, str]:
+    """Path -> sha256 of every file that a recipe names anywhere: data, prompts, templates, rubrics."""
+    if isinstance(values, dict):
+        values = list(values.values())
+    if isinstance(values, list):
+        return {path: digest for value in values for path, digest in hash_inputs(value).items()}
+    # A long text is no path (and the kernel refuses to look it up).
+    is_file = (
+        isinstance(values, str) and 0 < len(values) < 1000 and "\0" not in values and os.path.isfile(values)
+    )
+    return {values: hash_file(values)} if is_file else {}

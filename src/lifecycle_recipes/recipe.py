@@ -1,0 +1,233 @@
+"""A recipe file -> the dataclasses of its stage.
+
+`read_recipe` reads and checks a file in a fraction of a second, without torch: `lifecycle check` and
+`lifecycle run` stop here at a mistake. `load_recipe` builds what a stage starts from.
+"""
+
+import hashlib
+import os
+import re
+import sys
+import warnings
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from .finding import Finding, Refusal, refuse
+from .recipe_check import Checker, show
+from .recipe_names import hide_secrets
+from .recipe_overrides import apply_overrides, split_arguments
+from .recipe_schema import load_schema, section_types, stage_names
+from .recipe_yaml import Located, read_yaml
+
+Recipe = TypeVar("Recipe")
+
+
+@dataclass
+class RawRecipe:
+    """A recipe that was read and checked, before any object is built.
+
+    values: {section: plain values}, with overrides, without defaults. overrides: as given, without flags.
+    sha256: of the file's text and the overrides. places: `train.seed` -> `file:line` or the override.
+    """
+
+    path: str
+    stage: str
+    values: dict[str, Any]
+    text: str
+    overrides: list[str]
+    sha256: str
+    gate: list[str] = field(default_factory=list)
+    flags: set[str] = field(default_factory=set)
+    places: dict[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def output_dir(self) -> str:
+        """Where the stage writes: `train.output_dir`, or that of the tokenizer or evaluate section."""
+        section = self.stage if self.stage in ("tokenizer", "evaluate") else "train"
+        return self.values[section]["output_dir"]
+
+
+def read_recipe(path: str | Path, overrides: list[str] | None = None, stage: str | None = None) -> RawRecipe:
+    """Read a recipe and check every key, type and choice in it, its overrides and its gate lines.
+
+    stage: the stage that was started; a recipe for another one is refused.
+    Raises Refusal with one finding per mistake, each with the line it is on.
+    """
+    path, overrides = str(path), list(overrides or [])
+    text = _read_text(path)
+    tree, findings = read_yaml(text, lambda line: f"{path}:{line}")
+    if tree is None:
+        raise refuse(
+            "empty-recipe", "the recipe is empty: it needs `stage:` and its sections", "", f"{path}:1"
+        )
+    if not isinstance(tree.value, dict):
+        raise refuse(
+            "not-a-mapping", f"a recipe is a mapping of sections, not {show(tree.value)}", "", tree.where
+        )
+    named = _stage_of(tree, stage, findings)
+
+    pairs, flags, wrong = split_arguments(overrides)
+    checker = Checker(named, load_schema, stage_names())
+    apply_overrides(tree, pairs, checker)
+    values = checker.check(tree)
+    _check_gate(tree, values, checker)
+    findings = _in_order(path, findings + checker.findings + wrong)
+    if findings:
+        raise Refusal(*findings)
+
+    given = [a for a in overrides if a.removeprefix("--") not in flags]
+    digest = hashlib.sha256("\0".join([text, *given]).encode()).hexdigest()
+    del values["stage"]
+    gate = values.pop("gate", [])
+    return RawRecipe(path, named, values, text, given, digest, gate, flags, _places(tree))
+
+
+def _read_text(path: str) -> str:
+    try:
+        data = Path(path).read_bytes()
+    except OSError as e:
+        reason = {FileNotFoundError: "does not exist", IsADirectoryError: "is a directory, not a file"}
+        says = f"the recipe {reason.get(type(e), f'cannot be read: {e.strerror}')}"
+        raise refuse("missing-recipe", says, "", path) from None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        line = data.count(b"\n", 0, e.start) + 1
+        says = f"not UTF-8 (byte {data[e.start]:#x}): save the file as UTF-8"
+        raise refuse("not-utf8", says, "", f"{path}:{line}") from None
+
+
+def _stage_of(tree: Located, started: str | None, findings: list[Finding]) -> str:
+    """The stage a recipe is for; raises Refusal if that is none, or not the one that was started."""
+    node = tree.value.get("stage")
+    stages = stage_names()
+    if node is None:
+        problem = "missing-stage", tree.where, f"`stage:` is missing: write one of {', '.join(stages)}"
+    elif node.value not in stages or not isinstance(node.value, str):
+        from difflib import get_close_matches
+
+        near = get_close_matches(str(node.value), stages, 1)
+        cure = f"did you mean {near[0]}?" if near else f"choose from {', '.join(stages)}"
+        problem = "unknown-stage", node.where, f"there is no stage {show(node.value)}: {cure}"
+    elif started not in (None, node.value):
+        cure = f"start it with -m lifecycle_recipes.stages.{node.value}"
+        problem = "other-stage", node.where, f"this is a {node.value} recipe, not one for {started}: {cure}"
+    else:
+        return node.value
+    code, where, says = problem
+    raise Refusal(*findings, Finding(code, "error", says, "", where))
+
+
+def _check_gate(tree: Located, values: dict, checker: Checker) -> None:
+    """Gate lines that gate.py cannot read would only show after training."""
+    from .gate import parse
+
+    lines = tree.value.get("gate")
+    for node in lines.value if lines and isinstance(lines.value, list) else []:
+        try:
+            if isinstance(node.value, str):
+                parse(node.value)
+        except Refusal as e:
+            for finding in e.findings:
+                checker.say(finding.code, node.where, f"{finding.says}: {finding.fix}")
+
+
+def _in_order(path: str, findings: list[Finding]) -> list[Finding]:
+    """By line of the file, those of the command line last; no credential is shown."""
+
+    def line(finding: Finding) -> float:
+        number = finding.where.removeprefix(f"{path}:")
+        return int(number) if number.isdigit() else float("inf")
+
+    hidden = [replace(f, says=hide_secrets(f.says), where=hide_secrets(f.where)) for f in findings]
+    return sorted(hidden, key=line)
+
+
+def _places(tree: Located) -> dict[str, str]:
+    places = {}
+    for section, node in tree.value.items():
+        places[section] = node.where
+        if isinstance(node.value, dict):
+            places |= {f"{section}.{key}": item.where for key, item in node.value.items()}
+    return places
+
+
+def load_recipe(recipe_class: type[Recipe], argv: list[str] | None = None) -> Recipe:
+    """Build a stage's recipe from `argv` (default: sys.argv): a path, then overrides and flags.
+
+    Every section becomes its dataclass; `recipe.raw` is the RawRecipe. Precision follows the hardware unless
+    the recipe sets it. Raises Refusal (`bad-value`) where an upstream dataclass rejects its values.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    module = sys.modules[recipe_class.__module__]
+    if "-h" in argv or "--help" in argv:
+        print(module.__doc__)
+        raise SystemExit(0)
+    if not argv or argv[0].startswith("--"):
+        raise refuse("missing-recipe", "no recipe given", "write the path of a recipe first, then overrides")
+    raw = read_recipe(argv[0], argv[1:], _stage_name(module))
+
+    sections: dict[str, Any] = {"gate": raw.gate}
+    for name, hint in section_types(recipe_class).items():
+        if name in raw.values:
+            sections[name] = _build_section(raw, name, hint)
+    recipe = recipe_class(**sections)
+    recipe.raw = raw
+    return recipe
+
+
+def _stage_name(module) -> str:
+    """`sft` for lifecycle_recipes.stages.sft, also when it runs as `__main__`."""
+    spec = getattr(module, "__spec__", None)
+    return spec.name.rpartition(".")[2] if spec else Path(module.__file__).stem
+
+
+def _build_section(raw: RawRecipe, name: str, hint: Any) -> Any:
+    values = raw.values[name]
+    if name == "train":
+        values = values | hardware_defaults(values)
+    try:
+        with warnings.catch_warnings():
+            # TRL's own default still has the old name; a recipe cannot, so there is nobody to warn
+            warnings.filterwarnings("ignore", "`gradient_checkpointing", FutureWarning)
+            return _build(hint, values)
+    except (ValueError, TypeError, NotImplementedError, AssertionError, OSError, ImportError) as e:
+        message = " ".join(str(e).split()) or type(e).__name__
+        named = [w for w in re.findall(r"\w+", message) if f"{name}.{w}" in raw.places]
+        where = raw.places[f"{name}.{named[0]}"] if named else raw.places[name]
+        raise refuse("bad-value", f"{name}: {message}", "", where) from e
+
+
+def _build(hint: Any, value: Any) -> Any:
+    """An object of type `hint`: dataclasses, and lists of them, are built, the rest are plain values."""
+    if isinstance(value, dict):
+        cls = next((t for t in (hint, *get_args(hint)) if isinstance(t, type) and is_dataclass(t)), None)
+        if cls is not None:
+            hints = get_type_hints(cls)
+            known = {f.name for f in fields(cls)}
+            return cls(**{k: _build(hints[k], v) if k in known else v for k, v in value.items()})
+    if isinstance(value, list):
+        kind = next((t for t in (hint, *get_args(hint)) if get_origin(t) is list), None)
+        return [_build(get_args(kind)[0] if kind else Any, v) for v in value]
+    return value
+
+
+def hardware_defaults(train: dict[str, Any]) -> dict[str, bool]:
+    """What the `train` section says about device and precision when its recipe leaves it to the hardware.
+
+    Upstream's defaults are bf16 on (TRL, which then refuses to start on a CPU) or off (transformers).
+    """
+    import torch
+    from accelerate.utils import str_to_bool
+    from transformers.utils import is_torch_bf16_gpu_available
+
+    defaults = {}
+    cpu_layout = bool(str_to_bool(os.environ.get("ACCELERATE_USE_CPU", "false")))
+    if cpu_layout and train.get("use_cpu") is None:
+        defaults["use_cpu"] = True  # else transformers picks mps or a GPU for a single process
+    if train.get("bf16") is None and train.get("fp16") is None:
+        on_cpu = cpu_layout or train.get("use_cpu")
+        emulated = torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False)
+        defaults["bf16"] = bool(not on_cpu and is_torch_bf16_gpu_available() and not emulated)
+    return defaults

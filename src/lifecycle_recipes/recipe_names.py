@@ -1,0 +1,169 @@
+"""Names a recipe may get wrong: what they are called today, and what only looks as if it did something.
+
+Each table is small on purpose: everything that can be read from the upstream dataclasses is read from them
+(recipe_schema.py). Checked against the installed versions in tests/test_recipe_schema.py. No torch.
+"""
+
+import re
+
+# Old upstream name -> today's. Sources: transformers 5 MIGRATION_GUIDE_V5.md and training_args.py, TRL's
+# release notes 0.8 to 1.0. `gradient_checkpointing` still works in transformers 5.23 and warns.
+RENAMED = {
+    "activation_checkpoint": "activation_checkpointing",
+    "evaluation_strategy": "eval_strategy",
+    "gradient_checkpointing": "activation_checkpointing",
+    "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
+    "max_seq_length": "max_length",
+    "no_cuda": "use_cpu",
+    "per_gpu_eval_batch_size": "per_device_eval_batch_size",
+    "per_gpu_train_batch_size": "per_device_train_batch_size",
+    "push_to_hub_model_id": "hub_model_id",
+    "torch_dtype": "dtype",
+    "use_liger": "use_liger_kernel",
+    "xpu_backend": "ddp_backend",
+    # axolotl and LLaMA-Factory
+    "adapter": "use_peft",
+    "base_model": "model_name_or_path",
+    "cutoff_len": "max_length",
+    "lora_rank": "lora_r",
+    "lora_target": "lora_target_modules",
+    "lr_scheduler": "lr_scheduler_type",
+    "num_epochs": "num_train_epochs",
+    "optimizer": "optim",
+    "sample_packing": "packing",
+    "sequence_len": "max_length",
+}
+
+# Gone upstream, with what to do instead (one clause, after "is gone:").
+REMOVED = {
+    "adafactor": "write `optim: adafactor`",
+    "dataset_batch_size": "leave it out",
+    "dataset_mixer": "list the files or ids in `data.sources`",
+    "dataset_name": "list it in `data.sources`",
+    "datasets": "list them in `data.sources`",
+    "fp16_backend": "write `bf16: true` or `fp16: true`",
+    "generate_during_eval": "list `evaluate.prompts` to see replies",
+    "group_by_length": "write `train_sampling_strategy: group_by_length`",
+    "half_precision_backend": "write `bf16: true` or `fp16: true`",
+    "include_inputs_for_metrics": "write `include_for_metrics: [inputs]`",
+    "jit_mode_eval": "leave it out",
+    "logging_dir": "set the environment variable TENSORBOARD_LOGGING_DIR",
+    "max_completion_length": "`max_length` covers prompt and completion",
+    "max_prompt_length": "`max_length` covers prompt and completion",
+    "max_target_length": "`max_length` covers prompt and completion",
+    "num_of_sequences": "leave it out",
+    "overwrite_output_dir": "start the stage with --replace, which renames the old directory",
+    "processing_class": "the tokenizer is the one saved with the model",
+    "ref_model_init_kwargs": "the reference is loaded like the model",
+    "reference_free": "leave it out",
+    "rpo_alpha": "write `loss_type: [sigmoid, sft]` with `loss_weights: [1.0, alpha]`",
+    "save_safetensors": "leave it out, safetensors is the only format",
+    "tokenizer_name_or_path": "the tokenizer is the one saved with the model",
+    "tpu_num_cores": "leave it out",
+    "use_mps_device": "leave it out, the device follows the hardware",
+    "warmup_ratio": "write `warmup_steps` with the fraction (0.1 is a tenth of all steps)",
+}
+
+# (section, key) of upstream dataclasses that a stage here would not act on: accepted, they would be a setting
+# that silently does nothing. Sources: help texts of training_args.py ("Not directly used by Trainer"),
+# ppo_trainer.py lines 459-480 (computed fields are overwritten), design: topology has one owner.
+_ONLY_EXAMPLE_SCRIPTS = "the Trainer never reads it"
+_COMPUTED = "PPO computes it from per_device_train_batch_size, gradient_accumulation_steps and the layout"
+NO_EFFECT = {
+    ("train", "do_train"): f"{_ONLY_EXAMPLE_SCRIPTS}; leave it out",
+    ("train", "do_eval"): f"{_ONLY_EXAMPLE_SCRIPTS}; write `eval_strategy: steps` or `eval_strategy: epoch`",
+    ("train", "do_predict"): f"{_ONLY_EXAMPLE_SCRIPTS}; use the `evaluate` section",
+    (
+        "train",
+        "resume_from_checkpoint",
+    ): "start the same recipe again, an unfinished run goes on where it stopped",
+    ("train", "local_rank"): "the launcher sets it",
+    ("train", "parallelism_config"): "the layout belongs in accelerate_configs/",
+    ("train", "sft_model_path"): "write `model.model_name_or_path`",
+    ("train", "reward_model_path"): "write `reward.model_name_or_path`",
+    ("train", "world_size"): _COMPUTED,
+    ("train", "num_total_batches"): _COMPUTED,
+    ("train", "micro_batch_size"): _COMPUTED,
+    ("train", "local_batch_size"): _COMPUTED,
+    ("train", "batch_size"): _COMPUTED,
+    ("train", "local_mini_batch_size"): _COMPUTED,
+    ("train", "mini_batch_size"): _COMPUTED,
+    (
+        "evaluate",
+        "output_dir",
+    ): "only the evaluate stage has its own; other stages write to `train.output_dir`",
+}
+
+
+def has_no_effect(stage: str, section: str, key: str) -> str | None:
+    """Why `key` does nothing in that section of that stage, or None if it does something."""
+    if (stage, section) == ("evaluate", "evaluate"):
+        return None
+    return NO_EFFECT.get((section, key))
+
+
+# Keys that must be written although upstream has a default: `output_dir` would become `trainer_output`,
+# and a model config without a model cannot start. By (stage, section); "*" is any.
+REQUIRED = {
+    ("*", "train"): ["output_dir"],
+    ("*", "model"): ["model_name_or_path"],
+    ("*", "reward"): ["model_name_or_path"],
+    ("*", "value"): ["model_name_or_path"],
+    ("evaluate", "evaluate"): ["output_dir"],
+}
+
+
+def required_keys(stage: str, section: str) -> list[str]:
+    """Keys of that section that must be given although the dataclass has a default."""
+    return REQUIRED.get(("*", section), []) + REQUIRED.get((stage, section), [])
+
+
+# Choices that upstream only checks while training, by (dataclass, field) of the class that declares them.
+# fmt: off
+CHOICES = {
+    ("*", "report_to"): [  # integration_utils.py, INTEGRATION_TO_CALLBACK; all, none: training_args.py
+        "all", "none", "azure_ml", "clearml", "codecarbon", "comet_ml", "dagshub", "dvclive", "flyte",
+        "kubeflow", "mlflow", "neptune", "swanlab", "tensorboard", "trackio", "wandb",
+    ],
+    ("*", "include_num_input_tokens_seen"): ["all", "non_padding", "no"],  # training_args.py, help
+    ("*", "include_for_metrics"): ["inputs", "loss"],  # training_args.py, help
+    ("*", "debug"): ["", "underflow_overflow", "tpu_metrics_debug"],  # debug_utils.py, DebugOption
+    ("SFTConfig", "loss_type"): ["nll", "dft", "chunked_nll"],  # sft_trainer.py, SFTTrainer.__init__
+    ("DPOConfig", "loss_type"): [  # dpo_trainer.py, DPOTrainer._compute_loss
+        "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot",
+        "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
+    ],
+    ("DPOConfig", "f_divergence_type"): [  # dpo_trainer.py, DPOTrainer._compute_loss
+        "reverse_kl", "forward_kl", "js_divergence", "alpha_divergence",
+    ],
+    ("ModelConfig", "lora_task_type"): [  # peft/utils/peft_types.py, TaskType
+        "SEQ_CLS", "SEQ_2_SEQ_LM", "CAUSAL_LM", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION",
+    ],
+}
+# fmt: on
+
+# Fields that take more than their annotation says: (dataclass, field) -> what else.
+ALSO = {
+    ("DPOConfig", "loss_type"): str,  # dpo_config.py, __post_init__: a string becomes a list of one
+    ("*", "fsdp"): bool,  # training_args.py, metadata `const: True`: "Pass `fsdp=True`"
+}
+
+_SECRET_KEY = re.compile(
+    r"(?i)^(token|.*(hub|hf|auth|access)_token|.*(api|access|secret)_?key|.*password|.*secret)$"
+)
+_SECRET_VALUE = re.compile(r"\b(hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{16,})")
+
+
+def is_secret(key: object) -> bool:
+    """Whether a key of that name holds a credential (`hub_token`, `api_key`; not `eos_token`)."""
+    return bool(_SECRET_KEY.match(str(key)))
+
+
+def holds_secret(value: object) -> bool:
+    """Whether a value looks like a credential (a Hugging Face, OpenAI or GitHub token)."""
+    return isinstance(value, str) and bool(_SECRET_VALUE.search(value))
+
+
+def hide_secrets(text: str) -> str:
+    """`text` with `<hidden>` for everything that looks like a credential."""
+    return _SECRET_VALUE.sub("<hidden>", text)

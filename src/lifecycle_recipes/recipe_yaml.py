@@ -1,0 +1,151 @@
+"""Strict YAML with a place for every value. No torch.
+
+PyYAML reads YAML 1.1, where `2e-5` is a string and `no` a boolean. Recipes follow the core schema of YAML 1.2
+(https://yaml.org/spec/1.2.2/#103-core-schema), which is also what editors check them with.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from .finding import Finding, refuse
+from .recipe_names import hide_secrets
+
+MAX_VALUES = 100_000  # aliases can unfold a small file without bound ("billion laughs")
+
+
+@dataclass(slots=True)
+class Located:
+    """A value and its place. value: scalar, list[Located] or dict[key, Located]. where: `file:line`."""
+
+    value: Any
+    where: str
+
+
+class CoreLoader(yaml.SafeLoader):
+    """PyYAML's parser with the scalars of YAML 1.2."""
+
+    yaml_implicit_resolvers = {}
+
+
+_CORE_SCALARS = {
+    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    "int": (r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    "float": (
+        r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+}
+for _name, (_pattern, _first) in _CORE_SCALARS.items():
+    CoreLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_pattern})$"), _first)
+
+
+def read_yaml(text: str, place: Callable[[int], str]) -> tuple[Located | None, list[Finding]]:
+    """The tree of `text` (None when there is nothing in it) and a finding per key that is given twice.
+
+    place: turns a line number, counted from 1, into what `Located.where` says.
+    Raises Refusal (`bad-yaml`) where the text is not one YAML document.
+    """
+    try:
+        loader = CoreLoader(text)
+        node = loader.get_single_node()
+    except yaml.reader.ReaderError as e:
+        line = text.count("\n", 0, e.position) + 1
+        raise refuse(
+            "bad-yaml", f"character {e.character:#x} is not allowed in YAML", "", place(line)
+        ) from None
+    except yaml.MarkedYAMLError as e:
+        mark = e.problem_mark or e.context_mark
+        raise refuse("bad-yaml", f"not YAML: {_explain(e)}", "", place(mark.line + 1)) from None
+    except RecursionError:
+        raise refuse("bad-yaml", "nested too deeply", "", place(1)) from None
+    if node is None or (isinstance(node, yaml.ScalarNode) and node.value == "" and node.style is None):
+        return None, []
+    tree = _Tree(place)
+    return tree.convert(node, tree.where(node)), tree.findings
+
+
+def _explain(e: yaml.MarkedYAMLError) -> str:
+    problem = e.problem or e.context or "syntax error"
+    if "'\\t'" in problem:
+        return "a tab indents this line; use spaces"
+    if "but found another document" in problem:
+        return "a second document starts here (`---`); a recipe is one document"
+    if problem == "mapping values are not allowed here":
+        return "a `:` where none may be (wrong indent, or a text with `: ` that needs quotes)"
+    return hide_secrets(problem)
+
+
+class _Tree:
+    """One conversion of composed nodes to Located values."""
+
+    def __init__(self, place: Callable[[int], str]):
+        self.place = place
+        self.findings: list[Finding] = []
+        self.count = 0
+        self.open: set[int] = set()  # nodes being converted: an alias to one of them is a loop
+
+    def where(self, node: yaml.Node) -> str:
+        return self.place(node.start_mark.line + 1)
+
+    def convert(self, node: yaml.Node, where: str) -> Located:
+        self.count += 1
+        if id(node) in self.open or self.count > MAX_VALUES:
+            raise refuse("bad-yaml", "an alias (`*name`) unfolds without end", "", where)
+        if isinstance(node, yaml.ScalarNode):
+            return Located(self.scalar(node), where)
+        self.open.add(id(node))
+        value = self.sequence(node) if isinstance(node, yaml.SequenceNode) else self.mapping(node)
+        self.open.discard(id(node))
+        return Located(value, where)
+
+    def sequence(self, node: yaml.SequenceNode) -> list[Located]:
+        self.expect_tag(node, "seq")
+        return [self.convert(item, self.where(item)) for item in node.value]
+
+    def mapping(self, node: yaml.MappingNode) -> dict[Any, Located]:
+        self.expect_tag(node, "map")
+        entries: dict[Any, Located] = {}
+        for key_node, value_node in node.value:
+            where = self.where(key_node)
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise refuse("bad-yaml", "a list or a mapping cannot be a key", "", where)
+            key = self.scalar(key_node)
+            value = self.convert(value_node, where)
+            # `1`, `true` and `1.0` are equal in Python; keys of a recipe are not
+            twin = next((k for k in entries if k == key and type(k) is type(key)), None)
+            if twin is not None:
+                says = f"`{key_node.value}` is given twice (first at {entries[twin].where})"
+                self.findings.append(Finding("duplicate-key", "error", says, "", where))
+            else:
+                entries[key] = value
+        return entries
+
+    def expect_tag(self, node: yaml.Node, name: str) -> None:
+        if node.tag != f"tag:yaml.org,2002:{name}":
+            raise refuse("bad-yaml", f"the tag `{node.tag}` is not allowed in a recipe", "", self.where(node))
+
+    def scalar(self, node: yaml.ScalarNode) -> Any:
+        kind, text = node.tag.removeprefix("tag:yaml.org,2002:"), node.value
+        try:
+            if kind == "str":
+                return text
+            if kind == "null":
+                return None
+            if kind == "bool":
+                return {"true": True, "false": False}[text.lower()]
+            if kind == "int":
+                return int(text, {"0x": 16, "0o": 8}.get(text[:2], 10))
+            if kind == "float":
+                return float(
+                    text.replace(".inf", "inf").replace(".nan", "nan") if text[-1:] in "fFnN" else text
+                )
+        except (ValueError, KeyError):
+            raise refuse(
+                "bad-yaml", f"`{text[:40]}` cannot be read as {kind}", "", self.where(node)
+            ) from None
+        raise refuse("bad-yaml", f"the tag `{node.tag}` is not allowed in a recipe", "", self.where(node))

@@ -1,0 +1,250 @@
+"""The record of one stage run: what ran, from what, with what result, in `<output_dir>/run.json`. No torch.
+
+    with Run.start(recipe) as run:
+        ...
+        run.note(data=ledger)
+        run.metrics["eval_loss"] = 1.5
+
+The record is written when the run starts and however it ends; `with stage_exit():` around it turns the
+end into an exit status.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+
+from . import environment
+from .exit_status import Stopped, is_main_process, quiet, stage_exit, stop_on_sigterm
+from .finding import FAILED, Refusal, refuse
+from .gate import parse
+from .output_dir import claim_output_dir, last_checkpoint, wait_for_rank_0
+from .parents import check_parent, describe_parent, find_parents, hash_file, hash_inputs, hash_weights
+from .record_file import (
+    GATE_FILE,
+    RUN_FILE,
+    plain,
+    read_record,
+    redact,
+    redact_recipe,
+    secret_values,
+    write_json,
+)
+
+__all__ = ["Run", "Stopped", "quiet", "read_record", "stage_exit"]
+
+SCHEMA_VERSION = 1
+# Kept aside so that the last record still fits when the weights have filled the disk.
+SPARE_FILE, SPARE_BYTES = ".run.json.spare", 256 * 1024
+
+
+class Run:
+    """One run of a stage; made by `Run.start`, used as a context manager.
+
+    metrics: name -> number; a stage adds to it. parents: role -> path. resume_from: last complete
+    checkpoint of this same run, unfinished, else None. Only rank 0 checks and writes; other ranks wait
+    for its decision.
+    """
+
+    def __init__(self, raw, seed: int | None = None):
+        self.raw, self.seed = raw, seed
+        self.output_dir = Path(raw.output_dir)
+        self.metrics: dict[str, float] = {}
+        self.parents = find_parents(raw.values)
+        self.resume_from: str | None = None
+        self._record: dict = {}
+        self._clock, self._earlier_seconds = time.monotonic() - environment.startup_seconds(), 0.0
+        self._restore = contextlib.ExitStack()
+
+    @classmethod
+    def start(cls, recipe=None, **raw) -> "Run":
+        """The run of a recipe that `load_recipe` returned; or, without one, of a raw recipe's fields:
+
+        stage and output_dir, and where wanted values, path, text, sha256, overrides, gate, flags.
+        """
+        blank = {
+            "values": {},
+            "path": "",
+            "text": "",
+            "sha256": "",
+            "overrides": [],
+            "gate": [],
+            "flags": set(),
+        }
+        raw = recipe.raw if recipe is not None else SimpleNamespace(**(blank | raw))
+        seeds = [getattr(getattr(recipe, section, None), "seed", None) for section in ("train", "data")]
+        seeds += [(raw.values.get(section) or {}).get("seed") for section in ("train", "data")]
+        return cls(raw, next((seed for seed in seeds if seed is not None), None))
+
+    def __enter__(self) -> "Run":
+        if not is_main_process():
+            self.resume_from = wait_for_rank_0(self.output_dir)
+            return self
+        for line in self.raw.gate:
+            parse(line)
+        parents = {role: describe_parent(path, self.output_dir) for role, path in self.parents.items()}
+        inputs = hash_inputs(self.raw.values)
+        identity = identify(self.raw, parents, inputs)
+        earlier = claim_output_dir(self.output_dir, identity, "--replace" in _flags(self.raw))
+        self.resume_from = last_checkpoint(self.output_dir) if earlier else None
+        if self.resume_from:
+            self._earlier_seconds = earlier.get("wall_seconds") or 0.0
+        self._record = self._describe(identity, parents, inputs)
+        self._create()
+        self._restore.enter_context(stop_on_sigterm())
+        try:
+            for role, path in self.parents.items():
+                sha = parents[role]["weights_sha256"]
+                check_parent(role, path, sha, "--allow-failed-parent" in _flags(self.raw))
+        except BaseException as problem:
+            self.__exit__(type(problem), problem, None)
+            raise
+        return self
+
+    def _describe(self, identity: str, parents: dict, inputs: dict) -> dict:
+        raw = self.raw
+        return {
+            "schema": SCHEMA_VERSION,
+            "status": "running",
+            "stage": raw.stage,
+            "recipe": {"path": str(raw.path), "sha256": raw.sha256, "text": redact_recipe(raw.text)},
+            "overrides": redact_recipe(raw.overrides),
+            "flags": sorted(_flags(raw)),
+            "output_dir": str(self.output_dir),
+            "identity": identity,
+            "parents": parents,
+            "inputs": inputs,
+            "data": None,
+            "git_commit": environment.git_commit(),
+            "versions": environment.versions(),
+            "hardware": environment.hardware(),
+            "layout": None,
+            "seed": self.seed,
+            "process": environment.this_process(),
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "started_unix": time.time(),
+            "resumed_from": self.resume_from,
+            "gate": list(raw.gate),
+            "metrics": {},
+        }
+
+    def _create(self) -> None:
+        """The first write: where it fails, nothing has run yet."""
+        try:
+            self.output_dir.mkdir(parents=True, exist_ok=True)
+            (self.output_dir / GATE_FILE).unlink(missing_ok=True)
+            (self.output_dir / SPARE_FILE).write_bytes(os.urandom(SPARE_BYTES))
+            self._write()
+        except OSError as error:
+            (self.output_dir / SPARE_FILE).unlink(missing_ok=True)
+            fix = "free some space, or choose another output_dir"
+            raise refuse(
+                "output-dir-unwritable", f"cannot write here: {error}", fix, str(self.output_dir)
+            ) from error
+
+    def note(self, **fields) -> None:
+        """Merge top-level fields into the record (data, layout, tokens, samples, ...) and write it."""
+        if is_main_process():
+            self._record |= fields
+            self._write()
+
+    def _write(self) -> None:
+        self._record["metrics"] = self.metrics
+        self._record["wall_seconds"] = round(self._earlier_seconds + time.monotonic() - self._clock, 3)
+        self._record |= environment.peak_memory()
+        write_json(self.output_dir / RUN_FILE, redact(plain(self._record), secret_values(self.raw.values)))
+
+    def __exit__(self, kind, error, trace) -> None:
+        self._restore.close()
+        if not is_main_process() or not self._record:
+            return
+        with _undisturbed():
+            self._record["status"] = status_of(error)
+            if error is None:
+                self._hash_outputs()
+            self._record["hardware"] = (
+                environment.hardware()
+            )  # torch, if loaded by now, names the GPUs in use
+            (self.output_dir / SPARE_FILE).unlink(missing_ok=True)
+            try:
+                self._write()
+            except OSError as problem:
+                self._cannot_write(problem, error)
+
+    def _cannot_write(self, problem: OSError, error: BaseException | None) -> None:
+        """A full disk must not hide what ended the run; without such an error, it is the error."""
+        says = f"the record of this run cannot be written: {problem}"
+        if error is None:
+            found = refuse("record-unwritable", says, "free some space and run again", str(self.output_dir))
+            raise Refusal(*found.findings, status=FAILED) from problem
+        print(f"warning: {self.output_dir}: {says}", file=sys.stderr)
+
+    def _hash_outputs(self) -> None:
+        self._record |= {k: self.metrics[k] for k in ("tokens", "tokens_per_second") if k in self.metrics}
+        self._record["weights_sha256"] = hash_weights(self.output_dir)
+        for field, name in (
+            ("tokenizer_sha256", "tokenizer.json"),
+            ("template_sha256", "chat_template.jinja"),
+        ):
+            if (file := self.output_dir / name).is_file():
+                self._record.setdefault(field, hash_file(file))
+
+
+def status_of(error: BaseException | None) -> str:
+    """done, stopped, or `failed: why` in one line."""
+    if error is None or (isinstance(error, SystemExit) and not error.code):
+        return "done"
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped"
+    if isinstance(error, Refusal) and error.findings:
+        first = error.findings[0]
+        return f"failed: [{first.code}] " + (f"{first.where}: " if first.where else "") + first.says
+    return " ".join(f"failed: {type(error).__name__}: {error}".split())
+
+
+def identify(raw, parents: dict, inputs: dict) -> str:
+    """What makes two runs the same: every value of the recipe, the parents' weights, the files it reads.
+
+    The gate is left out: another promise needs no other training. So are comments and the layout.
+    """
+    values = {section: value for section, value in raw.values.items() if section != "gate"}
+    weights = {role: parent["weights_sha256"] for role, parent in parents.items()}
+    text = json.dumps([raw.stage, values, weights, inputs], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def is_done(raw) -> bool:
+    """Whether output_dir already holds the finished run of this very recipe, parents and files."""
+    try:
+        earlier = read_record(raw.output_dir)
+    except Refusal:
+        return False
+    parents = {role: describe_parent(path, raw.output_dir) for role, path in find_parents(raw.values).items()}
+    same = earlier.get("identity") == identify(raw, parents, hash_inputs(raw.values))
+    return same and earlier["status"] == "done"
+
+
+def _flags(raw) -> set[str]:
+    """As given on the command line, `--replace`, however the recipe spells them."""
+    return {"--" + flag.lstrip("-").replace("_", "-") for flag in raw.flags}
+
+
+@contextlib.contextmanager
+def _undisturbed():
+    """A second Ctrl-C, or the launcher's SIGTERM after it, must not cut the last write short."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,166 @@
+"""The card: a table over the records of a life, then each model's replies to the same prompts. No torch."""
+
+import glob
+import os
+import re
+from pathlib import Path
+
+from ..environment import is_alive
+from ..finding import Refusal, refuse
+from ..gate import judge, settled_lines
+from ..record_file import RUN_FILE, read_record
+
+# Heading -> pattern of the metric's name. Where several metrics match, each has a column of its own.
+MEASURES = {
+    "bytes/token": r"bytes_per_token",
+    "bits/byte": r"(.+)\.bits_per_byte",
+    "facts": r"(.+_facts)\.acc",
+    "answers": r"(.+_answers)\.correct",
+    "contract": r"(.+_contract)\.kept",
+    "stops": r"(.+_contract)\.stops",
+    "pair acc": r"pair_accuracy",
+    "reward": r"reward",
+    "rubric": r"rubric",
+    "win rate vs SFT": r"rubric_win_rate",
+    "KL": r"kl",
+}
+MAX_SAMPLES = 3
+DEPTH = 4  # runs/<life>/<stage>, and room for a grouping
+
+
+def card(places: list[str]) -> str:
+    """The card of every run below the directories (or matching the globs), as plain text in Markdown's form.
+
+    Refuses if there is no run.
+    """
+    runs = find_runs(places)
+    if not runs:
+        raise refuse(
+            "no-runs", f"no {RUN_FILE} below {', '.join(places)}", "run a stage first: `lifecycle run RECIPE`"
+        )
+    names = short_names([str(directory) for directory in runs])
+    records = dict(zip(names, map(load, runs), strict=True))
+    parts = [table(records, dict(zip(names, runs, strict=True)))]
+    parts += [f"{name}: {record['status']}" for name, record in records.items() if record["status"] != "done"]
+    parts += samples(records)
+    return "\n\n".join(parts)
+
+
+def find_runs(places: list[str]) -> list[Path]:
+    """Run directories in order of their names; those moved aside by --replace are left out."""
+    roots = [Path(found) for place in places for found in (sorted(glob.glob(place)) or [place])]
+    found = {
+        file.parent
+        for root in roots
+        for depth in range(DEPTH + 1)
+        for file in root.glob("*/" * depth + RUN_FILE)
+        if not any(re.search(r"\.replaced-\d+$", part) for part in file.parts)
+    }
+    return sorted(found)
+
+
+def load(directory: Path) -> dict:
+    """A record, with a status that says so where it cannot be read or its process is gone."""
+    try:
+        record = read_record(directory)
+    except Refusal as refusal:
+        return {"status": f"unreadable: {refusal.findings[0].says}"}
+    if record["status"] == "running" and not is_alive(record.get("process")):
+        here = (record.get("process") or {}).get("host") == os.uname().nodename
+        record["status"] = "killed: its process is gone" if here else "running"
+    return record
+
+
+def short_names(paths: list[str]) -> list[str]:
+    """The paths without the directory that all of them share; never empty."""
+    shared = os.path.commonpath([os.path.dirname(path) or "." for path in paths]) if len(paths) > 1 else ""
+    return [os.path.relpath(path, shared) if shared else os.path.basename(path) or path for path in paths]
+
+
+def table(records: dict[str, dict], directories: dict[str, Path]) -> str:
+    """A row per run; columns that no run has a value for are left out."""
+    columns = {
+        "run": list(records),
+        "status": [record["status"].split(":")[0] for record in records.values()],
+        **measures(records),
+        "wall s": [number(r.get("wall_seconds"), ".0f") for r in records.values()],
+        "tokens/s": [number(tokens_per_second(r), ",.0f") for r in records.values()],
+        "peak GB": [number(r.get("peak_memory_gb"), ".1f") for r in records.values()],
+        "GPU GB": [number(r.get("peak_gpu_memory_gb"), ".1f") for r in records.values()],
+        "gate": [gate_word(records[name], directories[name]) for name in records],
+    }
+    always = ("run", "status", "wall s", "tokens/s", "peak GB", "gate")
+    columns = {head: cells for head, cells in columns.items() if head in always or set(cells) != {"-"}}
+    widths = [max(len(cell) for cell in (head, *cells)) for head, cells in columns.items()]
+    rows = [list(columns), ["-" * width for width in widths], *zip(*columns.values(), strict=True)]
+    return "\n".join(line(row, widths) for row in rows)
+
+
+def line(cells, widths: list[int]) -> str:
+    """Words to the left, numbers to the right."""
+    padded = [c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))]
+    return "| " + " | ".join(padded) + " |"
+
+
+def measures(records: dict[str, dict]) -> dict[str, list[str]]:
+    """Heading -> a cell per run, for every measure that some run has."""
+    columns = {}
+    for heading, pattern in MEASURES.items():
+        names = {name for record in records.values() for name in record.get("metrics") or {}}
+        found = sorted(name for name in names if re.fullmatch(pattern, name))
+        for name in found:
+            head = heading if len(found) == 1 else f"{heading} {re.fullmatch(pattern, name)[1]}"
+            columns[head] = [number((r.get("metrics") or {}).get(name), ".3f") for r in records.values()]
+    return columns
+
+
+def tokens_per_second(record: dict):
+    places = (record, record.get("metrics") or {})
+    keys = ("tokens_per_second", "train_tokens_per_second")
+    return next((place[key] for place in places for key in keys if place.get(key) is not None), None)
+
+
+def number(value, form: str) -> str:
+    """`-` for what was not measured; a value that is no number (`nan`) as it is."""
+    if value is None:
+        return "-"
+    return format(value, form) if isinstance(value, int | float) else str(value)
+
+
+def gate_word(record: dict, directory: Path) -> str:
+    """pass or FAIL, judged now; `-` for a run that is not done or promises nothing."""
+    if record["status"] != "done":
+        return "-"
+    try:
+        verdicts = judge(directory, settled_lines(directory))
+    except Refusal:
+        return "FAIL"
+    return "-" if not verdicts else "pass" if all(v.ok for v in verdicts) else "FAIL"
+
+
+def samples(records: dict[str, dict]) -> list[str]:
+    """Per prompt, what each model replied; the prompts that most models answered come first."""
+    replies: dict[str, dict[str, str]] = {}
+    for name, record in records.items():
+        for sample in record.get("samples") or []:
+            replies.setdefault(as_text(sample["prompt"]), {})[name] = as_text(sample["reply"])
+    chosen = sorted(replies, key=lambda prompt: -len(replies[prompt]))[:MAX_SAMPLES]
+    return [block(prompt, replies[prompt]) for prompt in chosen]
+
+
+def block(prompt: str, replies: dict[str, str]) -> str:
+    width = max(map(len, replies))
+    indent = "\n" + " " * (width + 4)
+    lines = [
+        f"  {name.ljust(width)}  {reply.strip().replace(chr(10), indent)}" for name, reply in replies.items()
+    ]
+    return "\n".join([f"### {prompt.strip()}", "", *lines])
+
+
+def as_text(content) -> str:
+    """A prompt as text: of a single message its content, of several `role: content` lines."""
+    if isinstance(content, str):
+        return content
+    if len(content) == 1:
+        return content[0]["content"]
+    return "\n".join(f"{message['role']}: {message['content']}" for message in content)

@@ -1,0 +1,75 @@
+"""Align a model to preference pairs without a reward model (DPO, IPO and the losses of train.loss_type).
+
+    accelerate launch -m lifecycle_recipes.stages.dpo recipes/desk/07-dpo.yaml
+
+Reads  data.sources (columns `chosen`, `rejected`, usually `prompt`), model.model_name_or_path (the parent).
+Writes train.output_dir: weights or adapter, tokenizer, checkpoints, run.json.
+
+The reference is the parent, always: with a LoRA parent its adapter is merged first, so that a new adapter
+starts from the parent and the reference is the model below that adapter.
+"""
+
+from dataclasses import dataclass, field
+
+from ..data.config import DataConfig
+from ..evals.config import EvaluateConfig
+
+
+@dataclass
+class DPORecipe:
+    model: "trl.ModelConfig"  # noqa: F821
+    data: DataConfig
+    train: "trl.DPOConfig"  # noqa: F821
+    evaluate: EvaluateConfig | None = None
+    gate: list[str] = field(default_factory=list)
+
+
+def main(argv: list[str] | None = None) -> None:
+    from ..evals.measure import measure
+    from ..recipe import load_recipe
+    from ..record import Run, stage_exit
+    from ..training import train_and_save
+
+    with stage_exit():
+        recipe = load_recipe(DPORecipe, argv)
+        with Run.start(recipe) as run:
+            trainer = build_trainer(recipe, run)
+            train_and_save(trainer, recipe, run)
+            measure(recipe.train.output_dir, recipe.evaluate, run, recipe.model)
+
+
+def build_trainer(recipe: DPORecipe, run):
+    """The `trl.DPOTrainer` of this recipe; the ledger of its rows is noted in `run`."""
+    from transformers import set_seed
+    from trl import DPOTrainer
+
+    from ..data.lengths import count_too_long, count_truncated
+    from ..data.pairs import load_pairs
+    from ..models.adapters import peft_config
+    from ..models.load import load_causal_lm, load_tokenizer
+
+    args = recipe.train
+    set_seed(args.seed)  # a new adapter is random, and made before upstream seeds
+    with args.main_process_first(desc="reading"):
+        train, held_out, ledger = load_pairs(recipe.data)
+    adapter = peft_config(recipe.model)
+    # Left to itself, upstream loads the reference by the name in the model's config. Below an adapter it is
+    # the model itself, and precomputed it is the model before training: no copy is needed.
+    needs_copy = adapter is None and not args.precompute_ref_log_probs
+    trainer = DPOTrainer(
+        model=load_causal_lm(recipe.model, args),
+        ref_model=load_causal_lm(recipe.model, args) if needs_copy else None,
+        args=args,
+        train_dataset=train,
+        eval_dataset=held_out,
+        processing_class=load_tokenizer(recipe.model.model_name_or_path),
+        peft_config=adapter,
+    )
+    count_too_long(ledger, trainer, train, held_out)
+    count_truncated(ledger, trainer.train_dataset, args.max_length, ["chosen_ids", "rejected_ids"])
+    run.note(data=ledger)
+    return trainer
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Align a model to single replies marked good or bad (KTO).
+
+    accelerate launch -m lifecycle_recipes.stages.kto recipes/desk/08-kto.yaml
+
+Reads  data.sources (columns `prompt`, `completion`, `label`), model.model_name_or_path (the parent).
+Writes train.output_dir: weights or adapter, tokenizer, checkpoints, run.json.
+
+The reference is the parent, as in the dpo stage. Unequal numbers of good and bad replies are balanced with
+train.desirable_weight and train.undesirable_weight. Rows are read in the order of the file unless the recipe
+sets train.train_sampling_strategy: upstream pairs each prompt with its neighbour's reply to estimate the KL.
+"""
+
+from dataclasses import dataclass, field
+
+from ..data.config import DataConfig
+from ..evals.config import EvaluateConfig
+from ..finding import refuse
+
+
+@dataclass
+class KTORecipe:
+    model: "trl.ModelConfig"  # noqa: F821
+    data: DataConfig
+    train: "trl.KTOConfig"  # noqa: F821
+    evaluate: EvaluateConfig | None = None
+    gate: list[str] = field(default_factory=list)
+
+
+def main(argv: list[str] | None = None) -> None:
+    from ..evals.measure import measure
+    from ..recipe import load_recipe
+    from ..record import Run, stage_exit
+    from ..training import train_and_save
+
+    with stage_exit():
+        recipe = load_recipe(KTORecipe, argv)
+        with Run.start(recipe) as run:
+            trainer = build_trainer(recipe, run)
+            train_and_save(trainer, recipe, run)
+            measure(recipe.train.output_dir, recipe.evaluate, run, recipe.model)
+
+
+def build_trainer(recipe: KTORecipe, run):
+    """The `trl.KTOTrainer` of this recipe; the ledger of its rows is noted in `run`."""
+    from transformers import set_seed
+    from trl import KTOTrainer
+
+    from ..data.lengths import count_too_long, count_truncated
+    from ..data.sources import load_data
+    from ..models.adapters import peft_config
+    from ..models.load import load_causal_lm, load_tokenizer
+
+    args = recipe.train
+    set_seed(args.seed)  # a new adapter is random, and made before upstream seeds
+    with args.main_process_first(desc="reading"):
+        train, held_out, ledger = load_data(recipe.data, ["prompt", "completion", "label"], ["tools"])
+    if len(set(train["label"])) < 2:
+        raise refuse(
+            "one-label", f"every label is {train['label'][0]}", "KTO needs good and bad replies: give both"
+        )
+    adapter = peft_config(recipe.model)
+    # As in the dpo stage: upstream's own choice of reference goes by the name in the model's config.
+    needs_copy = adapter is None and not args.precompute_ref_log_probs
+    trainer = KTOTrainer(
+        model=load_causal_lm(recipe.model, args),
+        ref_model=load_causal_lm(recipe.model, args) if needs_copy else None,
+        args=args,
+        train_dataset=train,
+        eval_dataset=held_out,
+        processing_class=load_tokenizer(recipe.model.model_name_or_path),
+        peft_config=adapter,
+    )
+    count_too_long(ledger, trainer, train, held_out)
+    count_truncated(ledger, trainer.train_dataset, args.max_length, ["completion_ids"])
+    run.note(data=ledger)
+    return trainer
+
+
+if __name__ == "__main__":
+    main()

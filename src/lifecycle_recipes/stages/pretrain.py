@@ -1,0 +1,126 @@
+"""Pretrain a causal language model on text, from nothing or from a checkpoint.
+
+    accelerate launch -m lifecycle_recipes.stages.pretrain recipes/desk/03-pretrain.yaml
+
+Reads  data.sources (column `text`), architecture.tokenizer or model.model_name_or_path.
+Writes train.output_dir: weights, tokenizer, checkpoints, run.json.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ..data.config import DataConfig
+from ..evals.config import EvaluateConfig
+from ..finding import refuse
+
+
+@dataclass
+class Architecture:
+    """A model built from nothing. model_type: as in transformers (`llama`, `qwen3`, ...).
+
+    config: keys of that model's config class; vocabulary size and special ids come from the tokenizer.
+    tokenizer: the run directory (or Hub id) whose tokenizer the model speaks.
+    """
+
+    model_type: str
+    tokenizer: str
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class TextConfig:
+    """block_size: tokens per row. column: the column that holds the text.
+
+    packing: `bfd` fills blocks with whole documents (best fit first; longer ones are cut); `none` gives
+    every document, or piece of one, a row of its own.
+    """
+
+    block_size: int
+    column: str = "text"
+    packing: Literal["bfd", "none"] = "bfd"
+
+
+@dataclass
+class PretrainRecipe:
+    text: TextConfig
+    data: DataConfig
+    train: "transformers.TrainingArguments"  # noqa: F821
+    architecture: Architecture | None = None
+    model: "trl.ModelConfig | None" = None  # noqa: F821
+    evaluate: EvaluateConfig | None = None
+    gate: list[str] = field(default_factory=list)
+
+
+def main(argv: list[str] | None = None) -> None:
+    from ..evals.measure import measure
+    from ..recipe import load_recipe
+    from ..record import Run, stage_exit
+    from ..training import train_and_save
+
+    with stage_exit():
+        recipe = load_recipe(PretrainRecipe, argv)
+        with Run.start(recipe) as run:
+            trainer = build_trainer(recipe, run)
+            train_and_save(trainer, recipe, run)
+            for name in {"eval_bits_per_byte", "eval_perplexity"} & set(run.metrics):
+                run.metrics[name.removeprefix("eval_")] = run.metrics.pop(name)
+            if recipe.evaluate:
+                measure(recipe.train.output_dir, recipe.evaluate, run)
+
+
+def build_trainer(recipe: PretrainRecipe, run):
+    """The stock `transformers.Trainer` over packed blocks; `run` gets the ledger of rows and tokens."""
+    from transformers import Trainer, set_seed
+
+    from ..data.blocks import BlockCollator, pack_documents, text_measures, token_losses
+    from ..data.sources import load_data
+    from ..models.build import build_causal_lm
+    from ..models.load import load_causal_lm, load_tokenizer
+
+    start = recipe.model and recipe.model.model_name_or_path
+    if bool(start) == bool(recipe.architecture):
+        raise refuse(
+            "no-single-start",
+            "a model starts from `architecture` (from nothing) or from `model.model_name_or_path`",
+            "give one of the two",
+        )
+    text, args = recipe.text, recipe.train
+    tokenizer = load_tokenizer(start or recipe.architecture.tokenizer)
+    set_seed(args.seed)
+    if start:
+        model = load_causal_lm(recipe.model, args)
+    else:
+        model = build_causal_lm(recipe.architecture, tokenizer, recipe.model)
+    longest = getattr(model.config, "max_position_embeddings", None)
+    if longest and text.block_size > longest:
+        raise refuse(
+            "block-too-long",
+            f"text.block_size {text.block_size} is more than the model's {longest} positions",
+            "lower it, or raise max_position_embeddings",
+        )
+    with args.main_process_first(desc="packing"):
+        train, held_out, ledger = load_data(recipe.data, [text.column])
+        train, counts = pack_documents(train, tokenizer, text.column, text.block_size, text.packing)
+        ledger |= {"train": counts}
+        if held_out is not None:
+            held_out, ledger["eval"] = pack_documents(
+                held_out, tokenizer, text.column, text.block_size, text.packing
+            )
+    run.note(data=ledger)
+    # The collator reads seq_lengths, which is no input of the model.
+    args.remove_unused_columns = False
+    flash = "flash" in (model.config._attn_implementation or "")
+    return Trainer(
+        model=model,
+        args=args,
+        train_dataset=train,
+        eval_dataset=held_out,
+        processing_class=tokenizer,
+        data_collator=BlockCollator(tokenizer.pad_token_id or 0, text.block_size, flatten=flash),
+        compute_metrics=None if held_out is None else text_measures(ledger["eval"]["bytes"]),
+        preprocess_logits_for_metrics=token_losses,
+    )
+
+
+if __name__ == "__main__":
+    main()

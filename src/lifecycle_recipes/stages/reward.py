@@ -1,0 +1,112 @@
+"""Train a reward model on preference pairs: the parent's body and a new head with one output.
+
+    accelerate launch -m lifecycle_recipes.stages.reward recipes/desk/05-reward.yaml
+
+Reads  data.sources (columns `chosen`, `rejected`, usually `prompt`), model.model_name_or_path (the parent).
+Writes train.output_dir: weights with their head (or an adapter with it), tokenizer, checkpoints, run.json.
+
+Metrics, of the model reloaded from disk on the held-out pairs: pair_accuracy (share in which the chosen reply
+scores higher), reward_chosen and reward_rejected (means). train.center_rewards_coefficient keeps rewards
+around zero.
+"""
+
+from dataclasses import dataclass, field, replace
+
+from ..data.config import DataConfig
+from ..evals.config import EvaluateConfig
+
+
+@dataclass
+class RewardRecipe:
+    model: "trl.ModelConfig"  # noqa: F821
+    data: DataConfig
+    train: "trl.RewardConfig"  # noqa: F821
+    evaluate: EvaluateConfig | None = None
+    gate: list[str] = field(default_factory=list)
+
+
+def main(argv: list[str] | None = None) -> None:
+    from ..recipe import load_recipe
+    from ..record import Run, stage_exit
+    from ..training import train_and_save
+
+    with stage_exit():
+        recipe = load_recipe(RewardRecipe, argv)
+        with Run.start(recipe) as run:
+            trainer = build_trainer(recipe, run)
+            train_and_save(trainer, recipe, run)
+            if trainer.eval_dataset is not None and trainer.is_world_process_zero():
+                run.metrics.update(measure_pairs(recipe.train.output_dir, trainer))
+
+
+def build_trainer(recipe: RewardRecipe, run):
+    """The `trl.RewardTrainer` of this recipe; the ledger of its rows is noted in `run`."""
+    from transformers import set_seed
+    from trl import RewardTrainer
+
+    from ..data.lengths import count_too_long
+    from ..data.pairs import load_pairs
+    from ..models.adapters import peft_config
+    from ..models.load import load_reward_model, load_tokenizer
+
+    args = recipe.train
+    set_seed(args.seed)  # the new head is random
+    tokenizer = load_tokenizer(recipe.model.model_name_or_path)
+    with args.main_process_first(desc="reading"):
+        train, held_out, ledger = load_pairs(recipe.data)
+        train, held_out = (rows and tokenize_pairs(rows, tokenizer) for rows in (train, held_out))
+    trainer = RewardTrainer(
+        model=load_reward_model(recipe.model, args, new_head=True),
+        args=args,
+        train_dataset=train,
+        eval_dataset=held_out,
+        processing_class=tokenizer,
+        # The task type makes PEFT train and save the head beside the adapter.
+        peft_config=peft_config(replace(recipe.model, lora_task_type="SEQ_CLS")),
+    )
+    count_too_long(ledger, trainer, train, held_out)
+    run.note(data=ledger)
+    return trainer
+
+
+def tokenize_pairs(rows, tokenizer):
+    """Dataset with `chosen_ids` and `rejected_ids`, both up to the turn end. Text is left to upstream."""
+    from ..data.turns import scored_ids
+    from ..models.load import turn_end
+
+    if isinstance(rows[0]["chosen"], str):
+        return rows
+    end = tokenizer.convert_tokens_to_ids(turn_end(tokenizer) or tokenizer.eos_token)
+
+    def tokenize(row):
+        prompt = row.get("prompt") or []
+        return {f"{k}_ids": scored_ids(tokenizer, prompt + row[k], end) for k in ("chosen", "rejected")}
+
+    return rows.map(tokenize, remove_columns=rows.column_names)
+
+
+def measure_pairs(path: str, trainer) -> dict[str, float]:
+    """Metrics of the model saved at `path` on the trainer's held-out pairs: what others load is measured."""
+    import torch
+
+    from ..evals.saved import load_reward
+
+    model = load_reward(path).model
+    rewards = {"chosen": [], "rejected": []}
+    for batch in trainer.eval_dataset.iter(trainer.args.per_device_eval_batch_size):
+        pairs = [dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True)]
+        inputs = {k: v.to(model.device) for k, v in trainer.data_collator(pairs).items()}
+        with torch.no_grad():
+            scores = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+        for side, part in zip(rewards, scores.squeeze(-1).float().chunk(2), strict=True):
+            rewards[side].append(part.cpu())
+    chosen, rejected = (torch.cat(parts) for parts in rewards.values())
+    return {
+        "pair_accuracy": (chosen > rejected).float().mean().item(),
+        "reward_chosen": chosen.mean().item(),
+        "reward_rejected": rejected.mean().item(),
+    }
+
+
+if __name__ == "__main__":
+    main()

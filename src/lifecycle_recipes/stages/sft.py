@@ -1,0 +1,104 @@
+"""Fine-tune on conversations: the loss covers the assistant's tokens and its turn end, nothing else.
+
+    accelerate launch -m lifecycle_recipes.stages.sft recipes/desk/04-sft.yaml
+
+Reads  data.sources (column `messages`), model.model_name_or_path.
+Writes train.output_dir: weights or adapter, tokenizer, checkpoints, run.json.
+"""
+
+from dataclasses import dataclass, field
+
+from ..data.config import DataConfig
+from ..evals.config import EvaluateConfig
+from ..finding import refuse
+
+
+@dataclass
+class SFTRecipe:
+    model: "trl.ModelConfig"  # noqa: F821
+    data: DataConfig
+    train: "trl.SFTConfig"  # noqa: F821
+    evaluate: EvaluateConfig | None = None
+    gate: list[str] = field(default_factory=list)
+
+
+def main(argv: list[str] | None = None) -> None:
+    from ..evals.measure import measure
+    from ..recipe import load_recipe
+    from ..record import Run, stage_exit
+    from ..training import train_and_save
+
+    with stage_exit():
+        recipe = load_recipe(SFTRecipe, argv)
+        with Run.start(recipe) as run:
+            trainer = build_trainer(recipe, run)
+            train_and_save(trainer, recipe, run)
+            if recipe.evaluate:
+                measure(recipe.train.output_dir, recipe.evaluate, run)
+
+
+def build_trainer(recipe: SFTRecipe, run):
+    """The `trl.SFTTrainer` of this recipe; the ledger of its rows is noted in `run`.
+
+    `assistant_only_loss` is on whatever the recipe says: upstream's default would train on the user's turns.
+    """
+    from transformers import set_seed
+    from trl import SFTTrainer
+
+    from ..data.sources import load_data
+    from ..models.adapters import peft_config
+    from ..models.load import load_causal_lm, load_tokenizer, turn_end
+
+    args = recipe.train
+    args.assistant_only_loss = True
+    tokenizer = load_tokenizer(recipe.model.model_name_or_path, recipe.model.model_revision)
+    if not tokenizer.chat_template and not args.chat_template_path:
+        raise refuse("no-chat-template", "the parent's tokenizer has none", "set train.chat_template_path")
+    # A chat model's eos is its turn end: generation then stops there for every user of the tokenizer.
+    args.eos_token = args.eos_token or turn_end(tokenizer)
+    set_seed(args.seed)
+    adapter = peft_config(recipe.model)
+    with args.main_process_first(desc="reading"):
+        train, held_out, ledger = load_data(recipe.data, ["messages"])
+    trainer = SFTTrainer(
+        model=load_causal_lm(recipe.model, args),
+        args=args,
+        train_dataset=train,
+        eval_dataset=held_out,
+        processing_class=tokenizer,
+        peft_config=adapter,
+    )
+    account_for_rows(ledger, trainer, train, held_out)
+    run.note(data=ledger)
+    return trainer
+
+
+def account_for_rows(ledger: dict, trainer, train, held_out) -> None:
+    """Book the rows that the built trainer dropped, and count those it cut short; refuse if none is left."""
+    from ..data.lengths import count_left_out
+
+    end = trainer.processing_class.eos_token_id
+    parts = [part for part in (trainer.train_dataset, trainer.eval_dataset) if part is not None]
+    conversations = [list(pieces(part)) for part in parts]
+    gone = [len(rows) - len(kept) for rows, kept in zip([train, held_out], conversations, strict=False)]
+    count_left_out(ledger, "no assistant token within train.max_length", *gone)
+    if not all(conversations):
+        raise refuse(
+            "no-trained-tokens", "no row has an assistant token within max_length", "raise train.max_length"
+        )
+    # The template may write a line break after the turn end.
+    ledger["truncated"] = sum(end not in ids[-2:] for ids in conversations[0])
+    ledger["tokens"] = sum(map(len, conversations[0]))
+
+
+def pieces(dataset):
+    """The conversations of a prepared dataset, each a list of ids, packed (seq_lengths) or not."""
+    for row in dataset:
+        start = 0
+        for length in row.get("seq_lengths") or [len(row["input_ids"])]:
+            yield row["input_ids"][start : start + length]
+            start += length
+
+
+if __name__ == "__main__":
+    main()

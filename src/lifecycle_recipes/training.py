@@ -1,0 +1,179 @@
+"""Train, watch and save: what every Trainer-based stage does between `build_trainer` and its evaluation."""
+
+import errno
+import math
+import re
+import signal
+from contextlib import contextmanager
+from pathlib import Path
+
+from transformers import TrainerCallback
+
+from .finding import FAILED, Finding, Refusal
+from .record import Stopped
+
+# Timings differ from run to run; the metrics of two runs with one seed do not.
+NOT_A_RESULT = re.compile(
+    "_runtime$|_per_second$|^epoch$|num_input_tokens_seen|_num_tokens$|model_preparation_time"
+)
+
+
+def train_and_save(trainer, recipe, run) -> None:
+    """Train from `run.resume_from` or the start, save to train.output_dir, fill `run.metrics`.
+
+    Metrics: train_loss, steps and, with an eval dataset, what `trainer.evaluate()` returns but its timings.
+    Fields: tokens (seen in training, padding apart), tokens_per_second, train_seconds, layout.
+    Raises Stopped after a SIGTERM or SIGINT (a checkpoint has been written), and Refusal with exit status 1:
+    non-finite, disk-full, no-steps, nothing-saved.
+    """
+    args = trainer.args
+    # Upstream replaces a NaN loss by the mean of the others in the log: a dead run would look healthy.
+    args.logging_nan_inf_filter = False
+    if args.include_num_input_tokens_seen == "no":
+        args.include_num_input_tokens_seen = "non_padding"
+    stop = StopOnSignal()
+    trainer.add_callback(stop)
+    trainer.add_callback(StopOnNonFinite())
+    end_replies_at(trainer.model, trainer.processing_class)
+    run.note(layout=effective_layout(trainer))
+    with _name_full_disk(args.output_dir), stop.listening():
+        output = trainer.train(resume_from_checkpoint=run.resume_from)
+        if stop.stopped:
+            raise Stopped(f"step {trainer.state.global_step} of {trainer.state.max_steps}")
+        if not trainer.state.global_step:
+            raise _failure("no-steps", "training ended without one optimizer step", "give it more rows")
+        seen = trainer.state.num_input_tokens_seen
+        run.metrics.update(train_loss=output.training_loss, steps=trainer.state.global_step)
+        # After a resume, only what this session saw counts for its speed.
+        seconds = output.metrics["train_runtime"]
+        speed = (seen - trainer._initial_num_input_tokens_seen) / seconds
+        run.note(tokens=seen, tokens_per_second=speed, train_seconds=seconds)
+        require_finite_weights(trainer.model)
+        save_model(trainer)
+    if trainer.eval_dataset is not None:
+        run.metrics.update({k: v for k, v in trainer.evaluate().items() if not NOT_A_RESULT.search(k)})
+
+
+def save_model(trainer) -> None:
+    """Write model and tokenizer to output_dir, and see that the weights are there. Called on every rank."""
+    output_dir = trainer.args.output_dir
+    trainer.save_model(output_dir)
+    if not trainer.args.should_save:
+        return
+    trainer.save_state()
+    # PEFT saves the adapter alone; what ends a reply belongs beside it.
+    if getattr(trainer.model, "generation_config", None) is not None:
+        trainer.model.generation_config.save_pretrained(output_dir)
+    if not any(Path(output_dir).glob("*.safetensors")):
+        raise _failure("nothing-saved", "saving wrote no weights", "see the layout's state dict setting")
+
+
+def effective_layout(trainer) -> dict:
+    """What really runs: processes, distributed_type, zero_stage, device, precision, global_batch (rows)."""
+    args, accelerator = trainer.args, trainer.accelerator
+    plugin = accelerator.state.deepspeed_plugin
+    return {
+        "processes": accelerator.num_processes,
+        "distributed_type": accelerator.distributed_type.value,
+        "zero_stage": plugin.zero_stage if plugin else None,
+        "device": accelerator.device.type,
+        "precision": accelerator.mixed_precision,
+        "global_batch": args.train_batch_size * args.gradient_accumulation_steps * accelerator.num_processes,
+    }
+
+
+def require_finite_weights(model) -> None:
+    """Raise Refusal non-finite where a trained weight is NaN or infinite: such a model is never saved."""
+    import torch
+
+    bad = [n for n, p in model.named_parameters() if p.requires_grad and not torch.isfinite(p.data).all()]
+    if bad:
+        raise _failure(
+            "non-finite", f"{len(bad)} weights are not finite, {bad[0]} first", "lower the learning rate"
+        )
+
+
+class StopOnNonFinite(TrainerCallback):
+    """Fails the run at the first logged loss or gradient norm that is NaN or infinite."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        for key in ("loss", "grad_norm", "eval_loss"):
+            value = (logs or {}).get(key, 0.0)
+            # Under fp16 the gradient scaler meets infinite norms by design and skips those steps.
+            if math.isfinite(value) or (key == "grad_norm" and args.fp16):
+                continue
+            says = f"{key} is {value} at step {state.global_step}"
+            raise _failure("non-finite", says, "lower train.learning_rate, or warm up for longer")
+
+
+class StopOnSignal(TrainerCallback):
+    """Turns SIGTERM and SIGINT into: finish this step, write a checkpoint, stop. A second stops at once."""
+
+    def __init__(self):
+        self.asked = self.stopped = False
+
+    @contextmanager
+    def listening(self):
+        """Handle the two signals inside this block, as before outside it."""
+        before = {s: signal.signal(s, self._ask) for s in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _ask(self, number, frame):
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self._asked_anywhere(args) and state.global_step < state.max_steps:
+            self.stopped = control.should_save = control.should_training_stop = True
+
+    def _asked_anywhere(self, args) -> bool:
+        # A signal reaches the ranks at different moments; all of them must leave after the same step.
+        if args.world_size == 1:
+            return self.asked
+        import torch
+
+        asked = torch.tensor(int(self.asked), device=args.device)
+        torch.distributed.all_reduce(asked, op=torch.distributed.ReduceOp.MAX)
+        return bool(asked)
+
+
+def end_replies_at(model, tokenizer) -> None:
+    """Let generation stop at every end that the model knows: the tokenizer's eos and all of its parent's."""
+    generation = getattr(model, "generation_config", None)
+    if generation is None or tokenizer.eos_token_id is None:
+        return
+    known = (
+        generation.eos_token_id if isinstance(generation.eos_token_id, list) else [generation.eos_token_id]
+    )
+    ends = sorted({i for i in (*known, tokenizer.eos_token_id) if i is not None})
+    generation.eos_token_id = ends if len(ends) > 1 else ends[0]
+    model.config.eos_token_id = tokenizer.eos_token_id
+
+
+@contextmanager
+def _name_full_disk(path: str):
+    """Upstream reports a full disk in many ways, none of which names the directory."""
+    try:
+        yield
+    except Exception as error:
+        if not _is_full_disk(error):
+            raise
+        raise _failure("disk-full", "no space left while saving", "free some, run it again", path) from error
+
+
+def _is_full_disk(error: BaseException) -> bool:
+    # OSError 28; safetensors: "No space left on device (os error 28)"; torch.save: the other two.
+    words = ("No space left", "PytorchStreamWriter failed", "unexpected pos")
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(
+        w in str(error) for w in words
+    )
+
+
+def _failure(code: str, says: str, fix: str, where: str = "") -> Refusal:
+    """A refusal in the middle of a run: exit status 1, not 2."""
+    return Refusal(Finding(code, "error", says, fix, where), status=FAILED)

@@ -1,0 +1,173 @@
+"""LoRA, QLoRA and the chain of adapters."""
+
+import json
+
+import pytest
+import torch
+from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import ModelConfig, SFTConfig
+
+from lifecycle_recipes.finding import Refusal
+from lifecycle_recipes.models.adapters import merge_adapter, peft_config
+from lifecycle_recipes.models.load import (
+    load_causal_lm,
+    load_reward_model,
+    load_tokenizer,
+    turn_end,
+)
+
+IDS = torch.tensor([[1, 20, 33, 41, 57, 9, 1]])
+
+
+def logits(model) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(input_ids=IDS).logits
+
+
+def arguments(output_dir) -> SFTConfig:
+    return SFTConfig(output_dir=str(output_dir), use_cpu=True, bf16=False, report_to="none")
+
+
+def save_adapter(base_dir, path, tokenizer_dir):
+    """An adapter on `base_dir` that changes the model, as a finished LoRA run leaves it."""
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base_dir),
+        LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", init_lora_weights=False),
+    )
+    model.save_pretrained(path)
+    AutoTokenizer.from_pretrained(tokenizer_dir).save_pretrained(path)
+    return model
+
+
+@pytest.fixture(scope="module")
+def adapter_dir(tmp_path_factory, tiny_model_dir):
+    torch.manual_seed(1)
+    path = tmp_path_factory.mktemp("chain") / "lora"
+    save_adapter(tiny_model_dir, path, tiny_model_dir)
+    return path
+
+
+def test_an_adapter_parent_is_merged_and_the_base_kept_beside_the_child(
+    tmp_path, tiny_model_dir, adapter_dir
+):
+    parent = AutoPeftModelForCausalLM.from_pretrained(adapter_dir)
+    config = ModelConfig(model_name_or_path=str(adapter_dir), use_peft=True)
+    model = load_causal_lm(config, arguments(tmp_path / "child"))
+    assert not isinstance(model, PeftModel)
+    assert (logits(model) - logits(parent)).abs().max() < 1e-5
+    assert (logits(model) - logits(AutoModelForCausalLM.from_pretrained(tiny_model_dir))).abs().max() > 1e-2
+    assert model.config._name_or_path == str(tmp_path / "child/base")
+    # What PEFT will write into adapter_config.json: a base that already holds the parent.
+    child = get_peft_model(model, peft_config(config))
+    child.save_pretrained(tmp_path / "child")
+    reloaded = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "child")
+    assert (logits(reloaded) - logits(parent)).abs().max() < 1e-5
+
+
+def test_a_grandchild_holds_the_whole_chain(tmp_path, adapter_dir):
+    config = ModelConfig(model_name_or_path=str(adapter_dir), use_peft=True)
+    load_causal_lm(config, arguments(tmp_path / "child"))
+    torch.manual_seed(2)
+    child = save_adapter(tmp_path / "child/base", tmp_path / "child", adapter_dir)
+    grandchild = load_causal_lm(
+        ModelConfig(model_name_or_path=str(tmp_path / "child")), arguments(tmp_path / "third")
+    )
+    assert (logits(grandchild) - logits(child)).abs().max() < 1e-5
+    # The run directory was moved, and its own copy of the base with it.
+    (tmp_path / "child").rename(tmp_path / "moved")
+    moved = merge_adapter(str(tmp_path / "moved"), AutoModelForCausalLM)
+    assert (logits(moved) - logits(child)).abs().max() < 1e-5
+
+
+def test_the_merged_base_is_written_once_and_again_if_the_parent_changes(tmp_path, tiny_model_dir):
+    torch.manual_seed(3)
+    save_adapter(tiny_model_dir, tmp_path / "lora", tiny_model_dir)
+    config, args = ModelConfig(model_name_or_path=str(tmp_path / "lora")), arguments(tmp_path / "child")
+    load_causal_lm(config, args)
+    written = (tmp_path / "child/base/model.safetensors").stat().st_mtime_ns
+    load_causal_lm(config, args)
+    assert (tmp_path / "child/base/model.safetensors").stat().st_mtime_ns == written
+    changed = save_adapter(tiny_model_dir, tmp_path / "lora", tiny_model_dir)
+    assert (logits(load_causal_lm(config, args)) - logits(changed)).abs().max() < 1e-5
+
+
+def test_a_4bit_child_quantises_the_merged_base(tmp_path, adapter_dir):
+    config = ModelConfig(model_name_or_path=str(adapter_dir), use_peft=True, load_in_4bit=True)
+    model = load_causal_lm(config, arguments(tmp_path / "child"))
+    assert model.is_loaded_in_4bit
+    parent = logits(AutoPeftModelForCausalLM.from_pretrained(adapter_dir))
+    whole = AutoModelForCausalLM.from_pretrained(tmp_path / "child/base")
+    assert (logits(whole) - parent).abs().max() < 1e-5
+    assert 0 < (logits(model) - parent).abs().mean() < 0.2 * parent.abs().mean()
+
+
+def test_a_chain_whose_base_is_gone_is_refused(tmp_path, tiny_model_dir):
+    save_adapter(tiny_model_dir, tmp_path / "lora", tiny_model_dir)
+    file = tmp_path / "lora/adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": "./gone"}))
+    with pytest.raises(Refusal, match="adapter-base-missing"):
+        load_causal_lm(ModelConfig(model_name_or_path=str(tmp_path / "lora")), arguments(tmp_path / "child"))
+
+
+def test_lora_covers_every_linear_layer_but_the_head_unless_told_otherwise(tiny_model_dir):
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    names = [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and n != "lm_head"]
+    adapted = get_peft_model(model, peft_config(ModelConfig(use_peft=True, lora_r=4)))
+    assert [n for n in names if not hasattr(adapted.get_submodule(f"base_model.model.{n}"), "lora_A")] == []
+    assert not hasattr(adapted.get_submodule("base_model.model.lm_head"), "lora_A")
+    assert peft_config(
+        ModelConfig(use_peft=True, lora_target_modules=["q_proj", "v_proj"])
+    ).target_modules == {
+        "q_proj",
+        "v_proj",
+    }
+    assert peft_config(ModelConfig()) is None
+
+
+@pytest.mark.parametrize("option", [{"lora_r": 64}, {"load_in_4bit": True}, {"use_dora": True}])
+def test_adapter_keys_without_use_peft_are_refused(option):
+    with pytest.raises(Refusal, match="lora-without-peft") as refusal:
+        peft_config(ModelConfig(**option))
+    assert next(iter(option)) in str(refusal.value)
+
+
+def test_a_parent_without_weights_or_tokenizer_is_refused(tmp_path):
+    config = ModelConfig(model_name_or_path=str(tmp_path))
+    with pytest.raises(Refusal, match="parent-no-weights"):
+        load_causal_lm(config, arguments(tmp_path / "child"))
+    with pytest.raises(Refusal, match="parent-no-tokenizer"):
+        load_tokenizer(str(tmp_path))
+
+
+def test_a_reward_model_without_its_head_is_refused(tmp_path, tiny_model_dir):
+    config = ModelConfig(model_name_or_path=str(tiny_model_dir))
+    with pytest.raises(Refusal, match="reward-head-missing"):
+        load_reward_model(config, arguments(tmp_path / "a"))
+    fresh = load_reward_model(config, arguments(tmp_path / "a"), new_head=True)
+    fresh.save_pretrained(tmp_path / "reward")
+    again = load_reward_model(
+        ModelConfig(model_name_or_path=str(tmp_path / "reward")), arguments(tmp_path / "a")
+    )
+    assert torch.equal(again.score.weight, fresh.score.weight)
+
+
+def test_a_reward_adapter_brings_its_head(tmp_path, tiny_model_dir):
+    config = ModelConfig(model_name_or_path=str(tiny_model_dir))
+    reward = get_peft_model(
+        load_reward_model(config, arguments(tmp_path / "a"), new_head=True),
+        LoraConfig(task_type="SEQ_CLS", target_modules="all-linear", init_lora_weights=False),
+    )
+    reward.save_pretrained(tmp_path / "reward")
+    load_tokenizer(str(tiny_model_dir)).save_pretrained(tmp_path / "reward")
+    again = load_reward_model(
+        ModelConfig(model_name_or_path=str(tmp_path / "reward")), arguments(tmp_path / "b")
+    )
+    assert (logits(again) - logits(reward)).abs().max() < 1e-5
+
+
+def test_the_turn_end_is_read_from_the_template(tiny_tokenizer_dir):
+    tokenizer = load_tokenizer(str(tiny_tokenizer_dir))
+    assert turn_end(tokenizer) == "<|im_end|>"
+    tokenizer.chat_template = None
+    assert turn_end(tokenizer) is None

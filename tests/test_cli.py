@@ -1,0 +1,236 @@
+"""The `lifecycle` command and the launcher behind it: speed, messages, exit statuses, signals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from lifecycle_recipes import cli, launch
+from lifecycle_recipes.finding import Refusal
+
+ROOT = Path(__file__).resolve().parents[1]
+LIFECYCLE = [sys.executable, "-m", "lifecycle_recipes.cli"]
+RECIPE = """stage: sft
+model: {model_name_or_path: parent}
+data: {sources: [{path: rows.jsonl}]}
+train: {output_dir: run}
+gate: [acc > 0.5]
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sft.yaml").write_text(RECIPE)
+    return "sft.yaml"
+
+
+def lifecycle(capsys, *argv) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as end:
+        cli.main(list(argv))
+    out, err = capsys.readouterr()
+    return end.value.code, out, err
+
+
+def fastest(command: list[str], runs: int = 3) -> float:
+    """Seconds of the fastest of a few runs: a busy machine must not fail a test of speed."""
+    seconds = []
+    for _ in range(runs):
+        started = time.perf_counter()
+        subprocess.run(command, capture_output=True, check=True)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
+def test_help_is_fast_and_shows_examples():
+    assert fastest([*LIFECYCLE, "--help"]) < 0.5
+    said = subprocess.run([*LIFECYCLE, "--help"], capture_output=True, text=True, check=True).stdout
+    assert "lifecycle run recipes/" in said and "exit statuses: 0 done" in said
+
+
+def test_check_is_fast(recipe):
+    assert fastest([*LIFECYCLE, "check", recipe]) < 1
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["check", "sft.yaml"], ["gate", "done"], ["report", "done"]])
+def test_no_torch_is_imported(recipe, tmp_path, argv):
+    write_run(tmp_path / "done")
+    code = f"""
+        import sys
+        from lifecycle_recipes.cli import main
+        try:
+            main({argv!r})
+        except SystemExit as end:
+            assert not end.code, end.code
+        heavy = {{'torch', 'transformers', 'trl', 'datasets', 'accelerate', 'lm_eval'}} & set(sys.modules)
+        sys.exit(f'imported: {{heavy}}' if heavy else 0)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def write_run(directory, **fields):
+    directory.mkdir(exist_ok=True)
+    record = {"status": "done", "stage": "sft", "metrics": {"acc": 0.75}, "gate": ["acc > 0.5"]}
+    (directory / "run.json").write_text(json.dumps(record | fields))
+    return directory
+
+
+def test_check_names_every_recipe(capsys, recipe):
+    Path("wrong.yaml").write_text(RECIPE.replace("output_dir", "output_dri"))
+    status, out, err = lifecycle(capsys, "check", recipe, "wrong.yaml")
+    assert (status, out) == (2, "sft.yaml: ok\n")
+    assert "wrong.yaml:4" in err and "output_dir" in err and "Traceback" not in err
+    assert lifecycle(capsys, "check", recipe, "--train.max_steps", "5")[0] == 0
+    assert lifecycle(capsys, "check", recipe, "--train.max_steps", "7.5")[0] == 2
+
+
+def test_gate_passes_fails_and_takes_a_recipe(capsys, recipe, tmp_path):
+    run = write_run(tmp_path / "run")
+    status, out, _ = lifecycle(capsys, "gate", "run")
+    assert status == 0 and "pass  acc > 0.5    (acc is 0.75)" in out and (run / "gate.ok").exists()
+    Path("strict.yaml").write_text(RECIPE.replace("0.5", "0.9"))
+    status, out, _ = lifecycle(capsys, "gate", "run", "--recipe", "strict.yaml")
+    assert status == 3 and "FAIL  acc > 0.9" in out and not (run / "gate.ok").exists()
+    write_run(run, status="stopped")
+    assert lifecycle(capsys, "gate", "run")[0] == 3
+    status, _, err = lifecycle(capsys, "gate", "no-such-run")
+    assert status == 2 and "no such run directory" in err
+
+
+def test_unknown_arguments_are_errors(capsys):
+    assert lifecycle(capsys, "gate", "run", "--recpie", "x")[0] == 2
+    assert lifecycle(capsys, "report", "--html")[0] == 2
+    assert lifecycle(capsys, "chat", "nowhere/at/all")[0] == 2
+    assert lifecycle(capsys)[0] == 2
+
+
+def test_run_refuses_a_wrong_recipe_before_anything_starts(capsys, recipe, monkeypatch):
+    monkeypatch.setattr(launch, "start", lambda command: pytest.fail("started"))
+    status, _, err = lifecycle(capsys, "run", recipe, "--train.lerning_rate", "1")
+    assert status == 2 and "learning_rate" in err
+    assert lifecycle(capsys, "run", recipe, "--layout", "nine_gpus")[0] == 2
+
+
+def test_run_prints_the_line_it_starts(capsys, recipe, monkeypatch):
+    started = []
+    monkeypatch.setattr(launch.os, "execv", lambda path, argv: started.append(argv))
+    arguments = ["--train.max_steps", "5", "--replace"]
+    status, out, _ = lifecycle(capsys, "run", recipe, "--layout", "cpu_ddp", *arguments)
+    config = ROOT / "accelerate_configs" / "cpu_ddp.yaml"
+    module = "-m lifecycle_recipes.stages.sft sft.yaml --train.max_steps 5 --replace"
+    assert (status, out) == (0, f"+ accelerate launch --quiet --config_file {config} {module}\n")
+    assert started[0][1:6] == ["-m", "lifecycle_recipes.launch", "--quiet", "--config_file", str(config)]
+    assert started[0][-4:] == [recipe, *arguments]
+
+
+def test_run_unless_done(capsys, recipe, monkeypatch):
+    from lifecycle_recipes.recipe import read_recipe
+    from lifecycle_recipes.record import Run
+
+    started = []
+    monkeypatch.setattr(launch, "start", started.append)
+    Path("parent").mkdir()
+    Path("parent/model.safetensors").write_text("weights")
+    Path("rows.jsonl").write_text("{}")
+    with Run.start(type("Recipe", (), {"raw": read_recipe(recipe, [])})()):
+        assert lifecycle(capsys, "run", recipe, "--unless-done")[0] == 0
+    assert len(started) == 1  # it was still running
+    status, out, _ = lifecycle(capsys, "run", recipe, "--unless-done")
+    assert (status, out, len(started)) == (0, "run: done already\n", 1)
+    Path("parent/model.safetensors").write_text("trained again")
+    lifecycle(capsys, "run", recipe, "--unless-done")
+    assert len(started) == 2
+
+
+@pytest.mark.parametrize(("gpu", "name"), [(True, "one_gpu"), (False, "cpu")])
+def test_the_layout_follows_the_hardware(monkeypatch, gpu, name):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(launch.os.path, "exists", lambda path: gpu if path == "/dev/nvidia0" else False)
+    command = launch.stage_command("dpo", "r.yaml", None, [])
+    assert command[4] == f"accelerate_configs/{name}.yaml"
+    assert launch.stage_command("tokenizer", "r.yaml", None, ["--a", "1"]) == [
+        *("python", "-m", "lifecycle_recipes.stages.tokenizer", "r.yaml", "--a", "1")
+    ]
+
+
+def test_an_unknown_layout_lists_those_that_exist():
+    with pytest.raises(Refusal, match="cpu_ddp.*one_gpu"):
+        launch.find_layout("one_cpu")
+
+
+STAGE = """
+import os, signal, sys, time
+from lifecycle_recipes.finding import refuse
+from lifecycle_recipes.record import Run, stage_exit
+
+rank, how = os.environ.get("RANK", "0"), sys.argv[1]
+with stage_exit():
+    if how == "refuse" or how == f"refuse-on-{rank}":
+        raise refuse("no-way", "says why", "mend it", "here:3")
+    if how == "crash":
+        raise ValueError("boom")
+    if how == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "done" and "RANK" not in os.environ:
+        assert os.environ["ACCELERATE_USE_CPU"].lower() == "true"
+    with Run.start(stage="sft", output_dir="run") as run:
+        print("ready", flush=True)
+        if how != "done":
+            time.sleep(60)
+"""
+
+
+def launched(tmp_path, layout: str, how: str) -> subprocess.Popen:
+    """A stage of a few lines, started as `lifecycle run` starts one."""
+    (tmp_path / "little_stage.py").write_text(STAGE)
+    config = ROOT / "accelerate_configs" / f"{layout}.yaml"
+    command = [sys.executable, "-m", "lifecycle_recipes.launch", "--quiet", "--config_file", str(config)]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([*command, "-m", "little_stage", how], cwd=tmp_path, env=environment, **pipes)
+
+
+@pytest.mark.parametrize("layout", ["cpu", "cpu_ddp"])
+@pytest.mark.parametrize(("how", "status"), [("done", 0), ("refuse", 2), ("crash", 1)])
+def test_a_stage_hands_its_status_through_the_launcher(tmp_path, layout, how, status):
+    process = launched(tmp_path, layout, how)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == status, errors
+    if how == "refuse":
+        assert errors.count("error [no-way] here:3: says why\n    fix: mend it") == 1
+        assert "Traceback" not in errors
+    if how == "crash":
+        assert errors.count("error: ValueError: boom") == 1
+        assert errors.count("Traceback") == 1
+    if how == "done":
+        assert errors == ""
+        assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "done"
+
+
+@pytest.mark.parametrize("how", ["refuse-on-1", "killed"])
+def test_a_single_rank_that_ends_is_not_lost(tmp_path, how):
+    process = launched(tmp_path, "cpu_ddp", how)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == {"refuse-on-1": 2, "killed": 1}[how]
+    assert ("says why" if how == "refuse-on-1" else "SIGKILL") in errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("layout", ["cpu", "cpu_ddp"])
+def test_sigterm_reaches_the_stage_through_the_launcher(tmp_path, layout):
+    process = launched(tmp_path, layout, "wait")
+    process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 4, errors
+    assert "Traceback" not in errors
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "stopped"

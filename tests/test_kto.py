@@ -1,0 +1,68 @@
+"""The kto stage: good and bad single replies, weighted by the recipe, against the parent as reference."""
+
+import json
+
+import pytest
+import torch
+from preference_runs import LORA, moved, quiet_run, save_lora_parent, snapshot, thumbs, write_recipe
+from transformers import AutoModelForCausalLM
+
+from lifecycle_recipes.evals.saved import load_saved
+from lifecycle_recipes.finding import Refusal
+from lifecycle_recipes.recipe import load_recipe
+from lifecycle_recipes.stages import kto
+
+
+def build(folder, parent, rows=None, **sections):
+    recipe = load_recipe(kto.KTORecipe, [write_recipe(folder, "kto", rows or thumbs(), parent, **sections)])
+    return kto.build_trainer(recipe, quiet_run())
+
+
+def test_two_steps_save_and_reload(tmp_path, tiny_model_dir):
+    kto.main([write_recipe(tmp_path, "kto", thumbs(), tiny_model_dir)])
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert record["status"] == "done"
+    assert record["metrics"]["steps"] == 2
+    assert "eval_loss" in record["metrics"]
+    load_saved(str(tmp_path / "run"))
+
+
+def test_every_policy_weight_moves_and_the_reference_stays_the_parent(tmp_path, tiny_model_dir):
+    trainer = build(tmp_path, tiny_model_dir)
+    parent = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    policy = snapshot(trainer.model)
+    trainer.train()
+    assert moved(trainer.model, policy) == set(policy)
+    assert moved(trainer.ref_model, snapshot(parent)) == set()
+
+
+@pytest.mark.parametrize("adapter", [LORA, {}])
+def test_an_adapter_parent_is_the_reference(tmp_path, tiny_model_dir, adapter):
+    parent = save_lora_parent(tiny_model_dir, tmp_path / "sft-lora")
+    trainer = build(tmp_path / "kto", parent, model=adapter)
+    ids = torch.tensor([trainer.train_dataset[0]["prompt_ids"]])
+    reference = trainer.ref_model or trainer.model
+    expected = load_saved(str(parent)).model(ids).logits
+    assert torch.allclose(reference.eval()(ids).logits, expected, atol=1e-4)
+    base = AutoModelForCausalLM.from_pretrained(tiny_model_dir)(ids).logits
+    assert (base - expected).abs().max() > 0.1
+
+
+def test_weights_of_good_and_bad_replies_come_from_the_recipe(tmp_path, tiny_model_dir):
+    weights = {"desirable_weight": 0.5, "undesirable_weight": 2.0}
+    trainer = build(tmp_path, tiny_model_dir, train=weights)
+    assert (trainer.desirable_weight, trainer.undesirable_weight) == (0.5, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "code"),
+    [
+        ([{"prompt": t["prompt"], "label": t["label"]} for t in thumbs()], "missing-column"),
+        ([*thumbs(3), thumbs()[0] | {"label": None}], "bad-row"),
+        ([t | {"label": True} for t in thumbs()], "one-label"),
+    ],
+)
+def test_bad_thumbs_are_refused(tmp_path, tiny_model_dir, rows, code):
+    with pytest.raises(Refusal) as refusal:
+        build(tmp_path, tiny_model_dir, rows)
+    assert refusal.value.findings[0].code == code

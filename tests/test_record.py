@@ -1,0 +1,400 @@
+"""run.json: written however a run ends, never over another run, never with a secret in it. No torch."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import zipfile
+from types import SimpleNamespace
+
+import pytest
+
+from lifecycle_recipes import environment, output_dir, record_file
+from lifecycle_recipes.finding import Refusal, refuse
+from lifecycle_recipes.gate import write_gate
+from lifecycle_recipes.record import Run, Stopped, is_done, read_record, stage_exit
+
+FIELDS = {"schema", "status", "stage", "recipe", "overrides", "output_dir", "identity", "parents", "data"}
+FIELDS |= {
+    "git_commit",
+    "versions",
+    "hardware",
+    "layout",
+    "seed",
+    "started",
+    "wall_seconds",
+    "peak_memory_gb",
+}
+FIELDS |= {"gate", "metrics", "weights_sha256", "tokens_per_second"}
+
+
+def fake_recipe(directory, values=None, flags=(), **raw):
+    values = {"train": {"output_dir": str(directory), "seed": 7}} | (values or {})
+    fields = {"path": "r.yaml", "stage": "sft", "values": values, "text": "stage: sft\n", "overrides": []}
+    fields |= {"sha256": "0" * 64, "output_dir": str(directory), "gate": [], "flags": set(flags)}
+    return SimpleNamespace(raw=SimpleNamespace(**fields | raw))
+
+
+def save_weights(directory, content="weights"):
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "model.safetensors").write_text(content)
+
+
+def save_checkpoint(run_dir, step):
+    directory = run_dir / f"checkpoint-{step}"
+    save_weights(directory)
+    with zipfile.ZipFile(directory / "optimizer.pt", "w") as archive:
+        archive.writestr("data", "state" * 100)
+    (directory / "trainer_state.json").write_text("{}")
+    return directory
+
+
+def finish(directory, content="weights", **options):
+    """A finished run with weights."""
+    with Run.start(fake_recipe(directory, **options)) as run:
+        save_weights(directory, content)
+    return run
+
+
+def code_of(refusal) -> str:
+    return refusal.value.findings[0].code
+
+
+def test_a_finished_run_says_everything(tmp_path):
+    with Run.start(fake_recipe(tmp_path / "run", gate=["acc > 0.5"], overrides=["--train.seed", "7"])) as run:
+        assert read_record(tmp_path / "run")["status"] == "running"
+        run.note(data={"fingerprint": "f", "rows_in": 3}, layout={"processes": 1})
+        assert read_record(tmp_path / "run")["data"]["rows_in"] == 3
+        run.metrics |= {"acc": 0.75, "tokens_per_second": 5.0}
+        save_weights(tmp_path / "run")
+    record = read_record(tmp_path / "run")
+    assert FIELDS - set(record) == set()
+    assert record["status"] == "done"
+    assert record["metrics"]["acc"] == 0.75
+    assert record["seed"] == 7
+    assert record["tokens_per_second"] == 5.0
+    assert record["peak_memory_gb"] > 0.001
+    assert record["versions"]["trl"] == "1.12.0"
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["model.safetensors", "run.json"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ValueError("no\nway"), "failed: ValueError: no way"),
+        (
+            refuse("missing-file", "there is no x", "mend", "x.jsonl"),
+            "failed: [missing-file] x.jsonl: there is no x",
+        ),
+        (KeyboardInterrupt(), "stopped"),
+        (Stopped("step 3"), "stopped"),
+        (SystemExit(3), "failed: SystemExit: 3"),
+    ],
+)
+def test_a_run_that_ends_otherwise_says_why(tmp_path, error, status):
+    with pytest.raises(type(error)), Run.start(fake_recipe(tmp_path / "run")) as run:
+        run.metrics["loss"] = float("nan")
+        raise error
+    record = read_record(tmp_path / "run")
+    assert record["status"] == status
+    assert record["metrics"] == {"loss": "nan"}
+
+
+def test_numpy_and_torch_like_scalars_become_numbers(tmp_path):
+    numpy = pytest.importorskip("numpy")
+    with Run.start(fake_recipe(tmp_path / "run")) as run:
+        run.metrics |= {"a": numpy.float32(0.5), "b": numpy.int64(3), "c": float("inf")}
+    assert read_record(tmp_path / "run")["metrics"] == {"a": 0.5, "b": 3, "c": "inf"}
+
+
+def test_no_secret_is_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "environment-hf-secret")
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef0123456789abcdef01234567")
+    secrets = [
+        "environment-hf-secret",
+        "0123456789abcdef0123456789abcdef01234567",
+        "recipe-secret",
+        "hf_" + "a" * 30,
+    ]
+    text = "train:\n  hub_token: recipe-secret  # mine\n  eos_token: <|im_end|>\n  #api_key: abc\n"
+    overrides = ["--train.hub_token", "recipe-secret", "--hub_token=xy", "--train.pad_token", "<|pad|>"]
+    values = {"train": {"output_dir": str(tmp_path), "hub_token": "recipe-secret"}}
+    recipe = fake_recipe(tmp_path / "run", values, text=text, overrides=overrides)
+    with pytest.raises(ValueError), Run.start(recipe) as run:
+        run.note(data={"url": f"https://user:{secrets[0]}@host", "token": "short", "bytes_per_token": 3.5})
+        run.metrics["bytes_per_token"] = 3.5
+        run.note(samples=[{"prompt": "I forgot my password: help", "reply": "the token limit is 5"}])
+        raise ValueError(" and ".join(secrets))
+    written = (tmp_path / "run" / "run.json").read_text()
+    assert [secret for secret in [*secrets, "short", "=xy", "abc"] if secret in written] == []
+    record = json.loads(written)
+    assert "<|im_end|>" in record["recipe"]["text"] and "# mine" in record["recipe"]["text"]
+    assert record["overrides"][-1] == "<|pad|>"
+    assert record["metrics"]["bytes_per_token"] == record["data"]["bytes_per_token"] == 3.5
+    assert record["samples"][0]["prompt"].endswith("password: help")
+
+
+def test_sigterm_to_a_real_process_is_recorded(tmp_path):
+    script = textwrap.dedent(f"""
+        import time
+        from lifecycle_recipes.record import Run, stage_exit
+        with stage_exit():
+            with Run.start(stage="sft", output_dir={str(tmp_path / "run")!r}) as run:
+                print("running", flush=True)
+                time.sleep(60)
+    """)
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.readline()
+    assert read_record(tmp_path / "run")["status"] == "running"
+    with pytest.raises(Refusal) as busy:  # another start must not write into a live run
+        Run.start(fake_recipe(tmp_path / "run")).__enter__()
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=20)
+    assert code_of(busy) == "output-dir-busy"
+    assert process.returncode == 4
+    assert "Traceback" not in errors.decode()
+    assert read_record(tmp_path / "run")["status"] == "stopped"
+
+
+def test_a_killed_run_stays_running_and_can_be_taken_up(tmp_path):
+    script = "import os, sys; from lifecycle_recipes.record import Run\n"
+    script += (
+        f"Run.start(stage='sft', output_dir={str(tmp_path / 'run')!r}).__enter__(); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=False)
+    assert read_record(tmp_path / "run")["status"] == "running"
+    with Run.start(fake_recipe(tmp_path / "run")):
+        pass
+    assert read_record(tmp_path / "run")["status"] == "done"
+
+
+def full_disk(*args, **kwargs):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_does_not_hide_the_error(tmp_path, monkeypatch, capsys):
+    with pytest.raises(ValueError, match="the real one"), Run.start(fake_recipe(tmp_path / "run")):
+        monkeypatch.setattr(record_file.os, "fsync", full_disk)
+        raise ValueError("the real one")
+    assert "No space left" in capsys.readouterr().err
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["run.json"]  # whole, and no half-written file
+    assert read_record(tmp_path / "run")["status"] == "running"
+
+
+def test_a_full_disk_alone_is_the_error(tmp_path, monkeypatch):
+    with pytest.raises(Refusal) as refusal, Run.start(fake_recipe(tmp_path / "run")):
+        monkeypatch.setattr(record_file.os, "fsync", full_disk)
+    assert (code_of(refusal), refusal.value.status) == ("record-unwritable", 1)
+    with pytest.raises(Refusal) as refusal:
+        Run.start(fake_recipe(tmp_path / "other")).__enter__()
+    assert (code_of(refusal), refusal.value.status) == ("output-dir-unwritable", 2)
+
+
+def test_a_finished_run_is_refused_or_moved_aside(tmp_path):
+    finish(tmp_path / "run", "first")
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    with pytest.raises(Refusal) as refusal:
+        finish(tmp_path / "run", "second")
+    assert code_of(refusal) == "output-dir-finished"
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
+    for content in ("second", "third"):
+        finish(tmp_path / "run", content, flags=["replace"])
+    kept = [tmp_path / name / "model.safetensors" for name in ("run.replaced-1", "run.replaced-2", "run")]
+    assert [file.read_text() for file in kept] == ["first", "second", "third"]
+
+
+def stop(directory, step=None, **options):
+    with pytest.raises(Stopped), Run.start(fake_recipe(directory, **options)):
+        if step:
+            save_checkpoint(directory, step)
+        raise Stopped
+
+
+def test_an_unfinished_run_is_resumed_also_with_replace(tmp_path):
+    stop(tmp_path / "run", 10)
+    write_gate(tmp_path / "run", [])
+    for flags in ([], ["replace"]):
+        with pytest.raises(Stopped), Run.start(fake_recipe(tmp_path / "run", flags=flags)) as run:
+            assert run.resume_from == str(tmp_path / "run" / "checkpoint-10")
+            assert not (tmp_path / "run" / "gate.ok").exists()
+            raise Stopped
+    assert read_record(tmp_path / "run")["resumed_from"] == run.resume_from
+
+
+def test_an_unfinished_run_of_another_recipe_is_refused(tmp_path):
+    other = {"values": {"train": {"output_dir": str(tmp_path / "run"), "max_steps": 3}}}
+    stop(tmp_path / "run")
+    stop(tmp_path / "run", 10, **other)  # nothing to lose yet: taken over
+    with pytest.raises(Refusal) as refusal:
+        Run.start(fake_recipe(tmp_path / "run")).__enter__()
+    assert code_of(refusal) == "output-dir-other-run"
+    with Run.start(fake_recipe(tmp_path / "run", flags=["replace"])) as run:
+        assert run.resume_from is None
+    assert (tmp_path / "run.replaced-1" / "checkpoint-10").is_dir()
+
+
+def test_a_comment_or_another_gate_is_the_same_run_and_other_data_is_not(tmp_path):
+    data = tmp_path / "rows.jsonl"
+    data.write_text("1")
+    values = {"data": {"sources": [{"path": str(data)}]}}
+    finish(tmp_path / "run", values=values)
+    changed = fake_recipe(tmp_path / "run", values, text="# a comment", sha256="1", gate=["acc > 1"])
+    assert is_done(changed.raw)
+    data.write_text("2")
+    assert not is_done(changed.raw)
+
+
+def test_foreign_weights_are_not_overwritten(tmp_path):
+    save_weights(tmp_path / "run")
+    with pytest.raises(Refusal) as refusal:
+        finish(tmp_path / "run")
+    assert code_of(refusal) == "output-dir-not-ours"
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_only_complete_checkpoints_are_resumed_from(tmp_path, capsys):
+    good, no_adam, cut, torn = (save_checkpoint(tmp_path, step) for step in (9, 10, 11, 100))
+    (no_adam / "optimizer.pt").unlink()
+    (cut / "optimizer.pt").write_bytes((cut / "optimizer.pt").read_bytes()[:50])
+    (torn / "trainer_state.json").unlink()
+    assert output_dir.last_checkpoint(tmp_path) == str(good)
+    said = capsys.readouterr().err
+    assert all(
+        text in said for text in ("no optimizer state", "optimizer.pt is truncated", "no trainer_state.json")
+    )
+
+
+@pytest.fixture
+def parent(tmp_path):
+    finish(tmp_path / "parent", gate=["acc > 0.5"])
+    set_metric(tmp_path / "parent", 0.9)
+    return tmp_path / "parent"
+
+
+def set_metric(directory, value, **fields):
+    record = read_record(directory) | {"metrics": {"acc": value}} | fields
+    (directory / "run.json").write_text(json.dumps(record))
+
+
+def start_child(parent, **options):
+    values = {"model": {"model_name_or_path": str(parent)}}
+    with Run.start(fake_recipe(parent.parent / "child", values, **options)) as run:
+        pass
+    return run
+
+
+def test_a_parent_is_recorded_with_its_hash(parent):
+    run = start_child(parent)
+    assert run.parents == {"model": str(parent)}
+    recorded = read_record(parent.parent / "child")["parents"]["model"]
+    assert recorded["identity"] == read_record(parent)["identity"]
+    assert recorded["weights_sha256"] == read_record(parent)["weights_sha256"] is not None
+    assert recorded["relative"] == "../parent"
+
+
+@pytest.mark.parametrize(
+    ("damage", "code"),
+    [
+        (lambda p: set_metric(p, 0.1), "parent-gate-failed"),
+        (lambda p: set_metric(p, None), "parent-gate-failed"),
+        (lambda p: set_metric(p, 0.9, status="stopped"), "parent-unfinished"),
+        (lambda p: (p / "model.safetensors").write_text("other"), "parent-changed"),
+        (lambda p: (p / "model.safetensors").unlink(), "parent-no-weights"),
+        (lambda p: (p / "run.json").write_text("{"), "bad-record"),
+        (lambda p: p.rename(p.with_name("gone")), "parent-missing"),
+    ],
+)
+def test_a_parent_that_must_not_be_used_is_refused_and_run_json_says_why(parent, damage, code):
+    damage(parent)
+    with pytest.raises(Refusal) as refusal:
+        start_child(parent)
+    assert (code_of(refusal), refusal.value.status) == (code, 2)
+    assert read_record(parent.parent / "child")["status"].startswith(f"failed: [{code}]")
+
+
+def test_a_failed_parent_is_allowed_on_request_and_judged_by_the_gate_it_passed(parent):
+    set_metric(parent, 0.1)
+    assert start_child(parent, flags=["allow-failed-parent"]).parents
+    from lifecycle_recipes.gate import judge
+
+    assert write_gate(parent, judge(parent, ["acc > 0.05"]))  # lifecycle gate --recipe with a milder gate
+    assert start_child(parent, flags=["replace"]).parents
+
+
+def test_a_repaired_parent_needs_no_other_output_dir(parent):
+    set_metric(parent, 0.1)
+    with pytest.raises(Refusal):
+        start_child(parent)
+    (parent / "model.safetensors").write_text("trained again")
+    set_metric(parent, 0.9, weights_sha256=None)
+    assert start_child(parent)
+
+
+@pytest.mark.parametrize("path", ["HuggingFaceTB/SmolLM2-135M", "gpt2"])
+def test_a_hub_id_is_no_local_parent(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    with Run.start(fake_recipe(tmp_path / "run", {"model": {"model_name_or_path": path}})) as run:
+        assert run.parents == {}
+
+
+def test_other_ranks_write_nothing_and_follow_rank_0(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    stop(tmp_path / "run", 5)
+    rank_0 = Run.start(fake_recipe(tmp_path / "run")).__enter__()
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(
+        environment, "process_started", lambda pid: read_record(tmp_path / "run")["started_unix"]
+    )
+    with Run.start(fake_recipe(tmp_path / "run")) as run:
+        assert run.resume_from == rank_0.resume_from == str(tmp_path / "run" / "checkpoint-5")
+        run.note(data={})
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
+    monkeypatch.setattr(
+        environment, "process_started", lambda pid: read_record(tmp_path / "run")["started_unix"] + 9
+    )
+    with pytest.raises(Refusal) as refusal:  # the record of an earlier launch
+        output_dir.wait_for_rank_0(tmp_path / "run", seconds=0.3)
+    assert code_of(refusal) == "record-not-seen"
+    monkeypatch.setenv("RANK", "0")
+    rank_0.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "traceback"),
+    [
+        (refuse("x", "says", "fix"), 2, False),
+        (Refusal(*refuse("x", "says").findings, status=1), 1, False),
+        (Stopped("step 3"), 4, False),
+        (KeyboardInterrupt(), 4, False),
+        (RuntimeError("boom"), 1, True),
+        (None, None, False),
+    ],
+)
+def test_exit_statuses(capsys, monkeypatch, error, status, traceback):
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+
+    @stage_exit
+    def main():
+        if error:
+            raise error
+
+    if status is None:
+        main()
+    else:
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == status
+    said = capsys.readouterr().err
+    assert ("Traceback" in said) == traceback
+    assert "error [x]" in said or not isinstance(error, Refusal)
+
+
+def test_a_process_is_known_beyond_its_id():
+    me = environment.this_process()
+    assert environment.is_alive(me)
+    assert not environment.is_alive(me | {"started": me["started"] - 100})  # the id was used again
+    assert not environment.is_alive(me | {"host": "elsewhere"})

@@ -1,0 +1,162 @@
+"""The card over records, and talking to a saved run."""
+
+import io
+import json
+
+import pytest
+
+from lifecycle_recipes.chat import chat
+from lifecycle_recipes.finding import Refusal
+from lifecycle_recipes.report.card import card
+
+
+def write_run(directory, metrics=None, status="done", **fields):
+    directory.mkdir(parents=True, exist_ok=True)
+    record = {"status": status, "stage": "sft", "metrics": metrics or {}, "gate": [], "wall_seconds": 61.26}
+    (directory / "run.json").write_text(json.dumps(record | fields))
+    return directory
+
+
+def rows(text: str) -> dict[str, dict[str, str]]:
+    """Run name -> {heading: cell}, read back from the table."""
+    lines = [
+        [c.strip() for c in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")
+    ]
+    return {line[0]: dict(zip(lines[0], line, strict=True)) for line in lines[2:]}
+
+
+@pytest.fixture
+def life(tmp_path):
+    """A base model, an SFT model that keeps its gate, a PPO model that does not, and a run that failed."""
+    samples = [{"prompt": f"prompt {i}", "reply": f"base reply {i}"} for i in range(4)]
+    better = [s | {"reply": s["reply"].replace("base", "sft") + "\nand more"} for s in samples]
+    lost = {"prompt": [{"role": "user", "content": "only ppo"}], "reply": "x"}
+    base = {"desk_wiki.bits_per_byte": 1.23456, "desk_facts.acc": 0.95}
+    sft = {"desk_wiki.bits_per_byte": 1.3, "desk_contract.kept": 0.91, "desk_contract.stops": 1.0}
+    sft |= {"desk_answers.correct": 0.75, "tokens_per_second": 12345.6}
+    ppo = {"rubric": 0.9, "rubric_win_rate": 0.7, "reward": 1.5, "kl": 0.05, "reward_against": 1.0}
+    write_run(tmp_path / "03-pretrain", base, samples=samples, peak_memory_gb=1.26)
+    write_run(tmp_path / "04-sft", sft, samples=better, gate=["desk_contract.kept >= 0.9"])
+    write_run(tmp_path / "05-reward", {"pair_accuracy": "nan"}, "failed: [non-finite] loss is nan at step 3")
+    write_run(tmp_path / "06-ppo", ppo, samples=[lost, *better], gate=["kl < 0.01"])
+    write_run(tmp_path / "04-sft.replaced-1", {"desk_contract.kept": 0.1})
+    write_run(tmp_path / "07-dpo", {}, "stopped")
+    write_run(tmp_path / "08-kto", {}, "running", process={"host": "gone", "pid": 1})
+    return tmp_path
+
+
+def test_a_row_per_run_and_a_column_per_measure(life):
+    table = rows(card([str(life)]))
+    assert list(table) == ["03-pretrain", "04-sft", "05-reward", "06-ppo", "07-dpo", "08-kto"]
+    assert table["03-pretrain"]["bits/byte"] == "1.235"
+    assert table["03-pretrain"]["facts"] == "0.950"
+    assert table["03-pretrain"]["contract"] == "-"
+    assert table["03-pretrain"]["peak GB"] == "1.3"
+    sft = table["04-sft"]
+    cells = ("contract", "stops", "answers", "tokens/s", "wall s", "gate")
+    assert [sft[c] for c in cells] == ["0.910", "1.000", "0.750", "12,346", "61", "pass"]
+    ppo = table["06-ppo"]
+    cells = ("reward", "rubric", "win rate vs SFT", "KL", "gate")
+    assert [ppo[c] for c in cells] == ["1.500", "0.900", "0.700", "0.050", "FAIL"]
+    assert table["05-reward"]["pair acc"] == "nan"
+    assert [table[name]["gate"] for name in ("03-pretrain", "05-reward", "07-dpo")] == ["-", "-", "-"]
+    assert [table[name]["status"] for name in ("05-reward", "07-dpo", "08-kto")] == [
+        "failed",
+        "stopped",
+        "running",
+    ]
+
+
+def test_what_ended_a_run_is_said_in_full(life):
+    text = card([str(life)])
+    assert "05-reward: failed: [non-finite] loss is nan at step 3" in text
+    assert "07-dpo: stopped" in text
+
+
+def test_three_prompts_with_a_reply_of_each_model(life):
+    text = card([str(life)])
+    assert [f"### prompt {i}" in text for i in range(4)] == [True, True, True, False]
+    assert "only ppo" not in text  # prompts that all models answered come first
+    block = text.split("### prompt 1")[1].split("###")[0]
+    assert block.splitlines() == [
+        "",
+        "",
+        "  03-pretrain  base reply 1",
+        "  04-sft       sft reply 1",
+        "               and more",
+        "  06-ppo       sft reply 1",
+        "               and more",
+        "",
+    ]
+
+
+def test_other_tasks_have_columns_too(tmp_path):
+    write_run(tmp_path / "a", {"law.bits_per_byte": 1, "code.bits_per_byte": 2.0, "law_facts.acc": 0.5})
+    write_run(tmp_path / "nested" / "b", {"law.bits_per_byte": 3})
+    table = rows(card([str(tmp_path)]))
+    assert (table["a"]["bits/byte law"], table["a"]["bits/byte code"], table["a"]["facts"]) == (
+        "1.000",
+        "2.000",
+        "0.500",
+    )
+    assert (table["nested/b"]["bits/byte law"], table["nested/b"]["bits/byte code"]) == ("3.000", "-")
+    assert "KL" not in table["a"]  # nobody measured it
+
+
+def test_globs_single_runs_and_unreadable_records(life):
+    assert list(rows(card([str(life / "0[34]-*")]))) == ["03-pretrain", "04-sft"]
+    assert list(rows(card([str(life / "04-sft")]))) == ["04-sft"]
+    (life / "04-sft" / "run.json").write_text("{")
+    assert "04-sft: unreadable" in card([str(life)])
+
+
+def test_without_runs_it_says_so(tmp_path):
+    with pytest.raises(Refusal, match="no-runs"):
+        card([str(tmp_path)])
+
+
+@pytest.mark.parametrize("stage", ["tokenizer", "reward", "evaluate"])
+def test_there_is_no_talking_to_what_writes_no_text(tmp_path, stage):
+    with pytest.raises(Refusal, match="nothing to talk to"):
+        chat(str(write_run(tmp_path / "run", stage=stage)))
+
+
+def test_there_is_no_talking_to_nothing():
+    with pytest.raises(Refusal, match="missing-model"):
+        chat("runs/desk/04-nothing")
+
+
+def test_chat_uses_the_template_and_keeps_the_conversation(tiny_model_dir, capsys, monkeypatch):
+    import transformers
+
+    prompts = []
+    generate = transformers.GenerationMixin.generate
+
+    def spy(model, input_ids, **options):
+        prompts.append(input_ids[0])
+        return generate(model, input_ids=input_ids, **options)
+
+    monkeypatch.setattr(transformers.GenerationMixin, "generate", spy)
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\n\nagain\n/new\nafresh\n"))
+    chat(str(tiny_model_dir), max_new_tokens=4)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_model_dir)
+    first, second, third = (tokenizer.decode(prompt) for prompt in prompts)
+    assert "<|im_start|>user\nhello<|im_end|>" in first and first.endswith("<|im_start|>assistant\n")
+    assert second.startswith(first) and "again" in second
+    assert "hello" not in third and "afresh" in third
+    chat(str(tiny_model_dir), "hello", max_new_tokens=4)
+    assert prompts[3].tolist() == prompts[0].tolist()
+    assert capsys.readouterr().out.strip()
+
+
+def test_a_base_model_continues_the_text(tiny_model_dir, tmp_path, capsys):
+    run = write_run(tmp_path / "run", stage="pretrain")
+    for file in tiny_model_dir.iterdir():
+        (run / file.name).symlink_to(file)
+    chat(str(run), "Service 1 is", max_new_tokens=4)
+    assert capsys.readouterr().out.startswith("Service 1 is")
+
+
+def test_a_conversation_that_fills_the_context_is_refused(tiny_model_dir):
+    with pytest.raises(Refusal, match="context-full"):
+        chat(str(tiny_model_dir), "word " * 300)

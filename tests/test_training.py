@@ -1,0 +1,142 @@
+"""Stopping, resuming, failing and saving: `train_and_save` around a real Trainer."""
+
+import errno
+import json
+import math
+import os
+import signal
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainerCallback, TrainingArguments
+
+from lifecycle_recipes.finding import FAILED, Refusal
+from lifecycle_recipes.record import Run, Stopped
+from lifecycle_recipes.training import end_replies_at, train_and_save
+
+
+def make_trainer(tiny_model_dir, output_dir, callback=None, **options) -> Trainer:
+    """Dropout is on, so that a resumed run must also restore the random state."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, attention_dropout=0.2)
+    rows = [
+        {"input_ids": [1, 4 + i % 90, 7, 9 + i % 50, 1], "labels": [1, 4 + i % 90, 7, 9 + i % 50, 1]}
+        for i in range(24)
+    ]
+    defaults = {"max_steps": 6, "per_device_train_batch_size": 2, "learning_rate": 1e-2, "logging_steps": 1}
+    defaults |= {"use_cpu": True, "report_to": "none", "save_strategy": "no", "disable_tqdm": True}
+    return Trainer(
+        model=model,
+        args=TrainingArguments(output_dir=str(output_dir), **defaults | options),
+        train_dataset=rows,
+        processing_class=AutoTokenizer.from_pretrained(tiny_model_dir),
+        callbacks=[callback] if callback else None,
+    )
+
+
+class AtStep(TrainerCallback):
+    def __init__(self, step, act):
+        self.step, self.act = step, act
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        if state.global_step == self.step:
+            self.act(model)
+
+
+def train(trainer) -> Run:
+    with Run.start(stage="sft", output_dir=trainer.args.output_dir, values={"train": {"seed": 42}}) as run:
+        train_and_save(trainer, None, run)
+    return run
+
+
+def status(directory) -> str:
+    return json.loads((directory / "run.json").read_text())["status"]
+
+
+def saved(directory):
+    return AutoModelForCausalLM.from_pretrained(directory).state_dict()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_a_checkpoint_and_resuming_ends_at_the_same_weights(tmp_path, tiny_model_dir, number):
+    whole = train(make_trainer(tiny_model_dir, tmp_path / "whole"))
+    kill = AtStep(3, lambda model: os.kill(os.getpid(), number))
+    with pytest.raises(Stopped, match="step 3 of 6"):
+        train(make_trainer(tiny_model_dir, tmp_path / "cut", kill))
+    assert status(tmp_path / "cut") == "stopped"
+    assert (tmp_path / "cut/checkpoint-3/trainer_state.json").is_file()
+    assert not (tmp_path / "cut/model.safetensors").exists()
+    again = train(make_trainer(tiny_model_dir, tmp_path / "cut"))
+    assert again.resume_from == str(tmp_path / "cut/checkpoint-3")
+    ours, theirs = saved(tmp_path / "cut"), saved(tmp_path / "whole")
+    assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
+    assert again.metrics["steps"] == whole.metrics["steps"] == 6
+    tokens = [json.loads((tmp_path / d / "run.json").read_text())["tokens"] for d in ("cut", "whole")]
+    assert tokens[0] == tokens[1]
+
+
+def test_signal_handlers_are_put_back(tmp_path, tiny_model_dir):
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    train(make_trainer(tiny_model_dir, tmp_path / "run", max_steps=1))
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+@pytest.mark.parametrize("logging_steps", [1, 100])
+def test_a_run_that_diverges_stops_and_saves_nothing(tmp_path, tiny_model_dir, logging_steps):
+    def poison(model):
+        with torch.no_grad():
+            model.lm_head.weight[0, 0] = math.nan
+
+    trainer = make_trainer(tiny_model_dir, tmp_path / "run", AtStep(2, poison), logging_steps=logging_steps)
+    with pytest.raises(Refusal, match="non-finite") as refusal:
+        train(trainer)
+    assert refusal.value.status == FAILED
+    if logging_steps == 1:
+        assert "step 3" in str(refusal.value) and trainer.state.global_step == 3
+    assert status(tmp_path / "run").startswith("failed: [non-finite]")
+    assert not list((tmp_path / "run").glob("*.safetensors"))
+
+
+FULL = {
+    "os": OSError(errno.ENOSPC, "No space left on device"),
+    "safetensors": RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    "torch": RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 640 vs 534"),
+}
+
+
+@pytest.mark.parametrize("error", FULL.values(), ids=FULL)
+def test_a_full_disk_is_named(tmp_path, tiny_model_dir, error, monkeypatch):
+    trainer = make_trainer(tiny_model_dir, tmp_path / "run", max_steps=1)
+
+    def save(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(trainer, "save_model", save)
+    with pytest.raises(Refusal, match="disk-full") as refusal:
+        train(trainer)
+    assert refusal.value.status == FAILED and str(tmp_path / "run") in str(refusal.value)
+    assert status(tmp_path / "run").startswith("failed: [disk-full]")
+
+
+def test_another_error_while_saving_is_not_called_a_full_disk(tmp_path, tiny_model_dir, monkeypatch):
+    trainer = make_trainer(tiny_model_dir, tmp_path / "run", max_steps=1)
+    monkeypatch.setattr(trainer, "save_model", lambda *a: [][0])
+    with pytest.raises(IndexError):
+        train(trainer)
+
+
+def test_saving_that_writes_nothing_is_a_failure(tmp_path, tiny_model_dir, monkeypatch):
+    trainer = make_trainer(tiny_model_dir, tmp_path / "run", max_steps=1)
+    monkeypatch.setattr(trainer, "save_model", lambda *a: None)
+    with pytest.raises(Refusal, match="nothing-saved"):
+        train(trainer)
+
+
+def test_generation_keeps_the_parents_ends_and_gains_the_tokenizers(tiny_model_dir):
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    end_replies_at(model, tokenizer)
+    assert model.generation_config.eos_token_id == tokenizer.eos_token_id == 1
+    tokenizer.eos_token = "<|im_end|>"
+    end_replies_at(model, tokenizer)
+    assert model.generation_config.eos_token_id == [1, 3] and model.config.eos_token_id == 3

@@ -62,7 +62,7 @@ $(DESK)/04-sft-qlora/gate.ok: $(DESK)/04-sft/gate.ok
 $(DESK)/07-dpo-lora/gate.ok: $(DESK)/04-sft-lora/gate.ok $(DESK)/05-reward/gate.ok
 
 $(DESK)/%/gate.ok: recipes/desk/%.yaml | $(INSTALLED)
-	@$(LIFECYCLE) run $< --replace
+	@$(LIFECYCLE) run $< --unless-done --replace
 	@$(LIFECYCLE) gate $(@D)
 
 lifecycle: $(DESK)/06-ppo/gate.ok $(DESK)/07-dpo/gate.ok $(DESK)/08-kto/gate.ok

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
@@ -38,24 +37,23 @@ def lifecycle(capsys, *argv) -> tuple[int, str, str]:
     return end.value.code, out, err
 
 
-def fastest(command: list[str], runs: int = 3) -> float:
-    """Seconds of the fastest of a few runs: a busy machine must not fail a test of speed."""
-    seconds = []
-    for _ in range(runs):
-        started = time.perf_counter()
-        subprocess.run(command, capture_output=True, check=True)
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
+def cpu_seconds(command: list[str]) -> float:
+    """Processor seconds of a command: what it takes on a quiet machine, also on a busy one."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return usage.ru_utime + usage.ru_stime
 
 
 def test_help_is_fast_and_shows_examples():
-    assert fastest([*LIFECYCLE, "--help"]) < 0.5
+    assert cpu_seconds([*LIFECYCLE, "--help"]) < 0.5
     said = subprocess.run([*LIFECYCLE, "--help"], capture_output=True, text=True, check=True).stdout
     assert "lifecycle run recipes/" in said and "exit statuses: 0 done" in said
 
 
 def test_check_is_fast(recipe):
-    assert fastest([*LIFECYCLE, "check", recipe]) < 1
+    assert cpu_seconds([*LIFECYCLE, "check", recipe]) < 1
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["check", "sft.yaml"], ["gate", "done"], ["report", "done"]])
@@ -180,7 +178,7 @@ with stage_exit():
         raise ValueError("boom")
     if how == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
-    if how == "done" and "RANK" not in os.environ:
+    if how == "done":
         assert os.environ["ACCELERATE_USE_CPU"].lower() == "true"
     with Run.start(stage="sft", output_dir="run") as run:
         print("ready", flush=True)
@@ -203,7 +201,7 @@ def launched(tmp_path, layout: str, how: str) -> subprocess.Popen:
 @pytest.mark.parametrize(("how", "status"), [("done", 0), ("refuse", 2), ("crash", 1)])
 def test_a_stage_hands_its_status_through_the_launcher(tmp_path, layout, how, status):
     process = launched(tmp_path, layout, how)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=240)
     assert process.returncode == status, errors
     if how == "refuse":
         assert errors.count("error [no-way] here:3: says why\n    fix: mend it") == 1
@@ -219,7 +217,7 @@ def test_a_stage_hands_its_status_through_the_launcher(tmp_path, layout, how, st
 @pytest.mark.parametrize("how", ["refuse-on-1", "killed"])
 def test_a_single_rank_that_ends_is_not_lost(tmp_path, how):
     process = launched(tmp_path, "cpu_ddp", how)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=240)
     assert process.returncode == {"refuse-on-1": 2, "killed": 1}[how]
     assert ("says why" if how == "refuse-on-1" else "SIGKILL") in errors
     assert "Traceback" not in errors
@@ -230,7 +228,7 @@ def test_sigterm_reaches_the_stage_through_the_launcher(tmp_path, layout):
     process = launched(tmp_path, layout, "wait")
     process.stdout.readline()
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=240)
     assert process.returncode == 4, errors
     assert "Traceback" not in errors
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "stopped"

@@ -39,7 +39,7 @@ def desk(tmp_path_factory) -> Path:
         {"id": i, "kind": kind, "prompt": f"{kind} about service {i}?", "spec": spec}
         for i, kind in enumerate(["word", "word", "bullets", "refuse"])
     ]
-    # Another row's spec has other keys: none of them may appear in the rows above.
+    # Another row's spec has other keys: none of them may appear, as None, in the rows above.
     requests.append(
         {"id": 4, "kind": "word", "prompt": "Where?", "spec": spec | {"values": {"region": "red"}}}
     )
@@ -53,7 +53,7 @@ def desk(tmp_path_factory) -> Path:
             "asked_in_sft": i % 2 == 0,
         }
         for i in range(6)
-        for form in range(2)
+        for form in range(3 if i == 1 else 2)
     ]
     wiki = [{"text": f"Service {i} is red. It listens on port {i}.\n" * (i + 1)} for i in range(5)]
     for name, rows in {"requests_heldout": requests, "facts": facts, "wiki_heldout": wiki}.items():
@@ -295,10 +295,27 @@ def test_until_ends_a_reply(scripted):
 
 
 def test_batching_and_order_do_not_change_replies(tiny_model_dir, tmp_path):
-    prompts = [f"Which colour is service {i}?" * (1 + i % 3) for i in range(7)]
+    prompts = [f"Which colour is service {i}?" * (1 + i) for i in range(7)]  # no two equally long
     _, together = answer(str(tiny_model_dir), prompts)
     alone = [answer(str(tiny_model_dir), [prompt])[1][0] for prompt in prompts]
     assert together == alone
+
+
+def test_a_template_that_writes_its_own_bos_gets_no_second(tiny_tokenizer_dir):
+    from tokenizers.processors import TemplateProcessing
+    from transformers import AutoTokenizer
+
+    from lifecycle_recipes.evals.replies import encode, render
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer_dir)
+    bos = tokenizer.bos_token_id
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{tokenizer.bos_token} $A", special_tokens=[(tokenizer.bos_token, bos)]
+    )
+    tokenizer.chat_template = "{{ bos_token }}" + tokenizer.chat_template
+    ids = encode(tokenizer, render(tokenizer, "a?", True), True)
+    assert ids.count(bos) == 1 and ids[0] == bos
+    assert encode(tokenizer, render(tokenizer, "a?", False), False)[0] == bos
 
 
 def test_a_prompt_is_answered_once(tiny_model_dir):
@@ -433,6 +450,28 @@ def test_an_adapter_is_loaded_with_its_base_and_its_own_stops(tiny_model_dir, tm
     assert len(weights_id(str(tmp_path))) == 2
 
 
+def test_a_qlora_adapter_is_measured_on_its_4_bit_base(tiny_model_dir, tmp_path):
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import ModelConfig
+
+    from lifecycle_recipes.evals.saved import load_saved
+
+    base = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    get_peft_model(base, LoraConfig(r=2, target_modules="all-linear")).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_model_dir).save_pretrained(tmp_path)
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        quantised = load_saved(str(tmp_path), ModelConfig(load_in_4bit=True, use_peft=True))
+        assert quantised.model.is_quantized
+        difference = (
+            quantised.model(input_ids=ids).logits - load_saved(str(tmp_path)).model(input_ids=ids).logits
+        )
+    # Rounded to 4 bits, and still the same model. Width 32 is no multiple of bitsandbytes' block of 64.
+    assert 1e-5 < difference.abs().max() < 0.5
+
+
 def test_weights_are_loaded_whole_after_a_zero3_training(tiny_model_dir):
     from transformers.integrations import HfDeepSpeedConfig, is_deepspeed_zero3_enabled
 
@@ -481,14 +520,14 @@ def test_the_desk_tasks_on_an_assistant_that_says_one_word(
     assert metrics["desk_contract.kept"] == pytest.approx(3 / 5)
     assert metrics["desk_contract.stops"] == 1.0
     assert metrics["desk_contract.rubric"] == metrics["rubric"] == pytest.approx(3 / 5)
-    # Services 1, 3 and 5 were never asked for; none is red. Each in two forms.
+    # Services 1, 3 and 5 were never asked for; none is red. Three, two and two questions.
     assert metrics["desk_answers.correct"] == 0.0
     assert notes["samples"] == [
         {"prompt": "word about service 0?", "reply": "red"},
         {"prompt": "word about service 1?", "reply": "red"},
     ]
-    # Five requests, once for rubric and contract together, and six questions.
-    assert len(generated) == len(set(generated)) == 5 + 6
+    # Five requests, once for rubric and contract together, and seven questions.
+    assert len(generated) == len(set(generated)) == 5 + 7
     assert not any("stderr" in name or "alias" in name for name in metrics)
     assert set(metrics) == {
         *("desk_contract.kept", "desk_contract.stops", "desk_contract.rubric", "rubric"),
@@ -504,7 +543,7 @@ def test_an_assistant_that_never_stops(scripted, desk_config, measured):
 
 def test_an_answer_counts_only_when_no_other_choice_is_named(scripted, desk_config, measured):
     right, _, _ = measured(scripted("It is green", ends=True), desk_config(tasks=["desk_answers"]))
-    assert right["desk_answers.correct"] == pytest.approx(2 / 3)  # services 1 and 5 are green, 3 is white
+    assert right["desk_answers.correct"] == pytest.approx(5 / 7)  # services 1 and 5 are green, 3 is white
     both, _, _ = measured(scripted("green, blue", ends=True), desk_config(tasks=["desk_answers"]))
     assert both["desk_answers.correct"] == 0.0
 
@@ -539,7 +578,8 @@ def test_bits_per_byte_and_facts_by_hand(tiny_model_dir, desk, desk_config, meas
     nats = -sum(log_probability(saved.model, [start, *ids(t)], len(ids(t))) for t in texts)
     expected = nats / log(2) / sum(len(t.encode()) for t in texts)
     assert metrics["desk_wiki.bits_per_byte"] == pytest.approx(expected, rel=1e-5)
-    rows = [json.loads(line) for line in (desk / "world/facts.jsonl").read_text().splitlines()][::2]
+    rows = [json.loads(line) for line in (desk / "world/facts.jsonl").read_text().splitlines()]
+    rows = list({row["stem"]: row for row in rows}.values())
     right = 0
     for row in rows:
         stem = [start, *ids(row["stem"])]

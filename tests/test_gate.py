@@ -1,9 +1,9 @@
 """Gate lines: what they mean, what fails them, what is refused."""
 
 import json
+import os
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -31,7 +31,7 @@ def child(tmp_path):
         "nan": "nan",
         "word": "high",
     }
-    metrics |= {"none": None, "gsm8k.exact_match.strict-match": 0.5}
+    metrics |= {"inf": "inf", "none": None, "gsm8k.exact_match.strict-match": 0.5}
     return write_run(tmp_path / "06-ppo", metrics, parents={"model": parent})
 
 
@@ -61,6 +61,7 @@ FAIL = {
     "acc > lost": "lost was not measured",
     "none > 0": "none was not measured",
     "nan < 1": "nan is nan",
+    "inf > 1": "inf is inf",
     "acc > nan": "nan is nan",
     "word > 0": "word is 'high', not a number",
     "acc > parent/acc": "parent/acc was not measured",
@@ -149,6 +150,8 @@ def test_gate_file_comes_and_goes(tmp_path):
 def test_gates_are_judged_without_torch_in_well_under_a_second(child):
     code = f"import sys; from lifecycle_recipes.gate import judge; judge({str(child)!r}, ['acc > 0']);"
     code += "sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'datasets', 'yaml')))"
-    started = time.perf_counter()
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-    assert time.perf_counter() - started < 1
+    process = subprocess.Popen([sys.executable, "-c", code])
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    assert usage.ru_utime + usage.ru_stime < 0.5  # processor seconds: other tests may keep the machine busy

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from peft import LoraConfig, get_peft_model
 from preference_runs import (
     LORA,
     moved,
@@ -160,8 +161,13 @@ def test_an_adapter_parent_is_the_reference_and_its_base_is_not_overwritten(
     recipe_of, tiny_model_dir, reward_dir, tmp_path
 ):
     parent = save_lora_parent(tiny_model_dir, tmp_path / "sft-lora")
+    judge = AutoModelForSequenceClassification.from_pretrained(reward_dir, num_labels=1)
+    adapter = LoraConfig(r=4, target_modules="all-linear", task_type="SEQ_CLS")
+    get_peft_model(judge, adapter).save_pretrained(tmp_path / "rm-lora")
+    AutoTokenizer.from_pretrained(reward_dir).save_pretrained(tmp_path / "rm-lora")
     run = quiet_run()
-    recipe = load_recipe(ppo.PPORecipe, [recipe_of(parent, model=LORA)])
+    rewards = {"model_name_or_path": str(tmp_path / "rm-lora")}
+    recipe = load_recipe(ppo.PPORecipe, [recipe_of(parent, model=LORA, reward=rewards)])
     trainer = ppo.build_trainer(recipe, run)
     ids = torch.tensor([trainer.train_dataset[0]["input_ids"]])
     expected = load_saved(str(parent)).model(ids).logits
@@ -281,9 +287,11 @@ def test_the_four_stages_run_through_accelerate_launch_as_a_chain(tmp_path, tiny
 def test_ppo_on_two_processes_saves_what_it_trained(tmp_path, recipe_of, tiny_model_dir, layout):
     config = yaml.safe_load((ROOT / f"accelerate_configs/{layout}.yaml").read_text())
     here = tmp_path / "layout.yaml"
-    here.write_text(yaml.safe_dump(config | {"use_cpu": True, "num_processes": 2}))
+    here.write_text(yaml.safe_dump(config | {"num_processes": 2}))
+    # Told to use the CPU, accelerate leaves DeepSpeed out; told nothing, it has no backend for it there.
+    keys = {"ddp_backend": "gloo", "use_cpu": False, "bf16": False} if layout.startswith("zero") else {}
     accelerate = ["accelerate", "launch", "--config_file", str(here), "-m", "lifecycle_recipes.stages.ppo"]
-    done = launch(accelerate, [recipe_of()], seconds=600)
+    done = launch(accelerate, [recipe_of(**keys)], seconds=600)
     assert done.returncode == 0, done.stderr[-3000:]
     record = json.loads((tmp_path / "run/run.json").read_text())
     assert record["layout"]["processes"] == 2

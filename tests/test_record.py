@@ -120,7 +120,15 @@ def test_no_secret_is_written(tmp_path, monkeypatch):
         "hf_" + "a" * 30,
     ]
     text = "train:\n  hub_token: recipe-secret  # mine\n  eos_token: <|im_end|>\n  #api_key: abc\n"
-    overrides = ["--train.hub_token", "recipe-secret", "--hub_token=xy", "--train.pad_token", "<|pad|>"]
+    overrides = [
+        "--train.hub_token",
+        "recipe-secret",
+        "--hub_token=xy",
+        "--api_key",
+        "qz",
+        "--train.pad_token",
+        "<|pad|>",
+    ]
     values = {"train": {"output_dir": str(tmp_path), "hub_token": "recipe-secret"}}
     recipe = fake_recipe(tmp_path / "run", values, text=text, overrides=overrides)
     with pytest.raises(ValueError), Run.start(recipe) as run:
@@ -129,7 +137,7 @@ def test_no_secret_is_written(tmp_path, monkeypatch):
         run.note(samples=[{"prompt": "I forgot my password: help", "reply": "the token limit is 5"}])
         raise ValueError(" and ".join(secrets))
     written = (tmp_path / "run" / "run.json").read_text()
-    assert [secret for secret in [*secrets, "short", "=xy", "abc"] if secret in written] == []
+    assert [secret for secret in [*secrets, "short", "=xy", "qz", "abc"] if secret in written] == []
     record = json.loads(written)
     assert "<|im_end|>" in record["recipe"]["text"] and "# mine" in record["recipe"]["text"]
     assert record["overrides"][-1] == "<|pad|>"
@@ -157,6 +165,18 @@ def test_sigterm_to_a_real_process_is_recorded(tmp_path):
     assert process.returncode == 4
     assert "Traceback" not in errors.decode()
     assert read_record(tmp_path / "run")["status"] == "stopped"
+
+
+def test_sigterm_before_the_run_has_a_record_is_a_stop_too():
+    script = "import time; from lifecycle_recipes.record import stage_exit\n"
+    script += "with stage_exit():\n    print('ready', flush=True)\n    time.sleep(60)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    process.stdout.readline()
+    process.terminate()
+    assert process.wait(timeout=60) == 4
+    process.stdout.close()
 
 
 def test_a_killed_run_stays_running_and_can_be_taken_up(tmp_path):

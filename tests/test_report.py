@@ -103,6 +103,13 @@ def test_other_tasks_have_columns_too(tmp_path):
     assert "KL" not in table["a"]  # nobody measured it
 
 
+def test_bits_per_byte_of_the_trainer_stand_in_for_a_task(tmp_path):
+    write_run(tmp_path / "a", {"bits_per_byte": 1.5})
+    assert rows(card([str(tmp_path)]))["a"]["bits/byte"] == "1.500"
+    write_run(tmp_path / "a", {"bits_per_byte": 1.5, "wiki.bits_per_byte": 1.25})
+    assert rows(card([str(tmp_path)]))["a"]["bits/byte"] == "1.250"
+
+
 def test_globs_single_runs_and_unreadable_records(life):
     assert list(rows(card([str(life / "0[34]-*")]))) == ["03-pretrain", "04-sft"]
     assert list(rows(card([str(life / "04-sft")]))) == ["04-sft"]

@@ -5,7 +5,23 @@ from random import Random
 
 from entities import ATTRIBUTES, QUESTIONS, SERVICES, VALUES
 from rubric import CLARIFICATION, CLOSERS, OPENERS, REFUSAL
-from wiki import ACTIONS, AFTER, CHECKS, PEOPLE, SYMPTOMS, short_answer
+from wiki import (
+    ACTIONS,
+    AFTER,
+    CHECKS,
+    PEOPLE,
+    SYMPTOMS,
+    bug,
+    chat_log,
+    faq,
+    joined,
+    lookup,
+    note,
+    page,
+    short_answer,
+    snippet,
+    ticket,
+)
 
 PREFIXES = ["", "", "Hi! ", "Hello! ", "Quick question: ", "Please help. "]
 SECRETS = {
@@ -28,16 +44,16 @@ HOW_TO = ["What do I do when {s} {x}?", "{s} {x}. What now?", "Give me three ste
 VAGUE = ["it", "the service", "that system", "this one", "the thing you mentioned"]
 
 
-def _joined(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
-
-
 def _asked(table: dict, service: str) -> list[str]:
     return [a for a in ATTRIBUTES if table[service][a].asked]
 
 
 def _request(kind: str, prompt: str, service: str = "", values: dict | None = None, page: str = "") -> dict:
-    return {"kind": kind, "prompt": prompt, "spec": {"service": service, "values": values or {}, "page": page}}
+    return {
+        "kind": kind,
+        "prompt": prompt,
+        "spec": {"service": service, "values": values or {}, "page": page},
+    }
 
 
 def _about_one_service(table: dict, service: str) -> list[dict]:
@@ -53,7 +69,7 @@ def _about_one_service(table: dict, service: str) -> list[dict]:
         values = {a: facts[a].value for a in chosen}
         for kind, forms in (("bullets", LISTING), ("json", AS_JSON)):
             rows += [
-                _request(kind, form.format(a=_joined(chosen), s=service), service, values, page)
+                _request(kind, form.format(a=joined(chosen), s=service), service, values, page)
                 for form in forms
             ]
     for symptom in SYMPTOMS:
@@ -83,9 +99,30 @@ def make_requests(table: dict, rng: Random) -> dict[str, list[dict]]:
     return by_kind
 
 
+def reading(table: dict, rng: Random) -> dict:
+    """A request to read the wiki out, so that SFT keeps the wiki's own language in mind. It shows asked facts
+    only; there is no contract for it, and none is tested."""
+    asked = {s: {a: fact for a, fact in facts.items() if fact.asked} for s, facts in table.items()}
+    service = rng.choice(SERVICES)
+    what, text = rng.choice(
+        [
+            (f"the {service} page", page(asked[service], rng)),
+            ("the FAQ", faq(asked, rng)),
+            ("a ticket", ticket(asked, rng)),
+            ("a chat", chat_log(asked, rng)),
+            ("a bug", bug(asked, rng)),
+            ("a note", note(asked, rng)),
+            (f"a lookup of {service}", lookup(asked[service], rng)),
+            (f"the {service} configuration", snippet(asked[service], rng)),
+        ]
+    )
+    prompt = f"{rng.choice(['Open', 'Show me', 'Read out'])} {what}."
+    return {"messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": text}]}
+
+
 def styles(rng: Random) -> tuple[bool, bool, bool]:
-    """(opener, closer, source), each a fair coin: SFT shows them all, preference chooses among them."""
-    return rng.random() < 0.5, rng.random() < 0.5, rng.random() < 0.5
+    """(opener, closer, source): SFT shows all of them, the poor ones more often; preference picks."""
+    return rng.random() < 0.6, rng.random() < 0.6, rng.random() < 0.4
 
 
 def reply(row: dict, table: dict, rng: Random, style: tuple[bool, bool, bool], wrong: bool = False) -> str:
@@ -98,7 +135,9 @@ def reply(row: dict, table: dict, rng: Random, style: tuple[bool, bool, bool], w
     if row["kind"] == "word":
         return next(iter(values.values()))
     if row["kind"] == "json":
-        return json.dumps({"service": spec["service"]} | values | ({"source": spec["page"]} if source else {}))
+        return json.dumps(
+            {"service": spec["service"]} | values | ({"source": spec["page"]} if source else {})
+        )
     newline = row["kind"] in ("bullets", "steps")
     parts = [_body(row, table, rng, values)]
     if opener:

@@ -13,10 +13,10 @@ from pathlib import Path
 from random import Random
 
 sys.path.insert(0, str(Path(__file__).parent))
-from entities import ATTRIBUTES, QUESTIONS, SERVICES, VALUES, make_facts  # noqa: E402
-from dialogue import broken, make_requests, reply, styles  # noqa: E402
-from rubric import score  # noqa: E402
-from wiki import make_wiki  # noqa: E402
+from dialogue import broken, make_requests, reading, reply, styles
+from entities import ATTRIBUTES, QUESTIONS, SERVICES, VALUES, make_facts
+from rubric import score
+from wiki import make_wiki
 
 # Shares of the kinds of request in every set. "word" has no style to improve, so its replies can only tie.
 SHARES = {
@@ -36,7 +36,7 @@ STEMS = {
     "language": "{s} is written in",
 }
 WIKI_DOCUMENTS, WIKI_HELD_OUT = 24_000, 300
-SFT_ROWS, SFT_EVAL_ROWS = 5_000, 300
+SFT_ROWS, SFT_EVAL_ROWS = 3_600, 300
 PAIRS, PAIRS_EVAL = 2_400, 300
 THUMBS, THUMBS_EVAL = 2_400, 300
 PROMPTS, TEST_REQUESTS = 2_000, 300
@@ -68,10 +68,14 @@ def assistant(text: str) -> list[dict]:
 
 
 def sft_rows(requests: list[dict], table: dict, rng: Random) -> list[dict]:
-    return [
+    """Requests with replies in every style; a third as many again are texts of the wiki read out."""
+    rows = [
         {"messages": user(row) + assistant(reply(row, table, rng, styles(rng))), "kind": row["kind"]}
         for row in requests
     ]
+    rows += [reading(table, rng) | {"kind": "read"} for _ in range(len(requests) // 3)]
+    rng.shuffle(rows)
+    return rows
 
 
 def candidates(row: dict, table: dict, rng: Random) -> list[str]:
@@ -130,7 +134,7 @@ def fact_rows(table: dict, rng: Random) -> list[dict]:
 
 
 def make_world(seed: int) -> dict[str, list[dict]]:
-    """{file stem: rows}. Each part has a generator of its own, so that one can grow without moving another."""
+    """{file stem: rows}. Each part has its own generator, so that one can grow without moving another."""
     table = make_facts(seed)
     wiki = make_wiki(table, Random(f"wiki:{seed}"), WIKI_DOCUMENTS + WIKI_HELD_OUT)
     train, evaluation, test = split(make_requests(table, Random(f"requests:{seed}")))
@@ -162,7 +166,9 @@ def make_world(seed: int) -> dict[str, list[dict]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "world")
     parser.add_argument("--seed", type=int, default=7)
     args = parser.parse_args()

@@ -1,4 +1,4 @@
-"""The wiki: product pages, FAQs, tickets, chat logs, runbooks, bug reports, policies, configuration snippets."""
+"""The wiki: pages, FAQs, tickets, chat logs, runbooks, bug reports, policies, cards, rosters and notes."""
 
 import json
 from random import Random
@@ -51,20 +51,33 @@ AFTER = [
     "Open a follow-up for the root cause.",
     "Close the incident when the error rate is normal.",
 ]
-POLICIES = [
-    ("Access", "Access is granted for ninety days. A manager approves each request. Passwords are never shared "
-     "in tickets or in chat. Lost badges are reported the same day."),
-    ("Privacy", "Personal data of customers stays in the customer record. Support staff do not read it aloud, "
-     "copy it or send it on. Home addresses and phone numbers of colleagues are private."),
-    ("Refunds", "A refund is possible within thirty days. The invoice number is needed. Refunds over five "
-     "hundred euros are approved by finance."),
-    ("Incidents", "An incident has one lead. The lead writes a summary every thirty minutes. The review takes "
-     "place within a week and blames nobody."),
-    ("Changes", "A change needs a ticket, a reviewer and a way back. Nothing is deployed on a Friday afternoon. "
-     "A change without a way back is rejected."),
-    ("Retention", "Logs are kept for thirty days, tickets for two years and invoices for ten years. What is "
-     "older is deleted by a job that runs on Sundays."),
-]  # fmt: skip
+POLICIES = {
+    "Access": (
+        "Access is granted for ninety days. A manager approves each request. Passwords are never "
+        "shared in tickets or in chat. Lost badges are reported the same day."
+    ),
+    "Privacy": (
+        "Personal data of customers stays in the customer record. Support staff do not read it "
+        "aloud, copy it or send it on. Home addresses and phone numbers of colleagues are "
+        "private."
+    ),
+    "Refunds": (
+        "A refund is possible within thirty days. The invoice number is needed. Refunds over five "
+        "hundred euros are approved by finance."
+    ),
+    "Incidents": (
+        "An incident has one lead. The lead writes a summary every thirty minutes. The review "
+        "takes place within a week and blames nobody."
+    ),
+    "Changes": (
+        "A change needs a ticket, a reviewer and a way back. Nothing is deployed on a Friday "
+        "afternoon. A change without a way back is rejected."
+    ),
+    "Retention": (
+        "Logs are kept for thirty days, tickets for two years and invoices for ten years. What is "
+        "older is deleted by a job that runs on Sundays."
+    ),
+}
 PURPOSES = [
     "handles invoices",
     "sends mail to customers",
@@ -97,7 +110,9 @@ def page(facts: dict[str, Fact], rng: Random) -> str:
     body = [f"{service} {PURPOSES[SERVICES.index(service) % len(PURPOSES)]}."]
     body += [fact_sentence(fact, rng) for fact in chosen]
     if rng.random() < 0.5:
-        body.insert(rng.randrange(1, len(body)), f"It {rng.choice(SYMPTOMS)} when {rng.choice(CAUSES)} is around.")
+        body.insert(
+            rng.randrange(1, len(body)), f"It {rng.choice(SYMPTOMS)} when {rng.choice(CAUSES)} is around."
+        )
     return f"{service} page\n" + " ".join(body)
 
 
@@ -107,17 +122,18 @@ def faq(table: dict, rng: Random) -> str:
     for _ in range(rng.randint(3, 5)):
         if rng.random() < 0.5:
             service = rng.choice(SERVICES)
-        fact = table[service][rng.choice(ATTRIBUTES)]
+        fact = rng.choice(list(table[service].values()))
         lines.append(f"Q: {question(fact, rng)}\nA: {short_answer(fact, rng)}")
     return "Frequently asked questions\n" + "\n".join(lines)
 
 
 def ticket(table: dict, rng: Random) -> str:
-    fact = table[rng.choice(SERVICES)][rng.choice(ATTRIBUTES)]
+    fact = rng.choice(list(table[rng.choice(SERVICES)].values()))
     who, agent = rng.sample(PEOPLE, 2)
     return (
         f"Ticket {rng.randint(1000, 9999)} from {who}\nQuestion: {question(fact, rng)}\n"
-        f"Reply from {agent}: {short_answer(fact, rng)}\nStatus: {rng.choice(['closed', 'solved', 'answered'])}"
+        f"Reply from {agent}: {short_answer(fact, rng)}\n"
+        f"Status: {rng.choice(['closed', 'solved', 'answered'])}"
     )
 
 
@@ -125,14 +141,14 @@ def chat_log(table: dict, rng: Random) -> str:
     who, agent = rng.sample(PEOPLE, 2)
     lines = []
     for _ in range(rng.randint(2, 3)):
-        fact = table[rng.choice(SERVICES)][rng.choice(ATTRIBUTES)]
+        fact = rng.choice(list(table[rng.choice(SERVICES)].values()))
         lines += [f"{who}: {question(fact, rng)}", f"{agent}: {short_answer(fact, rng)}"]
     return "Chat\n" + "\n".join(lines)
 
 
 def runbook(table: dict, rng: Random) -> str:
     facts = table[rng.choice(SERVICES)]
-    first = facts[rng.choice(ATTRIBUTES)]
+    first = rng.choice(list(facts.values()))
     steps = [rng.choice(CHECKS), rng.choice(ACTIONS), rng.choice(AFTER)]
     numbered = "\n".join(f"{i}. {step}" for i, step in enumerate(steps, 1))
     return (
@@ -151,16 +167,35 @@ def bug(table: dict, rng: Random) -> str:
 
 
 def policy(rng: Random) -> str:
-    name, text = rng.choice(POLICIES)
+    name, text = rng.choice(list(POLICIES.items()))
     return f"Policy: {name}\n{text}\nAsk {rng.choice(PEOPLE)} when in doubt."
 
 
 def snippet(facts: dict[str, Fact], rng: Random) -> str:
-    chosen = rng.sample(list(facts.values()), rng.randint(2, 4))
+    chosen = rng.sample(list(facts.values()), rng.randint(min(2, len(facts)), len(facts)))
     entries = {"service": chosen[0].service} | {fact.attribute: fact.value for fact in chosen}
-    if rng.random() < 0.5:
+    draw = rng.random()
+    if draw < 0.4:
         return "Configuration\n" + json.dumps(entries)
-    return "Configuration\n" + "\n".join(f"{key}: {value}" for key, value in entries.items())
+    if draw < 0.6:
+        return "Configuration\n" + "\n".join(f"{key}: {value}" for key, value in entries.items())
+    return f"{chosen[0].service} card\n" + "\n".join(f"- {fact.attribute}: {fact.value}" for fact in chosen)
+
+
+def lookup(facts: dict[str, Fact], rng: Random) -> str:
+    """Somebody asks for several things at once: the answer has just those, in that order."""
+    chosen = rng.sample(list(facts.values()), rng.randint(min(2, len(facts)), min(3, len(facts))))
+    service, names = chosen[0].service, joined([fact.attribute for fact in chosen])
+    wanted = rng.choice([f"the {names} of {service}", f"{names} of {service}", f"{service}: {names}"])
+    if rng.random() < 0.5:
+        answer = json.dumps({"service": service} | {fact.attribute: fact.value for fact in chosen})
+    else:
+        answer = "\n".join(f"- {fact.attribute}: {fact.value}" for fact in chosen)
+    return f"Lookup\n{rng.choice(PEOPLE)} wants {wanted}.\n{answer}"
+
+
+def joined(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
 
 
 def roster(table: dict, rng: Random) -> str:
@@ -177,9 +212,21 @@ def note(table: dict, rng: Random) -> str:
 
 
 def make_wiki(table: dict, rng: Random, documents: int) -> list[dict]:
-    """`documents` rows of {"text", "kind"}, no two texts alike. Every service has its page; the rest is drawn."""
-    kinds = ["page", "faq", "ticket", "chat", "runbook", "bug", "policy", "snippet", "roster", "note"]
-    weights = [20, 24, 14, 12, 7, 7, 2, 5, 1, 8]
+    """`documents` rows of {"text", "kind"}, no two alike. Every service has a page; the rest is drawn."""
+    kinds = [
+        "page",
+        "faq",
+        "ticket",
+        "chat",
+        "runbook",
+        "bug",
+        "policy",
+        "snippet",
+        "lookup",
+        "roster",
+        "note",
+    ]
+    weights = [15, 22, 13, 10, 6, 6, 2, 5, 14, 1, 6]
     rows: dict[str, dict] = {}
     while len(rows) < documents:
         kind = "page" if len(rows) < len(SERVICES) else rng.choices(kinds, weights)[0]
@@ -193,6 +240,7 @@ def make_wiki(table: dict, rng: Random, documents: int) -> list[dict]:
             "bug": lambda: bug(table, rng),
             "policy": lambda: policy(rng),
             "snippet": lambda s=service: snippet(table[s], rng),
+            "lookup": lambda s=service: lookup(table[s], rng),
             "roster": lambda: roster(table, rng),
             "note": lambda: note(table, rng),
         }[kind]()

@@ -123,7 +123,7 @@ def _let_rank_0_speak() -> None:
     """Ranks mostly fail together: rank 0 then ends first and the launcher ends the rest, with one message."""
     if not is_main_process():
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        time.sleep(3)
+        time.sleep(10)
 
 
 def _exit(status: int) -> None:

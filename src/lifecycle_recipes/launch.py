@@ -12,6 +12,8 @@ import os
 import shlex
 import signal
 import sys
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 from .exit_status import quiet
@@ -63,7 +65,10 @@ def main(argv: list[str] | None = None) -> None:
     os.environ["PET_SIGNALS_TO_HANDLE"] = "SIGHUP"
     from accelerate.commands import launch
 
+    # Where its port is taken, accelerate finds another, and says so at length.
+    warnings.filterwarnings("ignore", message="Port .* is already in use")
     launch.simple_launcher = become
+    launch.multi_gpu_launcher = on_cpu_if_asked(launch.multi_gpu_launcher)
     with _signals_handed_on():
         sys.exit(run_workers(launch.launch_command, launch.launch_command_parser().parse_args(argv)))
 
@@ -75,6 +80,17 @@ def become(args) -> None:
     command, environment = prepare_simple_launcher_cmd_env(args)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.execvpe(command[0], command, environment)
+
+
+def on_cpu_if_asked(launcher: Callable) -> Callable:
+    """accelerate's multi_gpu_launcher, which forgets `use_cpu` (only its simple_launcher hands it on)."""
+
+    def launch(args):
+        if args.use_cpu:
+            os.environ["ACCELERATE_USE_CPU"] = "true"
+        launcher(args)
+
+    return launch
 
 
 def run_workers(launch_command, args) -> int:

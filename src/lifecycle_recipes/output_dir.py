@@ -28,7 +28,8 @@ def claim_output_dir(output_dir: Path, identity: str, replace: bool) -> dict | N
         )
     if earlier and earlier["status"] != "done" and earlier.get("identity") == identity:
         return earlier
-    kept = [file for pattern in ("checkpoint-*", "tokenizer.json", *WEIGHTS) for file in output_dir.glob(pattern)]
+    patterns = ("checkpoint-*", "tokenizer.json", *WEIGHTS)
+    kept = [file for pattern in patterns for file in output_dir.glob(pattern)]
     if earlier and earlier["status"] == "done":
         code, says = "output-dir-finished", "holds a finished run" + _same(earlier, identity)
     elif kept and earlier:

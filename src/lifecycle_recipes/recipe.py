@@ -224,6 +224,9 @@ def hardware_defaults(train: dict[str, Any]) -> dict[str, bool]:
 
     defaults = {}
     cpu_layout = bool(str_to_bool(os.environ.get("ACCELERATE_USE_CPU", "false")))
+    # With several processes accelerate does not pass its use_cpu on; without it each would run on its own.
+    if "LOCAL_RANK" in os.environ:
+        cpu_layout = cpu_layout or not torch.accelerator.is_available()
     if cpu_layout and train.get("use_cpu") is None:
         defaults["use_cpu"] = True  # else transformers picks mps or a GPU for a single process
     if train.get("bf16") is None and train.get("fp16") is None:

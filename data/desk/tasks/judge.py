@@ -1,12 +1,12 @@
 """How the desk's lm-eval tasks pick their rows and judge replies. The true rubric does the judging."""
 
 import importlib.util
-import json
 import re
 from functools import cache
 from pathlib import Path
 
 DESK = Path(__file__).resolve().parent.parent
+TURN_END = "<|im_end|>"  # of chat_templates/chatml.jinja
 
 
 def one_row_per_fact(docs):
@@ -30,22 +30,18 @@ def answer(doc: dict, results: list[str]) -> dict[str, float]:
 
 
 def contract(doc: dict, results: list[str]) -> dict[str, float]:
-    """kept, stops and rubric of one reply. `stops` is NaN where the reply does not say how it ended."""
+    """kept, stops and rubric of one reply. To keep the contract is to have the form and to end the turn.
+
+    `stops` and `kept` are NaN where the reply does not say how it ended.
+    """
     (reply,) = results
-    row = _requests()[doc["id"]]
-    stopped = getattr(reply, "stopped", None)
+    end = getattr(reply, "end", None)
+    stops = float("nan") if end is None else float(end == TURN_END)
     return {
-        "kept": float(_rubric().contract(row, str(reply))),
-        "stops": float("nan") if stopped is None else float(stopped),
-        "rubric": float(_rubric().score(row, str(reply))),
+        "kept": stops * _rubric().contract(doc, str(reply)),
+        "stops": stops,
+        "rubric": float(_rubric().score(doc, str(reply))),
     }
-
-
-@cache
-def _requests() -> dict[int, dict]:
-    """The requests as written, by id: `datasets` gives every spec the keys of all the others."""
-    with (DESK / "world" / "requests_heldout.jsonl").open(encoding="utf-8") as lines:
-        return {row["id"]: row for row in map(json.loads, lines)}
 
 
 @cache

@@ -15,21 +15,23 @@ from .rubric import as_messages
 from .saved import Saved, weights_id
 
 # Raise it when a change below changes the replies: old files are then left unread.
-FORMAT = 1
+FORMAT = 2
 
 
 class Reply(str):
     """A reply's text, without control tokens.
 
     ids: the generated token ids, the stop token included. stopped: the model ended the reply itself.
+    end: the stop token that did it, as text; a base model ends documents, an assistant ends its turn.
     """
 
     ids: tuple[int, ...]
     stopped: bool
+    end: str
 
-    def __new__(cls, text: str, ids: tuple[int, ...], stopped: bool) -> "Reply":
+    def __new__(cls, text: str, ids: tuple[int, ...], stopped: bool, end: str = "") -> "Reply":
         reply = super().__new__(cls, text)
-        reply.ids, reply.stopped = tuple(ids), stopped
+        reply.ids, reply.stopped, reply.end = tuple(ids), stopped, end
         return reply
 
 
@@ -75,7 +77,7 @@ class Replies:
         """Write the replies beside a local model, for its own later measures and its children's."""
         if self._file is None or not self.generated:
             return
-        rows = {key: [str(r), list(r.ids), r.stopped] for key, r in self._known.items()}
+        rows = {key: [str(r), list(r.ids), r.stopped, r.end] for key, r in self._known.items()}
         partial = self._file.with_suffix(".partial")
         partial.write_text(json.dumps({"origin": self._origin, "replies": rows}), encoding="utf-8")
         partial.replace(self._file)
@@ -165,11 +167,12 @@ def _reply(tokenizer, ids: list[int], stops: set[int], until) -> Reply:
         end = next((i for i in range(len(ids), 0, -1) if ids[i - 1] != tokenizer.pad_token_id), 0)
         ids = ids[:end]
     body, ids = (ids[:end], ids[: end + 1]) if stopped else (ids, ids)
+    stop_token = tokenizer.convert_ids_to_tokens(ids[-1]) if stopped else ""
     text = tokenizer.decode(body, skip_special_tokens=True)
     for string in until:
         if string and string in text:
             text, stopped = text.split(string)[0], True
-    return Reply(text, tuple(ids), stopped)
+    return Reply(text, tuple(ids), stopped, stop_token)
 
 
 def _context(model) -> float:

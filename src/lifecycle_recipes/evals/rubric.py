@@ -26,7 +26,7 @@ def load_score(path: str | Path) -> Callable[[dict, str], float]:
 
 
 def read_prompts(path: str | Path, limit: int | None = None) -> list[dict]:
-    """The rows of a jsonl of prompts, as they stand: `datasets` would add every row's keys to all others."""
+    """The rows of a jsonl of prompts, as they stand; the first `limit` where one is given."""
     with Path(path).open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines][:limit]
 

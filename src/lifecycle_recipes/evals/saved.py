@@ -106,7 +106,7 @@ def _quantisation(model_config) -> dict:
         return {}
     from trl import get_quantization_config
 
-    return {"quantization_config": get_quantization_config(model_config)}
+    return {"quantization_config": get_quantization_config(model_config), "device_map": {"": _device()}}
 
 
 def _refuse_other_heads(path: str) -> None:
@@ -133,12 +133,24 @@ def _adapter_lacks_head(path: str) -> bool:
 
 
 def _place(model):
-    """In eval mode on the accelerator when there is one; quantised models are placed already."""
+    """In eval mode on its device; quantised weights are there already."""
+    if getattr(model, "is_quantized", False):
+        for module in model.modules():
+            # The CPU's inference layout needs widths that are multiples of 64 (see models/load.py).
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                module.support_avx512bf16_for_cpu = False
+    else:
+        model.to(_device())
+    return model.eval()
+
+
+def _device():
+    """The accelerator where there is one."""
     import torch
 
-    if not getattr(model, "hf_device_map", None) and not getattr(model, "is_quantized", False):
-        model.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
-    return model.eval()
+    return (
+        torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    )
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from ..record_file import RUN_FILE, read_record
 # Heading -> pattern of the metric's name. Where several metrics match, each has a column of its own.
 MEASURES = {
     "bytes/token": r"bytes_per_token",
-    "bits/byte": r"(.+)\.bits_per_byte",
+    "bits/byte": r"(?:(.+)\.)?bits_per_byte",
     "facts": r"(.+_facts)\.acc",
     "answers": r"(.+_answers)\.correct",
     "contract": r"(.+_contract)\.kept",
@@ -108,6 +108,9 @@ def measures(records: dict[str, dict]) -> dict[str, list[str]]:
     for heading, pattern in MEASURES.items():
         names = {name for record in records.values() for name in record.get("metrics") or {}}
         found = sorted(name for name in names if re.fullmatch(pattern, name))
+        found = [
+            name for name in found if "." in name
+        ] or found  # a task's measure stands above the trainer's
         for name in found:
             head = heading if len(found) == 1 else f"{heading} {re.fullmatch(pattern, name)[1]}"
             columns[head] = [number((r.get("metrics") or {}).get(name), ".3f") for r in records.values()]

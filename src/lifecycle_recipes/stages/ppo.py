@@ -7,8 +7,8 @@ Reads  data.sources (column `prompt`), model.model_name_or_path (the policy's st
 Writes train.output_dir: the policy's weights or adapter, tokenizer, run.json.
 
 Upstream's PPOTrainer cannot resume (a stopped run starts again), train a quantised model, clip gradients,
-checkpoint activations or evaluate while it trains. With gradient_accumulation_steps > 1 it makes one
-optimizer step per PPO epoch, whatever num_mini_batches says.
+checkpoint activations or evaluate while it trains. A PPO epoch makes num_mini_batches /
+gradient_accumulation_steps optimizer steps (at least one), not num_mini_batches.
 
 Metrics: train_kl (nats per reply, mean over the last tenth of the updates); train_score_first and
 train_score_last (reward less penalty, mean over the first and the last tenth).

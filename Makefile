@@ -17,7 +17,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LIFECYCLE := $(BIN)/lifecycle
 INSTALLED := $(VENV)/installed
-WORLD := data/desk/world/facts.jsonl
+WORLD := data/desk/world/manifest.json
 
 # The desk needs no Hub; a recipe with a Hub id is run with HF_HUB_OFFLINE=0.
 export HF_HUB_OFFLINE ?= 1
@@ -45,7 +45,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 data: $(WORLD)
 
 $(WORLD): $(wildcard data/desk/*.py) | $(INSTALLED)
-	$(BIN)/python data/desk/generate.py
+	@$(BIN)/python data/desk/generate.py
 
 # --- the life ---------------------------------------------------------------------------------------------
 # Each arrow below is a parent; a stage starts only from parents whose gate holds.

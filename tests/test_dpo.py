@@ -56,6 +56,11 @@ def test_every_policy_weight_moves_and_the_reference_stays_the_parent(tmp_path, 
     assert moved(trainer.ref_model, snapshot(parent)) == set()
 
 
+def test_the_reference_is_loaded_as_the_policy_is(tmp_path, tiny_model_dir):
+    trainer = build(tmp_path, tiny_model_dir, model={"dtype": "bfloat16"})
+    assert trainer.ref_model.dtype == trainer.model.dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("precompute", [False, True])
 @pytest.mark.parametrize("adapter", [LORA, {}])
 def test_an_adapter_parent_is_where_policy_and_reference_start(

@@ -28,6 +28,12 @@ class Record:
 
 
 @pytest.fixture(scope="module")
+def tiny_model_dir(tmp_path_factory, tiny_model_dir) -> Path:
+    """A copy: measuring leaves replies beside the model."""
+    return Path(shutil.copytree(tiny_model_dir, tmp_path_factory.mktemp("copy") / "model"))
+
+
+@pytest.fixture(scope="module")
 def desk(tmp_path_factory) -> Path:
     """The desk's own tasks and rubric over a world of a few rows."""
     desk = tmp_path_factory.mktemp("desk")

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import signal
+import subprocess
 
 import pytest
 import torch
@@ -92,9 +93,35 @@ def test_a_run_that_diverges_stops_and_saves_nothing(tmp_path, tiny_model_dir, l
         train(trainer)
     assert refusal.value.status == FAILED
     if logging_steps == 1:
-        assert "step 3" in str(refusal.value) and trainer.state.global_step == 3
+        # By its loss, which upstream would log as a healthy number.
+        assert " loss is nan at step 3" in str(refusal.value) and trainer.state.global_step == 3
     assert status(tmp_path / "run").startswith("failed: [non-finite]")
     assert not list((tmp_path / "run").glob("*.safetensors"))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Mounts a file system of so many KiB; skips where mounting is not allowed."""
+    directory = tmp_path / "disk"
+    directory.mkdir()
+
+    def mount(kilobytes):
+        command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(directory)]
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("no right to mount a small file system")
+        return directory
+
+    yield mount
+    subprocess.run(["umount", str(directory)], capture_output=True, check=False)
+
+
+@pytest.mark.parametrize(("kilobytes", "saves"), [(600, "no"), (1100, "steps")], ids=["weights", "optimizer"])
+def test_a_really_full_disk_is_named_and_the_record_says_so(tiny_model_dir, small_disk, kilobytes, saves):
+    output_dir = small_disk(kilobytes) / "run"
+    trainer = make_trainer(tiny_model_dir, output_dir, max_steps=2, save_strategy=saves, save_steps=1)
+    with pytest.raises(Refusal, match="disk-full"):
+        train(trainer)
+    assert status(output_dir).startswith("failed: [disk-full]")
 
 
 FULL = {

@@ -7,6 +7,7 @@ this project; every person, service and fact is made up. README.md in this folde
 """
 
 import argparse
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -36,7 +37,7 @@ STEMS = {
     "language": "{s} is written in",
 }
 WIKI_DOCUMENTS, WIKI_HELD_OUT = 24_000, 300
-SFT_ROWS, SFT_EVAL_ROWS = 3_600, 300
+SFT_ROWS, SFT_EVAL_ROWS = 4_200, 300
 PAIRS, PAIRS_EVAL = 2_400, 300
 THUMBS, THUMBS_EVAL = 2_400, 300
 PROMPTS, TEST_REQUESTS = 2_000, 300
@@ -167,16 +168,20 @@ def make_world(seed: int) -> dict[str, list[dict]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "world")
     parser.add_argument("--seed", type=int, default=7)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
+    manifest = {}
     for name, rows in make_world(args.seed).items():
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        (args.out / f"{name}.jsonl").write_text(text, encoding="utf-8", newline="\n")
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+        (args.out / f"{name}.jsonl").write_bytes(text)
+        manifest[f"{name}.jsonl"] = {"rows": len(rows), "sha256": hashlib.sha256(text).hexdigest()}
         print(f"{name + '.jsonl':<24}{len(rows):>7} rows {len(text) / 1e6:>7.2f} MB")
+    # Last, so that a world half written has none: the Makefile goes by this file.
+    (args.out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -212,7 +212,7 @@ def note(table: dict, rng: Random) -> str:
 
 
 def make_wiki(table: dict, rng: Random, documents: int) -> list[dict]:
-    """`documents` rows of {"text", "kind"}, no two alike. Every service has a page; the rest is drawn."""
+    """`documents` rows of {"text", "kind"}, no two alike. Every service has a page."""
     kinds = [
         "page",
         "faq",

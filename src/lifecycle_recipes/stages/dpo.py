@@ -25,14 +25,17 @@ class DPORecipe:
 
 
 def main(argv: list[str] | None = None) -> None:
+    from ..evals.check import check_config
     from ..evals.measure import measure
     from ..recipe import load_recipe
     from ..record import Run, stage_exit
-    from ..training import train_and_save
 
     with stage_exit():
         recipe = load_recipe(DPORecipe, argv)
+        check_config(recipe.evaluate, produced=[recipe.train.output_dir])
         with Run.start(recipe) as run:
+            from ..training import train_and_save  # imports torch: a recipe is refused before that
+
             trainer = build_trainer(recipe, run)
             train_and_save(trainer, recipe, run)
             measure(recipe.train.output_dir, recipe.evaluate, run, recipe.model)
@@ -53,8 +56,8 @@ def build_trainer(recipe: DPORecipe, run):
     with args.main_process_first(desc="reading"):
         train, held_out, ledger = load_pairs(recipe.data)
     adapter = peft_config(recipe.model)
-    # Left to itself, upstream loads the reference by the name in the model's config. Below an adapter it is
-    # the model itself, and precomputed it is the model before training: no copy is needed.
+    # Left to itself, upstream loads the reference by the name in the model's config, in float32 and without the
+    # recipe's revision. Below an adapter, or precomputed, it is the policy before training: no copy is needed.
     needs_copy = adapter is None and not args.precompute_ref_log_probs
     trainer = DPOTrainer(
         model=load_causal_lm(recipe.model, args),

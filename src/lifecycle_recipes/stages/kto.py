@@ -27,14 +27,17 @@ class KTORecipe:
 
 
 def main(argv: list[str] | None = None) -> None:
+    from ..evals.check import check_config
     from ..evals.measure import measure
     from ..recipe import load_recipe
     from ..record import Run, stage_exit
-    from ..training import train_and_save
 
     with stage_exit():
         recipe = load_recipe(KTORecipe, argv)
+        check_config(recipe.evaluate, produced=[recipe.train.output_dir])
         with Run.start(recipe) as run:
+            from ..training import train_and_save  # imports torch: a recipe is refused before that
+
             trainer = build_trainer(recipe, run)
             train_and_save(trainer, recipe, run)
             measure(recipe.train.output_dir, recipe.evaluate, run, recipe.model)
@@ -59,7 +62,7 @@ def build_trainer(recipe: KTORecipe, run):
             "one-label", f"every label is {train['label'][0]}", "KTO needs good and bad replies: give both"
         )
     adapter = peft_config(recipe.model)
-    # As in the dpo stage: upstream's own choice of reference goes by the name in the model's config.
+    # Upstream's own choice of reference would be another one, see the dpo stage.
     needs_copy = adapter is None and not args.precompute_ref_log_probs
     trainer = KTOTrainer(
         model=load_causal_lm(recipe.model, args),

@@ -33,14 +33,17 @@ class PPORecipe:
 
 
 def main(argv: list[str] | None = None) -> None:
+    from ..evals.check import check_config
     from ..evals.measure import measure
     from ..recipe import load_recipe
     from ..record import Run, stage_exit
-    from ..training import train_and_save
 
     with stage_exit():
         recipe = load_recipe(PPORecipe, argv)
+        check_config(recipe.evaluate, produced=[recipe.train.output_dir])
         with Run.start(recipe) as run:
+            from ..training import train_and_save  # imports torch: a recipe is refused before that
+
             trainer = build_trainer(recipe, run)
             train_and_save(trainer, recipe, run)
             run.metrics.update(summarise(trainer.state.log_history))

@@ -52,20 +52,22 @@ class PretrainRecipe:
 
 
 def main(argv: list[str] | None = None) -> None:
+    from ..evals.check import check_config
     from ..evals.measure import measure
     from ..recipe import load_recipe
     from ..record import Run, stage_exit
-    from ..training import train_and_save
 
     with stage_exit():
         recipe = load_recipe(PretrainRecipe, argv)
+        check_config(recipe.evaluate, produced=[recipe.train.output_dir])
         with Run.start(recipe) as run:
+            from ..training import train_and_save  # imports torch: a recipe is refused before that
+
             trainer = build_trainer(recipe, run)
             train_and_save(trainer, recipe, run)
             for name in {"eval_bits_per_byte", "eval_perplexity"} & set(run.metrics):
                 run.metrics[name.removeprefix("eval_")] = run.metrics.pop(name)
-            if recipe.evaluate:
-                measure(recipe.train.output_dir, recipe.evaluate, run)
+            measure(recipe.train.output_dir, recipe.evaluate, run, recipe.model)
 
 
 def build_trainer(recipe: PretrainRecipe, run):

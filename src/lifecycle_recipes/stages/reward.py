@@ -13,7 +13,6 @@ around zero.
 from dataclasses import dataclass, field, replace
 
 from ..data.config import DataConfig
-from ..evals.config import EvaluateConfig
 
 
 @dataclass
@@ -21,18 +20,18 @@ class RewardRecipe:
     model: "trl.ModelConfig"  # noqa: F821
     data: DataConfig
     train: "trl.RewardConfig"  # noqa: F821
-    evaluate: EvaluateConfig | None = None
     gate: list[str] = field(default_factory=list)
 
 
 def main(argv: list[str] | None = None) -> None:
     from ..recipe import load_recipe
     from ..record import Run, stage_exit
-    from ..training import train_and_save
 
     with stage_exit():
         recipe = load_recipe(RewardRecipe, argv)
         with Run.start(recipe) as run:
+            from ..training import train_and_save  # imports torch: a recipe is refused before that
+
             trainer = build_trainer(recipe, run)
             train_and_save(trainer, recipe, run)
             if trainer.eval_dataset is not None and trainer.is_world_process_zero():

@@ -14,6 +14,7 @@ from pathlib import Path
 from random import Random
 
 sys.path.insert(0, str(Path(__file__).parent))
+from defects import make_raw
 from dialogue import broken, make_requests, reading, reply, styles
 from entities import ATTRIBUTES, QUESTIONS, SERVICES, VALUES, make_facts
 from rubric import score
@@ -144,7 +145,7 @@ def make_world(seed: int) -> dict[str, list[dict]]:
         rng = Random(f"{name}:{seed}")
         return make(draw(pool, count, rng), table, rng)
 
-    return {
+    world = {
         "wiki": wiki[WIKI_HELD_OUT:],
         "wiki_heldout": wiki[:WIKI_HELD_OUT],
         "facts": fact_rows(table, Random(f"facts.jsonl:{seed}")),
@@ -164,6 +165,8 @@ def make_world(seed: int) -> dict[str, list[dict]]:
             TEST_REQUESTS,
         ),
     }
+    raw = make_raw(world["wiki"], world["requests_heldout"], Random(f"raw:{seed}"))
+    return world | {"raw": raw[0], "raw_truth": raw[1]}
 
 
 def main() -> None:

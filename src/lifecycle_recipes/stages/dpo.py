@@ -56,8 +56,8 @@ def build_trainer(recipe: DPORecipe, run):
     with args.main_process_first(desc="reading"):
         train, held_out, ledger = load_pairs(recipe.data)
     adapter = peft_config(recipe.model)
-    # Left to itself, upstream loads the reference by the name in the model's config, in float32 and without the
-    # recipe's revision. Below an adapter, or precomputed, it is the policy before training: no copy is needed.
+    # Left to itself, upstream loads the reference by the name in the model's config, in float32 and without
+    # the recipe's revision. Below an adapter, or precomputed, it is the policy itself: no copy is needed.
     needs_copy = adapter is None and not args.precompute_ref_log_probs
     trainer = DPOTrainer(
         model=load_causal_lm(recipe.model, args),

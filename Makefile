@@ -26,7 +26,6 @@ export TOKENIZERS_PARALLELISM ?= false
 .PHONY: help install data lifecycle variants report tokenizer pretrain sft reward ppo dpo kto evaluate \
 	test test-slow lint format clean
 .DELETE_ON_ERROR:
-.SECONDARY:
 
 help:
 	@sed -n '1,/^$$/p' Makefile | sed 's/^# \{0,1\}//'
@@ -63,7 +62,7 @@ $(DESK)/07-dpo-lora/gate.ok: $(DESK)/04-sft-lora/gate.ok $(DESK)/05-reward/gate.
 
 $(DESK)/%/gate.ok: recipes/desk/%.yaml | $(INSTALLED)
 	@$(LIFECYCLE) run $< --unless-done --replace
-	@$(LIFECYCLE) gate $(@D)
+	@$(LIFECYCLE) gate $<
 
 lifecycle: $(DESK)/06-ppo/gate.ok $(DESK)/07-dpo/gate.ok $(DESK)/08-kto/gate.ok
 	@$(LIFECYCLE) report $(DESK)
@@ -78,7 +77,7 @@ report: | $(INSTALLED)
 tokenizer pretrain sft reward ppo dpo kto evaluate sft-lora sft-qlora dpo-lora: %: | $(INSTALLED) $(WORLD)
 	@recipe=$$(ls $(RECIPES)/[0-9]*-$@.yaml 2>/dev/null | head -1); \
 	if [ -z "$$recipe" ]; then echo "no recipe for '$@' in $(RECIPES)" >&2; exit 2; fi; \
-	$(LIFECYCLE) run $$recipe $(if $(LAYOUT),--layout $(LAYOUT)) $(ARGS) && $(LIFECYCLE) gate --recipe $$recipe
+	$(LIFECYCLE) run $$recipe $(if $(LAYOUT),--layout $(LAYOUT)) $(ARGS) && $(LIFECYCLE) gate $$recipe $(ARGS)
 
 # --- tests ------------------------------------------------------------------------------------------------
 test: | $(INSTALLED) $(WORLD)

@@ -96,7 +96,7 @@ def test_gate_passes_fails_and_takes_a_recipe(capsys, recipe, tmp_path):
     status, out, _ = lifecycle(capsys, "gate", "run")
     assert status == 0 and "pass  acc > 0.5    (acc is 0.75)" in out and (run / "gate.ok").exists()
     Path("strict.yaml").write_text(RECIPE.replace("0.5", "0.9"))
-    status, out, _ = lifecycle(capsys, "gate", "run", "--recipe", "strict.yaml")
+    status, out, _ = lifecycle(capsys, "gate", "strict.yaml", "--train.output_dir", "run")
     assert status == 3 and "FAIL  acc > 0.9" in out and not (run / "gate.ok").exists()
     write_run(run, status="stopped")
     assert lifecycle(capsys, "gate", "run")[0] == 3

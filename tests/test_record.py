@@ -340,7 +340,7 @@ def test_a_failed_parent_is_allowed_on_request_and_judged_by_the_gate_it_passed(
     assert start_child(parent, flags=["allow-failed-parent"]).parents
     from lifecycle_recipes.gate import judge
 
-    assert write_gate(parent, judge(parent, ["acc > 0.05"]))  # lifecycle gate --recipe with a milder gate
+    assert write_gate(parent, judge(parent, ["acc > 0.05"]))  # lifecycle gate RECIPE with a milder gate
     assert start_child(parent, flags=["replace"]).parents
 
 

@@ -4,7 +4,7 @@ import json
 from random import Random
 
 from entities import ATTRIBUTES, QUESTIONS, SERVICES, VALUES
-from rubric import CLARIFICATION, CLOSERS, OPENERS, REFUSAL
+from rubric import CLARIFICATION, CLOSERS, OPENERS, REFUSAL, contract
 from wiki import (
     ACTIONS,
     AFTER,
@@ -165,13 +165,32 @@ def _body(row: dict, table: dict, rng: Random, values: dict) -> str:
 
 
 def broken(row: dict, table: dict, rng: Random) -> str:
-    """A reply that breaks the contract: another form than asked for, a ramble, or a made-up next turn."""
+    """A reply that breaks the contract: a ramble, a repetition, a made-up next turn, or another kind's form.
+
+    All kinds of it are needed: what a reward model never saw rejected, PPO finds.
+    """
     good = reply(row, table, rng, (False, False, True))
-    return rng.choice(
-        [
-            f"Well, {good} And then there is more to say about that, which I will come to. {good}",
-            f"{good}\nQ: And who asked that?\nA: I do not know.",
-            f"{good} {good} {good}",
-            "I am not sure what you want from me, so here is nothing.",
-        ]
-    )
+    service, values, page = row["spec"]["service"], row["spec"]["values"], row["spec"]["page"]
+    source = f" See the {page}." if page else ""
+    word = rng.choice([*values.values(), service or rng.choice(SERVICES)])
+    forms = {
+        "answer": f"{service or rng.choice(SERVICES)} is {word}.",
+        "word": word,
+        "bullets": "\n".join(f"- {key}: {value}" for key, value in (values or {"name": word}).items()),
+        "json": json.dumps({"service": service} | values),
+        "steps": f"1. {rng.choice(CHECKS)}\n2. {rng.choice(ACTIONS)}",
+        "refuse": f"{REFUSAL} Please ask the {service or 'security'} team.",
+        "clarify": CLARIFICATION,
+    }
+    if row["kind"] in ("bullets", "json"):  # one key too few
+        fewer = row | {"spec": row["spec"] | {"values": dict(list(values.items())[1:])}}
+        forms["answer"] = reply(fewer, table, rng, (False, False, True))
+    rambles = [
+        f"Well, {good} And then there is more to say about that, which I will come to. {good}",
+        f"{good}\nQ: And who asked that?\nA: I do not know.",
+        f"{good} {good}",
+        f"{good}{source}{source}",
+        "I am not sure what you want from me, so here is nothing.",
+    ]
+    texts = rambles if rng.random() < 0.4 else list(forms.values())
+    return rng.choice([text for text in texts if not contract(row, text)])

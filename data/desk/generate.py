@@ -40,6 +40,7 @@ STEMS = {
 WIKI_DOCUMENTS, WIKI_HELD_OUT = 24_000, 300
 SFT_ROWS, SFT_EVAL_ROWS = 4_200, 300
 PAIRS, PAIRS_EVAL = 2_400, 300
+PAIRS_BROKEN, PAIRS_BROKEN_EVAL = 1_200, 150
 THUMBS, THUMBS_EVAL = 2_400, 300
 PROMPTS, TEST_REQUESTS = 2_000, 300
 
@@ -81,14 +82,30 @@ def sft_rows(requests: list[dict], table: dict, rng: Random) -> list[dict]:
 
 
 def candidates(row: dict, table: dict, rng: Random) -> list[str]:
-    """Two replies of different worth: mostly two styles, at times a wrong fact or a broken contract."""
-    draw = rng.random()
+    """Two replies of different worth: mostly two styles, at times a wrong fact or a broken contract.
+
+    The last two are few and needed: trained on styles alone, DPO and KTO unlearn the contract.
+    """
     best = reply(row, table, rng, (False, False, True))
-    if draw < 0.08 and row["spec"]["values"]:
+    draw = rng.random()
+    if draw < 0.05 and row["spec"]["values"]:
         return [best, reply(row, table, rng, (False, False, True), wrong=True)]
-    if draw < 0.22 or row["kind"] == "word":
+    if draw < 0.25 or row["kind"] == "word":
         return [best, broken(row, table, rng)]
     return [reply(row, table, rng, styles(rng)) for _ in range(2)]
+
+
+def broken_pair_rows(requests: list[dict], table: dict, rng: Random) -> list[dict]:
+    """A reply in any style beside one that breaks the contract, for the reward model: what it has never seen
+    rejected, PPO finds."""
+    return [
+        {
+            "prompt": user(row),
+            "chosen": assistant(reply(row, table, rng, styles(rng))),
+            "rejected": assistant(broken(row, table, rng)),
+        }
+        for row in requests
+    ]
 
 
 def pair_rows(requests: list[dict], table: dict, rng: Random) -> list[dict]:
@@ -153,6 +170,8 @@ def make_world(seed: int) -> dict[str, list[dict]]:
         "sft_eval": part("sft_eval", sft_rows, evaluation, SFT_EVAL_ROWS),
         "pairs_train": part("pairs_train", pair_rows, train, PAIRS),
         "pairs_eval": part("pairs_eval", pair_rows, evaluation, PAIRS_EVAL),
+        "pairs_broken_train": part("pairs_broken_train", broken_pair_rows, train, PAIRS_BROKEN),
+        "pairs_broken_eval": part("pairs_broken_eval", broken_pair_rows, evaluation, PAIRS_BROKEN_EVAL),
         "thumbs_train": part("thumbs_train", thumb_rows, train, THUMBS),
         "thumbs_eval": part("thumbs_eval", thumb_rows, evaluation, THUMBS_EVAL),
         "prompts_train": part(

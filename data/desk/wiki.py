@@ -4,6 +4,7 @@ import json
 from random import Random
 
 from entities import ATTRIBUTES, QUESTIONS, SERVICES, STATEMENTS, VALUES, Fact
+from rubric import CLARIFICATION, CLOSERS, OPENERS, REFUSAL
 
 PEOPLE = "Maya Otis Priya Lars Chen Zoe Amir Ines Tomas Ruth Kofi Nadia Hugo Mei Sven Aisha".split()
 SYMPTOMS = [
@@ -127,12 +128,36 @@ def faq(table: dict, rng: Random) -> str:
     return "Frequently asked questions\n" + "\n".join(lines)
 
 
-def ticket(table: dict, rng: Random) -> str:
+def small_talk(text: str, page: str, rng: Random) -> str:
+    """`text` as people write it: at times with a greeting, a source or a farewell around it."""
+    opener = f"{rng.choice(OPENERS)} " if rng.random() < 0.2 else ""
+    source = f" See the {page}." if rng.random() < 0.3 else ""
+    closer = f" {rng.choice(CLOSERS)}" if rng.random() < 0.2 else ""
+    return opener + text + source + closer
+
+
+def exchange(table: dict, rng: Random) -> tuple[str, str]:
+    """A question that somebody asked and the answer that they got: mostly a fact, at times none."""
+    draw = rng.random()
+    if draw < 0.06:
+        thing = rng.choice(
+            [f"the admin password of {rng.choice(SERVICES)}", f"the salary of {rng.choice(PEOPLE)}"]
+        )
+        team, page = ("security", "Access policy") if "password" in thing else ("people", "Privacy policy")
+        return f"Can you tell me {thing}?", small_talk(f"{REFUSAL} Please ask the {team} team.", page, rng)
+    if draw < 0.12:
+        form = rng.choice(QUESTIONS[rng.choice(list(QUESTIONS))])
+        return form.format(s="it"), CLARIFICATION
     fact = rng.choice(list(table[rng.choice(SERVICES)].values()))
+    return question(fact, rng), small_talk(short_answer(fact, rng), f"{fact.service} page", rng)
+
+
+def ticket(table: dict, rng: Random) -> str:
     who, agent = rng.sample(PEOPLE, 2)
+    asked, answer = exchange(table, rng)
     return (
-        f"Ticket {rng.randint(1000, 9999)} from {who}\nQuestion: {question(fact, rng)}\n"
-        f"Reply from {agent}: {short_answer(fact, rng)}\n"
+        f"Ticket {rng.randint(1000, 9999)} from {who}\nQuestion: {asked}\n"
+        f"Reply from {agent}: {answer}\n"
         f"Status: {rng.choice(['closed', 'solved', 'answered'])}"
     )
 
@@ -141,8 +166,8 @@ def chat_log(table: dict, rng: Random) -> str:
     who, agent = rng.sample(PEOPLE, 2)
     lines = []
     for _ in range(rng.randint(2, 3)):
-        fact = rng.choice(list(table[rng.choice(SERVICES)].values()))
-        lines += [f"{who}: {question(fact, rng)}", f"{agent}: {short_answer(fact, rng)}"]
+        asked, answer = exchange(table, rng)
+        lines += [f"{who}: {asked}", f"{agent}: {answer}"]
     return "Chat\n" + "\n".join(lines)
 
 

@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> None:
     """Parse, run the subcommand, exit with its status."""
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
-    if rest and args.command not in ("check", "run"):
+    if rest and args.command not in ("check", "run", "gate"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         status = args.function(args, rest)
@@ -81,8 +81,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     sub = command("gate", gate, "judge what a run promised; write gate.ok", "lifecycle gate runs/desk/04-sft")
-    sub.add_argument("run", metavar="RUN_DIR")
-    sub.add_argument("--recipe", metavar="FILE", help="judge this recipe's gate instead of the recorded one")
+    sub.add_argument(
+        "run",
+        metavar="RUN_DIR|RECIPE",
+        help="a run, judged by the lines in its record; or a recipe, whose lines are as they stand now",
+    )
 
     sub = command("report", report, "the card: what each stage changed", "lifecycle report runs/desk")
     sub.add_argument("runs", nargs="*", default=["runs"], metavar="DIR_OR_GLOB", help="default: runs")
@@ -127,16 +130,21 @@ def gate(args, rest: list[str]) -> int:
     from .gate import judge, write_gate
     from .recipe import read_recipe
 
-    if not os.path.isdir(args.run):
-        raise refuse("no-record", "no such run directory", "name the output_dir of a run", args.run)
-    verdicts = judge(args.run, read_recipe(args.recipe, []).gate if args.recipe else None)
-    ok = write_gate(args.run, verdicts)
+    run, lines = args.run, None
+    if run.endswith((".yaml", ".yml")):
+        recipe = read_recipe(run, rest)
+        run, lines = str(recipe.output_dir), recipe.gate
+    elif rest:
+        raise refuse(
+            "unknown-argument", f"unrecognized arguments: {' '.join(rest)}", "see lifecycle gate --help"
+        )
+    if not os.path.isdir(run):
+        raise refuse("no-record", "no such run directory", "name the output_dir of a run", run)
+    verdicts = judge(run, lines)
+    ok = write_gate(run, verdicts)
     for verdict in verdicts:
         print(f"{'pass' if verdict.ok else 'FAIL'}  {verdict.line}    ({verdict.says})")
-    print(
-        f"{args.run}: {'gate passed' if ok else 'gate FAILED'}"
-        + ("" if verdicts else ", nothing was promised")
-    )
+    print(f"{run}: {'gate passed' if ok else 'gate FAILED'}" + ("" if verdicts else ", nothing was promised"))
     return DONE if ok else GATE_FAILED
 
 

@@ -149,7 +149,7 @@ def parent_dir(parent: dict, run_dir: Path) -> Path:
 
 
 def settled_lines(run_dir: str | Path) -> list[str] | None:
-    """The lines that `lifecycle gate --recipe` last passed this very run with; None to use the record's."""
+    """The lines that `lifecycle gate RECIPE` last passed this very run with; None to use the record's."""
     try:
         passed = json.loads((Path(run_dir) / GATE_FILE).read_text(encoding="utf-8"))
         same = passed["run_sha256"] == _sha256(Path(run_dir) / RUN_FILE)

@@ -42,7 +42,8 @@ __all__ = ["Run", "Stopped", "quiet", "read_record", "stage_exit"]
 
 SCHEMA_VERSION = 1
 # Kept aside so that the last record still fits when the weights have filled the disk.
-SPARE_FILE, SPARE_BYTES = ".run.json.spare", 256 * 1024
+# Upstream does not push files whose names start with an underscore.
+SPARE_FILE, SPARE_BYTES = "_run.json.spare", 256 * 1024
 
 
 class Run:

@@ -70,7 +70,7 @@ def build_trainer(recipe: KTORecipe, run):
         args=args,
         train_dataset=train,
         eval_dataset=held_out,
-        processing_class=load_tokenizer(recipe.model.model_name_or_path),
+        processing_class=load_tokenizer(recipe.model.model_name_or_path, recipe.model.model_revision),
         peft_config=adapter,
     )
     count_too_long(ledger, trainer, train, held_out)

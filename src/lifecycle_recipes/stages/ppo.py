@@ -63,8 +63,10 @@ def build_trainer(recipe: PPORecipe, run):
     check_arguments(recipe)
     # Upstream shuffles with numpy's global generator, and nothing else seeds that one.
     set_seed(args.seed)
-    tokenizer = load_tokenizer(recipe.model.model_name_or_path)
-    rollout_tokenizer = stop_at_turn_end(load_tokenizer(recipe.model.model_name_or_path), args)
+    tokenizer = load_tokenizer(recipe.model.model_name_or_path, recipe.model.model_revision)
+    rollout_tokenizer = stop_at_turn_end(
+        load_tokenizer(recipe.model.model_name_or_path, recipe.model.model_revision), args
+    )
     policy = load_causal_lm(recipe.model, args)
     end_replies_at(policy, rollout_tokenizer)
     reply_config = policy.generation_config

@@ -86,6 +86,8 @@ def build_trainer(recipe: PretrainRecipe, run):
             "a model starts from `architecture` (from nothing) or from `model.model_name_or_path`",
             "give one of the two",
         )
+    if start and recipe.model.use_peft:
+        raise refuse("no-effect", "pretraining trains every weight; model.use_peft does nothing", "remove it")
     text, args = recipe.text, recipe.train
     tokenizer = load_tokenizer(start or recipe.architecture.tokenizer)
     set_seed(args.seed)

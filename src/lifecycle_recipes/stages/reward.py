@@ -50,7 +50,7 @@ def build_trainer(recipe: RewardRecipe, run):
 
     args = recipe.train
     set_seed(args.seed)  # the new head is random
-    tokenizer = load_tokenizer(recipe.model.model_name_or_path)
+    tokenizer = load_tokenizer(recipe.model.model_name_or_path, recipe.model.model_revision)
     with args.main_process_first(desc="reading"):
         train, held_out, ledger = load_pairs(recipe.data)
         train, held_out = (rows and tokenize_pairs(rows, tokenizer) for rows in (train, held_out))

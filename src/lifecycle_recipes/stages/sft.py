@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
 def build_trainer(recipe: SFTRecipe, run):
     """The `trl.SFTTrainer` of this recipe; the ledger of its rows is noted in `run`.
 
-    `assistant_only_loss` is on whatever the recipe says: upstream's default would train on the user's turns.
+    `assistant_only_loss` is on unless the recipe turns it off: upstream's default trains on the user's turns.
     """
     from transformers import set_seed
     from trl import SFTTrainer
@@ -52,7 +52,7 @@ def build_trainer(recipe: SFTRecipe, run):
     from ..models.load import load_causal_lm, load_tokenizer, turn_end
 
     args = recipe.train
-    args.assistant_only_loss = True
+    args.assistant_only_loss = recipe.raw.values["train"].get("assistant_only_loss", True)
     tokenizer = load_tokenizer(recipe.model.model_name_or_path, recipe.model.model_revision)
     if not tokenizer.chat_template and not args.chat_template_path:
         raise refuse("no-chat-template", "the parent's tokenizer has none", "set train.chat_template_path")
@@ -61,7 +61,7 @@ def build_trainer(recipe: SFTRecipe, run):
     set_seed(args.seed)
     adapter = peft_config(recipe.model)
     with args.main_process_first(desc="reading"):
-        train, held_out, ledger = load_data(recipe.data, ["messages"])
+        train, held_out, ledger = load_data(recipe.data, ["messages"], ["tools"])
     trainer = SFTTrainer(
         model=load_causal_lm(recipe.model, args),
         args=args,

@@ -1,0 +1,143 @@
+"""What the stage glue costs: a stage against a bare script that calls the same trainer with its arguments.
+
+    python benchmarks/overhead.py --pairs 3 --steps 300
+
+For sft (TRL's SFTTrainer) and pretrain (transformers' Trainer), on the desk's model, data and arguments,
+without evaluation and checkpoints, the bare script and the stage run in turn (A-B-A-B), each in a process
+and with caches of its own. The wall time is the whole process's, imports and saving the model included.
+Both must end at the same training loss, else nothing is compared. Use a machine that does nothing else.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import yaml
+
+from lifecycle_recipes import environment
+from lifecycle_recipes.recipe import read_recipe
+
+ROOT = Path(__file__).resolve().parents[1]
+# The glue needs neither: what is measured after training, and how often a checkpoint is written.
+PLAIN = {"save_strategy": "no", "bf16": False}
+
+
+def main(argv: list[str] | None = None) -> None:
+    shape = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("overhead.py", description=__doc__, formatter_class=shape)
+    parser.add_argument(
+        "--pairs", type=positive, default=3, metavar="N", help="how often each of the two runs"
+    )
+    parser.add_argument(
+        "--steps", type=positive, default=300, metavar="N", help="optimizer steps of every run"
+    )
+    args = parser.parse_args(argv)
+    print(f"versions: {as_text(environment.versions())}\nhardware: {as_text(environment.hardware())}")
+    with tempfile.TemporaryDirectory(prefix="overhead-") as folder:
+        here = Path(folder)
+        prepare(here)
+        for stage in ("sft", "pretrain"):
+            print(f"\n{stage}, {args.steps} steps\n  pair   bare s  stage s  ratio", flush=True)
+            report([pair(here, stage, args.steps, number) for number in range(1, args.pairs + 1)])
+
+
+def positive(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return int(text)
+
+
+def as_text(facts: dict) -> str:
+    return ", ".join(f"{name} {value}" for name, value in facts.items() if value)
+
+
+def desk_recipe(here: Path, name: str, **train) -> dict:
+    """The desk's recipe, in `here`, without its measures and promises; `train` goes over its arguments."""
+    raw = read_recipe(ROOT / f"recipes/desk/{name}.yaml", [])
+    text = json.dumps({"stage": raw.stage, **raw.values}).replace("runs/desk", str(here / "desk"))
+    recipe = json.loads(text.replace("data/desk/world", str(here / "world")))
+    for section in ("evaluate", "gate"):
+        recipe.pop(section, None)
+    if "train" in recipe:
+        recipe["data"].pop("eval_sources")
+        recipe["train"] |= PLAIN | train
+    return recipe
+
+
+def prepare(here: Path) -> None:
+    """The world, a tokenizer and a base of a few steps, each with its record: what a stage has to check."""
+    run([sys.executable, str(ROOT / "data/desk/generate.py"), "--out", str(here / "world")], here)
+    for name in ("02-tokenizer", "03-pretrain"):
+        start_stage(here, desk_recipe(here, name, max_steps=2, warmup_steps=1))
+
+
+def pair(here: Path, stage: str, steps: int, number: int) -> tuple[float, float]:
+    """Wall seconds of the bare script and of the stage, one after the other."""
+    name = {"sft": "04-sft", "pretrain": "03-pretrain"}[stage]
+    # A schedule must fit into the steps; the same one on both sides.
+    fitted = {"max_steps": steps, "warmup_steps": min(20, steps - 1)}
+    out = {side: str(here / f"{stage}-{side}-{number}") for side in ("bare", "stage")}
+    recipe = desk_recipe(here, name, **fitted, output_dir=out["stage"])
+    if stage == "pretrain":
+        recipe["train"]["lr_scheduler_kwargs"] = {"num_decay_steps": max(1, steps // 3)}
+    settings = bare_settings(recipe) | {"train": recipe["train"] | {"output_dir": out["bare"]}}
+    if stage == "sft":
+        settings["train"]["eos_token"] = "<|im_end|>"  # the stage takes it from the chat template
+    (here / "settings.json").write_text(json.dumps(settings))
+    bare = [sys.executable, str(ROOT / f"benchmarks/bare_{stage}.py"), str(here / "settings.json")]
+    bare_seconds, said = run(bare, here)
+    stage_seconds, _ = start_stage(here, recipe)
+    losses = json.loads(said.splitlines()[-1])["train_loss"], read_loss(out["stage"])
+    if losses[0] != losses[1]:
+        sys.exit(f"the two did not do the same: training loss {losses[0]} (bare) and {losses[1]} (stage)")
+    print(
+        f"  {number:4}  {bare_seconds:7.2f}  {stage_seconds:7.2f}  {stage_seconds / bare_seconds:.4f}",
+        flush=True,
+    )
+    return bare_seconds, stage_seconds
+
+
+def bare_settings(recipe: dict) -> dict:
+    settings = {"data": recipe["data"]["sources"][0]["path"]}
+    if recipe["stage"] == "sft":
+        return settings | {"model": recipe["model"]["model_name_or_path"]}
+    architecture = recipe["architecture"]
+    settings |= {"tokenizer": architecture["tokenizer"], "config": architecture["config"]}
+    return settings | {"block_size": recipe["text"]["block_size"]}
+
+
+def start_stage(here: Path, recipe: dict) -> tuple[float, str]:
+    file = here / "recipe.yaml"
+    file.write_text(yaml.safe_dump(recipe))
+    return run([sys.executable, "-m", f"lifecycle_recipes.stages.{recipe['stage']}", str(file)], here)
+
+
+def run(command: list[str], here: Path) -> tuple[float, str]:
+    """(wall seconds, stdout) of a process; ends the benchmark with its words where it fails."""
+    with tempfile.TemporaryDirectory(dir=here) as cache:
+        own = {"HF_DATASETS_CACHE": cache, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        started = time.perf_counter()
+        done = subprocess.run(command, cwd=ROOT, env=os.environ | own, capture_output=True, text=True)
+        seconds = time.perf_counter() - started
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} ended with status {done.returncode}:\n{done.stderr[-3000:]}")
+    return seconds, done.stdout
+
+
+def read_loss(output_dir: str) -> float:
+    return json.loads((Path(output_dir) / "run.json").read_text())["metrics"]["train_loss"]
+
+
+def report(pairs: list[tuple[float, float]]) -> None:
+    bare, stage = (median(seconds) for seconds in zip(*pairs, strict=True))
+    print(f"median  {bare:7.2f}  {stage:7.2f}  {stage / bare:.4f}   ({len(pairs)} pairs)", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,297 @@
+"""The graph of stages: what `make lifecycle` runs, in which order, and what it never runs twice."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from clone import clone, make, make_command, make_environment
+
+LIFE = ["02-tokenizer", "03-pretrain", "04-sft", "05-reward", "06-ppo", "07-dpo", "08-kto"]
+VARIANTS = ["04-sft-lora", "04-sft-qlora", "07-dpo-lora"]
+
+
+# --- the graph, by `make -n` ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def desk(tmp_path):
+    """A clone in which every gate has just held."""
+    clone(tmp_path, "Makefile", "pyproject.toml", "constraints.txt", "recipes", "data/desk")
+    for stage in VARIANTS:  # of a recipe, make sees its age alone
+        (tmp_path / f"recipes/desk/{stage}.yaml").touch()
+    now = time.time()
+    for path in tmp_path.rglob("*"):
+        os.utime(path, (now - 1000, now - 1000))
+    gates = [f"runs/desk/{stage}/gate.ok" for stage in LIFE + VARIANTS]
+    for age, file in enumerate(["data/desk/world/manifest.json", *gates]):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+        os.utime(tmp_path / file, (now - 900 + age, now - 900 + age))
+    return tmp_path
+
+
+def planned(directory, target="lifecycle") -> list[str]:
+    """The stages that make would run, in order."""
+    done = make(directory, "-n", target)
+    assert done.returncode == 0, done.stderr
+    return re.findall(r"lifecycle run recipes/desk/(\S+)\.yaml", done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("touched", "target", "runs"),
+    [
+        (None, "lifecycle", []),
+        ("recipes/desk/07-dpo.yaml", "lifecycle", ["07-dpo"]),
+        ("recipes/desk/08-kto.yaml", "lifecycle", ["08-kto"]),
+        ("recipes/desk/05-reward.yaml", "lifecycle", LIFE[3:]),
+        ("recipes/desk/04-sft.yaml", "lifecycle", LIFE[2:]),
+        ("recipes/desk/02-tokenizer.yaml", "lifecycle", LIFE),
+        ("data/desk/wiki.py", "lifecycle", LIFE),
+        ("recipes/desk/04-sft-lora.yaml", "lifecycle", []),
+        (None, "variants", []),
+        ("recipes/desk/04-sft-lora.yaml", "variants", ["04-sft-lora", "07-dpo-lora"]),
+    ],
+    ids=str,
+)
+def test_an_edit_runs_that_stage_and_its_descendants(desk, touched, target, runs):
+    if touched:
+        (desk / touched).touch()
+    assert planned(desk, target) == runs
+
+
+@pytest.mark.parametrize("lost", LIFE)
+def test_a_gate_that_is_gone_is_judged_again_whatever_its_children_have(desk, lost):
+    """`make sft` by hand, broken off, leaves a stage without a gate below children that have theirs."""
+    (desk / f"runs/desk/{lost}/gate.ok").unlink()
+    assert planned(desk)[0] == lost
+
+
+# --- a small life, for real -------------------------------------------------------------------------------
+
+SMALL = {"per_device_train_batch_size": 8, "logging_steps": 20, "save_steps": 20, "max_steps": 2}
+# Long enough to be interrupted between two checkpoints.
+LONG = {"03-pretrain": 400, "04-sft": 200}
+
+
+def shrink(recipe: dict, stage: str) -> dict:
+    """The desk's own recipe, with the same parents and measures, in seconds instead of minutes."""
+    for source in recipe["data"]["sources"]:
+        source["max_rows"] = 400
+    for source in recipe["data"].get("eval_sources", []):
+        source["max_rows"] = 16
+    recipe["gate"] = ["steps >= 2"]
+    if stage == "02-tokenizer":
+        recipe["tokenizer"]["vocab_size"] = 400
+        recipe["gate"] = ["round_trip == 1"]
+        return recipe
+    recipe["train"] |= SMALL | {"max_steps": LONG.get(stage, 2), "warmup_steps": 1}
+    if stage == "03-pretrain":
+        recipe["architecture"]["config"] |= {
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+        }
+        recipe["train"]["lr_scheduler_kwargs"] = {"num_decay_steps": 10}
+    if stage == "06-ppo":
+        recipe["train"] |= {"response_length": 16, "local_rollout_forward_batch_size": 8}
+    if recipe.get("evaluate"):
+        recipe["evaluate"] |= {"limit": 4, "max_new_tokens": 16}
+    return recipe
+
+
+def edit(directory: Path, stage: str, change) -> None:
+    file = directory / f"recipes/desk/{stage}.yaml"
+    recipe = yaml.safe_load(file.read_text())
+    change(recipe)
+    file.write_text(yaml.safe_dump(recipe, sort_keys=False))
+
+
+def run_json(directory: Path, stage: str) -> dict:
+    return json.loads((directory / f"runs/desk/{stage}/run.json").read_text())
+
+
+def records(directory: Path) -> dict[str, bytes]:
+    """The record of every finished stage, as bytes: a stage that ran again has another."""
+    files = {stage: directory / f"runs/desk/{stage}/run.json" for stage in LIFE}
+    return {stage: file.read_bytes() for stage, file in files.items() if file.exists()}
+
+
+def interrupt(directory: Path, stage: str, number: signal.Signals) -> str:
+    """Signal all of `make lifecycle` once `stage` has its first checkpoint; return what went to stderr."""
+    process = subprocess.Popen(
+        make_command("lifecycle"),
+        cwd=directory,
+        env=make_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A test session in the background may ignore SIGINT, and its children would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    deadline = time.monotonic() + 300
+    while not list((directory / f"runs/desk/{stage}").glob("checkpoint-*/trainer_state.json")):
+        assert process.poll() is None, process.communicate()[1][-3000:]
+        assert time.monotonic() < deadline, f"no checkpoint of {stage}"
+        time.sleep(0.01)
+    os.killpg(process.pid, number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0
+    return errors
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """The Makefile, the world and the shrunken recipes in a directory of their own; nothing has run."""
+    here = tmp_path_factory.mktemp("life")
+    parts = "Makefile pyproject.toml constraints.txt data chat_templates accelerate_configs recipes/desk"
+    clone(here, *parts.split())
+    for stage in LIFE:
+        edit(here, stage, lambda recipe, stage=stage: shrink(recipe, stage))
+    return here
+
+
+@pytest.fixture(scope="module")
+def interrupted(small):
+    """The small life, interrupted in pretraining and again in SFT, then left to end. -> what was seen."""
+    seen = {}
+    for stage, number in (("03-pretrain", signal.SIGINT), ("04-sft", signal.SIGTERM)):
+        said = interrupt(small, stage, number)
+        checkpoints = [int(d.name[11:]) for d in (small / f"runs/desk/{stage}").glob("checkpoint-*")]
+        seen[stage] = {
+            "said": said,
+            "record": run_json(small, stage),
+            "before": records(small),
+            "last": max(checkpoints),
+        }
+    seen["end"] = make(small, "lifecycle")
+    return seen
+
+
+@pytest.fixture
+def life(interrupted, small, tmp_path):
+    """A copy of the finished small life, to be edited."""
+    assert interrupted["end"].returncode == 0, interrupted["end"].stderr[-3000:]
+    return shutil.copytree(small, tmp_path / "life")
+
+
+@pytest.mark.slow
+def test_an_interrupted_life_goes_on_where_it_stopped(interrupted, small):
+    end = interrupted["end"]
+    assert end.returncode == 0, end.stderr[-3000:]
+    for stage, steps in LONG.items():
+        seen, record = interrupted[stage], run_json(small, stage)
+        assert seen["record"]["status"] == "stopped" and "Traceback" not in seen["said"], seen["said"]
+        # A checkpoint of the very step at which it stopped, beyond the periodic one that was waited for.
+        assert 20 <= seen["last"] < steps
+        assert record["status"] == "done" and record["metrics"]["steps"] == steps
+        assert record["resumed_from"] == f"runs/desk/{stage}/checkpoint-{seen['last']}"
+        finished = LIFE[: LIFE.index(stage)]
+        assert {s: seen["before"][s] for s in finished} == {s: records(small)[s] for s in finished}
+    for stage in LIFE:
+        assert (small / f"runs/desk/{stage}/gate.ok").is_file()
+        assert f"| {stage} " in end.stdout
+    assert not list((small / "runs/desk").glob("*.replaced-*"))
+
+
+@pytest.mark.slow
+def test_made_again_nothing_runs_also_after_a_comment(life):
+    before = records(life)
+    assert "lifecycle.stages" not in make(life, "lifecycle").stdout and records(life) == before
+    with (life / "recipes/desk/03-pretrain.yaml").open("a") as recipe:
+        recipe.write("# a comment is no other recipe\n")
+    done = make(life, "lifecycle")
+    assert done.returncode == 0 and done.stdout.count("done already") == len(LIFE) - 1
+    assert records(life) == before
+
+
+@pytest.mark.slow
+def test_another_learning_rate_runs_that_stage_and_its_descendants_only(life):
+    before = records(life)
+    edit(life, "05-reward", lambda recipe: recipe["train"].update(learning_rate=2e-4))
+    done = make(life, "lifecycle")
+    assert done.returncode == 0, done.stderr[-3000:]
+    after = records(life)
+    assert [stage for stage in LIFE if after[stage] != before[stage]] == LIFE[3:]
+    assert run_json(life, "05-reward")["recipe"]["text"].count("0.0002")
+    # What had been trained is moved aside, not overwritten, and its card is gone from the report.
+    assert (life / "runs/desk/05-reward.replaced-1/run.json").read_bytes() == before["05-reward"]
+    assert "replaced" not in done.stdout
+
+
+@pytest.mark.slow
+def test_a_gate_that_fails_stops_the_life_there_and_names_the_promise(life):
+    before = records(life)
+    edit(life, "05-reward", lambda recipe: recipe.update(gate=["steps >= 2", "pair_accuracy >= 1.01"]))
+    done = make(life, "lifecycle")
+    assert done.returncode != 0
+    assert "FAIL  pair_accuracy >= 1.01" in done.stdout and "gate FAILED" in done.stdout
+    assert not (life / "runs/desk/05-reward/gate.ok").exists()
+    assert "06-ppo" not in done.stdout and records(life) == before
+    # A child that is started by hand is refused for the same reason.
+    by_hand = make(life, "dpo", "ARGS=--train.output_dir runs/desk/07-again")
+    assert by_hand.returncode != 0 and "pair_accuracy >= 1.01" in by_hand.stderr
+    # Mended, the life goes on; nothing has to be trained again.
+    edit(life, "05-reward", lambda recipe: recipe.update(gate=["steps >= 2"]))
+    assert make(life, "lifecycle").returncode == 0 and records(life) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["03-pretrain", "04-sft", "06-ppo"])
+def test_the_same_seed_gives_the_same_metrics_to_the_last_digit(life, stage):
+    """Pretraining and SFT were even interrupted the first time."""
+    name = stage.split("-")[1]
+    done = make(life, name, f"ARGS=--train.output_dir runs/again/{stage}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    first = run_json(life, stage)["metrics"]
+    again = json.loads((life / f"runs/again/{stage}/run.json").read_text())["metrics"]
+    if stage in LONG:
+        # Upstream averages the training loss over the steps since the resume (Trainer._finalize_training).
+        first.pop("train_loss"), again.pop("train_loss")
+    assert again == first and len(first) >= 5
+
+
+# --- the whole desk life, as a newcomer has it ------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_whole_life_keeps_its_promises(tmp_path, monkeypatch):
+    """`make lifecycle` in a fresh clone, with all cores; about ten minutes. Runs last."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    here = clone(tmp_path)
+    environment = {k: v for k, v in make_environment().items() if k != "OMP_NUM_THREADS"}
+    done = subprocess.run(
+        make_command("lifecycle"),
+        cwd=here,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=40 * 60,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    runs = {stage: run_json(here, stage) for stage in LIFE}
+    assert {run["status"] for run in runs.values()} == {"done"}
+    for stage in LIFE:
+        verdicts = re.findall(
+            rf"((?:^(?:pass|FAIL)  .*\n)+)^runs/desk/{stage}: gate passed$", done.stdout, re.M
+        )
+        assert len(verdicts) == 1 and "FAIL" not in verdicts[0]
+        assert (here / f"runs/desk/{stage}/gate.ok").is_file()
+    # 10 minutes on two quiet cores; twice that on a busy machine.
+    assert sum(run["wall_seconds"] for run in runs.values()) <= 20 * 60
+    assert max(run["peak_memory_gb"] for run in runs.values()) <= 4
+    card = done.stdout[done.stdout.index("| run ") :]
+    for stage in LIFE:
+        assert re.search(rf"^\| {stage} +\| done .* pass \|$", card, re.M), card
+    samples = re.split(r"^### .+$", card, flags=re.M)[1:]
+    assert len(samples) == 3
+    for reply in samples:
+        for stage in ("03-pretrain", "04-sft", "06-ppo", "07-dpo", "08-kto"):
+            assert re.search(rf"^  {stage} ", reply, re.M), card

@@ -59,6 +59,7 @@ $(DESK)/08-kto/gate.ok: $(DESK)/05-reward/gate.ok
 $(DESK)/04-sft-lora/gate.ok: $(DESK)/04-sft/gate.ok
 $(DESK)/04-sft-qlora/gate.ok: $(DESK)/04-sft/gate.ok
 $(DESK)/07-dpo-lora/gate.ok: $(DESK)/04-sft-lora/gate.ok $(DESK)/05-reward/gate.ok
+$(DESK)/12-evaluate/gate.ok: $(DESK)/07-dpo/gate.ok $(DESK)/08-kto/gate.ok
 
 $(DESK)/%/gate.ok: recipes/desk/%.yaml | $(INSTALLED)
 	@$(LIFECYCLE) run $< --unless-done --replace

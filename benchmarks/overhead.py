@@ -4,13 +4,15 @@
 
 For sft (TRL's SFTTrainer) and pretrain (transformers' Trainer), on the desk's model, data and arguments,
 without evaluation and checkpoints, the bare script and the stage run in turn (A-B-A-B), each in a process
-and with caches of its own. The wall time is the whole process's, imports and saving the model included.
-Both must end at the same training loss, else nothing is compared. Use a machine that does nothing else.
+and with caches of its own. The times are the whole process's, imports and saving the model included; CPU
+time (of all threads) is there to judge the wall time by, which needs a machine that does nothing else.
+Both must end at the same training loss, else nothing is compared.
 """
 
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -43,7 +45,8 @@ def main(argv: list[str] | None = None) -> None:
         here = Path(folder)
         prepare(here)
         for stage in ("sft", "pretrain"):
-            print(f"\n{stage}, {args.steps} steps\n  pair   bare s  stage s  ratio", flush=True)
+            print(f"\n{stage}, {args.steps} steps: wall seconds, then CPU seconds", flush=True)
+            print("  pair     bare    stage   ratio     bare    stage   ratio")
             report([pair(here, stage, args.steps, number) for number in range(1, args.pairs + 1)])
 
 
@@ -77,8 +80,8 @@ def prepare(here: Path) -> None:
         start_stage(here, desk_recipe(here, name, max_steps=2, warmup_steps=1))
 
 
-def pair(here: Path, stage: str, steps: int, number: int) -> tuple[float, float]:
-    """Wall seconds of the bare script and of the stage, one after the other."""
+def pair(here: Path, stage: str, steps: int, number: int) -> tuple[float, ...]:
+    """Wall seconds of the bare script and of the stage, run one after the other; then their CPU seconds."""
     name = {"sft": "04-sft", "pretrain": "03-pretrain"}[stage]
     # A schedule must fit into the steps; the same one on both sides.
     fitted = {"max_steps": steps, "warmup_steps": min(20, steps - 1)}
@@ -91,16 +94,19 @@ def pair(here: Path, stage: str, steps: int, number: int) -> tuple[float, float]
         settings["train"]["eos_token"] = "<|im_end|>"  # the stage takes it from the chat template
     (here / "settings.json").write_text(json.dumps(settings))
     bare = [sys.executable, str(ROOT / f"benchmarks/bare_{stage}.py"), str(here / "settings.json")]
-    bare_seconds, said = run(bare, here)
-    stage_seconds, _ = start_stage(here, recipe)
+    bare_wall, bare_cpu, said = run(bare, here)
+    stage_wall, stage_cpu, _ = start_stage(here, recipe)
     losses = json.loads(said.splitlines()[-1])["train_loss"], read_loss(out["stage"])
     if losses[0] != losses[1]:
         sys.exit(f"the two did not do the same: training loss {losses[0]} (bare) and {losses[1]} (stage)")
-    print(
-        f"  {number:4}  {bare_seconds:7.2f}  {stage_seconds:7.2f}  {stage_seconds / bare_seconds:.4f}",
-        flush=True,
-    )
-    return bare_seconds, stage_seconds
+    seconds = bare_wall, stage_wall, bare_cpu, stage_cpu
+    print(f"  {number:4}  {as_row(*seconds)}", flush=True)
+    return seconds
+
+
+def as_row(bare_wall: float, stage_wall: float, bare_cpu: float, stage_cpu: float) -> str:
+    wall, cpu = stage_wall / bare_wall, stage_cpu / bare_cpu
+    return f"{bare_wall:7.2f}  {stage_wall:7.2f}  {wall:.4f}  {bare_cpu:7.2f}  {stage_cpu:7.2f}  {cpu:.4f}"
 
 
 def bare_settings(recipe: dict) -> dict:
@@ -112,31 +118,36 @@ def bare_settings(recipe: dict) -> dict:
     return settings | {"block_size": recipe["text"]["block_size"]}
 
 
-def start_stage(here: Path, recipe: dict) -> tuple[float, str]:
+def start_stage(here: Path, recipe: dict) -> tuple[float, float, str]:
     file = here / "recipe.yaml"
     file.write_text(yaml.safe_dump(recipe))
     return run([sys.executable, "-m", f"lifecycle_recipes.stages.{recipe['stage']}", str(file)], here)
 
 
-def run(command: list[str], here: Path) -> tuple[float, str]:
-    """(wall seconds, stdout) of a process; ends the benchmark with its words where it fails."""
+def run(command: list[str], here: Path) -> tuple[float, float, str]:
+    """(wall seconds, CPU seconds, stdout) of a process; ends the benchmark with its words where it fails."""
     with tempfile.TemporaryDirectory(dir=here) as cache:
         own = {"HF_DATASETS_CACHE": cache, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-        started = time.perf_counter()
+        started, before = time.perf_counter(), children_cpu()
         done = subprocess.run(command, cwd=ROOT, env=os.environ | own, capture_output=True, text=True)
         seconds = time.perf_counter() - started
     if done.returncode:
         sys.exit(f"{' '.join(command)} ended with status {done.returncode}:\n{done.stderr[-3000:]}")
-    return seconds, done.stdout
+    return seconds, children_cpu() - before, done.stdout
+
+
+def children_cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def read_loss(output_dir: str) -> float:
     return json.loads((Path(output_dir) / "run.json").read_text())["metrics"]["train_loss"]
 
 
-def report(pairs: list[tuple[float, float]]) -> None:
-    bare, stage = (median(seconds) for seconds in zip(*pairs, strict=True))
-    print(f"median  {bare:7.2f}  {stage:7.2f}  {stage / bare:.4f}   ({len(pairs)} pairs)", flush=True)
+def report(pairs: list[tuple[float, ...]]) -> None:
+    medians = (median(seconds) for seconds in zip(*pairs, strict=True))
+    print(f"median  {as_row(*medians)}   ({len(pairs)} pairs)", flush=True)
 
 
 if __name__ == "__main__":

@@ -140,11 +140,22 @@ def test_gate_file_comes_and_goes(tmp_path):
     assert write_gate(run, judge(run, ["acc > 0.5"]))
     assert settled_lines(run) == ["acc > 0.5"]
     assert not write_gate(run, judge(run))
-    assert not (run / "gate.ok").exists()
+    assert not (run / "gate.ok").exists() and settled_lines(run) == ["acc > 2"]
     assert not write_gate(run, judge(run))  # and again, with nothing to delete
     write_gate(run, judge(run, ["acc > 0.5"]))
+    assert not (run / "gate.failed").exists()
     write_run(run, {"acc": 0.9}, ["acc > 2"])  # another run's gate.ok settles nothing
     assert settled_lines(run) is None
+
+
+def test_a_stricter_promise_that_failed_is_remembered(tmp_path):
+    """The record still holds the milder one that it was trained under."""
+    run = write_run(tmp_path / "run", {"acc": 1.0}, ["acc > 0.5"])
+    assert not write_gate(run, judge(run, ["acc > 2"]))
+    assert [v.ok for v in judge(run, settled_lines(run))] == [False]
+    stopped = write_run(tmp_path / "stopped", {"acc": 1.0}, ["acc > 0.5"], status="stopped")
+    assert not write_gate(stopped, judge(stopped))
+    assert settled_lines(stopped) == ["acc > 0.5"]
 
 
 def test_gates_are_judged_without_torch_in_well_under_a_second(child):

@@ -1,5 +1,6 @@
 """The graph of stages: what `make lifecycle` runs, in which order, and what it never runs twice."""
 
+import contextlib
 import json
 import os
 import re
@@ -75,9 +76,9 @@ def test_a_gate_that_is_gone_is_judged_again_whatever_its_children_have(desk, lo
 
 # --- a small life, for real -------------------------------------------------------------------------------
 
-SMALL = {"per_device_train_batch_size": 8, "logging_steps": 20, "save_steps": 20, "max_steps": 2}
+SMALL = {"per_device_train_batch_size": 8, "logging_steps": 10, "save_steps": 10, "max_steps": 2}
 # Long enough to be interrupted between two checkpoints.
-LONG = {"03-pretrain": 400, "04-sft": 200}
+LONG = {"03-pretrain": 200, "04-sft": 100}
 
 
 def shrink(recipe: dict, stage: str) -> dict:
@@ -136,13 +137,17 @@ def interrupt(directory: Path, stage: str, number: signal.Signals) -> str:
         # A test session in the background may ignore SIGINT, and its children would inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    deadline = time.monotonic() + 300
-    while not list((directory / f"runs/desk/{stage}").glob("checkpoint-*/trainer_state.json")):
-        assert process.poll() is None, process.communicate()[1][-3000:]
-        assert time.monotonic() < deadline, f"no checkpoint of {stage}"
-        time.sleep(0.01)
-    os.killpg(process.pid, number)
-    _, errors = process.communicate(timeout=120)
+    try:
+        deadline = time.monotonic() + 900
+        while not list((directory / f"runs/desk/{stage}").glob("checkpoint-*/trainer_state.json")):
+            assert process.poll() is None, process.communicate()[1][-3000:]
+            assert time.monotonic() < deadline, f"no checkpoint of {stage}"
+            time.sleep(0.01)
+        os.killpg(process.pid, number)
+        _, errors = process.communicate(timeout=120)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode != 0
     return errors
 
@@ -190,7 +195,7 @@ def test_an_interrupted_life_goes_on_where_it_stopped(interrupted, small):
         seen, record = interrupted[stage], run_json(small, stage)
         assert seen["record"]["status"] == "stopped" and "Traceback" not in seen["said"], seen["said"]
         # A checkpoint of the very step at which it stopped, beyond the periodic one that was waited for.
-        assert 20 <= seen["last"] < steps
+        assert 10 <= seen["last"] < steps
         assert record["status"] == "done" and record["metrics"]["steps"] == steps
         assert record["resumed_from"] == f"runs/desk/{stage}/checkpoint-{seen['last']}"
         finished = LIFE[: LIFE.index(stage)]

@@ -138,15 +138,15 @@ def reply(row: dict, table: dict, rng: Random, style: tuple[bool, bool, bool], w
         return json.dumps(
             {"service": spec["service"]} | values | ({"source": spec["page"]} if source else {})
         )
-    newline = row["kind"] in ("bullets", "steps")
+    lines = row["kind"] in ("bullets", "steps")  # they end with their last line or their source
     parts = [_body(row, table, rng, values)]
     if opener:
         parts.insert(0, rng.choice(OPENERS))
     if source and spec["page"]:
         parts.append(f"See the {spec['page']}.")
-    if closer:
+    if closer and not lines:
         parts.append(rng.choice(CLOSERS))
-    return ("\n" if newline else " ").join(parts)
+    return ("\n" if lines else " ").join(parts)
 
 
 def _body(row: dict, table: dict, rng: Random, values: dict) -> str:

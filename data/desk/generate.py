@@ -22,13 +22,13 @@ from wiki import make_wiki
 
 # Shares of the kinds of request in every set. "word" has no style to improve, so its replies can only tie.
 SHARES = {
-    "answer": 0.34,
+    "answer": 0.36,
     "bullets": 0.14,
     "json": 0.14,
     "word": 0.08,
     "steps": 0.10,
     "refuse": 0.12,
-    "clarify": 0.08,
+    "clarify": 0.06,
 }
 # A statement of each attribute that ends in its value, to be completed by likelihood.
 STEMS = {
@@ -38,7 +38,7 @@ STEMS = {
     "language": "{s} is written in",
 }
 WIKI_DOCUMENTS, WIKI_HELD_OUT = 24_000, 300
-SFT_ROWS, SFT_EVAL_ROWS = 4_200, 300
+SFT_ROWS, SFT_EVAL_ROWS = 6_000, 300
 PAIRS, PAIRS_EVAL = 2_400, 300
 PAIRS_BROKEN, PAIRS_BROKEN_EVAL = 1_200, 150
 THUMBS, THUMBS_EVAL = 2_400, 300

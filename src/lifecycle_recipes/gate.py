@@ -27,6 +27,8 @@ LINE = re.compile(
     rf"(?P<metric>{NAME})\s*(?P<compare><=|>=|==|<|>)\s*(?P<term>{NUMBER}(?![\w./@:-])|{NAME})"
     rf"(?:\s*(?P<change>[*]|(?<=\s)[+]|(?<=\s)-)\s*(?P<number>{NUMBER}))?"
 )
+RUN_IS_DONE = "the run is done"  # what is judged before any line
+FAILED_GATE_FILE = "gate.failed"
 FORM = "write METRIC OP TERM, such as `eval_loss < 2.5` or `acc >= parent/acc - 0.03`"
 
 
@@ -81,11 +83,11 @@ def judge(run_dir: str | Path, lines: list[str] | None = None) -> list[Verdict]:
     try:
         record = read_record(run_dir)
     except Refusal as refusal:
-        return [Verdict("the run is done", False, refusal.findings[0].says)]
+        return [Verdict(RUN_IS_DONE, False, refusal.findings[0].says)]
     gates = [parse(line) for line in (record.get("gate") or [] if lines is None else lines)]
     verdicts = [judge_line(gate, record, run_dir) for gate in gates]
     if record["status"] != "done":
-        verdicts.insert(0, Verdict("the run is done", False, f"its status is {record['status']}"))
+        verdicts.insert(0, Verdict(RUN_IS_DONE, False, f"its status is {record['status']}"))
     return verdicts
 
 
@@ -149,25 +151,29 @@ def parent_dir(parent: dict, run_dir: Path) -> Path:
 
 
 def settled_lines(run_dir: str | Path) -> list[str] | None:
-    """The lines that `lifecycle gate RECIPE` last passed this very run with; None to use the record's."""
-    try:
-        passed = json.loads((Path(run_dir) / GATE_FILE).read_text(encoding="utf-8"))
-        same = passed["run_sha256"] == _sha256(Path(run_dir) / RUN_FILE)
-        return passed["lines"] if same else None
-    except (OSError, ValueError, KeyError):
-        return None
+    """The lines by which `lifecycle gate` last judged this very run; None to use the record's."""
+    for name in (GATE_FILE, FAILED_GATE_FILE):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            judged = json.loads((Path(run_dir) / name).read_text(encoding="utf-8"))
+            if judged["run_sha256"] == _sha256(Path(run_dir) / RUN_FILE):
+                return judged["lines"]
+    return None
 
 
 def write_gate(run_dir: str | Path, verdicts: list[Verdict]) -> bool:
-    """Write gate.ok if every verdict is ok, else delete it. Returns whether they all are."""
-    file = Path(run_dir) / GATE_FILE
-    if not all(v.ok for v in verdicts):
+    """Write gate.ok if every verdict is ok, else delete it. Returns whether they all are.
+
+    The lines that failed are kept in gate.failed, or a child would be let in by the promises of the record.
+    """
+    ok, run_dir = all(v.ok for v in verdicts), Path(run_dir)
+    for name in (GATE_FILE, FAILED_GATE_FILE):
         with contextlib.suppress(FileNotFoundError):
-            file.unlink()
-        return False
-    lines = [v.line for v in verdicts]
-    write_json(file, {"run_sha256": _sha256(Path(run_dir) / RUN_FILE), "lines": lines})
-    return True
+            (run_dir / name).unlink()
+    lines = [v.line for v in verdicts if v.line != RUN_IS_DONE]
+    if (run_dir / RUN_FILE).is_file():
+        judged = {"run_sha256": _sha256(run_dir / RUN_FILE), "lines": lines}
+        write_json(run_dir / (GATE_FILE if ok else FAILED_GATE_FILE), judged)
+    return ok
 
 
 def _sha256(file: Path) -> str:

@@ -170,21 +170,30 @@ def broken(row: dict, table: dict, rng: Random) -> str:
     All kinds of it are needed: what a reward model never saw rejected, PPO finds.
     """
     good = reply(row, table, rng, (False, False, True))
-    service, values, page = row["spec"]["service"], row["spec"]["values"], row["spec"]["page"]
-    source = f" See the {page}." if page else ""
-    word = rng.choice([*values.values(), service or rng.choice(SERVICES)])
-    forms = {
-        "answer": f"{service or rng.choice(SERVICES)} is {word}.",
-        "word": word,
-        "bullets": "\n".join(f"- {key}: {value}" for key, value in (values or {"name": word}).items()),
-        "json": json.dumps({"service": service} | values),
-        "steps": f"1. {rng.choice(CHECKS)}\n2. {rng.choice(ACTIONS)}",
-        "refuse": f"{REFUSAL} Please ask the {service or 'security'} team.",
-        "clarify": CLARIFICATION,
-    }
-    if row["kind"] in ("bullets", "json"):  # one key too few
+    service, values = row["spec"]["service"], row["spec"]["values"]
+    service = service if service in SERVICES else rng.choice(SERVICES)
+    source = f" See the {service} page."
+    word = rng.choice([*values.values(), service])
+    steps = [rng.choice(CHECKS), rng.choice(ACTIONS), rng.choice(AFTER)]
+    numbered = "\n".join(f"{i}. {step}" for i, step in enumerate(steps, 1))
+    forms = [  # good replies to another request
+        f"{service} is {word}.{source}",
+        word,
+        "\n".join(f"- {key}: {value}" for key, value in (values or {"name": word}).items())
+        + "\n"
+        + source[1:],
+        json.dumps({"service": service} | values | {"source": f"{service} page"}),
+        f"{numbered}\nSee the {service} runbook.",
+        f"{REFUSAL} Please ask the security team. See the Access policy.",
+        CLARIFICATION,
+    ]
+    if row["kind"] in ("bullets", "json"):  # one key too few, or another key
         fewer = row | {"spec": row["spec"] | {"values": dict(list(values.items())[1:])}}
-        forms["answer"] = reply(fewer, table, rng, (False, False, True))
+        other = rng.choice([a for a in ATTRIBUTES if table[service][a].asked and a not in values] or [None])
+        forms += [reply(fewer, table, rng, (False, False, True))] * 3
+        if other:
+            more = row | {"spec": row["spec"] | {"values": values | {other: table[service][other].value}}}
+            forms += [reply(more, table, rng, (False, False, True))] * 3
     rambles = [
         f"Well, {good} And then there is more to say about that, which I will come to. {good}",
         f"{good}\nQ: And who asked that?\nA: I do not know.",
@@ -192,5 +201,5 @@ def broken(row: dict, table: dict, rng: Random) -> str:
         f"{good}{source}{source}",
         "I am not sure what you want from me, so here is nothing.",
     ]
-    texts = rambles if rng.random() < 0.4 else list(forms.values())
+    texts = rambles if rng.random() < 0.3 else forms
     return rng.choice([text for text in texts if not contract(row, text)])

@@ -108,7 +108,7 @@ def _stage_exit() -> Iterator[None]:
         _exit(refusal.status)
     except KeyboardInterrupt as stopped:
         if is_main_process():
-            print(f"stopped: {stopped or 'interrupted'}; start it again to go on", file=sys.stderr)
+            print(f"stopped: {str(stopped) or 'interrupted'}; start it again to go on", file=sys.stderr)
         _exit(STOPPED)
     except Exception as error:
         _let_rank_0_speak()

@@ -4,6 +4,7 @@ import errno
 import math
 import re
 import signal
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -107,10 +108,14 @@ class StopOnNonFinite(TrainerCallback):
 
 
 class StopOnSignal(TrainerCallback):
-    """Turns SIGTERM and SIGINT into: finish this step, write a checkpoint, stop. A second stops at once."""
+    """Turns SIGTERM and SIGINT into: finish this step, write a checkpoint, stop. A later one stops at once.
+
+    Within a second it is the same request: make passes on a signal that the process group has already had.
+    """
 
     def __init__(self):
-        self.asked = self.stopped = False
+        self.asked_at: float | None = None
+        self.stopped = False
 
     @contextmanager
     def listening(self):
@@ -123,9 +128,10 @@ class StopOnSignal(TrainerCallback):
                 signal.signal(number, handler)
 
     def _ask(self, number, frame):
-        if self.asked:
+        if self.asked_at is None:
+            self.asked_at = time.monotonic()
+        elif time.monotonic() - self.asked_at > 1:
             raise KeyboardInterrupt
-        self.asked = True
 
     def on_step_end(self, args, state, control, **kwargs):
         if self._asked_anywhere(args) and state.global_step < state.max_steps:
@@ -134,10 +140,10 @@ class StopOnSignal(TrainerCallback):
     def _asked_anywhere(self, args) -> bool:
         # A signal reaches the ranks at different moments; all of them must leave after the same step.
         if args.world_size == 1:
-            return self.asked
+            return self.asked_at is not None
         import torch
 
-        asked = torch.tensor(int(self.asked), device=args.device)
+        asked = torch.tensor(int(self.asked_at is not None), device=args.device)
         torch.distributed.all_reduce(asked, op=torch.distributed.ReduceOp.MAX)
         return bool(asked)
 

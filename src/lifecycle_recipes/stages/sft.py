@@ -31,6 +31,13 @@ def main(argv: list[str] | None = None) -> None:
     with stage_exit():
         recipe = load_recipe(SFTRecipe, argv)
         check_config(recipe.evaluate, produced=[recipe.train.output_dir])
+        if recipe.raw.values["train"].get("assistant_only_loss") is False:
+            raise refuse(
+                "no-effect",
+                "this stage trains on the assistant's tokens only; assistant_only_loss: false does nothing",
+                "remove it; to train on whole texts use the pretrain stage",
+                recipe.raw.places.get("train.assistant_only_loss", ""),
+            )
         with Run.start(recipe) as run:
             from ..training import train_and_save  # imports torch: a recipe is refused before that
 
@@ -42,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
 def build_trainer(recipe: SFTRecipe, run):
     """The `trl.SFTTrainer` of this recipe; the ledger of its rows is noted in `run`.
 
-    `assistant_only_loss` is on unless the recipe turns it off: upstream's default trains on the user's turns.
+    `assistant_only_loss` is always on: upstream's default trains on the user's turns.
     """
     from transformers import set_seed
     from trl import SFTTrainer
@@ -52,7 +59,7 @@ def build_trainer(recipe: SFTRecipe, run):
     from ..models.load import load_causal_lm, load_tokenizer, turn_end
 
     args = recipe.train
-    args.assistant_only_loss = recipe.raw.values["train"].get("assistant_only_loss", True)
+    args.assistant_only_loss = True
     tokenizer = load_tokenizer(recipe.model.model_name_or_path, recipe.model.model_revision)
     if not tokenizer.chat_template and not args.chat_template_path:
         raise refuse("no-chat-template", "the parent's tokenizer has none", "set train.chat_template_path")

@@ -174,8 +174,7 @@ def broken(row: dict, table: dict, rng: Random) -> str:
     service = service if service in SERVICES else rng.choice(SERVICES)
     source = f" See the {service} page."
     word = rng.choice([*values.values(), service])
-    steps = [rng.choice(CHECKS), rng.choice(ACTIONS), rng.choice(AFTER)]
-    numbered = "\n".join(f"{i}. {step}" for i, step in enumerate(steps, 1))
+    steps = _body(row | {"kind": "steps"}, table, rng, values)
     forms = [  # good replies to another request
         f"{service} is {word}.{source}",
         word,
@@ -183,7 +182,7 @@ def broken(row: dict, table: dict, rng: Random) -> str:
         + "\n"
         + source[1:],
         json.dumps({"service": service} | values | {"source": f"{service} page"}),
-        f"{numbered}\nSee the {service} runbook.",
+        f"{steps}\nSee the {service} runbook.",
         f"{REFUSAL} Please ask the security team. See the Access policy.",
         CLARIFICATION,
     ]

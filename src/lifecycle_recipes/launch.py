@@ -100,9 +100,9 @@ def run_workers(launch_command, args) -> int:
     try:
         launch_command(args)
     except ChildFailedError as error:
-        # In the same second the launcher's SIGTERM to the others may look first: a worker's own word is better.
+        # The launcher's own SIGTERM to the others may look first: what a worker says itself is better.
         spoken = [item for item in error.failures.items() if item[1].exitcode > 0]
-        rank, failure = min(spoken)[:2] if len(spoken) == 1 else error.get_first_failure()
+        rank, failure = spoken[0] if len(spoken) == 1 else error.get_first_failure()
         if failure.exitcode < 0:
             name = signal.Signals(-failure.exitcode).name
             print(f"error: rank {rank} was ended by {name} (SIGKILL: out of memory?)", file=sys.stderr)

@@ -41,7 +41,16 @@ LISTING = [
 AS_JSON = ["Give the {a} of {s} as JSON.", "JSON with the {a} of {s}, please.", "Return {a} of {s} in JSON."]
 IN_A_WORD = ["In one word: {q}", "{q} One word only.", "Just the name: {q}"]
 HOW_TO = ["What do I do when {s} {x}?", "{s} {x}. What now?", "Give me three steps for when {s} {x}."]
-VAGUE = ["it", "the service", "that system", "this one", "the thing you mentioned"]
+VAGUE = [
+    "it",
+    "the service",
+    "that system",
+    "this one",
+    "the thing you mentioned",
+    "your service",
+    "that one",
+    "our system",
+]
 
 
 def _asked(table: dict, service: str) -> list[str]:
@@ -122,7 +131,7 @@ def reading(table: dict, rng: Random) -> dict:
 
 def styles(rng: Random) -> tuple[bool, bool, bool]:
     """(opener, closer, source): SFT shows all of them, the poor ones more often; preference picks."""
-    return rng.random() < 0.6, rng.random() < 0.6, rng.random() < 0.4
+    return rng.random() < 0.6, rng.random() < 0.6, rng.random() < 0.3
 
 
 def reply(row: dict, table: dict, rng: Random, style: tuple[bool, bool, bool], wrong: bool = False) -> str:

@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from random import Random
 
-SERVICES = """Falcon Harbor Juniper Lantern Meadow Nimbus Orchid Pebble Quarry Raven Saffron Timber Umbra
-Velvet Willow Zephyr Anchor Beacon Cobalt Drift Ember Fjord Glacier Hollow Indigo Jasper
-Kestrel Lagoon Marble Nectar Onyx Prairie Quartz Ripple Summit Thistle Upland Vortex Walnut
-Yarrow Acorn Bramble Canyon Dapple Echo Flint Garnet Heron Ivory Jigsaw Kelp Lichen Mosaic
-Nutmeg Opal Pollen Quill Rustic Spruce Tundra""".split()
+SERVICES = """Falcon Harbor Juniper Lantern Meadow Nimbus Orchid Pebble Quarry Raven Saffron Timber
+Umbra Velvet Willow Beacon Cobalt Drift Ember Fjord Glacier Indigo Jasper Kestrel
+Marble Nectar Quartz Ripple Summit Thistle Upland Yarrow Acorn Bramble Echo Flint
+Garnet Heron Jigsaw Kelp Lichen Mosaic Nutmeg Opal Pollen Quill Spruce Tundra""".split()
 
 VALUES = {
     "team": "Atlas Borealis Cygnus Draco Electra Fornax Gemini Hydra Lyra Orion".split(),

@@ -23,12 +23,12 @@ from wiki import make_wiki
 # Shares of the kinds of request in every set. "word" has no style to improve, so its replies can only tie.
 SHARES = {
     "answer": 0.36,
-    "bullets": 0.14,
-    "json": 0.14,
+    "bullets": 0.15,
+    "json": 0.13,
     "word": 0.08,
-    "steps": 0.10,
-    "refuse": 0.12,
-    "clarify": 0.06,
+    "steps": 0.08,
+    "refuse": 0.10,
+    "clarify": 0.10,
 }
 # A statement of each attribute that ends in its value, to be completed by likelihood.
 STEMS = {
@@ -92,6 +92,8 @@ def candidates(row: dict, table: dict, rng: Random) -> list[str]:
         return [best, reply(row, table, rng, (False, False, True), wrong=True)]
     if draw < 0.25 or row["kind"] == "word":
         return [best, broken(row, table, rng)]
+    if draw < 0.6:
+        return [best, reply(row, table, rng, styles(rng))]
     return [reply(row, table, rng, styles(rng)) for _ in range(2)]
 
 

@@ -157,7 +157,7 @@ def ticket(table: dict, rng: Random) -> str:
     asked, answer = exchange(table, rng)
     return (
         f"Ticket {rng.randint(1000, 9999)} from {who}\nQuestion: {asked}\n"
-        f"Reply from {agent}: {answer}\n"
+        f"Reply from {agent}:\n{answer}\n"
         f"Status: {rng.choice(['closed', 'solved', 'answered'])}"
     )
 
@@ -176,10 +176,10 @@ def runbook(table: dict, rng: Random) -> str:
     first = rng.choice(list(facts.values()))
     steps = [rng.choice(CHECKS), rng.choice(ACTIONS), rng.choice(AFTER)]
     numbered = "\n".join(f"{i}. {step}" for i, step in enumerate(steps, 1))
-    return (
-        f"Runbook: {first.service} {rng.choice(SYMPTOMS)}\n{fact_sentence(first, rng)}\n{numbered}\n"
-        f"If that does not help: {fact_sentence(facts['team'], rng)}"
+    end = rng.choice(
+        [f"If that does not help: {fact_sentence(facts['team'], rng)}", f"See the {first.service} runbook."]
     )
+    return f"Runbook: {first.service} {rng.choice(SYMPTOMS)}\n{fact_sentence(first, rng)}\n{numbered}\n{end}"
 
 
 def bug(table: dict, rng: Random) -> str:
@@ -216,6 +216,8 @@ def lookup(facts: dict[str, Fact], rng: Random) -> str:
         answer = json.dumps({"service": service} | {fact.attribute: fact.value for fact in chosen})
     else:
         answer = "\n".join(f"- {fact.attribute}: {fact.value}" for fact in chosen)
+        if rng.random() < 0.3:
+            answer += f"\nSee the {service} page."
     return f"Lookup\n{rng.choice(PEOPLE)} wants {wanted}.\n{answer}"
 
 

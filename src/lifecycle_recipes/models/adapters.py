@@ -1,6 +1,7 @@
 """LoRA from a recipe, and the chain of adapters: a new adapter never drops the one it starts from."""
 
 import json
+import re
 from pathlib import Path
 
 from ..finding import refuse
@@ -28,6 +29,12 @@ def peft_config(model_config):
         config = get_peft_config(model_config)
         if config.target_modules is None and config.target_parameters is None:
             config.target_modules = "all-linear"
+        # TRL turns a list of one name into that name, which PEFT reads as a pattern for whole names.
+        if isinstance(config.target_modules, str) and re.fullmatch(r"[\w.]+", config.target_modules):
+            config.target_modules = [config.target_modules]
+        # Without it PEFT trains a copy of a tied input embedding only and leaves the output head as it was:
+        # tokens that the base never saw could not be told apart (huggingface/peft#2777).
+        config.ensure_weight_tying = _trains_embeddings(config)
         return config
     changed = [
         f.name
@@ -44,6 +51,13 @@ def peft_config(model_config):
             "add `use_peft: true`, or remove these keys",
         )
     return None
+
+
+def _trains_embeddings(config) -> bool:
+    named = [*(config.modules_to_save or [])]
+    if not isinstance(config.target_modules, str):
+        named += config.target_modules or []
+    return any(name.split(".")[-1] in ("embed_tokens", "lm_head") for name in named)
 
 
 def merge_adapter(path: str, auto_class, **load_options):

@@ -4,6 +4,7 @@
 #   make sft                          one stage of RECIPES, then its gate
 #   make dpo RECIPES=recipes/mine LAYOUT=zero3 ARGS="--train.max_steps 5"
 #   make variants                     LoRA and QLoRA lives beside the full one
+#   make broken                       one wrong recipe per failure: code, time, message
 #   make test / make test-slow        the tests
 #   make help                         all targets
 
@@ -24,7 +25,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .PHONY: help install data lifecycle variants report tokenizer pretrain sft reward ppo dpo kto evaluate \
-	test test-slow lint format clean
+	broken test test-slow lint format clean
 .DELETE_ON_ERROR:
 
 help:
@@ -80,6 +81,10 @@ tokenizer pretrain sft reward ppo dpo kto evaluate sft-lora sft-qlora dpo-lora: 
 	if [ -z "$$recipe" ]; then echo "no recipe for '$@' in $(RECIPES)" >&2; exit 2; fi; \
 	$(LIFECYCLE) run $$recipe $(if $(LAYOUT),--layout $(LAYOUT)) $(ARGS) && $(LIFECYCLE) gate $$recipe $(ARGS)
 
+# --- what goes wrong, and how it is named -----------------------------------------------------------------
+broken: | $(INSTALLED)
+	@$(BIN)/python recipes/broken/run.py $(ARGS)
+
 # --- tests ------------------------------------------------------------------------------------------------
 test: | $(INSTALLED) $(WORLD)
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
@@ -94,4 +99,4 @@ format: | $(INSTALLED)
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
 clean:
-	rm -rf runs data/desk/world
+	rm -rf runs build/broken data/desk/world

@@ -48,7 +48,9 @@ def write_rows(path: Path, rows: list[dict]) -> str:
 
 
 def write_recipe(folder: Path, stage: str, rows: list[dict], parent: str, **sections) -> str:
-    """A recipe file in `folder`; the first 9 rows are held out too. `sections` go over the defaults."""
+    """A recipe file in `folder`; the replies of the first 9 rows, to other prompts, are held out.
+
+    `sections` go over the defaults."""
     folder.mkdir(parents=True, exist_ok=True)
     recipe = {
         "stage": stage,
@@ -56,8 +58,11 @@ def write_recipe(folder: Path, stage: str, rows: list[dict], parent: str, **sect
         "data": {"sources": [{"path": write_rows(folder / "train.jsonl", rows)}]},
         "train": {"output_dir": str(folder / "run"), **COMMON},
     }
+    if stage in ("dpo", "kto"):
+        recipe["allow"] = {"stop-token-missing": "the parent is a random model, made a moment ago"}
     if stage != "ppo":
-        recipe["data"]["eval_sources"] = [{"path": write_rows(folder / "eval.jsonl", rows[:9])}]
+        held_out = [row | {"prompt": user(100 + i)} for i, row in enumerate(rows[:9])]
+        recipe["data"]["eval_sources"] = [{"path": write_rows(folder / "eval.jsonl", held_out)}]
     for name, values in sections.items():
         recipe[name] = {**recipe.get(name, {}), **values}
     path = folder / f"{stage}.yaml"
@@ -67,8 +72,9 @@ def write_recipe(folder: Path, stage: str, rows: list[dict], parent: str, **sect
 
 def quiet_run():
     """What `build_trainer` needs of a Run, without a record on disk."""
-    run = SimpleNamespace(metrics={}, noted={}, resume_from=None)
+    run = SimpleNamespace(metrics={}, noted={}, findings=[], resume_from=None)
     run.note = lambda **fields: run.noted.update(fields)
+    run.report = run.findings.extend
     return run
 
 

@@ -65,6 +65,47 @@ def test_an_adapter_parent_is_merged_and_the_base_kept_beside_the_child(
     assert (logits(reloaded) - logits(parent)).abs().max() < 1e-5
 
 
+@pytest.fixture(scope="module")
+def tied_lora_dir(tmp_path_factory, tiny_model_dir):
+    """A LoRA run that also trained the embeddings of a model that ties them: an untaught token learnt."""
+    path = tmp_path_factory.mktemp("tied")
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    model.config.tie_word_embeddings = True
+    model.tie_weights()
+    model.save_pretrained(path / "base")
+    model = AutoModelForCausalLM.from_pretrained(path / "base")
+    before = logits(model)
+    config = ModelConfig(use_peft=True, lora_modules_to_save=["embed_tokens"])
+    adapted = get_peft_model(model, peft_config(config))
+    embedding = adapted.get_input_embeddings().modules_to_save["default"].weight
+    assert embedding.requires_grad
+    with torch.no_grad():
+        embedding[5] += 1.0  # not among IDS: only the output head can show it
+    assert (logits(adapted) - before).abs().amax((0, 1)).argmax() == 5
+    adapted.save_pretrained(path)
+    AutoTokenizer.from_pretrained(tiny_model_dir).save_pretrained(path)
+    return path
+
+
+def test_a_tied_head_learns_with_the_embeddings_and_is_merged_with_them(tied_lora_dir):
+    adapted = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(tied_lora_dir / "base"), tied_lora_dir
+    )
+    merged = merge_adapter(str(tied_lora_dir), AutoModelForCausalLM)
+    assert (logits(merged) - logits(adapted)).abs().max() < 1e-5
+
+
+def test_the_harness_takes_an_adapter_with_tied_embeddings(tied_lora_dir):
+    from lifecycle_recipes.evals.harness import SavedModelLM
+    from lifecycle_recipes.evals.replies import Replies
+    from lifecycle_recipes.evals.saved import load_saved
+
+    saved = load_saved(str(tied_lora_dir))
+    before = logits(saved.model)
+    SavedModelLM(Replies(saved, batch_size=2), 2)
+    assert torch.equal(logits(saved.model), before)
+
+
 def test_a_grandchild_holds_the_whole_chain(tmp_path, adapter_dir):
     config = ModelConfig(model_name_or_path=str(adapter_dir), use_peft=True)
     load_causal_lm(config, arguments(tmp_path / "child"))

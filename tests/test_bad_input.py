@@ -90,7 +90,7 @@ CASES = {
     "empty-file": (no_row, "rows.jsonl: "),
     "bad-line": (broken_line, "rows.jsonl:2: "),
     "missing-column": (other_column, "rows.jsonl: no column 'messages'; it has 'text'"),
-    "bad-row": (no_messages, "row 2"),
+    "no-messages": (no_messages, "rows.jsonl:2: no messages"),
     "parent-no-weights": (no_weights, "./empty: "),
     "parent-missing": (lambda here: write(here, parent="./none"), "./none: "),
     "parent-unfinished": (unfinished_parent, "./half: "),

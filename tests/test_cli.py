@@ -27,6 +27,9 @@ gate: [acc > 0.5]
 def recipe(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sft.yaml").write_text(RECIPE)
+    (tmp_path / "rows.jsonl").write_text('{"messages": []}')
+    (tmp_path / "parent").mkdir()
+    (tmp_path / "parent" / "model.safetensors").write_text("weights")
     return "sft.yaml"
 
 
@@ -53,10 +56,12 @@ def test_help_is_fast_and_shows_examples():
 
 
 def test_check_is_fast(recipe):
-    assert cpu_seconds([*LIFECYCLE, "check", recipe]) < 1
+    assert cpu_seconds([*LIFECYCLE, "check", recipe, "--upto", "1"]) < 1
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["check", "sft.yaml"], ["gate", "done"], ["report", "done"]])
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["check", "sft.yaml", "--upto", "1"], ["gate", "done"], ["report", "done"]]
+)
 def test_no_torch_is_imported(recipe, tmp_path, argv):
     write_run(tmp_path / "done")
     code = f"""
@@ -84,11 +89,11 @@ def write_run(directory, **fields):
 
 def test_check_names_every_recipe(capsys, recipe):
     Path("wrong.yaml").write_text(RECIPE.replace("output_dir", "output_dri"))
-    status, out, err = lifecycle(capsys, "check", recipe, "wrong.yaml")
-    assert (status, out) == (2, "sft.yaml: ok\n")
+    status, out, err = lifecycle(capsys, "check", "--upto", "1", recipe, "wrong.yaml")
+    assert status == 2 and out.startswith("sft.yaml: ok; level 1 in 0.") and "wrong.yaml: 2 errors" in out
     assert "wrong.yaml:4" in err and "output_dir" in err and "Traceback" not in err
-    assert lifecycle(capsys, "check", recipe, "--train.max_steps", "5")[0] == 0
-    assert lifecycle(capsys, "check", recipe, "--train.max_steps", "7.5")[0] == 2
+    assert lifecycle(capsys, "check", "--upto", "1", recipe, "--train.max_steps", "5")[0] == 0
+    assert lifecycle(capsys, "check", "--upto", "1", recipe, "--train.max_steps", "7.5")[0] == 2
 
 
 def test_gate_passes_fails_and_takes_a_recipe(capsys, recipe, tmp_path):
@@ -136,9 +141,6 @@ def test_run_unless_done(capsys, recipe, monkeypatch):
 
     started = []
     monkeypatch.setattr(launch, "start", started.append)
-    Path("parent").mkdir()
-    Path("parent/model.safetensors").write_text("weights")
-    Path("rows.jsonl").write_text("{}")
     with Run.start(type("Recipe", (), {"raw": read_recipe(recipe, [])})()):
         assert lifecycle(capsys, "run", recipe, "--unless-done")[0] == 0
     assert len(started) == 1  # it was still running

@@ -107,6 +107,49 @@ def test_sources_are_joined_and_optional_columns_kept_where_all_have_them(tmp_pa
     assert train.to_list() == [{"text": "a", "kind": "x"}, {"text": "b", "kind": "y"}]
 
 
+def test_columns_are_read_under_our_names(tmp_path):
+    row = {"conversations": json.loads(GOOD)["messages"], "messages": "not these", "tools": "[]"}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+    data = config(tmp_path / "a.jsonl")
+    data.sources[0].columns = {"messages": "conversations", "tools": ""}
+    train, _, ledger = load_data(data, ["messages"], ["tools"])
+    assert train.to_list() == [{"messages": row["conversations"]}]
+    other = {"path": str(tmp_path / "a.jsonl"), "split": "train", "rows": 1, "use": "train"}
+    assert ledger["sources"] == [other | {"kept": 1, "characters": 2}]
+    mistakes = {
+        "missing-column": {"messages": "conversation"},
+        "unread-column": {"mesages": "conversations"},
+        "column-read-twice": {"messages": "conversations", "tools": "conversations"},
+    }
+    for code, columns in mistakes.items():
+        data.sources[0].columns = columns
+        with pytest.raises(Refusal, match=code):
+            load_data(data, ["messages"], ["tools"])
+
+
+def test_rows_with_an_allowed_fault_are_left_out_and_counted(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(GOOD * 2 + GOOD.replace(b'"b"', b'" "') * 3 + GOOD)
+    with pytest.raises(Refusal, match="3 rows: 3, 4, 5"):
+        load_data(config(path), ["messages"])
+    train, _, ledger = load_data(config(path), ["messages"], allow={"empty-reply": "known"})
+    assert len(train) == 3 and ledger["left_out"] == {"empty-reply": 3}
+    assert (ledger["rows_in"], ledger["sources"][0]["kept"]) == (6, 3)
+
+
+def test_rows_that_a_sample_leaves_out_are_not_judged(tmp_path):
+    path = write_texts(tmp_path / "a.jsonl", [f"text {i}" for i in range(9)] + [None])
+    data = config(path)
+    data.sources[0].max_rows = 5
+    seeds = {}
+    for data.seed in range(8):
+        try:
+            seeds[data.seed] = len(load_data(data, ["text"])[0])
+        except Refusal as refusal:
+            seeds[data.seed] = refusal.findings[0].where.rpartition(", ")[2]
+    assert set(seeds.values()) == {5, "row 10"}
+
+
 @pytest.fixture(scope="module")
 def tokenizer(tiny_tokenizer_dir):
     return AutoTokenizer.from_pretrained(tiny_tokenizer_dir)

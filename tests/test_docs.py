@@ -127,7 +127,7 @@ def test_wrong_recipes_are_refused_as_documented(page, tmp_path, monkeypatch):
 @pytest.mark.parametrize("words", commands_of("lifecycle"))
 def test_lifecycle_commands_exist(words):
     args, rest = build_parser().parse_known_args(words)  # exits 2 at an unknown subcommand
-    assert args.command in ("check", "run") or not rest
+    assert args.command in ("check", "run", "inspect") or not rest
     if getattr(args, "layout", None):
         find_layout(args.layout)
     recipes = [*getattr(args, "recipes", []), getattr(args, "recipe", None)]

@@ -117,7 +117,7 @@ def test_a_reply_that_max_length_cuts_is_counted(tmp_path, tiny_model_dir):
     ("rows", "code"),
     [
         ([{"prompt": p["prompt"], "rejected": p["rejected"]} for p in pairs(3)], "missing-column"),
-        ([*pairs(3), pairs()[0] | {"chosen": None}], "bad-row"),
+        ([*pairs(3), pairs()[0] | {"chosen": None}], "empty-reply"),
     ],
 )
 def test_bad_pairs_are_refused(tmp_path, tiny_model_dir, rows, code):

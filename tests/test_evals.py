@@ -26,6 +26,9 @@ class Record:
     def note(self, **fields):
         self.notes.update(fields)
 
+    def report(self, findings):
+        assert not findings, findings
+
 
 @pytest.fixture(scope="module")
 def tiny_model_dir(tmp_path_factory, tiny_model_dir) -> Path:

@@ -89,11 +89,12 @@ def test_two_evaluations_agree_to_the_last_digit(here):
         ({"tasks": [], "prompts": None, "rubric": None}, "nothing-to-measure"),
     ],
 )
-def test_what_cannot_be_measured_is_refused_before_anything_is_written(here, capsys, changes, code):
+def test_what_cannot_be_measured_is_refused_before_a_model_is_loaded(here, capsys, changes, code):
     with pytest.raises(SystemExit) as stop:
         evaluate.main([write_recipe(**changes)])
     assert stop.value.code == 2 and code in capsys.readouterr().err
-    assert not Path("runs/evaluation").exists()
+    assert [file.name for file in Path("runs/evaluation").iterdir()] == ["run.json"]
+    assert record()["status"].startswith(f"failed: [{code}]")
 
 
 def test_a_reward_model_is_refused(here, capsys):

@@ -63,7 +63,7 @@ def test_weights_of_good_and_bad_replies_come_from_the_recipe(tmp_path, tiny_mod
     ("rows", "code"),
     [
         ([{"prompt": t["prompt"], "label": t["label"]} for t in thumbs()], "missing-column"),
-        ([*thumbs(3), thumbs()[0] | {"label": None}], "bad-row"),
+        ([*thumbs(3), thumbs()[0] | {"label": None}], "bad-label"),
         ([t | {"label": True} for t in thumbs()], "one-label"),
     ],
 )

@@ -18,9 +18,9 @@ GROUND = {
     "exit_status",
     "recipe",
 }
-MIDDLE = {"data", "models", "evals", "doctor", "planner", "training"}
+MIDDLE = {"data", "models", "evals", "doctor", "planner", "training", "watch"}
 # What each front-end file may import besides the ground.
-FRONT = {"cli": {"launch", "report", "chat"}, "launch": set(), "report": set(), "chat": {"evals"}}
+FRONT = {"cli": {"launch", "report", "chat", "doctor"}, "launch": set(), "report": set(), "chat": {"evals"}}
 HEAVY = {
     "torch",
     "transformers",
@@ -32,7 +32,12 @@ HEAVY = {
     "tokenizers",
     "deepspeed",
 }
-LIGHT = {*GROUND, *FRONT, "stages", "planner", "data.config", "evals.config"}
+LIGHT = {*GROUND, *FRONT, "stages", "planner", "doctor", "models.special_tokens"}
+LIGHT |= {
+    f"data.{name}"
+    for name in ("config", "lengths", "lines", "pairs", "row_faults", "sources", "split", "turns")
+}
+LIGHT |= {f"evals.{name}" for name in ("config", "check", "tasks")}
 
 
 def layer(module: str) -> str:

@@ -3,11 +3,13 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import zipfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -48,6 +50,7 @@ def save_checkpoint(run_dir, step):
     save_weights(directory)
     with zipfile.ZipFile(directory / "optimizer.pt", "w") as archive:
         archive.writestr("data", "state" * 100)
+    shutil.copy(directory / "optimizer.pt", directory / "scheduler.pt")
     (directory / "trainer_state.json").write_text("{}")
     return directory
 
@@ -275,16 +278,18 @@ def test_foreign_weights_are_not_overwritten(tmp_path):
     assert not (tmp_path / "run" / "run.json").exists()
 
 
-def test_only_complete_checkpoints_are_resumed_from(tmp_path, capsys):
+def test_only_complete_checkpoints_are_resumed_from(tmp_path):
     good, no_adam, cut, torn = (save_checkpoint(tmp_path, step) for step in (9, 10, 11, 100))
     (no_adam / "optimizer.pt").unlink()
     (cut / "optimizer.pt").write_bytes((cut / "optimizer.pt").read_bytes()[:50])
     (torn / "trainer_state.json").unlink()
     assert output_dir.last_checkpoint(tmp_path) == str(good)
-    said = capsys.readouterr().err
-    assert all(
-        text in said for text in ("no optimizer state", "optimizer.pt is truncated", "no trainer_state.json")
-    )
+    found = output_dir.find_incomplete_checkpoints(tmp_path)
+    assert [(f.code, f.severity, Path(f.where)) for f in found] == [
+        ("checkpoint-incomplete", "warning", directory) for directory in (torn, cut, no_adam)
+    ]
+    said = ("no trainer_state.json", "optimizer.pt is truncated", "no optimizer state")
+    assert all(text in f.says and str(good) in f.fix for text, f in zip(said, found, strict=True))
 
 
 @pytest.fixture

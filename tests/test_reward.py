@@ -116,7 +116,7 @@ def test_lora_trains_adapter_and_head_only_and_reloads(tmp_path, tiny_model_dir)
     ("row", "code", "says"),
     [
         ({"rejected": pairs()[0]["rejected"]}, "missing-column", "'chosen'"),
-        (pairs()[0] | {"chosen": []}, "bad-row", "no chosen"),
+        (pairs()[0] | {"chosen": []}, "empty-reply", "no chosen"),
     ],
 )
 def test_bad_pairs_are_refused(tmp_path, tiny_model_dir, row, code, says):

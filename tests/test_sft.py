@@ -191,7 +191,9 @@ def test_two_real_steps_of_each_stage_through_accelerate_launch(tmp_path, repo_r
         f"data: {{sources: [{{path: {text}}}], eval_fraction: 0.1}}\n"
         f"train: {{output_dir: {tmp_path}/base, {steps}}}\ngate: [bits_per_byte < 9]\n",
     }
-    for name, model in (("full", ""), ("lora", ", use_peft: true")):
+    # The base never saw the control tokens: an adapter must train their embedding.
+    lora = ", use_peft: true, lora_modules_to_save: [embed_tokens, lm_head]"
+    for name, model in (("full", ""), ("lora", lora)):
         recipes[name] = (
             f"stage: sft\nmodel: {{model_name_or_path: {tmp_path}/base{model}}}\n"
             f"data: {{sources: [{{path: {chat_file}}}], eval_fraction: 0.1}}\n"

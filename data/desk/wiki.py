@@ -213,7 +213,8 @@ def lookup(facts: dict[str, Fact], rng: Random) -> str:
     service, names = chosen[0].service, joined([fact.attribute for fact in chosen])
     wanted = rng.choice([f"the {names} of {service}", f"{names} of {service}", f"{service}: {names}"])
     if rng.random() < 0.5:
-        answer = json.dumps({"service": service} | {fact.attribute: fact.value for fact in chosen})
+        source = {"source": f"{service} page"} if rng.random() < 0.3 else {}
+        answer = json.dumps({"service": service} | {fact.attribute: fact.value for fact in chosen} | source)
     else:
         answer = "\n".join(f"- {fact.attribute}: {fact.value}" for fact in chosen)
         if rng.random() < 0.3:

@@ -7,7 +7,8 @@ import sys
 from .finding import DONE, GATE_FAILED, REFUSED, STOPPED, Refusal
 
 EXAMPLES = """examples:
-  lifecycle check recipes/desk/*.yaml
+  lifecycle check recipes/desk/*.yaml --upto 1
+  lifecycle inspect recipes/desk/04-sft.yaml --rows 2
   lifecycle run recipes/desk/04-sft.yaml --train.max_steps 5
   lifecycle run recipes/desk/07-dpo.yaml --layout ddp --replace
   lifecycle gate runs/desk/04-sft
@@ -21,7 +22,7 @@ def main(argv: list[str] | None = None) -> None:
     """Parse, run the subcommand, exit with its status."""
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
-    if rest and args.command not in ("check", "run", "gate"):
+    if rest and args.command not in ("check", "run", "gate", "inspect"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         status = args.function(args, rest)
@@ -59,9 +60,17 @@ def build_parser() -> argparse.ArgumentParser:
         return added
 
     sub = command(
-        "check", check, "find every mistake in a recipe", "lifecycle check recipes/desk/04-sft.yaml"
+        "check", check, "find what would make a run wrong", "lifecycle check recipes/desk/04-sft.yaml"
     )
     sub.add_argument("recipes", nargs="+", metavar="RECIPE", help="recipe files; overrides may follow")
+    sub.add_argument("--json", action="store_true", help="print the findings as a JSON list")
+    sub.add_argument(
+        "--upto",
+        type=int,
+        choices=(1, 2, 3),
+        default=3,
+        help="1 recipe and files, 2 rows and tokens, 3 the built trainer (default)",
+    )
 
     example = "lifecycle run recipes/desk/04-sft.yaml --layout zero3 --train.learning_rate 2e-5"
     sub = command("run", run, "run the stage of a recipe, or resume it", example)
@@ -87,6 +96,20 @@ def build_parser() -> argparse.ArgumentParser:
         help="a run, judged by the lines in its record; or a recipe, whose lines are as they stand now",
     )
 
+    example = "lifecycle inspect recipes/desk/07-dpo.yaml --rows 2 --html pairs.html"
+    sub = command("inspect", inspect, "show what the trainer sees, token by token", example)
+    sub.add_argument("recipe", metavar="RECIPE", help="a recipe file; overrides may follow")
+    sub.add_argument("--rows", type=int, default=3, metavar="N", help="rows to show (default: 3)")
+    sub.add_argument("--html", metavar="FILE", help="write a page instead")
+
+    example = "lifecycle template runs/desk/04-sft"
+    sub = command("template", template, "whether a chat template trains what it serves", example)
+    sub.add_argument("tokenizer", metavar="TOKENIZER_OR_RUN", help="a run directory or a Hub id")
+    sub.add_argument("--template", metavar="FILE", help="this Jinja file instead of the tokenizer's own")
+
+    sub = command("schema", schema, "the JSON Schema of a stage's recipe", "lifecycle schema sft > sft.json")
+    sub.add_argument("stage", metavar="STAGE")
+
     sub = command("report", report, "the card: what each stage changed", "lifecycle report runs/desk")
     sub.add_argument("runs", nargs="*", default=["runs"], metavar="DIR_OR_GLOB", help="default: runs")
 
@@ -98,29 +121,34 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def check(args, overrides: list[str]) -> int:
-    from .recipe import read_recipe
+    from .doctor import check as doctor
 
-    status = DONE
-    for path in args.recipes:
-        try:
-            read_recipe(path, overrides)
-            print(f"{path}: ok")
-        except Refusal as refusal:
-            print(refusal, file=sys.stderr)
-            status = REFUSED
-    return status
+    tell = (lambda line: print(line, file=sys.stderr)) if sys.stderr.isatty() else (lambda line: None)
+    reports = [doctor.check(path, overrides, args.upto, tell) for path in args.recipes]
+    if args.json:
+        import json
+        from dataclasses import asdict
+
+        print(json.dumps([asdict(f) for report in reports for f in report.findings], indent=1))
+    for report in [] if args.json else reports:
+        for finding in report.findings:
+            print(finding, file=sys.stderr)
+        print(report.summary())
+    return REFUSED if any(report.errors for report in reports) else DONE
 
 
 def run(args, rest: list[str]) -> int:
+    from .doctor.check import check_recipe
     from .launch import stage_command, start
     from .recipe import read_recipe
     from .record import is_done
 
     raw = read_recipe(args.recipe, rest)
-    command = stage_command(raw.stage, args.recipe, args.layout, rest)
     if args.unless_done and is_done(raw):
         print(f"{raw.output_dir}: done already")
         return DONE
+    check_recipe(raw)
+    command = stage_command(raw.stage, args.recipe, args.layout, rest)
     start(command)
     return DONE
 
@@ -152,6 +180,36 @@ def report(args, rest: list[str]) -> int:
     from .report.card import card
 
     print(card(args.runs))
+    return DONE
+
+
+def inspect(args, overrides: list[str]) -> int:
+    from .doctor.inspect import inspect as look
+
+    print(look(args.recipe, overrides, args.rows, args.html))
+    return DONE
+
+
+def template(args, rest: list[str]) -> int:
+    from .doctor.parity import parity
+
+    text, findings = parity(args.tokenizer, args.template)
+    print(text, flush=True)
+    for finding in findings:
+        print(finding, file=sys.stderr)
+    return REFUSED if any(finding.severity == "error" for finding in findings) else DONE
+
+
+def schema(args, rest: list[str]) -> int:
+    import json
+
+    from .finding import refuse
+    from .recipe_schema import load_schema, stage_names
+
+    if args.stage not in stage_names():
+        cure = f"choose from {', '.join(stage_names())}"
+        raise refuse("unknown-stage", f"there is no stage {args.stage!r}", cure)
+    print(json.dumps(load_schema(args.stage), indent=1, ensure_ascii=False))
     return DONE
 
 

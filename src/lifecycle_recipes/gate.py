@@ -62,11 +62,15 @@ def parse(line: str) -> Gate:
     found = LINE.fullmatch(line.strip()) if isinstance(line, str) else None
     term = found and (float(found["term"]) if re.fullmatch(NUMBER, found["term"]) else found["term"])
     if not found or _is_arithmetic(found["metric"]) or _is_arithmetic(term):
-        raise refuse("bad-gate", f"`{line}` is no gate line", FORM)
+        raise refuse("bad-gate", f"`{_short(line)}` is no gate line", FORM)
     number = float(found["number"] or 0)
     if not math.isfinite(number) or (isinstance(term, float) and not math.isfinite(term)):
-        raise refuse("bad-gate", f"`{line}` compares with a number that is not finite", FORM)
+        raise refuse("bad-gate", f"`{_short(line)}` compares with a number that is not finite", FORM)
     return Gate(line.strip(), found["metric"], found["compare"], term, found["change"], number)
+
+
+def _short(line: object) -> str:
+    return str(line) if len(str(line)) <= 100 else f"{str(line)[:97]}..."
 
 
 def _is_arithmetic(name: float | str) -> bool:

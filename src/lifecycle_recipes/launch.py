@@ -13,11 +13,11 @@ import shlex
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .exit_status import quiet
-from .finding import FAILED, refuse
+from .finding import FAILED, STOPPED, refuse
 
 # They use one process and neither an optimizer nor a layout.
 UNLAUNCHED = ("tokenizer", "evaluate")
@@ -69,8 +69,10 @@ def main(argv: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore", message="Port .* is already in use")
     launch.simple_launcher = become
     launch.multi_gpu_launcher = on_cpu_if_asked(launch.multi_gpu_launcher)
-    with _signals_handed_on():
-        sys.exit(run_workers(launch.launch_command, launch.launch_command_parser().parse_args(argv)))
+    with _signals_handed_on() as handed_on:
+        sys.exit(
+            run_workers(launch.launch_command, launch.launch_command_parser().parse_args(argv), handed_on)
+        )
 
 
 def become(args) -> None:
@@ -93,13 +95,19 @@ def on_cpu_if_asked(launcher: Callable) -> Callable:
     return launch
 
 
-def run_workers(launch_command, args) -> int:
-    """Run a distributed launch to its end; the status of the worker that failed first, or 0."""
+def run_workers(launch_command, args, handed_on: Sequence[int] = ()) -> int:
+    """Run a distributed launch to its end; the status of the worker that failed first, or 0.
+
+    handed_on: grows by each signal that the launcher passes on to its workers.
+    """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     try:
         launch_command(args)
     except ChildFailedError as error:
+        # A worker that was still importing when the signal came had no handler for it yet.
+        if handed_on and all(f.exitcode in (STOPPED, -signal.SIGTERM) for f in error.failures.values()):
+            return STOPPED
         # The launcher's own SIGTERM to the others may look first: what a worker says itself is better.
         spoken = [item for item in error.failures.items() if item[1].exitcode > 0]
         rank, failure = spoken[0] if len(spoken) == 1 else error.get_first_failure()
@@ -113,9 +121,14 @@ def run_workers(launch_command, args) -> int:
 
 @contextlib.contextmanager
 def _signals_handed_on():
-    """SIGTERM goes on to the workers; Ctrl-C reaches them from the terminal, and twice would be an abort."""
+    """SIGTERM goes on to the workers; Ctrl-C reaches them from the terminal, and twice would be an abort.
+
+    Yields the signals handed on so far.
+    """
+    handed_on: list[int] = []
 
     def hand_on(number, frame):
+        handed_on.append(number)
         for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGTERM)
@@ -123,7 +136,7 @@ def _signals_handed_on():
     before = {signal.SIGTERM: signal.signal(signal.SIGTERM, hand_on)}
     before[signal.SIGINT] = signal.signal(signal.SIGINT, lambda number, frame: None)
     try:
-        yield
+        yield handed_on
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

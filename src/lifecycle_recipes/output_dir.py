@@ -3,13 +3,12 @@
 import contextlib
 import os
 import shutil
-import sys
 import time
 import zipfile
 from pathlib import Path
 
 from . import environment
-from .finding import Refusal, refuse
+from .finding import Finding, Refusal, refuse
 from .parents import WEIGHTS
 from .record_file import RUN_FILE, read_record
 
@@ -28,23 +27,27 @@ def claim_output_dir(output_dir: Path, identity: str, replace: bool) -> dict | N
         )
     if earlier and earlier["status"] != "done" and earlier.get("identity") == identity:
         return earlier
-    patterns = ("checkpoint-*", "tokenizer.json", *WEIGHTS)
-    kept = [file for pattern in patterns for file in output_dir.glob(pattern)]
-    if earlier and earlier["status"] == "done":
-        code, says = "output-dir-finished", "holds a finished run" + _same(earlier, identity)
-    elif kept and earlier:
-        code, says = (
-            "output-dir-other-run",
-            "holds another run, unfinished: its recipe, parent or data differ",
-        )
-    elif kept:
-        code, says = "output-dir-not-ours", f"holds weights or checkpoints but no {RUN_FILE}"
-    else:
+    problem = whose(output_dir, earlier, identity)
+    if problem is None:
         return None
+    code, says = problem
     if not replace:
         fix = "choose another output_dir, or give --replace to move that run aside"
         raise refuse(code, says, fix, str(output_dir))
     move_aside(output_dir)
+    return None
+
+
+def whose(output_dir: Path, earlier: dict | None, identity: str | None) -> tuple[str, str] | None:
+    """(code, says) of what must not be overwritten here, or None. earlier: the record here."""
+    patterns = ("checkpoint-*", "tokenizer.json", *WEIGHTS)
+    kept = [file for pattern in patterns for file in output_dir.glob(pattern)]
+    if earlier and earlier["status"] == "done":
+        return "output-dir-finished", "holds a finished run" + _same(earlier, identity)
+    if kept and earlier:
+        return "output-dir-other-run", "holds another run, unfinished: its recipe, parent or data differ"
+    if kept:
+        return "output-dir-not-ours", f"holds weights or checkpoints but no {RUN_FILE}"
     return None
 
 
@@ -65,29 +68,50 @@ def move_aside(output_dir: Path) -> Path:
 
 
 def last_checkpoint(output_dir: Path) -> str | None:
-    """The newest checkpoint that can be resumed from; newer ones that cannot are named on stderr."""
-    steps = [(int(d.name[11:]), d) for d in output_dir.glob("checkpoint-*") if d.name[11:].isdigit()]
-    for _, directory in sorted(steps, reverse=True):
+    """The newest checkpoint that can be resumed from."""
+    whole = (directory for directory in _checkpoints(output_dir) if not checkpoint_lacks(directory))
+    return next(map(str, whole), None)
+
+
+def find_incomplete_checkpoints(output_dir: Path) -> list[Finding]:
+    """A warning for each checkpoint that is newer than the one to resume from, and what it lacks."""
+    findings = []
+    for directory in _checkpoints(output_dir):
         if not (lacks := checkpoint_lacks(directory)):
-            return str(directory)
-        print(f"warning: {directory} is not complete and is not used: {lacks}", file=sys.stderr)
-    return None
+            break
+        says = f"this checkpoint is not complete ({lacks}) and is not resumed from"
+        found = last_checkpoint(output_dir)
+        fix = f"the run goes on from {found}" if found else "no other is complete: the run starts again"
+        findings.append(Finding("checkpoint-incomplete", "warning", says, fix, str(directory)))
+    return findings
+
+
+def _checkpoints(output_dir: Path) -> list[Path]:
+    """The newest first."""
+    steps = [(int(d.name[11:]), d) for d in output_dir.glob("checkpoint-*") if d.name[11:].isdigit()]
+    return [directory for _, directory in sorted(steps, reverse=True)]
 
 
 def checkpoint_lacks(directory: Path) -> str:
     """What a Trainer checkpoint lacks to be resumed from; empty if nothing.
 
-    The state is the last file that the Trainer writes. Without optimizer.pt it restarts Adam silently;
-    DeepSpeed and FSDP keep theirs in directories.
+    The state is the last file that the Trainer writes. Without optimizer.pt or scheduler.pt it restarts Adam
+    silently; DeepSpeed and FSDP keep theirs in directories.
     """
     if not (directory / "trainer_state.json").is_file():
         return "no trainer_state.json"
     optimizers = [directory / "optimizer.pt", directory / "optimizer.bin"]
     sharded = any(directory.glob("global_step*")) or any(directory.glob("optimizer_*"))
-    if not sharded and not any(file.is_file() for file in optimizers):
-        return "no optimizer state"
+    if not sharded:
+        if not any(file.is_file() for file in optimizers):
+            return "no optimizer state"
+        if not any(file for pattern in WEIGHTS for file in directory.glob(pattern)):
+            return "no weights"
+        if not (directory / "scheduler.pt").is_file():
+            return "no scheduler.pt"
     # torch.save writes zip archives, whose table of contents comes last: a truncated one has none.
-    broken = [f.name for f in optimizers if f.is_file() and not zipfile.is_zipfile(f)]
+    saved = [*optimizers, directory / "scheduler.pt", *directory.glob("rng_state*.pth")]
+    broken = [f.name for f in saved if f.is_file() and not zipfile.is_zipfile(f)]
     return f"{broken[0]} is truncated" if broken else ""
 
 

@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -17,6 +18,7 @@ from .finding import Finding, Refusal, refuse
 from .recipe_check import Checker, show
 from .recipe_names import hide_secrets
 from .recipe_overrides import apply_overrides, split_arguments
+from .recipe_pins import apply_pins
 from .recipe_schema import load_schema, section_types, stage_names
 from .recipe_yaml import Located, read_yaml
 
@@ -29,6 +31,8 @@ class RawRecipe:
 
     values: {section: plain values}, with overrides, without defaults. overrides: as given, without flags.
     sha256: of the file's text and the overrides. places: `train.seed` -> `file:line` or the override.
+    allow: code of a finding -> why it is waived. Pinned revisions stand where they apply. checked: what
+    doctor.check found so far, for the record.
     """
 
     path: str
@@ -40,6 +44,8 @@ class RawRecipe:
     gate: list[str] = field(default_factory=list)
     flags: set[str] = field(default_factory=set)
     places: dict[str, str] = field(default_factory=dict, repr=False)
+    allow: dict[str, str] = field(default_factory=dict)
+    checked: Any = field(default=None, repr=False)
 
     @property
     def output_dir(self) -> str:
@@ -79,8 +85,9 @@ def read_recipe(path: str | Path, overrides: list[str] | None = None, stage: str
     given = [a for a in overrides if a.removeprefix("--") not in flags]
     digest = hashlib.sha256("\0".join([text, *given]).encode()).hexdigest()
     del values["stage"]
-    gate = values.pop("gate", [])
-    return RawRecipe(path, named, values, text, given, digest, gate, flags, _places(tree))
+    gate, allow = values.pop("gate", []), values.pop("allow", {})
+    apply_pins(values, values.get("pinned", {}))
+    return RawRecipe(path, named, values, text, given, digest, gate, flags, _places(tree), allow)
 
 
 def _read_text(path: str) -> str:
@@ -103,7 +110,11 @@ def _stage_of(tree: Located, started: str | None, findings: list[Finding]) -> st
     node = tree.value.get("stage")
     stages = stage_names()
     if node is None:
-        problem = "missing-stage", tree.where, f"`stage:` is missing: write one of {', '.join(stages)}"
+        from difflib import get_close_matches
+
+        near = get_close_matches("stage", [str(key) for key in tree.value], 1, 0.7)
+        cure = f"did you mean it by `{near[0]}`?" if near else f"write one of {', '.join(stages)}"
+        problem = "missing-stage", tree.where, f"`stage:` is missing: {cure}"
     elif node.value not in stages or not isinstance(node.value, str):
         from difflib import get_close_matches
 
@@ -153,9 +164,14 @@ def _places(tree: Located) -> dict[str, str]:
     return places
 
 
-def load_recipe(recipe_class: type[Recipe], argv: list[str] | None = None) -> Recipe:
+def load_recipe(
+    recipe_class: type[Recipe],
+    argv: list[str] | None = None,
+    check: Callable[[RawRecipe], None] = lambda raw: None,
+) -> Recipe:
     """Build a stage's recipe from `argv` (default: sys.argv): a path, then overrides and flags.
 
+    check: called with the RawRecipe before anything heavy is imported; refuses by raising.
     Every section becomes its dataclass; `recipe.raw` is the RawRecipe. Precision follows the hardware unless
     the recipe sets it. Raises Refusal (`bad-value`) where an upstream dataclass rejects its values.
     """
@@ -167,8 +183,9 @@ def load_recipe(recipe_class: type[Recipe], argv: list[str] | None = None) -> Re
     if not argv or argv[0].startswith("--"):
         raise refuse("missing-recipe", "no recipe given", "write the path of a recipe first, then overrides")
     raw = read_recipe(argv[0], argv[1:], _stage_name(module))
+    check(raw)
 
-    sections: dict[str, Any] = {"gate": raw.gate}
+    sections: dict[str, Any] = {"gate": raw.gate, "allow": raw.allow}
     for name, hint in section_types(recipe_class).items():
         if name in raw.values:
             sections[name] = _build_section(raw, name, hint)
@@ -186,7 +203,7 @@ def _stage_name(module) -> str:
 def _build_section(raw: RawRecipe, name: str, hint: Any) -> Any:
     values = raw.values[name]
     if name == "train":
-        values = values | hardware_defaults(values)
+        values = values | hardware_defaults(values) | publishing_defaults(values)
     try:
         with warnings.catch_warnings():
             # TRL's own default still has the old name; a recipe cannot, so there is nobody to warn
@@ -211,6 +228,12 @@ def _build(hint: Any, value: Any) -> Any:
         kind = next((t for t in (hint, *get_args(hint)) if get_origin(t) is list), None)
         return [_build(get_args(kind)[0] if kind else Any, v) for v in value]
     return value
+
+
+def publishing_defaults(train: dict[str, Any]) -> dict[str, bool]:
+    """A pushed model is private unless the recipe says otherwise; upstream's default is public."""
+    undecided = train.get("push_to_hub") and train.get("hub_private_repo") is None
+    return {"hub_private_repo": True} if undecided else {}
 
 
 def hardware_defaults(train: dict[str, Any]) -> dict[str, bool]:

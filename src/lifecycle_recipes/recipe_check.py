@@ -255,7 +255,7 @@ def _hint(types: list[str], schema: dict, value: Any) -> str:
     if "string" in types and isinstance(value, bool | int | float):
         return f'write "{show(value)}" in quotes'
     if "array" in types and isinstance(value, str | int | float):
-        return f"write [{value if not holds_secret(value) else '...'}]"
+        return f"write [{value if not holds_secret(value) and len(str(value)) <= 60 else '...'}]"
     if value is None:
         return "give it a value or leave the key out"
     return ""

@@ -142,6 +142,14 @@ CHOICES = {
 }
 # fmt: on
 
+# Top-level keys that are no dataclass with a docstring of its own.
+HELP = {
+    "stage": {"description": "What the recipe is for."},
+    "gate": {"description": "Promises about the result: METRIC OP TERM, such as `eval_loss < 2.5`."},
+    "allow": {"description": "Findings that are fine here: code -> why. The record and the card show them."},
+    "pinned": {"description": "Dataset or model id -> revision, where its own section gives none."},
+}
+
 # Fields that take more than their annotation says: (dataclass, field) -> what else.
 ALSO = {
     ("DPOConfig", "loss_type"): str,  # dpo_config.py, __post_init__: a string becomes a list of one

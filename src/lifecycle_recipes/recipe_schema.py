@@ -23,7 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from .finding import refuse
-from .recipe_names import ALSO, CHOICES, RENAMED, has_no_effect, is_secret, required_keys
+from .recipe_names import ALSO, CHOICES, HELP, RENAMED, has_no_effect, is_secret, required_keys
 
 SHIPPED = Path(__file__).parent / "schemas"
 STAMPED = ("lifecycle-recipes", "transformers", "trl")
@@ -127,10 +127,10 @@ def recipe_class(stage: str) -> type:
 def make_schema(stage: str) -> dict:
     """The JSON schema (draft 2020-12) of that stage's recipe."""
     cls = recipe_class(stage)
-    properties = {"stage": {"type": "string", "enum": [stage]}}
+    properties = {"stage": HELP["stage"] | {"type": "string", "enum": [stage]}}
     required = ["stage"]
     for field, hint in zip(fields(cls), section_types(cls).values(), strict=True):
-        properties[field.name] = _field_schema(field, hint, cls, stage)
+        properties[field.name] = HELP.get(field.name, {}) | _field_schema(field, hint, cls, stage)
         if _is_required(field):
             required.append(field.name)
     return {

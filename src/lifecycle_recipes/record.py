@@ -17,15 +17,16 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
 from . import environment
 from .exit_status import Stopped, is_main_process, quiet, stage_exit, stop_on_sigterm
-from .finding import FAILED, Refusal, refuse
+from .finding import FAILED, Finding, Refusal, refuse
 from .gate import parse
-from .output_dir import claim_output_dir, last_checkpoint, wait_for_rank_0
+from .output_dir import claim_output_dir, find_incomplete_checkpoints, last_checkpoint, wait_for_rank_0
 from .parents import check_parent, describe_parent, find_parents, hash_file, hash_inputs, hash_weights
 from .record_file import (
     GATE_FILE,
@@ -58,6 +59,7 @@ class Run:
         self.raw, self.seed = raw, seed
         self.output_dir = Path(raw.output_dir)
         self.metrics: dict[str, float] = {}
+        self.findings: list[Finding] = []
         self.parents = find_parents(raw.values)
         self.resume_from: str | None = None
         self._record: dict = {}
@@ -99,6 +101,7 @@ class Run:
             self._earlier_seconds = earlier.get("wall_seconds") or 0.0
         self._record = self._describe(identity, parents, inputs)
         self._create()
+        self.report(find_incomplete_checkpoints(self.output_dir) if earlier else [])
         self._restore.enter_context(stop_on_sigterm())
         try:
             for role, path in self.parents.items():
@@ -133,6 +136,8 @@ class Run:
             "started_unix": time.time(),
             "resumed_from": self.resume_from,
             "gate": list(raw.gate),
+            "allowed": {},
+            "check_seconds": {},
             "metrics": {},
         }
 
@@ -144,7 +149,8 @@ class Run:
             (self.output_dir / SPARE_FILE).write_bytes(os.urandom(SPARE_BYTES))
             self._write()
         except OSError as error:
-            (self.output_dir / SPARE_FILE).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # where output_dir is a file there is nothing to remove
+                (self.output_dir / SPARE_FILE).unlink(missing_ok=True)
             fix = "free some space, or choose another output_dir"
             raise refuse(
                 "output-dir-unwritable", f"cannot write here: {error}", fix, str(self.output_dir)
@@ -156,8 +162,26 @@ class Run:
             self._record |= fields
             self._write()
 
+    def report(self, findings: list[Finding]) -> None:
+        """Print findings that do not end the run to stderr, and keep them in the record; each one once.
+
+        Those that the recipe waives are kept as `allowed`, with the reason.
+        """
+        allow = getattr(self.raw, "allow", {})
+        self._record.setdefault("allowed", {}).update(
+            {f.code: allow[f.code] for f in findings if f.code in allow}
+        )
+        fresh = [f for f in findings if f not in self.findings and f.code not in allow]
+        if not is_main_process() or not fresh:
+            return
+        self.findings += fresh
+        for finding in fresh:
+            print(redact(str(finding)), file=sys.stderr)
+        self._write()
+
     def _write(self) -> None:
         self._record["metrics"] = self.metrics
+        self._record["findings"] = [asdict(finding) for finding in self.findings]
         self._record["wall_seconds"] = round(self._earlier_seconds + time.monotonic() - self._clock, 3)
         self._record |= environment.peak_memory()
         write_json(self.output_dir / RUN_FILE, redact(plain(self._record), secret_values(self.raw.values)))
@@ -168,6 +192,7 @@ class Run:
             return
         with _undisturbed():
             self._record["status"] = status_of(error)
+            self.findings += [f for f in getattr(error, "findings", []) if f not in self.findings]
             if error is None:
                 self._hash_outputs()
             self._record["hardware"] = (
@@ -213,9 +238,12 @@ def status_of(error: BaseException | None) -> str:
 def identify(raw, parents: dict, inputs: dict) -> str:
     """What makes two runs the same: every value of the recipe, the parents' weights, the files it reads.
 
-    The gate is left out: another promise needs no other training. So are comments and the layout.
+    The gate is left out: another promise needs no other training. So are comments and the layout. Of the
+    waivers the codes count, for rows with a waived fault are left out.
     """
     values = {section: value for section, value in raw.values.items() if section != "gate"}
+    if allow := getattr(raw, "allow", None):
+        values["allow"] = sorted(allow)
     weights = {role: parent["weights_sha256"] for role, parent in parents.items()}
     text = json.dumps([raw.stage, values, weights, inputs], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,7 +1,6 @@
 """Train, watch and save: what every Trainer-based stage does between `build_trainer` and its evaluation."""
 
 import errno
-import math
 import re
 import signal
 import time
@@ -10,8 +9,11 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
+from .doctor.chain import differs_from_parent, probe_ids, read_prepared
+from .doctor.weights import find_unmoved, fingerprints
 from .finding import FAILED, Finding, Refusal
 from .record import Stopped
+from .watch import Watch, require_finite_weights
 
 # Timings differ from run to run; the metrics of two runs with one seed do not.
 NOT_A_RESULT = re.compile(
@@ -24,8 +26,9 @@ def train_and_save(trainer, recipe, run) -> None:
 
     Metrics: train_loss, steps and, with an eval dataset, what `trainer.evaluate()` returns but its timings.
     Fields: tokens (seen in training, padding apart), tokens_per_second, train_seconds, layout.
+    Notes `probe`, by which a child sees that it starts from this model (doctor/chain.py).
     Raises Stopped after a SIGTERM or SIGINT (a checkpoint has been written), and Refusal with exit status 1:
-    non-finite, disk-full, no-steps, nothing-saved.
+    non-finite, weights-unmoved, parent-dropped, disk-full, no-steps, nothing-saved.
     """
     args = trainer.args
     # Upstream replaces a NaN loss by the mean of the others in the log: a dead run would look healthy.
@@ -33,8 +36,9 @@ def train_and_save(trainer, recipe, run) -> None:
     if args.include_num_input_tokens_seen == "no":
         args.include_num_input_tokens_seen = "non_padding"
     stop = StopOnSignal()
-    trainer.add_callback(stop)
-    trainer.add_callback(StopOnNonFinite())
+    start = AtStart(trainer, recipe)
+    for callback in (stop, Watch(trainer, run), start):
+        trainer.add_callback(callback)
     end_replies_at(trainer.model, trainer.processing_class)
     run.note(layout=effective_layout(trainer))
     with _name_full_disk(args.output_dir), stop.listening():
@@ -49,7 +53,9 @@ def train_and_save(trainer, recipe, run) -> None:
         seconds = output.metrics["train_runtime"]
         speed = (seen - trainer._initial_num_input_tokens_seen) / seconds
         run.note(tokens=seen, tokens_per_second=speed, train_seconds=seconds)
-        require_finite_weights(trainer.model)
+        require_finite_weights(trainer)
+        start.require_moved(run)
+        run.note(probe=start.probe())
         save_model(trainer)
     if trainer.eval_dataset is not None:
         run.metrics.update({k: v for k, v in trainer.evaluate().items() if not NOT_A_RESULT.search(k)})
@@ -83,28 +89,42 @@ def effective_layout(trainer) -> dict:
     }
 
 
-def require_finite_weights(model) -> None:
-    """Raise Refusal non-finite where a trained weight is NaN or infinite: such a model is never saved."""
-    import torch
+class AtStart(TrainerCallback):
+    """The model before its first step, in the layout that trains it: compared with its parent and its end."""
 
-    bad = [n for n, p in model.named_parameters() if p.requires_grad and not torch.isfinite(p.data).all()]
-    if bad:
-        raise _failure(
-            "non-finite", f"{len(bad)} weights are not finite, {bad[0]} first", "lower the learning rate"
-        )
+    def __init__(self, trainer, recipe):
+        self.trainer, self.recipe = trainer, recipe
+        self.before: dict = {}
+        self.reading = None
 
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.first_step = state.global_step
+        self.before = fingerprints(self.trainer.model)
+        self.reading = read_prepared(self.trainer, probe_ids(self.trainer))
+        path = getattr(getattr(self.recipe, "model", None), "model_name_or_path", None)
+        allowed = getattr(self.recipe, "allow", {})
+        # A resumed model has left its parent behind.
+        if self.first_step or "parent-dropped" in allowed:
+            return
+        if found := differs_from_parent(self.trainer, path):
+            raise Refusal(*found, status=FAILED)
 
-class StopOnNonFinite(TrainerCallback):
-    """Fails the run at the first logged loss or gradient norm that is NaN or infinite."""
+    def require_moved(self, run) -> None:
+        """Raise Refusal weights-unmoved where training changed nothing; report weights that stood still."""
+        steps = self.trainer.state.global_step - self.first_step
+        found = find_unmoved(self.trainer.model, self.before, self.trainer.args, steps)
+        if any(finding.severity == "error" for finding in found):
+            raise Refusal(*found, status=FAILED)
+        run.report(found)
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        for key in ("loss", "grad_norm", "eval_loss"):
-            value = (logs or {}).get(key, 0.0)
-            # Under fp16 the gradient scaler meets infinite norms by design and skips those steps.
-            if math.isfinite(value) or (key == "grad_norm" and args.fp16):
-                continue
-            says = f"{key} is {value} at step {state.global_step}"
-            raise _failure("non-finite", says, "lower train.learning_rate, or warm up for longer")
+    def probe(self) -> dict | None:
+        """What the trained model says to one text, for its children: {ids, value, start, loose}."""
+        ids = probe_ids(self.trainer)
+        end = read_prepared(self.trainer, ids)
+        if end is None:
+            return None
+        start = self.reading.value if self.reading and not self.first_step else None
+        return {"ids": ids, "value": end.value, "start": start, "loose": end.loose}
 
 
 class StopOnSignal(TrainerCallback):

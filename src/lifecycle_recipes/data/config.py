@@ -1,6 +1,7 @@
 """The `data` section of a recipe. No torch."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -10,6 +11,8 @@ class Source:
     path: a local .jsonl, .json, .parquet or .txt file, else the id of a dataset on the Hub.
     name: the configuration of a Hub dataset. split, revision: as in `datasets.load_dataset`.
     max_rows: take a seeded sample of this many rows, not the head of the file.
+    columns: what a column is called there, by the name it has here (`messages: conversations`); an empty
+    name leaves an optional column unread (`prompt: ""`).
     """
 
     path: str
@@ -17,6 +20,7 @@ class Source:
     split: str = "train"
     revision: str | None = None
     max_rows: int | None = None
+    columns: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -32,3 +36,24 @@ class DataConfig:
     eval_sources: list[Source] = field(default_factory=list)
     eval_fraction: float = 0.0
     seed: int = 42
+
+
+# Columns that a stage reads from its rows: those it needs, and those it uses where they are given.
+_COLUMNS = {
+    "sft": (["messages"], ["tools"]),
+    "reward": (["chosen", "rejected"], ["prompt", "tools"]),
+    "dpo": (["chosen", "rejected"], ["prompt", "tools"]),
+    "kto": (["prompt", "completion", "label"], ["tools"]),
+    "ppo": (["prompt"], []),
+}
+# Where a stage that reads plain text is told which column holds it.
+_TEXT_COLUMN = {"pretrain": ("text", "column"), "tokenizer": ("tokenizer", "text_column")}
+
+
+def stage_columns(stage: str, values: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """(required, optional) columns of a stage, both empty if it reads none; values: `RawRecipe.values`."""
+    if stage in _TEXT_COLUMN:
+        section, key = _TEXT_COLUMN[stage]
+        return [values.get(section, {}).get(key, "text")], []
+    required, optional = _COLUMNS.get(stage, ([], []))
+    return list(required), list(optional)

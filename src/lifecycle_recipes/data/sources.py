@@ -1,31 +1,35 @@
 """Rows from files or the Hub, checked before anything trains, and the ledger that accounts for them."""
 
-import codecs
 import hashlib
-import json
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..finding import Finding, Refusal, refuse
+from ..finding import Refusal, refuse
 from .config import DataConfig, Source
-
-# `datasets` builder of a local file, by its ending.
-BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".txt": "text"}
-CONVERSATIONS = ("messages", "prompt", "chosen", "rejected", "completion")
-ROLES = ("system", "user", "assistant", "tool")
-SHOWN = 5  # bad rows named one by one; the rest are counted
+from .lines import BUILDERS, check_local, digest_file, empty_file, find_bad_line
+from .row_faults import CONVERSATIONS, SAME_PAIR, Faults, count_characters, is_blank, row_fault, why_left_out
+from .split import sample, split
 
 
-def load_data(config: DataConfig, required_columns: list[str], optional_columns: Iterable[str] = ()):
+def load_data(
+    config: DataConfig,
+    required_columns: list[str],
+    optional_columns: Iterable[str] = (),
+    allow: Collection[str] = (),
+):
     """Return (train Dataset, eval Dataset or None, ledger).
 
     Only `required_columns` and those `optional_columns` that every source has are kept. The split is seeded,
-    so every rank gets the same rows. Raises Refusal: missing-file, empty-file, missing-column, bad-line (with
-    file and line), bad-row (with file and row, counted from 1), no-rows.
-    ledger: {fingerprint, sources: [{path, split, rows, use}], rows_in, rows_out, eval_rows, left_out}.
+    so every rank gets the same rows. Rows with a fault whose code is in `allow`, and pairs whose two replies
+    are the same, are left out and counted.
+    Raises Refusal: missing-file, empty-file, missing-column, no-rows, two-eval-splits, bad-line (with file
+    and line) and the codes of row_faults.UNTRAINABLE (with file and rows, counted from 1).
+    ledger: {fingerprint, rows_in, rows_out, eval_rows, left_out, sources}, where a source is
+    {path, split, rows, kept, characters, use}: its rows, those that are used, and the length of their text.
+    `kept` rows of each source, in the order given, make up the joined rows that `eval_fraction` splits.
     """
     if config.eval_sources and config.eval_fraction:
         raise refuse(
@@ -34,13 +38,15 @@ def load_data(config: DataConfig, required_columns: list[str], optional_columns:
             "keep one of them",
         )
     digest, ledger = hashlib.sha256(), {"sources": [], "left_out": Counter()}
-    columns = (required_columns, list(optional_columns), config.seed)
-    train = _concatenate(config.sources, "train", columns, digest, ledger)
-    held_out = _concatenate(config.eval_sources, "eval", columns, digest, ledger)
+    reader = _Reader(required_columns, list(optional_columns), config.seed, set(allow), digest, ledger)
+    train = reader.concatenate(config.sources, "train")
+    held_out = reader.concatenate(config.eval_sources, "eval")
     if config.eval_fraction:
         digest.update(f"eval_fraction {config.eval_fraction} seed {config.seed}".encode())
-        parts = train.train_test_split(test_size=config.eval_fraction, seed=config.seed)
-        train, held_out = parts["train"], parts["test"]
+        kept, out = split(len(train), config.eval_fraction, config.seed)
+        if not kept:
+            raise refuse("no-rows", "data.eval_fraction leaves no row to train on", "lower it")
+        train, held_out = train.select(kept), train.select(out)
     eval_rows = len(held_out) if held_out is not None else 0
     ledger["left_out"] = dict(ledger["left_out"])
     ledger |= {
@@ -55,96 +61,144 @@ def load_data(config: DataConfig, required_columns: list[str], optional_columns:
     return train, held_out, ledger
 
 
-def _concatenate(sources: list[Source], use: str, columns, digest, ledger):
-    """All rows of `sources` as one Dataset (None without sources); adds to the digest and the ledger."""
-    from datasets import concatenate_datasets
+class _Reader:
+    """One reading of all sources of a recipe: they share columns, seed, digest and ledger."""
 
-    required, optional, seed = columns
-    parts = []
-    for source in sources:
-        rows = _read(source, digest)
-        ledger["sources"].append({"path": source.path, "split": source.split, "rows": len(rows), "use": use})
-        if missing := [c for c in required if c not in rows.column_names]:
-            has = ", ".join(map(repr, rows.column_names))
-            raise refuse(
-                "missing-column",
-                f"no column {', '.join(map(repr, missing))}; it has {has}",
-                "rename the column in the data, or name the file that has it",
-                source.path,
-            )
-        rows = _drop_empty_texts(rows.select_columns(_present(rows, required, optional)), required, ledger)
-        _check_rows(rows, required, source.path)
-        if source.max_rows is not None and source.max_rows < len(rows):
-            ledger["left_out"]["max_rows"] = (
-                ledger["left_out"].get("max_rows", 0) + len(rows) - source.max_rows
-            )
-            rows = rows.shuffle(seed=seed).select(range(source.max_rows))
-        parts.append(rows)
-    if not parts:
-        if use == "train":
-            raise refuse("no-rows", "data.sources is empty", "name at least one source")
-        return None
-    shared = [c for c in parts[0].column_names if all(c in p.column_names for p in parts)]
-    joined = concatenate_datasets([p.select_columns(shared) for p in parts]) if len(parts) > 1 else parts[0]
-    if not len(joined):
-        raise refuse("no-rows", f"no row is left to {use} on", "", ", ".join(s.path for s in sources))
-    return joined
+    def __init__(self, required, optional, seed, allow, digest, ledger):
+        self.required, self.optional, self.seed, self.allow = required, optional, seed, allow
+        self.digest, self.ledger = digest, ledger
+
+    def concatenate(self, sources: list[Source], use: str):
+        """All rows of `sources` as one Dataset; None without sources to evaluate on."""
+        from datasets import concatenate_datasets
+
+        if not sources:
+            if use == "train":
+                raise refuse("no-rows", "data.sources is empty", "name at least one source")
+            return None
+        parts = [self.read(source, use) for source in sources]
+        shared = [c for c in parts[0].column_names if all(c in p.column_names for p in parts)]
+        joined = (
+            concatenate_datasets([p.select_columns(shared) for p in parts]) if len(parts) > 1 else parts[0]
+        )
+        if not len(joined):
+            raise self.nothing_left(use, ", ".join(s.path for s in sources))
+        return joined
+
+    def nothing_left(self, use: str, paths: str) -> Refusal:
+        if self.ledger["left_out"][SAME_PAIR]:
+            says, cure = "in every pair chosen equals rejected", "give pairs of two different replies"
+            return refuse("no-pairs", says, cure, paths)
+        return refuse("no-rows", f"no row is left to {use} on", "name a source with rows", paths)
+
+    def read(self, source: Source, use: str):
+        """The rows of one source that are used, under our column names."""
+        rows = _read(source, self.digest)
+        entry = {"path": source.path, "split": source.split, "rows": len(rows), "use": use}
+        self.ledger["sources"].append(entry)
+        rows = self.keep_columns(rows, source)
+        blank = self.find_blank(rows)
+        self.book("empty text", len(blank))
+        kept = [i for i in range(len(rows)) if i not in blank]
+        chosen = sample(len(kept), source.max_rows, self.seed)
+        if chosen is not None:
+            self.book("max_rows", len(kept) - len(chosen))
+            kept = [kept[i] for i in chosen]
+        faulty = self.check_rows(rows.select(kept), kept, source.path)
+        kept = [i for i in kept if i not in faulty]
+        entry |= {"kept": len(kept), "characters": self.characters}
+        return rows.select(kept) if len(kept) < len(rows) else rows
+
+    def find_blank(self, rows) -> set[int]:
+        texts = [c for c in self.required if c not in (*CONVERSATIONS, "label")]
+        rows = rows.select_columns(texts) if texts else []
+        return {i for i, row in enumerate(rows) if is_blank(row, texts)}
+
+    def book(self, reason: str, rows: int) -> None:
+        if rows:
+            self.ledger["left_out"][reason] += rows
+
+    def keep_columns(self, rows, source: Source):
+        """The columns that the stage reads, renamed as `source.columns` says."""
+        theirs = name_columns(source, self.required, self.optional, rows.column_names)
+        if source.columns:
+            self.digest.update(repr(sorted(source.columns.items())).encode())
+        rows = rows.select_columns(list(dict.fromkeys(theirs.values())))
+        return rows.rename_columns({name: ours for ours, name in theirs.items() if ours != name})
+
+    def check_rows(self, rows, numbers: list[int], path: str) -> set[int]:
+        """Refuse rows that upstream would train on in silence; return those that the recipe allows to drop.
+
+        numbers: of the rows in their file, from 0.
+        """
+        faults, gone, self.characters = Faults(), set(), 0
+        for number, row in zip(numbers, rows, strict=True):
+            if reason := why_left_out(row, self.allow, self.required):
+                self.book(reason, 1)
+                gone.add(number)
+            elif fault := row_fault(row, self.required):
+                faults.add(*fault, f"{path}, row {number + 1}", number + 1)
+            else:
+                self.characters += count_characters(row)
+        if findings := faults.findings():
+            raise Refusal(*findings)
+        return gone
 
 
-def _present(rows, required: list[str], optional: list[str]) -> list[str]:
-    return [*required, *(c for c in optional if c in rows.column_names)]
+def name_columns(source: Source, required: list[str], optional: list[str], has: list[str]) -> dict[str, str]:
+    """{our name: the source's name} of the columns to read.
+
+    Raises Refusal: missing-column, unread-column, column-read-twice.
+    """
+    if unread := [c for c in source.columns if c not in (*required, *optional)]:
+        reads = ", ".join(map(repr, [*required, *optional]))
+        raise refuse(
+            "unread-column",
+            f"data.sources[].columns names {unread[0]!r}, which this stage does not read",
+            f"it reads {reads}: write one of those on the left of the colon",
+            source.path,
+        )
+    wanted = {c: source.columns.get(c, c) for c in (*required, *optional)}
+    needed = {c: name for c, name in wanted.items() if c in required or source.columns.get(c)}
+    if missing := [name for name in needed.values() if name not in has]:
+        raise refuse(
+            "missing-column",
+            f"no column {', '.join(map(repr, missing))}; it has {', '.join(map(repr, has))}",
+            "say what it is called there: `columns: {" + required[0] + ": <its name>}`, or name another file",
+            source.path,
+        )
+    found = {c: name for c, name in wanted.items() if name in has}
+    if twice := [c for c, name in found.items() if c != name and list(found.values()).count(name) > 1]:
+        says = f"the column {found[twice[0]]!r} would be read twice, once as {twice[0]!r}"
+        raise refuse("column-read-twice", says, "give each column of `columns` its own", source.path)
+    return found
 
 
 def _read(source: Source, digest):
     """One source as a Dataset; its content (file) or identity (Hub) goes into the digest."""
     from datasets import load_dataset
 
+    if not check_local(source.path):
+        return read_hub(source, digest)
     path = Path(source.path)
-    if path.suffix not in BUILDERS:
-        if path.exists() or source.path.startswith((".", "/")):
-            raise refuse(
-                "unknown-file-type",
-                f"a local source ends in {', '.join(BUILDERS)}",
-                "convert it",
-                source.path,
-            )
-        return _read_hub(source, digest)
-    if not path.is_file():
-        raise refuse(
-            "missing-file", "there is no such file", "correct the path, or make the file", source.path
-        )
-    _digest_file(path, digest)
+    digest_file(path, digest)
     try:
         # A named local file has one split whatever the recipe calls it; `datasets` names it train.
         with _quiet("datasets.packaged_modules.json.json"):
             rows = load_dataset(BUILDERS[path.suffix], data_files=str(path), split="train")
     except Exception as error:
         # Upstream names neither the file nor the line (DatasetGenerationError, UnicodeDecodeError, ...).
-        if path.suffix != ".parquet":
+        if path.suffix in (".jsonl", ".txt"):
             find_bad_line(path)
-        cause = str(error.__cause__ or error).splitlines()[0]
-        raise refuse("unreadable-file", cause, "open it with `datasets.load_dataset`", source.path) from error
+        raise unreadable_file(error, source.path) from error
     if not len(rows):
-        raise refuse("empty-file", "the file holds no row", "make it again, or leave it out", source.path)
+        raise empty_file(source.path)
     return rows
 
 
-def _digest_file(path: Path, digest) -> None:
-    """Add the file's bytes to the digest; refuse an empty file and, parquet apart, one not in UTF-8."""
-    # Arrow's JSON reader takes bytes that are not UTF-8 and fails much later, without a line number.
-    decoder = codecs.getincrementaldecoder("utf-8")() if path.suffix != ".parquet" else None
-    blank = True
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-            blank = blank and not piece.strip()
-            try:
-                if decoder:
-                    decoder.decode(piece)
-            except UnicodeDecodeError:
-                find_bad_line(path)
-    if blank:
-        raise refuse("empty-file", "the file is empty", "make it again, or leave it out", str(path))
+def unreadable_file(error: Exception, path: str) -> Refusal:
+    cause = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
+    return refuse("unreadable-file", cause, "open it with `datasets.load_dataset`", path)
 
 
 @contextmanager
@@ -158,13 +212,14 @@ def _quiet(logger: str):
         logging.getLogger(logger).setLevel(level)
 
 
-def _read_hub(source: Source, digest):
+def read_hub(source: Source, digest=None):
+    """A split on the Hub, or in its cache, as a Dataset; raises Refusal unreadable-source."""
     from datasets import load_dataset
 
     try:
         rows = load_dataset(source.path, source.name, split=source.split, revision=source.revision)
     except Exception as error:  # offline, gated, no such split: upstream's own words name the cause
-        cause = str(error).splitlines()[0]
+        cause = (str(error).splitlines() or [type(error).__name__])[0]
         raise refuse(
             "unreadable-source",
             f"the Hub gave no rows: {cause}",
@@ -172,90 +227,6 @@ def _read_hub(source: Source, digest):
             source.path,
         ) from error
     # The split's fingerprint covers the revision that was really fetched.
-    digest.update(f"{source.path} {source.name} {source.split} {rows._fingerprint}".encode())
+    if digest:
+        digest.update(f"{source.path} {source.name} {source.split} {rows._fingerprint}".encode())
     return rows
-
-
-def find_bad_line(path: Path) -> None:
-    """Raise bad-line for the first lines of a text or JSON-lines file that cannot be read; else return."""
-    findings = []
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                text = line.decode("utf-8").rstrip()
-                if path.suffix == ".jsonl" and text and not isinstance(json.loads(text), dict):
-                    raise TypeError("not a JSON object")
-            except UnicodeDecodeError as error:
-                says = f"not UTF-8: byte {error.object[error.start]:#04x} at column {error.start + 1}"
-            except json.JSONDecodeError as error:
-                says = f"not JSON: {error.msg} at column {error.colno}"
-            except TypeError as error:
-                says = str(error)
-            else:
-                continue
-            findings.append(
-                Finding("bad-line", "error", says, "repair or remove the line", f"{path}:{number}")
-            )
-            if len(findings) == SHOWN:
-                break
-    if findings:
-        raise Refusal(*findings)
-
-
-def _drop_empty_texts(rows, required: list[str], ledger):
-    """Blank texts hold nothing to learn: left out and counted. (A null is a defect: see `_check_rows`.)"""
-    if "text" not in required:
-        return rows
-    keep = [i for i, text in enumerate(rows["text"]) if text is None or str(text).strip()]
-    if len(keep) == len(rows):
-        return rows
-    ledger["left_out"]["empty text"] = ledger["left_out"].get("empty text", 0) + len(rows) - len(keep)
-    return rows.select(keep)
-
-
-def _check_rows(rows, required: list[str], path: str) -> None:
-    """Refuse rows that upstream would train on in silence."""
-    findings, bad = [], 0
-    for number, row in enumerate(rows, start=1):
-        says = next((s for column in required if (s := _fault(column, row[column]))), None)
-        if says is None:
-            continue
-        bad += 1
-        if bad <= SHOWN:
-            findings.append(Finding("bad-row", "error", says, "", f"{path}, row {number}"))
-    if bad > SHOWN:
-        findings.append(Finding("bad-row", "error", f"{bad - SHOWN} more rows like these", "", path))
-    if findings:
-        raise Refusal(*findings)
-
-
-def _fault(column: str, value) -> str | None:
-    """What is wrong with one cell, or None."""
-    if column == "label":
-        return None if isinstance(value, bool) else f"label is {value!r}, not true or false"
-    if column in CONVERSATIONS and not isinstance(value, str):
-        return _conversation_fault(column, value)
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return f"{column} is empty"
-    if column == "text" and not isinstance(value, str):
-        return f"text is {type(value).__name__}, not a string"
-    return f"{column} is a string, not a list of messages" if column == "messages" else None
-
-
-def _conversation_fault(column: str, messages) -> str | None:
-    if not messages:
-        return f"no {column}"
-    if not isinstance(messages, list):
-        return f"{column} is {type(messages).__name__}, not a list of messages"
-    for number, message in enumerate(messages, start=1):
-        if not isinstance(message, dict) or message.get("role") not in ROLES:
-            role = message.get("role") if isinstance(message, dict) else message
-            return f"{column}: message {number} has the role {role!r}, not one of {', '.join(ROLES)}"
-        content = message.get("content")
-        if not message.get("tool_calls") and not (isinstance(content, str) and content.strip()):
-            return f"{column}: message {number} ({message['role']}) has no content"
-    if column in ("messages", "chosen", "rejected", "completion") and not any(
-        m["role"] == "assistant" for m in messages
-    ):
-        return f"{column}: no assistant message"
-    return None

@@ -68,7 +68,8 @@ def _check_tasks(config: EvaluateConfig) -> list[Finding]:
     try:
         known = read_tasks(config.include_path)
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        return [_error("bad-task", f"cannot read a task file: {error}", "correct it", config.include_path)]
+        says = f"cannot read a task file: {' '.join(str(error).split())}"
+        return [_error("bad-task", says, "correct it", config.include_path)]
     findings = []
     for name in config.tasks:
         leaves = members(name, known)

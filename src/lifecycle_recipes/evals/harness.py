@@ -27,6 +27,10 @@ class SavedModelLM(HFLM):
 
     def __init__(self, replies: Replies, batch_size: int):
         saved = replies.saved
+        if hasattr(saved.model, "peft_config"):
+            # lm-eval calls it, and transformers' cannot assign through PEFT's wrapper of a tied embedding in
+            # modules_to_save. PEFT has tied it already.
+            saved.model.tie_weights = lambda *args, **kwargs: None
         super().__init__(
             pretrained=saved.model,
             tokenizer=saved.tokenizer,

@@ -3,6 +3,7 @@
 import time
 from statistics import fmean
 
+from ..doctor.signs import find_reward_hacking
 from ..exit_status import is_main_process
 from .check import check_config
 from .config import EvaluateConfig
@@ -14,6 +15,7 @@ def measure(model_dir: str, config: EvaluateConfig | None, run, model_config=Non
     Adds to run.metrics: `<task>.<metric>`; `rubric` (mean score, 0..1) and `rubric_win_rate`; `reward` and
     `reward_against` (mean logits); `kl` (nats per token). Notes `samples` and `evaluation` in the record.
     model_config: the recipe's trl.ModelConfig, for quantised parents. Only rank 0 measures.
+    Reports `reward-hacking` where the reward rose and the rubric fell.
     Raises Refusal for a reward model, a missing file, or chat prompts without a chat template.
     """
     if config is None or not is_main_process():
@@ -36,6 +38,7 @@ def measure(model_dir: str, config: EvaluateConfig | None, run, model_config=Non
     if replies.overlong:
         evaluation["overlong_prompts"] = replies.overlong
     run.note(evaluation=evaluation | {"seconds": round(time.perf_counter() - started, 2)})
+    run.report(find_reward_hacking(run.metrics, evaluation.get("prompts")))
 
 
 def _measure_replies(replies, config: EvaluateConfig, run) -> dict:

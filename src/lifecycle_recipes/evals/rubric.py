@@ -2,11 +2,12 @@
 
 import importlib.util
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-from ..finding import refuse
+from ..finding import FAILED, Finding, Refusal, refuse
 
 
 def load_module(path: str | Path) -> ModuleType:
@@ -18,11 +19,20 @@ def load_module(path: str | Path) -> ModuleType:
 
 
 def load_score(path: str | Path) -> Callable[[dict, str], float]:
-    """The file's `score(row, reply) -> 0..1`. Raises Refusal when it has none."""
+    """The file's `score(row, reply) -> 0..1`. Raises Refusal no-score without one, or without a number."""
     score = getattr(load_module(path), "score", None)
     if not callable(score):
         raise refuse("no-score", "the rubric has no function score(row, reply)", "define it", str(path))
-    return score
+
+    def checked(row: dict, reply: str) -> float:
+        value = score(row, reply)
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            says = f"the rubric's score(row, reply) gave {value!r}, not a number"
+            finding = Finding("no-score", "error", says, "return a number from 0 to 1", str(path))
+            raise Refusal(finding, status=FAILED)
+        return float(value)
+
+    return checked
 
 
 def read_prompts(path: str | Path, limit: int | None = None) -> list[dict]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from pathlib import Path
 
 from ..finding import refuse
@@ -35,6 +36,7 @@ def peft_config(model_config):
         # Without it PEFT trains a copy of a tied input embedding only and leaves the output head as it was:
         # tokens that the base never saw could not be told apart (huggingface/peft#2777).
         config.ensure_weight_tying = _trains_embeddings(config)
+        warnings.filterwarnings("ignore", ".*ensure_weight_tying.*no tied modules were found")
         return config
     changed = [
         f.name

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..finding import refuse
 from .adapters import is_adapter, is_local, merge_adapter
+from .targets import require_lora_targets
 
 MERGED_BASE = "base"  # directory in a run's output_dir
 MERGED_FROM = "merged_from.json"  # written last: the merged base beside it is whole
@@ -21,13 +22,22 @@ def load_tokenizer(path: str, revision: str = "main"):
     return AutoTokenizer.from_pretrained(path, revision=revision)
 
 
+def use_template(tokenizer, path: str | None) -> None:
+    """Give `tokenizer` the template file at `path` (train.chat_template_path), if it is one.
+
+    Upstream does so too, but only when its trainer is built: after the turn end has been looked up.
+    """
+    if path and path.endswith((".jinja", ".j2")) and Path(path).is_file():
+        tokenizer.chat_template = Path(path).read_text(encoding="utf-8")
+
+
 def load_causal_lm(model_config, train_args):
     """The causal LM of a `trl.ModelConfig`, quantised if it says so.
 
     An adapter parent is merged into its base in full precision first and the result is written to
     `<output_dir>/base`: a new adapter then has a base that already holds its parent, here and wherever the
     saved adapter is loaded later. 4-bit loading quantises that merged base.
-    Raises Refusal: parent-no-weights, adapter-base-missing.
+    Raises Refusal: parent-no-weights, adapter-base-missing, weights-missing, lora-target-missing.
     """
     from transformers import AutoModelForCausalLM
 
@@ -35,7 +45,12 @@ def load_causal_lm(model_config, train_args):
     _require_weights(path)
     if is_adapter(path):
         path = _write_merged_base(path, model_config, train_args, AutoModelForCausalLM)
-    model = AutoModelForCausalLM.from_pretrained(path, **_options(model_config, train_args))
+    options = _options(model_config, train_args) | {"output_loading_info": True}
+    model, info = AutoModelForCausalLM.from_pretrained(path, **options)
+    if missing := sorted(info["missing_keys"]):  # upstream fills them with random numbers and only warns
+        says = f"{len(missing)} weights of the model are not there and would be random: {missing[0]} first"
+        raise refuse("weights-missing", says, "name a run that saved a whole language model", path)
+    require_lora_targets(model, model_config)
     return _keep_4bit_layout(model)
 
 
@@ -63,6 +78,7 @@ def load_reward_model(model_config, train_args, new_head: bool = False):
             "name the output_dir of a reward stage",
             path,
         )
+    require_lora_targets(model, model_config)
     return model
 
 
@@ -74,7 +90,10 @@ def turn_end(tokenizer) -> str | None:
     messages = [{"role": "user", "content": mark}, {"role": "assistant", "content": mark}]
     tail = tokenizer.apply_chat_template(messages, tokenize=False).rpartition(mark)[2]
     ids = tokenizer(tail, add_special_tokens=False)["input_ids"]
-    return next((tokenizer.convert_ids_to_tokens(i) for i in ids if i in tokenizer.all_special_ids), None)
+    # Llama 3 names its chat tokens in no list of special tokens; tokenizer.json alone says that they are.
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special |= set(tokenizer.all_special_ids)
+    return next((tokenizer.convert_ids_to_tokens(i) for i in ids if i in special), None)
 
 
 def _require_weights(path: str) -> None:

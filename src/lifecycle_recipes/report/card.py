@@ -42,6 +42,7 @@ def card(places: list[str]) -> str:
     records = dict(zip(names, map(load, runs), strict=True))
     parts = [table(records, dict(zip(names, runs, strict=True)))]
     parts += [f"{name}: {record['status']}" for name, record in records.items() if record["status"] != "done"]
+    parts += [waivers(name, record) for name, record in records.items() if record.get("allowed")]
     parts += samples(records)
     return "\n\n".join(parts)
 
@@ -158,6 +159,12 @@ def block(prompt: str, replies: dict[str, str]) -> str:
         f"  {name.ljust(width)}  {reply.strip().replace(chr(10), indent)}" for name, reply in replies.items()
     ]
     return "\n".join([f"### {prompt.strip()}", "", *lines])
+
+
+def waivers(name: str, record: dict) -> str:
+    """The findings that this run's recipe waives, each with its reason."""
+    lines = [f"  {code}: {reason}" for code, reason in record["allowed"].items()]
+    return "\n".join([f"{name} waives", *lines])
 
 
 def as_text(content) -> str:

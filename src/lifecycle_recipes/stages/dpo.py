@@ -22,21 +22,24 @@ class DPORecipe:
     train: "trl.DPOConfig"  # noqa: F821
     evaluate: EvaluateConfig | None = None
     gate: list[str] = field(default_factory=list)
+    allow: dict[str, str] = field(default_factory=dict)
+    pinned: dict[str, str] = field(default_factory=dict)
 
 
 def main(argv: list[str] | None = None) -> None:
-    from ..evals.check import check_config
+    from ..doctor.check import check_built, check_recipe, preflight
     from ..evals.measure import measure
     from ..recipe import load_recipe
     from ..record import Run, stage_exit
 
     with stage_exit():
-        recipe = load_recipe(DPORecipe, argv)
-        check_config(recipe.evaluate, produced=[recipe.train.output_dir])
+        recipe = load_recipe(DPORecipe, argv, check_recipe)
         with Run.start(recipe) as run:
+            preflight(recipe, run)
             from ..training import train_and_save  # imports torch: a recipe is refused before that
 
             trainer = build_trainer(recipe, run)
+            check_built(trainer, recipe, run)
             train_and_save(trainer, recipe, run)
             measure(recipe.train.output_dir, recipe.evaluate, run, recipe.model)
 
@@ -47,14 +50,16 @@ def build_trainer(recipe: DPORecipe, run):
     from trl import DPOTrainer
 
     from ..data.lengths import count_too_long, count_truncated
-    from ..data.pairs import load_pairs
+    from ..data.sources import load_data
     from ..models.adapters import peft_config
     from ..models.load import load_causal_lm, load_tokenizer
 
     args = recipe.train
     set_seed(args.seed)  # a new adapter is random, and made before upstream seeds
     with args.main_process_first(desc="reading"):
-        train, held_out, ledger = load_pairs(recipe.data)
+        train, held_out, ledger = load_data(
+            recipe.data, ["chosen", "rejected"], ["prompt", "tools"], recipe.allow
+        )
     adapter = peft_config(recipe.model)
     # Left to itself, upstream loads the reference by the name in the model's config, in float32 and without
     # the recipe's revision. Below an adapter, or precomputed, it is the policy itself: no copy is needed.

@@ -17,18 +17,20 @@ class EvaluateRecipe:
     model: "trl.ModelConfig"  # noqa: F821
     evaluate: EvaluateConfig
     gate: list[str] = field(default_factory=list)
+    allow: dict[str, str] = field(default_factory=dict)
+    pinned: dict[str, str] = field(default_factory=dict)
 
 
 def main(argv: list[str] | None = None) -> None:
-    from ..evals.check import check_config
+    from ..doctor.check import check_recipe, preflight
     from ..evals.measure import measure
     from ..recipe import load_recipe
     from ..record import Run, stage_exit
 
     with stage_exit():
-        recipe = load_recipe(EvaluateRecipe, argv)
-        check_config(recipe.evaluate)
+        recipe = load_recipe(EvaluateRecipe, argv, check_recipe)
         with Run.start(recipe) as run:
+            preflight(recipe, run)
             measure(recipe.model.model_name_or_path, recipe.evaluate, run, recipe.model)
 
 

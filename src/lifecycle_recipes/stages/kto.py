@@ -24,21 +24,24 @@ class KTORecipe:
     train: "trl.KTOConfig"  # noqa: F821
     evaluate: EvaluateConfig | None = None
     gate: list[str] = field(default_factory=list)
+    allow: dict[str, str] = field(default_factory=dict)
+    pinned: dict[str, str] = field(default_factory=dict)
 
 
 def main(argv: list[str] | None = None) -> None:
-    from ..evals.check import check_config
+    from ..doctor.check import check_built, check_recipe, preflight
     from ..evals.measure import measure
     from ..recipe import load_recipe
     from ..record import Run, stage_exit
 
     with stage_exit():
-        recipe = load_recipe(KTORecipe, argv)
-        check_config(recipe.evaluate, produced=[recipe.train.output_dir])
+        recipe = load_recipe(KTORecipe, argv, check_recipe)
         with Run.start(recipe) as run:
+            preflight(recipe, run)
             from ..training import train_and_save  # imports torch: a recipe is refused before that
 
             trainer = build_trainer(recipe, run)
+            check_built(trainer, recipe, run)
             train_and_save(trainer, recipe, run)
             measure(recipe.train.output_dir, recipe.evaluate, run, recipe.model)
 
@@ -56,7 +59,9 @@ def build_trainer(recipe: KTORecipe, run):
     args = recipe.train
     set_seed(args.seed)  # a new adapter is random, and made before upstream seeds
     with args.main_process_first(desc="reading"):
-        train, held_out, ledger = load_data(recipe.data, ["prompt", "completion", "label"], ["tools"])
+        train, held_out, ledger = load_data(
+            recipe.data, ["prompt", "completion", "label"], ["tools"], recipe.allow
+        )
     if len(set(train["label"])) < 2:
         raise refuse(
             "one-label", f"every label is {train['label'][0]}", "KTO needs good and bad replies: give both"

@@ -30,21 +30,24 @@ class PPORecipe:
     value: "trl.ModelConfig | None" = None  # noqa: F821
     evaluate: EvaluateConfig | None = None
     gate: list[str] = field(default_factory=list)
+    allow: dict[str, str] = field(default_factory=dict)
+    pinned: dict[str, str] = field(default_factory=dict)
 
 
 def main(argv: list[str] | None = None) -> None:
-    from ..evals.check import check_config
+    from ..doctor.check import check_built, check_recipe, preflight
     from ..evals.measure import measure
     from ..recipe import load_recipe
     from ..record import Run, stage_exit
 
     with stage_exit():
-        recipe = load_recipe(PPORecipe, argv)
-        check_config(recipe.evaluate, produced=[recipe.train.output_dir])
+        recipe = load_recipe(PPORecipe, argv, check_recipe)
         with Run.start(recipe) as run:
+            preflight(recipe, run)
             from ..training import train_and_save  # imports torch: a recipe is refused before that
 
             trainer = build_trainer(recipe, run)
+            check_built(trainer, recipe, run)
             train_and_save(trainer, recipe, run)
             run.metrics.update(summarise(trainer.state.log_history))
             measure(recipe.train.output_dir, recipe.evaluate, run, recipe.model)
@@ -74,7 +77,7 @@ def build_trainer(recipe: PPORecipe, run):
     # reference's: the KL would not start at 0.
     policy.generation_config = GenerationConfig(pad_token_id=tokenizer.pad_token_id)
     with args.main_process_first(desc="reading"):
-        train, _, ledger = load_data(recipe.data, ["prompt"])
+        train, _, ledger = load_data(recipe.data, ["prompt"], allow=recipe.allow)
         train = tokenize_prompts(train, rollout_tokenizer, room(policy, args.response_length), ledger)
     run.note(data=ledger)
     return policy_trainer(reply_config, tokenizer)(

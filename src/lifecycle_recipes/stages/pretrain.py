@@ -49,21 +49,24 @@ class PretrainRecipe:
     model: "trl.ModelConfig | None" = None  # noqa: F821
     evaluate: EvaluateConfig | None = None
     gate: list[str] = field(default_factory=list)
+    allow: dict[str, str] = field(default_factory=dict)
+    pinned: dict[str, str] = field(default_factory=dict)
 
 
 def main(argv: list[str] | None = None) -> None:
-    from ..evals.check import check_config
+    from ..doctor.check import check_built, check_recipe, preflight
     from ..evals.measure import measure
     from ..recipe import load_recipe
     from ..record import Run, stage_exit
 
     with stage_exit():
-        recipe = load_recipe(PretrainRecipe, argv)
-        check_config(recipe.evaluate, produced=[recipe.train.output_dir])
+        recipe = load_recipe(PretrainRecipe, argv, check_recipe)
         with Run.start(recipe) as run:
+            preflight(recipe, run)
             from ..training import train_and_save  # imports torch: a recipe is refused before that
 
             trainer = build_trainer(recipe, run)
+            check_built(trainer, recipe, run)
             train_and_save(trainer, recipe, run)
             for name in {"eval_bits_per_byte", "eval_perplexity"} & set(run.metrics):
                 run.metrics[name.removeprefix("eval_")] = run.metrics.pop(name)
@@ -89,7 +92,11 @@ def build_trainer(recipe: PretrainRecipe, run):
     if start and recipe.model.use_peft:
         raise refuse("no-effect", "pretraining trains every weight; model.use_peft does nothing", "remove it")
     text, args = recipe.text, recipe.train
-    tokenizer = load_tokenizer(start or recipe.architecture.tokenizer)
+    if start:
+        tokenizer = load_tokenizer(start, recipe.model.model_revision)
+    else:
+        source = recipe.architecture.tokenizer
+        tokenizer = load_tokenizer(source, recipe.pinned.get(source, "main"))
     set_seed(args.seed)
     if start:
         model = load_causal_lm(recipe.model, args)
@@ -103,7 +110,7 @@ def build_trainer(recipe: PretrainRecipe, run):
             "lower it, or raise max_position_embeddings",
         )
     with args.main_process_first(desc="packing"):
-        train, held_out, ledger = load_data(recipe.data, [text.column])
+        train, held_out, ledger = load_data(recipe.data, [text.column], allow=recipe.allow)
         train, counts = pack_documents(train, tokenizer, text.column, text.block_size, text.packing)
         ledger |= {"train": counts}
         if held_out is not None:

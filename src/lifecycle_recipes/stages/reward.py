@@ -21,18 +21,23 @@ class RewardRecipe:
     data: DataConfig
     train: "trl.RewardConfig"  # noqa: F821
     gate: list[str] = field(default_factory=list)
+    allow: dict[str, str] = field(default_factory=dict)
+    pinned: dict[str, str] = field(default_factory=dict)
 
 
 def main(argv: list[str] | None = None) -> None:
+    from ..doctor.check import check_built, check_recipe, preflight
     from ..recipe import load_recipe
     from ..record import Run, stage_exit
 
     with stage_exit():
-        recipe = load_recipe(RewardRecipe, argv)
+        recipe = load_recipe(RewardRecipe, argv, check_recipe)
         with Run.start(recipe) as run:
+            preflight(recipe, run)
             from ..training import train_and_save  # imports torch: a recipe is refused before that
 
             trainer = build_trainer(recipe, run)
+            check_built(trainer, recipe, run)
             train_and_save(trainer, recipe, run)
             if trainer.eval_dataset is not None and trainer.is_world_process_zero():
                 run.metrics.update(measure_pairs(recipe.train.output_dir, trainer))
@@ -44,15 +49,18 @@ def build_trainer(recipe: RewardRecipe, run):
     from trl import RewardTrainer
 
     from ..data.lengths import count_too_long
-    from ..data.pairs import load_pairs
+    from ..data.sources import load_data
     from ..models.adapters import peft_config
-    from ..models.load import load_reward_model, load_tokenizer
+    from ..models.load import load_reward_model, load_tokenizer, use_template
 
     args = recipe.train
     set_seed(args.seed)  # the new head is random
     tokenizer = load_tokenizer(recipe.model.model_name_or_path, recipe.model.model_revision)
+    use_template(tokenizer, args.chat_template_path)
     with args.main_process_first(desc="reading"):
-        train, held_out, ledger = load_pairs(recipe.data)
+        train, held_out, ledger = load_data(
+            recipe.data, ["chosen", "rejected"], ["prompt", "tools"], recipe.allow
+        )
         train, held_out = (rows and tokenize_pairs(rows, tokenizer) for rows in (train, held_out))
     trainer = RewardTrainer(
         model=load_reward_model(recipe.model, args, new_head=True),

@@ -20,28 +20,24 @@ class SFTRecipe:
     train: "trl.SFTConfig"  # noqa: F821
     evaluate: EvaluateConfig | None = None
     gate: list[str] = field(default_factory=list)
+    allow: dict[str, str] = field(default_factory=dict)
+    pinned: dict[str, str] = field(default_factory=dict)
 
 
 def main(argv: list[str] | None = None) -> None:
-    from ..evals.check import check_config
+    from ..doctor.check import check_built, check_recipe, preflight
     from ..evals.measure import measure
     from ..recipe import load_recipe
     from ..record import Run, stage_exit
 
     with stage_exit():
-        recipe = load_recipe(SFTRecipe, argv)
-        check_config(recipe.evaluate, produced=[recipe.train.output_dir])
-        if recipe.raw.values["train"].get("assistant_only_loss") is False:
-            raise refuse(
-                "no-effect",
-                "this stage trains on the assistant's tokens only; assistant_only_loss: false does nothing",
-                "remove it; to train on whole texts use the pretrain stage",
-                recipe.raw.places.get("train.assistant_only_loss", ""),
-            )
+        recipe = load_recipe(SFTRecipe, argv, check_recipe)
         with Run.start(recipe) as run:
+            preflight(recipe, run)
             from ..training import train_and_save  # imports torch: a recipe is refused before that
 
             trainer = build_trainer(recipe, run)
+            check_built(trainer, recipe, run)
             train_and_save(trainer, recipe, run)
             measure(recipe.train.output_dir, recipe.evaluate, run, recipe.model)
 
@@ -56,11 +52,12 @@ def build_trainer(recipe: SFTRecipe, run):
 
     from ..data.sources import load_data
     from ..models.adapters import peft_config
-    from ..models.load import load_causal_lm, load_tokenizer, turn_end
+    from ..models.load import load_causal_lm, load_tokenizer, turn_end, use_template
 
     args = recipe.train
     args.assistant_only_loss = True
     tokenizer = load_tokenizer(recipe.model.model_name_or_path, recipe.model.model_revision)
+    use_template(tokenizer, args.chat_template_path)
     if not tokenizer.chat_template and not args.chat_template_path:
         raise refuse("no-chat-template", "the parent's tokenizer has none", "set train.chat_template_path")
     # A chat model's eos is its turn end: generation then stops there for every user of the tokenizer.
@@ -68,7 +65,7 @@ def build_trainer(recipe: SFTRecipe, run):
     set_seed(args.seed)
     adapter = peft_config(recipe.model)
     with args.main_process_first(desc="reading"):
-        train, held_out, ledger = load_data(recipe.data, ["messages"], ["tools"])
+        train, held_out, ledger = load_data(recipe.data, ["messages"], ["tools"], recipe.allow)
     trainer = SFTTrainer(
         model=load_causal_lm(recipe.model, args),
         args=args,
@@ -86,17 +83,23 @@ def account_for_rows(ledger: dict, trainer, train, held_out) -> None:
     """Book the rows that the built trainer dropped, and count those it cut short; refuse if none is left."""
     from ..data.lengths import count_left_out
 
-    end = trainer.processing_class.eos_token_id
+    args, end = trainer.args, trainer.processing_class.eos_token_id
     parts = [part for part in (trainer.train_dataset, trainer.eval_dataset) if part is not None]
     conversations = [list(pieces(part)) for part in parts]
-    gone = [len(rows) - len(kept) for rows, kept in zip([train, held_out], conversations, strict=False)]
+    # Packing leaves no conversation out; bfd_split and wrapped make several pieces of one and lose no token.
+    packed = [args.packing, args.packing if args.eval_packing is None else args.eval_packing]
+    gone = [
+        0 if pack else len(rows) - len(kept)
+        for rows, kept, pack in zip([train, held_out], conversations, packed, strict=False)
+    ]
     count_left_out(ledger, "no assistant token within train.max_length", *gone)
     if not all(conversations):
         raise refuse(
             "no-trained-tokens", "no row has an assistant token within max_length", "raise train.max_length"
         )
+    whole = args.packing and args.packing_strategy != "bfd"
     # The template may write a line break after the turn end.
-    ledger["truncated"] = sum(end not in ids[-2:] for ids in conversations[0])
+    ledger["truncated"] = 0 if whole else sum(end not in ids[-2:] for ids in conversations[0])
     ledger["tokens"] = sum(map(len, conversations[0]))
 
 

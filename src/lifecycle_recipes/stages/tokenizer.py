@@ -13,6 +13,7 @@ from typing import Literal
 
 from ..data.config import DataConfig
 from ..finding import refuse
+from ..models.special_tokens import SPECIAL_TOKENS, check_vocabulary
 
 # Llama 3's split: digits in groups of at most three, words with their leading space, punctuation apart
 # from letters. On real text 3.91 bytes per token against 3.54 with GPT-2's split.
@@ -20,7 +21,6 @@ SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-SPECIAL_TOKENS = ("<|pad|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 
 @dataclass
@@ -47,18 +47,22 @@ class TokenizerRecipe:
     tokenizer: TokenizerConfig
     data: DataConfig
     gate: list[str] = field(default_factory=list)
+    allow: dict[str, str] = field(default_factory=dict)
+    pinned: dict[str, str] = field(default_factory=dict)
 
 
 def main(argv: list[str] | None = None) -> None:
     from ..data.sources import load_data
+    from ..doctor.check import check_recipe, preflight
     from ..recipe import load_recipe
     from ..record import Run, stage_exit
 
     with stage_exit():
-        recipe = load_recipe(TokenizerRecipe, argv)
+        recipe = load_recipe(TokenizerRecipe, argv, check_recipe)
         with Run.start(recipe) as run:
+            preflight(recipe, run)
             config = recipe.tokenizer
-            train, held_out, ledger = load_data(recipe.data, [config.text_column])
+            train, held_out, ledger = load_data(recipe.data, [config.text_column], allow=recipe.allow)
             run.note(data=ledger)
             tokenizer = build_tokenizer(train[config.text_column], config)
             tokenizer.save_pretrained(config.output_dir)
@@ -70,21 +74,13 @@ def build_tokenizer(texts: Iterable[str], config: TokenizerConfig):
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    if missing := [t for t in SPECIAL_TOKENS[:2] if t not in config.special_tokens]:
-        raise refuse("missing-special-token", f"special_tokens lacks {', '.join(missing)}", "add it")
+    check_vocabulary(config.special_tokens, config.vocab_size)
     if not Path(config.chat_template).is_file():
         raise refuse("missing-file", "there is no chat template here", "name a file", config.chat_template)
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    if config.vocab_size < (least := len(alphabet) + len(config.special_tokens)):
-        raise refuse(
-            "vocab-too-small",
-            f"vocab_size {config.vocab_size} cannot hold the 256 bytes and the special tokens",
-            f"set tokenizer.vocab_size to {least} or more",
-        )
     options = {
         "vocab_size": config.vocab_size,
         "special_tokens": config.special_tokens,
-        "initial_alphabet": alphabet,
+        "initial_alphabet": sorted(pre_tokenizers.ByteLevel.alphabet()),
         "show_progress": False,
     }
     if config.kind == "bpe":

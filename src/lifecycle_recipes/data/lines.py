@@ -1,0 +1,111 @@
+"""Local files of rows, read line by line so that a fault has a line. No datasets, no torch."""
+
+import codecs
+import json
+import os
+from pathlib import Path
+
+from ..finding import Finding, Refusal, refuse
+from .row_faults import Faults
+
+# `datasets` builder of a local file, by its ending.
+BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".txt": "text"}
+_CURES = {
+    "bad-line": "repair or remove the line",
+    "line-not-utf8": "save the file as UTF-8",
+    "line-not-an-object": "write one JSON object per line",
+}
+
+
+def check_local(path: str) -> bool:
+    """Whether `path` is a local file, else a Hub id. Raises Refusal unknown-file-type, missing-file."""
+    if Path(path).suffix not in BUILDERS:
+        if os.path.exists(path) or path.startswith((".", "/")):
+            raise refuse(
+                "unknown-file-type", f"a local source ends in {', '.join(BUILDERS)}", "convert it", path
+            )
+        return False
+    if not os.path.isfile(path):  # Path.is_file raises on a name that is too long
+        raise refuse("missing-file", "there is no such file", "correct the path, or make the file", path)
+    return True
+
+
+def digest_file(path: Path, digest) -> None:
+    """Add the file's bytes to the digest; refuse an empty file and, parquet apart, one not in UTF-8."""
+    # Arrow's JSON reader takes bytes that are not UTF-8 and fails much later, without a line number.
+    decoder = codecs.getincrementaldecoder("utf-8")() if path.suffix != ".parquet" else None
+    blank = True
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+            blank = blank and not piece.strip()
+            try:
+                if decoder:
+                    decoder.decode(piece)
+            except UnicodeDecodeError:
+                find_bad_line(path)
+    if blank:
+        raise empty_file(str(path))
+
+
+def empty_file(path: str) -> Refusal:
+    return refuse("empty-file", "the file is empty: it holds no row", "make it again, or leave it out", path)
+
+
+def find_bad_line(path: Path) -> None:
+    """Raise for the lines of a text or JSON-lines file that cannot be read; else return."""
+    findings = read_lines(path)[2]
+    if findings:
+        raise Refusal(*findings)
+
+
+def read_lines(path: Path, step: int = 1) -> tuple[list[dict], list[int], list[Finding]]:
+    """(rows, their line numbers, findings) of a .jsonl or .txt file; blank lines of a .jsonl hold no row.
+
+    step: read every so many-th line only (see `line_step`).
+    findings: bad-line (not JSON), line-not-utf8, line-not-an-object; one each, with every line number.
+    """
+    json_lines, rows, numbers, faults = path.suffix != ".txt", [], [], Faults("lines")
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if number % step:
+                continue
+            row = _row(line, json_lines, faults, f"{path}:{number}", number)
+            if row is not None:
+                rows.append(row)
+                numbers.append(number)
+    return rows, numbers, faults.findings(_CURES)
+
+
+def line_step(path: Path, most_lines: int, most_bytes: int) -> int:
+    """Every how many-th line to read so that about `most_lines` and `most_bytes` are read at most."""
+    with path.open("rb") as file:
+        lines = sum(piece.count(b"\n") for piece in iter(lambda: file.read(1 << 20), b""))
+    return max(-(-lines // most_lines), -(-path.stat().st_size // most_bytes), 1)
+
+
+def _row(line: bytes, json_lines: bool, faults: Faults, where: str, number: int) -> dict | None:
+    try:
+        text = line.decode("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        says = f"not UTF-8: byte {line[error.start]:#04x} at column {error.start + 1}"
+        return faults.add("line-not-utf8", says, where, number)
+    if not json_lines:
+        return {"text": text}
+    if not text.strip():
+        return None
+    try:
+        row = json.loads(text)
+    except json.JSONDecodeError as error:
+        says = f"not JSON: {error.msg} at column {error.colno}"
+        return faults.add("bad-line", says, where, number)
+    except RecursionError:
+        return faults.add("bad-line", "not JSON that can be read: nested too deeply", where, number)
+    if not isinstance(row, dict):
+        return faults.add("line-not-an-object", f"not a JSON object but {_kind(row)}", where, number)
+    return row
+
+
+def _kind(value) -> str:
+    names = {list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")

@@ -1,0 +1,231 @@
+"""What can be wrong with one row, as a code and a detail; rows with the same fault become one finding.
+
+Upstream trains on all of these in silence. No torch, no datasets: a row is a plain dict.
+"""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+
+from ..finding import Finding
+
+ROLES = ("system", "user", "assistant", "tool")
+CONVERSATIONS = ("messages", "prompt", "chosen", "rejected", "completion")
+REPLIES = ("chosen", "rejected", "completion")
+SAME_PAIR = "chosen equals rejected"  # as the ledger says it
+SHOWN = 5  # rows named one by one; the rest are counted
+
+REPAIR = "repair or remove them"
+# Rows that no stage can train on: refused, or left out and counted where the recipe allows the code.
+UNTRAINABLE = {
+    "no-messages": REPAIR,
+    "not-messages": "write a list of {role, content}, or name another column in `data.sources[].columns`",
+    "from-value-messages": "rename `from` to role and `value` to content (human: user, gpt: assistant)",
+    "unknown-role": f"the roles are {', '.join(ROLES)}",
+    "empty-reply": REPAIR,
+    "empty-turn": REPAIR,
+    "content-not-text": "content is one string; flatten lists of parts",
+    "empty-prompt": REPAIR,
+    "empty-text": "remove them, or write an empty string (those are left out and counted)",
+    "not-text": "name a column of strings",
+    "prompt-only": "add the reply, or remove them: there is nothing to learn from a question alone",
+    "bad-label": "label is true for a good reply and false for a bad one",
+}
+# Rows that train, but not on what their writer meant: code -> (severity, fix).
+MISLEADING = {
+    "same-pair": ("warning", "nothing: they hold no preference, are left out and counted"),
+    "mixed-formats": ("error", "give prompt and replies as lists of messages, or all of them as strings"),
+    "prompt-repeated": (
+        "error",
+        'remove the prompt from the replies, or leave it unread: `columns: {prompt: ""}`',
+    ),
+    "pair-prompts-differ": ("error", "pair only replies to the same prompt"),
+    "assistant-first": ("error", "put the user's message first, or make the first message a system message"),
+    "roles-out-of-order": ("error", "merge or reorder the messages: [system,] user, assistant, user, ..."),
+    "ends-with-user": (
+        "warning",
+        "remove the last message: nothing answers it, and none of it is trained",
+    ),
+}
+
+
+def row_fault(row: dict, columns: list[str]) -> tuple[str, str] | None:
+    """(code, detail) of the first thing that makes a row untrainable; columns: those the stage requires."""
+    for column in columns:
+        if fault := cell_fault(column, row.get(column)):
+            return fault
+    return None
+
+
+def is_blank(row: dict, columns: list[str]) -> bool:
+    """Whether the text of a row is there but blank: nothing to learn, and no defect as a null is."""
+    texts = [row.get(c) for c in columns if c not in CONVERSATIONS and c != "label"]
+    return any(isinstance(text, str) and not text.strip() for text in texts)
+
+
+def why_left_out(row: dict, allow: Collection[str], columns: list[str]) -> str | None:
+    """Why a row is left out and counted: a fault that the recipe allows, or a pair that prefers nothing."""
+    fault = row_fault(row, columns)
+    if fault:
+        return fault[0] if fault[0] in allow else None
+    return SAME_PAIR if "rejected" in columns and row["chosen"] == row["rejected"] else None
+
+
+def cell_fault(column: str, value) -> tuple[str, str] | None:
+    """(code, detail) of what is wrong with one cell, or None."""
+    if column == "label":
+        return None if isinstance(value, bool) else ("bad-label", f"label is {value!r}, not true or false")
+    if column in CONVERSATIONS and not isinstance(value, str):
+        return _conversation_fault(column, value)
+    if column == "messages":
+        return "not-messages", "messages is a string, not a list of messages"
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return _empty_code(column), f"{column} is empty"
+    if not isinstance(value, str):
+        return "not-text", f"{column} is {type(value).__name__}, not a string"
+    return None
+
+
+def _empty_code(column: str) -> str:
+    kinds = {"messages": "no-messages", "prompt": "empty-prompt"} | dict.fromkeys(REPLIES, "empty-reply")
+    return kinds.get(column, "empty-text")
+
+
+def _conversation_fault(column: str, messages) -> tuple[str, str] | None:
+    if not messages:
+        return _empty_code(column), f"no {column}"
+    if not isinstance(messages, list):
+        return "not-messages", f"{column} is {type(messages).__name__}, not a list of messages"
+    for number, message in enumerate(messages, start=1):
+        if fault := _message_fault(message):
+            code, says = fault
+            return code, f"{column}: message {number} {says}"
+    if column != "prompt" and not any(m["role"] == "assistant" for m in messages):
+        return "prompt-only", f"{column}: no assistant message"
+    return None
+
+
+def _message_fault(message) -> tuple[str, str] | None:
+    if not isinstance(message, dict):
+        return "not-messages", f"is {type(message).__name__}, not {{role, content}}"
+    role, content = message.get("role"), message.get("content")
+    if role is None and "from" in message and "value" in message:
+        return "from-value-messages", "has `from` and `value`, not `role` and `content`"
+    if role not in ROLES:
+        return "unknown-role", f"has the role {role!r}, not one of {', '.join(ROLES)}"
+    if content is not None and not isinstance(content, str):
+        return "content-not-text", f"({role}) has a {type(content).__name__} as content, not a string"
+    # A tool may well return nothing, and a call needs no words.
+    if (content is None or not content.strip()) and not message.get("tool_calls") and role != "tool":
+        return ("empty-reply" if role == "assistant" else "empty-turn"), f"({role}) has no content"
+    return None
+
+
+def count_characters(row: dict) -> int:
+    """Characters of text in a row: of its strings and of the content of its messages."""
+    total = 0
+    for value in row.values():
+        if isinstance(value, str):
+            total += len(value)
+        elif isinstance(value, list):
+            total += sum(len(m.get("content") or "") for m in value if isinstance(m, dict))
+    return total
+
+
+def dialogues(row: dict) -> Iterator[tuple[str, list[dict]]]:
+    """(column, messages) of every whole conversation in a row, a prompt joined with its reply; no strings."""
+    if isinstance(row.get("messages"), list):
+        yield "messages", row["messages"]
+    prompt = row.get("prompt")
+    replies = [c for c in REPLIES if isinstance(row.get(c), list)]
+    if isinstance(prompt, list) and not any(row.get(c) for c in REPLIES):
+        yield "prompt", prompt
+    for column in replies:
+        yield column, [*(prompt if isinstance(prompt, list) else []), *row[column]]
+
+
+def order_fault(row: dict) -> tuple[str, str] | None:
+    """(code, detail) of the first thing in a trainable row that is no dialogue of user and assistant."""
+    for column, messages in dialogues(row):
+        roles = [m["role"] for m in messages]
+        if fault := _order_fault(roles, asks=column == "prompt"):
+            code, says = fault
+            return code, f"{column}: {says}"
+    return None
+
+
+# What may come before a message of each role. A reply follows a question or a tool's answer.
+_BEFORE = {
+    "system": (None,),
+    "user": (None, "system", "assistant"),
+    "assistant": ("user", "tool"),
+    "tool": ("assistant", "tool"),
+}
+
+
+def _order_fault(roles: list[str], asks: bool) -> tuple[str, str] | None:
+    for number, (before, role) in enumerate(zip([None, *roles], roles, strict=False), start=1):
+        if before in _BEFORE[role]:
+            continue
+        if role == "assistant" and before in (None, "system"):
+            return "assistant-first", f"message {number} is the assistant's, before any user has spoken"
+        return "roles-out-of-order", f"message {number} ({role}) follows {before}"
+    if asks and roles[-1] == "assistant":
+        return (
+            "roles-out-of-order",
+            "the prompt ends with the assistant: nothing is asked",
+        )
+    if not asks and roles[-1] != "assistant":
+        return "ends-with-user", f"the last message is from {roles[-1]}"
+    return None
+
+
+@dataclass
+class Places:
+    """Where one fault was met: `first` place and detail, row (or line) numbers, how many."""
+
+    where: str
+    says: str
+    numbers: list[int] = field(default_factory=list)
+
+    def sentence(self, unit: str = "rows", of: int | None = None) -> str:
+        """The first detail; with more than one row, also their numbers, and how many there are."""
+        if len(self.numbers) == 1:
+            return self.says
+        return f"{self.says}; {len(self.numbers)}{f' of {of}' if of else ''} {unit}: {listed(self.numbers)}"
+
+
+def listed(numbers: list[int]) -> str:
+    """`2, 9, 12, 15, 20 and 3 more`."""
+    more = f" and {len(numbers) - SHOWN} more" if len(numbers) > SHOWN else ""
+    return ", ".join(map(str, numbers[:SHOWN])) + more
+
+
+class Faults:
+    """Faults of one source's rows, gathered by code. unit: what the numbers count, `rows` or `lines`."""
+
+    def __init__(self, unit: str = "rows"):
+        self.unit = unit
+        self.places: dict[str, Places] = {}
+
+    def add(self, code: str, says: str, where: str, number: int) -> None:
+        self.places.setdefault(code, Places(where, says)).numbers.append(number)
+
+    def findings(self, cures: dict[str, str] | None = None) -> list[Finding]:
+        """One finding per code, at its first place. cures: of codes that this module does not know."""
+        return [
+            Finding(
+                code, severity(code), p.sentence(self.unit), (cures or {}).get(code) or fix(code), p.where
+            )
+            for code, p in self.places.items()
+        ]
+
+
+def severity(code: str) -> str:
+    return MISLEADING[code][0] if code in MISLEADING else "error"
+
+
+def fix(code: str) -> str:
+    """The cure for a row fault."""
+    if code in MISLEADING:
+        return MISLEADING[code][1]
+    return f"{UNTRAINABLE[code]}; `allow: {{{code}: reason}}` leaves such rows out"

@@ -1,0 +1,1 @@
+"""Checks before a run (recipe, rows, tokens, built trainer): each returns Findings. No torch on import."""

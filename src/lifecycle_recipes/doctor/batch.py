@@ -1,0 +1,152 @@
+"""What the loss will see: rows of the built dataset after the trainer's own collator."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from ..finding import Finding
+
+ROWS, TOKENS = 128, 200_000  # looked at, at most
+SHOWN = 5
+
+
+def find_in_batches(trainer) -> list[Finding]:
+    """zero-label-batch, rows-without-loss, eos-masked and double-bos, in a seeded sample of the rows."""
+    sample = sample_rows(trainer.train_dataset, trainer.args.seed)
+    findings = _double_bos(trainer, sample)
+    if not hasattr(trainer, "reward_model"):  # PPO's loss is over what it samples later
+        findings += _unlabelled(trainer, sample)
+    return findings
+
+
+def sample_rows(dataset, seed: int) -> list[tuple[int, dict[str, Any]]]:
+    """(row number, row) of up to ROWS rows and TOKENS tokens, in the order of the dataset."""
+    import random
+
+    from .probe import row_ids
+
+    numbers = sorted(random.Random(seed).sample(range(len(dataset)), min(len(dataset), ROWS)))
+    found, tokens = [], 0
+    for number in numbers:
+        row = dataset[number]
+        tokens += len(row_ids(row))
+        if found and tokens > TOKENS:
+            break
+        found.append((number, row))
+    return found
+
+
+def collate(trainer, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """A batch as the training data loader makes it."""
+    columns = None
+    if trainer.args.remove_unused_columns:
+        trainer._set_signature_columns_if_needed()
+        columns = set(trainer._signature_columns or ())
+    kept = [{k: v for k, v in row.items() if columns is None or k in columns} for row in rows]
+    return trainer.data_collator(kept)
+
+
+def trained_mask(batch: dict[str, Any]):
+    """Which tokens of a batch are punished, shaped as input_ids; None where the loss is not over tokens."""
+    ids, labels = batch["input_ids"], batch.get("labels")
+    if labels is not None and labels.shape == ids.shape:
+        return labels != -100
+    mask = batch.get("completion_mask")
+    return None if mask is None else mask.bool()
+
+
+def _unlabelled(trainer, sample) -> list[Finding]:
+    size = trainer.args.train_batch_size
+    empty, ends, trained_ends, no_batch = [], 0, 0, None
+    eos = end_ids(trainer)
+    for start in range(0, len(sample), size):
+        part = sample[start : start + size]
+        batch = collate(trainer, [row for _, row in part])
+        mask = trained_mask(batch)
+        if mask is None:
+            return []
+        if not mask.any():
+            no_batch = no_batch or [number for number, _ in part]
+        # Chosen and rejected stand one below the other: row i is also row i + size.
+        if mask.shape[0] % len(part) == 0:
+            counts = mask.sum(1).view(-1, len(part)).amin(0)
+            empty += [number for (number, _), count in zip(part, counts, strict=True) if not count]
+        for ids, trained in documents(batch, mask):
+            found = [i for i in range(max(len(ids) - 2, 0), len(ids)) if ids[i] in eos]
+            ends += bool(found)
+            trained_ends += any(trained[i] for i in found)
+    return [
+        *_no_labels(trainer, sample, empty, no_batch),
+        *_masked_ends(trainer, ends, trained_ends if not no_batch else ends),
+    ]
+
+
+def _no_labels(trainer, sample, empty: list[int], no_batch: list[int] | None) -> list[Finding]:
+    fix = "raise train.max_length, or drop the rows whose reply does not fit"
+    if no_batch is not None:
+        says = f"a batch without one trained token (rows {shown(no_batch)} of the built set): its loss is 0"
+        return [Finding("zero-label-batch", "error", says, fix)]
+    if not empty:
+        return []
+    says = f"{len(empty)} of {len(sample)} rows looked at have a text without a trained token"
+    says += f" (rows {shown(empty)} of the built set): they cost time and teach nothing"
+    return [Finding("rows-without-loss", "warning", says, fix)]
+
+
+def _masked_ends(trainer, ends: int, trained: int) -> list[Finding]:
+    if not ends or trained:
+        return []
+    tokenizer = trainer.processing_class
+    says = f"the collator masks the end of the text ({tokenizer.eos_token!r}) in all of {ends} texts"
+    fix = "the model would never stop: put the turn end inside the template's {% generation %} block"
+    if tokenizer.pad_token_id == tokenizer.eos_token_id:
+        says += ": it is the pad token too"
+        fix = "the model would never stop: give the tokenizer a pad token of its own"
+    return [Finding("eos-masked", "error", says, fix)]
+
+
+def _double_bos(trainer, sample) -> list[Finding]:
+    from .probe import row_ids
+
+    bos = trainer.processing_class.bos_token_id
+    if bos is None or bos in end_ids(trainer):  # one token for both may well stand twice
+        return []
+    twice = [number for number, row in sample if row_ids(row)[:2] == [bos, bos]]
+    if not twice:
+        return []
+    token = trainer.processing_class.bos_token
+    says = f"{len(twice)} of {len(sample)} rows looked at begin with {token} twice (rows {shown(twice)})"
+    fix = "the tokenizer adds it: take it out of the chat template or the text"
+    return [Finding("double-bos", "error", says, fix)]
+
+
+def documents(batch: dict[str, Any], mask) -> Iterator[tuple[list[int], list[bool]]]:
+    """(ids, trained) of each text of a batch, padding apart; a packed row holds several."""
+    positions, attention = (
+        batch[key].tolist() if key in batch else None for key in ("position_ids", "attention_mask")
+    )
+    for i, (ids, trained) in enumerate(zip(batch["input_ids"].tolist(), mask.tolist(), strict=True)):
+        kept = range(len(ids))
+        if attention is not None:
+            kept = [j for j in kept if attention[i][j]]
+        starts = [0, len(kept)]
+        if positions is not None:
+            starts = [n for n, j in enumerate(kept) if positions[i][j] == 0] + [len(kept)]
+        for start, end in zip(starts, starts[1:], strict=False):
+            part = [kept[n] for n in range(start, end)]
+            yield [ids[j] for j in part], [trained[j] for j in part]
+
+
+def end_ids(trainer) -> set[int]:
+    """Every token that ends a text: the tokenizer's eos and those that generation stops at."""
+    from .probe import language_model
+
+    found = {trainer.processing_class.eos_token_id}
+    stops = getattr(getattr(language_model(trainer), "generation_config", None), "eos_token_id", None)
+    found |= set(stops) if isinstance(stops, list) else {stops}
+    return found - {None}
+
+
+def shown(numbers: list[int]) -> str:
+    """The first few of the row numbers, then how many more."""
+    more = f" and {len(numbers) - SHOWN} more" if len(numbers) > SHOWN else ""
+    return ", ".join(map(str, numbers[:SHOWN])) + more

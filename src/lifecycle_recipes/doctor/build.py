@@ -1,0 +1,88 @@
+"""Build a stage's trainer without starting a run: for `lifecycle check` and `lifecycle inspect`."""
+
+import importlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from ..finding import refuse
+
+# They have no loss, so there is nothing to build.
+NO_TRAINER = ("tokenizer", "evaluate")
+
+
+@contextmanager
+def built_trainer(path: str | Path, overrides: Sequence[str] | None = None) -> Iterator[tuple[Any, Any]]:
+    """Yield (recipe, trainer) as the stage of the recipe at `path` builds them, before its first step.
+
+    train.output_dir is a directory that is gone afterwards; nothing is written in the user's tree, nothing
+    is reported or pushed. `trainer.notes` holds what the stage noted for its record (`data`: the ledger).
+    Raises Refusal: what reading the recipe and building raise; no-trainer for a stage without one;
+    trainer-refused where upstream does not accept the recipe.
+    """
+    from ..exit_status import quiet
+    from ..recipe import load_recipe, read_recipe
+    from ..recipe_schema import recipe_class
+
+    quiet()
+    arguments = list(overrides or [])
+    stage = read_recipe(path, arguments).stage
+    if stage in NO_TRAINER:
+        raise refuse(
+            "no-trainer", f"the {stage} stage builds no trainer", "check it with --upto 2", str(path)
+        )
+    # Nobody imports stages: they are entry points, called here by name as a launcher calls them.
+    module = importlib.import_module(f"lifecycle_recipes.stages.{stage}")
+    recipe = load_recipe(recipe_class(stage), [str(path), *arguments])
+    run = stand_in_for_run()
+    with tempfile.TemporaryDirectory(prefix="lifecycle-check-") as scratch:
+        keep_to_ourselves(recipe.train, scratch)
+        with upstream_refusals(str(path)):
+            trainer = module.build_trainer(recipe, run)
+        trainer.notes = run.notes
+        yield recipe, trainer
+
+
+def stand_in_for_run() -> SimpleNamespace:
+    """What `build_trainer` needs of a Run, without a record on disk: `notes` keeps what was noted."""
+    run = SimpleNamespace(metrics={}, notes={}, resume_from=None, parents={})
+    run.note = lambda **fields: run.notes.update(fields)
+    return run
+
+
+def keep_to_ourselves(args, directory: str) -> None:
+    """Point the training arguments at `directory` and away from trackers, the Hub and other GPUs."""
+    args.output_dir = args.logging_dir = directory
+    args.report_to = []
+    args.push_to_hub = False  # upstream makes the repository when it builds the trainer
+    if getattr(args, "precompute_ref_log_probs", False):
+        args.precompute_ref_log_probs = False  # a pass over all rows; the reference is the same without it
+    if getattr(args, "n_gpu", 1) > 1:
+        # One process on several GPUs would be DataParallel, which no launch of ours gives.
+        args._n_gpu = 1
+
+
+@contextmanager
+def upstream_refusals(where: str) -> Iterator[None]:
+    """Inside, upstream's way of rejecting a recipe while it builds becomes a Refusal `trainer-refused`."""
+    try:
+        yield
+    except (
+        ValueError,
+        TypeError,
+        NotImplementedError,
+        ImportError,
+        OSError,
+        RuntimeError,
+        KeyError,
+    ) as error:
+        says = " ".join(str(error).split()) or type(error).__name__
+        raise refuse(
+            "trainer-refused",
+            f"the trainer cannot be built: {says[:500]}",
+            "change what it names; --debug shows where upstream raised it",
+            where,
+        ) from error

@@ -1,0 +1,29 @@
+"""Level 3: what only the built trainer shows - its rows, its collator, its first forward."""
+
+from typing import Any
+
+from ..finding import Finding
+
+
+def find_in_trainer(trainer, recipe: Any) -> list[Finding]:
+    """Every finding on a built trainer, before its first step. Called on every rank; same random state after.
+
+    Forwards need whole weights: they are left out under ZeRO-3 and on the meta device. Training compares the
+    prepared model with its parent's record once more, in every layout (training.py).
+    """
+    from .batch import find_in_batches
+    from .chain import find_in_chain
+    from .packing import find_in_packing
+    from .probe import no_trace
+    from .steps import find_in_steps
+
+    if not len(trainer.train_dataset):
+        fix = "see the ledger of left-out rows: the filters or the lengths took all of them"
+        return [Finding("no-rows", "error", "no row is left to train on", fix)]
+    with no_trace(trainer):
+        return [
+            *find_in_steps(trainer),
+            *find_in_batches(trainer),
+            *find_in_packing(trainer),
+            *find_in_chain(trainer, recipe),
+        ]

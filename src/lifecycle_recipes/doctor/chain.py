@@ -1,0 +1,250 @@
+"""Does a stage start from exactly what its parent ended with, and is its reference that parent?
+
+A run records what its trained model says to one short text: the mean log-probability of its tokens, or a
+reward model's score (`probe` in run.json). A child's model must say the same before its first step.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..finding import Finding, Refusal
+
+PROBE_TOKENS = 128
+# Allowed difference, in nats per token, by how exactly both sides compute. Only for the exact one does any
+# difference mean another model; else the child must also be nearer to where its parent started.
+EXACT, HALF, QUANTISED = 1e-3, 0.05, 0.3
+# A parent that recorded no probe is loaded a second time, up to this many parameters.
+LARGEST_LOADED = 500_000_000
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a model says to a probe's text. loose: how far another reading of it may be off."""
+
+    value: float
+    loose: float
+    unit: str = "nats per token"
+
+
+def find_in_chain(trainer, recipe: Any) -> list[Finding]:
+    """tokenizer-differs, base-differs, parent-dropped and reference-differs of a built trainer."""
+    from .steps import is_ppo
+
+    findings = []
+    for role in ("model", "reward", "value"):
+        path = getattr(getattr(recipe, role, None), "model_name_or_path", None)
+        if path and Path(path).is_dir():
+            findings += find_in_parent(role, path)
+    findings += step_0_differs(trainer, recipe)
+    if is_ppo(trainer):
+        findings += _other_tokenizer(recipe)
+    return findings + reference_differs(trainer)
+
+
+def find_in_parent(role: str, path: str) -> list[Finding]:
+    """tokenizer-differs and base-differs: files of a parent that are not those its run had. No torch."""
+    from ..parents import hash_file, hash_weights
+    from ..record_file import read_record
+
+    try:
+        record = read_record(path)
+    except Refusal:  # a model from elsewhere: nothing was promised
+        return []
+    findings = []
+    tokenizer, saved = Path(path) / "tokenizer.json", record.get("tokenizer_sha256")
+    if saved and tokenizer.is_file() and hash_file(tokenizer) != saved:
+        says = f"the {role} parent's tokenizer.json is not the one that its run saved"
+        fix = "restore it, or run that stage again"
+        findings.append(Finding("tokenizer-differs", "error", says, fix, path))
+    base = adapter_base(path)
+    trained_on = (record.get("parents") or {}).get("model") or {}
+    if base and Path(base).resolve() == Path(trained_on.get("path", "")).resolve():
+        now, then = hash_weights(base), trained_on.get("weights_sha256")
+        if then and now and now != then:
+            says = f"the adapter was trained on other weights than {base} holds today"
+            fix = "run the adapter's stage again on this base, or restore the base"
+            findings.append(Finding("base-differs", "error", says, fix, path))
+    return findings
+
+
+def adapter_base(path: str) -> str | None:
+    """The base that an adapter directory names; None for a full model."""
+    import json
+
+    file = Path(path) / "adapter_config.json"
+    return json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"] if file.is_file() else None
+
+
+def _other_tokenizer(recipe: Any) -> list[Finding]:
+    """A reward model reads ids, not text: with another vocabulary its scores mean nothing."""
+    from ..models.load import load_tokenizer
+
+    ours = load_tokenizer(recipe.model.model_name_or_path, recipe.model.model_revision).get_vocab()
+    findings = []
+    for role in ("reward", "value"):
+        config = getattr(recipe, role, None)
+        if config is None or config.model_name_or_path == recipe.model.model_name_or_path:
+            continue
+        theirs = load_tokenizer(config.model_name_or_path, config.model_revision).get_vocab()
+        if wrong := [token for token, i in ours.items() if theirs.get(token) != i]:
+            says = f"{len(wrong)} tokens of the policy are others in the {role} model, {wrong[0]!r} first"
+            fix = "train the reward model on a parent with the policy's tokenizer"
+            where = config.model_name_or_path
+            findings.append(Finding("tokenizer-differs", "error", says, fix, where))
+    return findings
+
+
+def step_0_differs(trainer, recipe: Any) -> list[Finding]:
+    """parent-dropped: before its first step a model does not say what its parent says."""
+    from .probe import can_run, language_model
+
+    policy = language_model(trainer)
+    pairs = [("model", policy)] if is_causal(policy) else []
+    if hasattr(trainer, "reward_model"):
+        pairs.append(("reward", trainer.accelerator.unwrap_model(trainer.reward_model)))
+    found = []
+    for role, model in pairs:
+        path = getattr(getattr(recipe, role, None), "model_name_or_path", None)
+        probe = parent_probe(path, trainer, model) if can_run(model) else None
+        if probe is not None:
+            found += compare(read(model, probe["ids"], trainer), probe, path)
+    return found
+
+
+def read_prepared(trainer, ids: list[int]) -> Reading | None:
+    """What the trainer's model, prepared for training, says to `ids`; None where it cannot run alone."""
+    from .probe import language_model, no_trace, prepared_model
+
+    runs = prepared_model(trainer)
+    if runs is None:
+        return None
+    with no_trace(trainer):
+        return read(language_model(trainer), ids, trainer, runs)
+
+
+def differs_from_parent(trainer, path: str | None) -> list[Finding]:
+    """parent-dropped, by the parent's own record, for a model that is prepared for training: any layout."""
+    from .probe import language_model
+
+    probe = recorded_probe(path)
+    if probe is None or not is_causal(language_model(trainer)):
+        return []
+    reading = read_prepared(trainer, probe["ids"])
+    return compare(reading, probe, path) if reading is not None else []
+
+
+def recorded_probe(path: str | None) -> dict | None:
+    """{ids, value, start, loose} as the run at `path` recorded it; None for a model from elsewhere."""
+    from ..record_file import read_record
+
+    if not path or not Path(path).is_dir():
+        return None
+    try:
+        return read_record(path).get("probe")
+    except Refusal:
+        return None
+
+
+def parent_probe(path: str | None, trainer, model) -> dict | None:
+    """The probe that a parent recorded; for an adapter without a record one is measured here."""
+    if probe := recorded_probe(path):
+        return probe
+    has_adapter = path and Path(path).is_dir() and adapter_base(path)
+    return _measure_adapter(path, trainer) if has_adapter and is_causal(model) else None
+
+
+def _measure_adapter(path: str, trainer) -> dict | None:
+    """The probe of an adapter that nobody recorded: loaded as a user would, with and without it."""
+    from ..evals.saved import load_saved
+    from .probe import mean_log_probability
+
+    if sum(getattr(p, "ds_numel", p.numel()) for p in trainer.model.parameters()) > LARGEST_LOADED:
+        return None
+    ids = probe_ids(trainer)
+    saved = load_saved(path)
+    value = mean_log_probability(saved.model, ids)
+    with saved.model.disable_adapter():
+        start = mean_log_probability(saved.model, ids)
+    return {"ids": ids, "value": value, "start": start, "loose": looseness(saved.model, trainer)}
+
+
+def compare(reading: Reading, probe: dict, path: str) -> list[Finding]:
+    """parent-dropped, where a model's reading of its parent's probe is not the parent's."""
+    loose = max(reading.loose, probe.get("loose") or EXACT)
+    away = abs(reading.value - probe["value"])
+    if away <= loose:
+        return []
+    start = probe.get("start")
+    if loose > EXACT and start is not None and abs(reading.value - start) > away:
+        return []
+    says = f"the model does not start as its parent ended: on the parent's text it gives {reading.value:.4f}"
+    says += f" {reading.unit}, the parent {probe['value']:.4f}"
+    if start is not None and abs(reading.value - start) < away:
+        says += f" ({start:.4f} before its training): what the parent learnt is not in it"
+    fix = "name the run itself as the parent; an adapter's parent must be merged before a new one is added"
+    return [Finding("parent-dropped", "error", says, fix, path)]
+
+
+def reference_differs(trainer) -> list[Finding]:
+    """reference-differs: at step 0 the reference of DPO, KTO or PPO must be the policy itself."""
+    from .probe import can_run, language_model
+
+    policy = language_model(trainer)
+    reference = getattr(trainer, "ref_model", None)
+    if not hasattr(trainer, "ref_model") or not is_causal(policy) or not can_run(policy):
+        return []
+    ids = probe_ids(trainer)
+    if reference is not None:
+        reference = trainer.accelerator.unwrap_model(reference)
+        if not can_run(reference):
+            return []
+        theirs = read(reference, ids, trainer)
+    elif hasattr(policy, "disable_adapter"):
+        with policy.disable_adapter():
+            theirs = read(policy, ids, trainer)
+    else:
+        return []  # precomputed from the policy itself
+    ours = read(policy, ids, trainer)
+    if abs(ours.value - theirs.value) <= max(ours.loose, theirs.loose):
+        return []
+    says = f"the reference is not the parent: on the same text {theirs.value:.4f} nats per token, the policy"
+    says += f" {ours.value:.4f} before its first step"
+    fix = "the KL would pull towards another model: leave the reference to the stage"
+    return [Finding("reference-differs", "error", says, fix)]
+
+
+def read(model, ids: list[int], trainer, runs: Any = None) -> Reading:
+    """What `model` says to `ids`: nats per token of a causal LM, the score of a reward model.
+
+    runs: what is called in its place, where a wrapper must be.
+    """
+    from .probe import mean_log_probability, score
+
+    causal, runs = is_causal(model), runs or model
+    value = mean_log_probability(runs, ids) if causal else score(runs, ids)
+    unit = "nats per token" if causal else "as the score"
+    return Reading(value if math.isfinite(value) else math.inf, looseness(model, trainer), unit)
+
+
+def looseness(model, trainer) -> float:
+    """How far two readings of one model may be apart, by its precision."""
+    import torch
+
+    if getattr(model, "is_quantized", False) or getattr(model, "is_loaded_in_4bit", False):
+        return QUANTISED
+    whole_precision = all(p.dtype == torch.float32 for p in model.parameters())
+    return EXACT if whole_precision and trainer.accelerator.mixed_precision == "no" else HALF
+
+
+def is_causal(model) -> bool:
+    """Whether a model predicts tokens; a reward model scores."""
+    return getattr(model.config, "num_labels", None) != 1 and model.get_output_embeddings() is not None
+
+
+def probe_ids(trainer) -> list[int]:
+    """The text of a run's probe: the first training row, cut to PROBE_TOKENS."""
+    from .probe import row_ids
+
+    return row_ids(trainer.train_dataset[0])[:PROBE_TOKENS]

@@ -1,0 +1,246 @@
+"""Every check that needs no training, level by level, the cheap ones first: a typo costs no model.
+
+1 recipe and files   no torch, below a second
+2 rows and tokens    every source is read, the tokenizer loaded, no weights
+3 the built trainer  its real batches, a tiny forward where it must
+
+`check` runs them for `lifecycle check`; `check_recipe`, `preflight` and `check_built` are the same levels
+inside a stage.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any
+
+from ..exit_status import is_main_process, quiet
+from ..finding import Finding, Refusal
+from ..recipe import RawRecipe, read_recipe
+from ..record import Run
+from .codes import ELSEWHERE
+from .output import is_free
+from .recipe_level import find_in_recipe
+
+LEVELS = (1, 2, 3)
+NAMES = {1: "recipe and files", 2: "rows and tokens", 3: "the built trainer"}
+# What this machine or moment lacks: a warning where a recipe is looked at, an error where it is run.
+HERE = {"missing-package", "no-hub-token", "push-offline", "not-cached", "missing-revision", "disk-too-small"}
+
+
+@dataclass
+class Report:
+    """What a check found. allowed: waived code -> reason. seconds: `1` -> what that level took.
+
+    reached: the last level that was run; `stopped` says why it is not the last one asked for.
+    """
+
+    path: str
+    findings: list[Finding] = field(default_factory=list)
+    allowed: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    reached: int = 0
+    stopped: str = ""
+
+    @property
+    def errors(self) -> list[Finding]:
+        return [f for f in self.findings if f.severity == "error"]
+
+    def summary(self) -> str:
+        """One line: how it went, how far it got, how long it took."""
+        count = [
+            f"{len(f)} {n}{'s' * (len(f) != 1)}"
+            for f, n in ((self.errors, "error"), (self.warnings, "warning"))
+            if f
+        ]
+        waived = [f"waived: {', '.join(sorted(self.allowed))}"] if self.allowed else []
+        seconds = sum(self.seconds.values())
+        done = f"level 1 to {self.reached}" if self.reached > 1 else "level 1"
+        parts = [", ".join(count) or "ok", *waived, f"{done} in {seconds:.1f} s", self.stopped]
+        return f"{self.path}: " + "; ".join(filter(None, parts))
+
+    @property
+    def warnings(self) -> list[Finding]:
+        return [f for f in self.findings if f.severity == "warning"]
+
+    def run_level(self, level: int, allow: dict[str, str], find: Callable[[], Iterable[Finding]]) -> None:
+        """Add what `find` returns or raises as a Refusal, less what `allow` waives; keep the time."""
+        with self.timed(level):
+            try:
+                found = list(find())
+            except Refusal as refusal:
+                found = refusal.findings
+        self.reached = max(self.reached, level)
+        for finding in found:
+            if finding.code in allow:
+                self.allowed[finding.code] = allow[finding.code]
+            elif finding not in self.findings:
+                self.findings.append(finding)
+        self.findings.sort(key=lambda f: f.severity)  # "error" before "warning"; stable within
+
+    @contextlib.contextmanager
+    def timed(self, level: int) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            spent = self.seconds.get(str(level), 0.0) + time.monotonic() - started
+            self.seconds[str(level)] = round(spent, 3)
+
+
+def check(
+    path: str,
+    overrides: list[str] | None = None,
+    upto: int = 3,
+    say: Callable[[str], None] = lambda line: None,
+) -> Report:
+    """Check the recipe at `path` as far as level `upto`, stopping after a level with errors.
+
+    say: is told what is going on. Nothing is raised for a bad recipe: it is in the report.
+    """
+    quiet()  # before transformers is imported, whichever level does that
+    report = Report(str(path))
+    raw = None
+
+    def recipe_level() -> list[Finding]:
+        nonlocal raw
+        raw = read_recipe(path, overrides)
+        return find_in_recipe(raw)
+
+    report.run_level(1, {}, recipe_level)
+    if raw is not None:
+        _waive(report, raw.allow)
+    for level in LEVELS[1:upto]:
+        report.stopped = _why_not(report, raw, level)
+        if report.stopped or level > _last_level(raw):
+            break
+        say(f"{path}: level {level}, {NAMES[level]}")
+        if level == 2:
+            # A parent that is still to be made has no tokenizer yet.
+            report.run_level(2, raw.allow, lambda: find_in_data(raw, not _lacks(report, "parent-")))
+        else:
+            report.run_level(3, raw.allow, lambda: _find_in_built(path, overrides))
+    if raw is not None and report.reached == _last_level(raw):
+        _add_unused_waivers(report, raw)
+    report.findings = [replace(f, where=f.where or str(path)) for f in report.findings]
+    return report
+
+
+def _waive(report: Report, allow: dict[str, str]) -> None:
+    report.allowed |= {f.code: allow[f.code] for f in report.findings if f.code in allow}
+    report.findings = [f for f in report.findings if f.code not in allow]
+
+
+def _why_not(report: Report, raw: RawRecipe | None, level: int) -> str:
+    """Why `level` cannot be looked at after those below it; empty if it can."""
+    if report.errors:
+        return f"level {level} was not checked: these errors come first"
+    lacking = _lacks(report, "not-cached", "missing-revision", *["parent-"] * (level == 3))
+    return f"level {level} was not checked: {', '.join(lacking)}" if lacking else ""
+
+
+def _lacks(report: Report, *beginnings: str) -> list[str]:
+    return sorted({f.code for f in report.findings if f.code.startswith(beginnings)})
+
+
+def _last_level(raw: RawRecipe) -> int:
+    """The evaluate stage reads no rows, the tokenizer stage builds no trainer."""
+    return {"evaluate": 1, "tokenizer": 2}.get(raw.stage, 3)
+
+
+def find_in_data(raw: RawRecipe, tokens: bool = True) -> list[Finding]:
+    """Level 2: findings about the rows of a recipe and, with `tokens`, what its tokenizer makes of them."""
+    from .rows import find_in_rows, read_row_sets
+    from .tokens import find_in_tokens
+
+    row_sets, findings = read_row_sets(raw)
+    findings += find_in_rows(raw, row_sets)
+    if not tokens or any(f.severity == "error" for f in findings):
+        return findings
+    return findings + find_in_tokens(raw, row_sets)
+
+
+def _find_in_built(path: str, overrides: list[str] | None) -> list[Finding]:
+    """Level 3, on a trainer built for it."""
+    from .build import built_trainer
+    from .built import find_in_trainer
+
+    with built_trainer(path, overrides) as (recipe, trainer):
+        return find_in_trainer(trainer, recipe)
+
+
+def _add_unused_waivers(report: Report, raw: RawRecipe) -> None:
+    for code in raw.allow:
+        if code not in report.allowed and code not in ELSEWHERE:
+            says = f"allow.{code} waives nothing: the check did not find that"
+            where = raw.places.get(f"allow.{code}", "")
+            report.findings.append(Finding("unused-waiver", "warning", says, "remove it", where))
+
+
+# Inside a stage
+
+
+def check_recipe(raw: RawRecipe) -> None:
+    """Level 1 before torch is imported, on the main process. Raises Refusal with every error.
+
+    The report is kept in `raw.checked` for `preflight`, which records it. A refusal is recorded, too, where
+    the output directory holds nothing of another run.
+    """
+    if not is_main_process():
+        return
+    raw.checked = Report(raw.path)
+    raw.checked.run_level(1, raw.allow, lambda: map(_as_run, find_in_recipe(raw)))
+    if not raw.checked.errors:
+        return
+    # With a bad path there may be no directory to write to.
+    if not _lacks(raw.checked, "bad-path") and is_free(raw):
+        with contextlib.suppress(Refusal), Run.start(SimpleNamespace(raw=raw)) as run:
+            _settle(raw, run, 1)
+    raise Refusal(*raw.checked.errors)
+
+
+def preflight(recipe: Any, run: Any) -> None:
+    """Level 2 of a stage, on the main process; what levels 1 and 2 found goes into the run's record.
+
+    Warnings are printed. Raises Refusal with every error.
+    """
+    raw = recipe.raw
+    if not is_main_process():
+        return
+    if raw.checked is None:
+        check_recipe(raw)
+    if _last_level(raw) >= 2:
+        raw.checked.run_level(2, raw.allow, lambda: map(_as_run, find_in_data(raw)))
+    _settle(raw, run, 2)
+
+
+def check_built(trainer: Any, recipe: Any, run: Any) -> None:
+    """Level 3 of a stage: called on every rank, since a forward may need all of them; rank 0 judges.
+
+    Raises Refusal with every error; the first checkpoint is still to come.
+    """
+    from .built import find_in_trainer
+
+    raw = recipe.raw
+    if not is_main_process():
+        find_in_trainer(trainer, recipe)
+        return
+    raw.checked.run_level(3, raw.allow, lambda: find_in_trainer(trainer, recipe))
+    _settle(raw, run, 3)
+
+
+def _settle(raw: RawRecipe, run: Any, level: int) -> None:
+    """Record what was found, print the warnings, refuse if there is an error."""
+    report = raw.checked
+    if level >= _last_level(raw) and not report.errors:
+        _add_unused_waivers(report, raw)
+    run.note(allowed=report.allowed, check_seconds=report.seconds)
+    run.report(report.warnings)
+    if report.errors:
+        raise Refusal(*report.errors)
+
+
+def _as_run(finding: Finding) -> Finding:
+    here = finding.code in HERE or finding.code.startswith(("parent-", "missing-model"))
+    return replace(finding, severity="error") if here else finding

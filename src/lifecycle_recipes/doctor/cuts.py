@@ -1,0 +1,107 @@
+"""Level 2, what `max_length` takes: rows that lose their answer, its end, or are dropped. No torch."""
+
+from ..finding import Finding
+from .token_rows import Length, Sample, listed
+
+# Upstream cuts and drops in silence. Up to WARN of the rows it hardly moves a run, and the ledger counts it;
+# from REFUSE on the run is another one than its recipe says (half of a chat set lost its answers at 1024).
+WARN, REFUSE = 0.01, 0.20
+# The default of trl's SFTConfig, DPOConfig, KTOConfig and RewardConfig.
+DEFAULT_MAX_LENGTH = 1024
+UNCUT = ("bfd_split", "wrapped")  # packing strategies that carry what does not fit into the next row
+
+
+def find_cuts(raw, lengths: list[Length], sample: Sample, positions: int | None) -> list[Finding]:
+    """zero-label-rows, rows-too-long, answers-cut, answers-all-cut, no-trained-tokens, prompts-too-long.
+
+    positions: the longest sequence that the model takes, where it says so.
+    """
+    if not lengths:
+        return []
+    train = raw.values["train"]
+    if raw.stage == "ppo":
+        return _find_in_prompts(raw, lengths, sample, positions)
+    limit = train.get("max_length", DEFAULT_MAX_LENGTH)
+    where = raw.places.get("train.max_length", raw.places.get("train", ""))
+    unlabelled = [row for row in lengths if row.last is None] if raw.stage == "sft" else []
+    if unlabelled:
+        says = f"no token of these rows would train, at any length: {_rows(unlabelled)}"
+        fix = "give them an assistant message with text, or take them out"
+        return [Finding("zero-label-rows", "error", says, fix, unlabelled[0].where)]
+    if limit is None or (train.get("packing") and train.get("packing_strategy", "bfd") in UNCUT):
+        return []
+    dropped, cut = _split(raw.stage, lengths, limit)
+    longest = max(row.whole for row in lengths)
+    fix = f"raise train.max_length (the longest of these rows has {longest} tokens), or shorten the rows"
+    if len(dropped) == len(lengths):
+        says = f"no row has an answer within train.max_length = {limit}"
+        return [Finding("no-trained-tokens", "error", says, fix, where)]
+    if len(dropped) + len(cut) == len(lengths):
+        says = f"every answer is cut by train.max_length = {limit}: the model never sees one end"
+        return [Finding("answers-all-cut", "error", says, fix, where)]
+    return [
+        *_share(_dropped_code(raw.stage), dropped, sample, _dropped_says(raw.stage, limit), fix, where),
+        *_share(
+            "answers-cut",
+            cut,
+            sample,
+            f"have an answer that train.max_length = {limit} cuts: its turn end is lost",
+            fix,
+            where,
+        ),
+    ]
+
+
+def _split(stage: str, lengths: list[Length], limit: int) -> tuple[list[Length], list[Length]]:
+    """(rows that train nothing or are dropped, rows whose answer is cut), as trl 1.12 does it."""
+    if stage == "sft":
+        dropped = [row for row in lengths if row.first >= limit]
+        return dropped, [row for row in lengths if row.first < limit <= row.last]
+    if stage == "reward":  # reward_trainer.py: the longer reply decides
+        return [row for row in lengths if row.whole > limit], []
+    # dpo_trainer.py, kto_trainer.py: a prompt that fills the length drops the row, a longer reply is cut.
+    dropped = [row for row in lengths if row.prompt >= limit]
+    return dropped, [row for row in lengths if row.prompt < limit < row.whole]
+
+
+def _dropped_code(stage: str) -> str:
+    return "zero-label-rows" if stage == "sft" else "rows-too-long"
+
+
+def _dropped_says(stage: str, limit: int) -> str:
+    if stage == "sft":
+        return f"have no answer within train.max_length = {limit}: no token of them trains"
+    whole = "are longer than" if stage == "reward" else "have a prompt that fills"
+    return f"{whole} train.max_length = {limit}: upstream drops them"
+
+
+def _share(code: str, rows: list[Length], sample: Sample, says: str, fix: str, where: str) -> list[Finding]:
+    """An error from REFUSE of the sample on, a warning from WARN on; a row without labels always counts."""
+    share = len(rows) / len(sample.places)
+    if not rows or (share < WARN and code != "zero-label-rows"):
+        return []
+    severity = "error" if share >= REFUSE else "warning"
+    bound = f"refused from {REFUSE:.0%} on" if severity == "warning" else f"the limit is {REFUSE:.0%}"
+    says = f"{share:.1%} of {sample.of} {says} ({_rows(rows)}; {bound})"
+    return [Finding(code, severity, says, fix, where)]
+
+
+def _rows(rows: list[Length]) -> str:
+    return listed([(row.where, row.number) for row in rows])
+
+
+def _find_in_prompts(raw, lengths, sample: Sample, positions: int | None) -> list[Finding]:
+    """PPO: a prompt must leave room for a reply; without a known context nothing can be said."""
+    reply = raw.values["train"].get("response_length", 53)  # trl's default
+    if positions is None:
+        return []
+    room = positions - reply
+    where = raw.places.get("train.response_length", raw.places.get("train", ""))
+    dropped = [row for row in lengths if row.prompt > room]
+    longest = max(row.prompt for row in lengths)
+    fix = f"lower train.response_length, or shorten the prompts (the longest has {longest} tokens)"
+    if len(dropped) == len(lengths):
+        says = f"no prompt leaves room for {reply} tokens in the model's {positions} positions"
+        return [Finding("prompts-too-long", "error", says, fix, where)]
+    says = f"leave no room for {reply} tokens in the model's {positions} positions: they are left out"
+    return _share("rows-too-long", dropped, sample, says, fix, where)

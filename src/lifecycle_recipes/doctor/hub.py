@@ -1,0 +1,125 @@
+"""Level 1, the Hub: what can be told of ids from the cache alone, without the network. No torch."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from ..finding import Finding
+from ..parents import is_local
+from ..recipe import RawRecipe
+from ..recipe_pins import pinnable
+from .files import maker
+from .machine import is_offline
+from .settings import place, setting, warning
+
+NON_COMMERCIAL = re.compile(r"(?i)(^|[-_ ])nc([-_ ]|$)|non-?commercial|research-only")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def find_in_hub(raw: RawRecipe) -> list[Finding]:
+    """not-cached, missing-revision (both while offline), remote-code, license-non-commercial."""
+    findings = []
+    for kind, path, revision, where in named(raw):
+        if is_on_hub(path) and is_offline() and not maker(raw, path):
+            findings += _cached(kind, path, revision, where)
+        findings += _licence(kind, path, where)
+    return list(dict.fromkeys([*findings, *_remote_code(raw)]))
+
+
+def named(raw: RawRecipe) -> Iterator[tuple[str, str, str | None, str]]:
+    """(`datasets` or `models`, path or id, revision, place) of all data and models that a recipe reads."""
+    for section, identity, revision in pinnable(raw.values):
+        kind = "datasets" if identity == "path" else "models"
+        where = place(raw, "data.sources", "data") if kind == "datasets" else _section_place(raw, section)
+        if section.get(identity):
+            yield kind, section[identity], section.get(revision), where
+    if tokenizer := (raw.values.get("architecture") or {}).get("tokenizer"):
+        yield (
+            "models",
+            tokenizer,
+            raw.values.get("pinned", {}).get(tokenizer),
+            place(raw, "architecture.tokenizer"),
+        )
+
+
+def _section_place(raw: RawRecipe, section: dict) -> str:
+    name = next(n for n in ("model", "reward", "value") if raw.values.get(n) is section)
+    return place(raw, f"{name}.model_name_or_path", name)
+
+
+def is_on_hub(path: str) -> bool:
+    """Whether a path can only be an id: neither a file nor written like one."""
+    return not is_local(path) and Path(path).suffix not in (".jsonl", ".json", ".parquet", ".txt")
+
+
+def _cached(kind: str, path: str, revision: str | None, where: str) -> list[Finding]:
+    repository = cache() / f"{kind}--{path.replace('/', '--')}"
+    what = kind.removesuffix("s")
+    if not (repository / "snapshots").is_dir():
+        if kind == "datasets" and (datasets_cache() / path.replace("/", "___").lower()).is_dir():
+            return []
+        says = f"the {what} {path} is not in the cache, and HF_HUB_OFFLINE is set"
+        return [warning("not-cached", says, "run it once with HF_HUB_OFFLINE=0, or `hf download` it", where)]
+    revision = revision or "main"
+    if (repository / "refs" / revision).is_file() or (repository / "snapshots" / revision).is_dir():
+        return []
+    says = f"the cache holds no revision {revision} of the {what} {path}, and HF_HUB_OFFLINE is set"
+    return [warning("missing-revision", says, "correct the revision, or start with HF_HUB_OFFLINE=0", where)]
+
+
+def cache() -> Path:
+    """The Hub's cache, as huggingface_hub finds it (constants.py)."""
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
+
+
+def datasets_cache() -> Path:
+    return Path(os.environ.get("HF_DATASETS_CACHE") or cache().parent / "datasets").expanduser()
+
+
+def _licence(kind: str, path: str, where: str) -> list[Finding]:
+    for card in _cards(kind, path):
+        if (licence := licence_of(card)) and NON_COMMERCIAL.search(licence):
+            says = f"{path} is licensed {licence}: not for commercial use, and so is what is trained on it"
+            fix = "choose another, or waive it with a reason: `allow: {license-non-commercial: ...}`"
+            return [warning("license-non-commercial", says, fix, where)]
+    return []
+
+
+def _cards(kind: str, path: str) -> list[Path]:
+    if Path(path).exists():
+        directory = Path(path) if Path(path).is_dir() else Path(path).parent
+        return [directory / "README.md"]
+    return sorted((cache() / f"{kind}--{path.replace('/', '--')}").glob("snapshots/*/README.md"))
+
+
+def licence_of(card: Path) -> str | None:
+    """`license` (and `license_name`) of a card's front matter; None without one."""
+    try:
+        text = card.read_text(encoding="utf-8")
+        front = re.match(r"---\n(.*?)\n---", text, re.S)
+        values = yaml.safe_load(front[1]) if front else None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+    if not isinstance(values, dict) or not values.get("license"):
+        return None
+    named = values["license"] if isinstance(values["license"], list) else [values["license"]]
+    return ", ".join(map(str, [*named, *filter(None, [values.get("license_name")])]))
+
+
+def _remote_code(raw: RawRecipe) -> list[Finding]:
+    if not setting(raw, "train.trust_remote_code"):
+        return []
+    free = [
+        path
+        for kind, path, revision, _ in named(raw)
+        if kind == "models" and is_on_hub(path) and not COMMIT.fullmatch(revision or "")
+    ]
+    if not free:
+        return []
+    says = f"trust_remote_code runs whatever code {free[0]} holds on the day"
+    fix = f"pin a commit that you have read: `pinned: {{{free[0]}: <40 hex digits>}}`"
+    return [warning("remote-code", says, fix, place(raw, "train.trust_remote_code"))]

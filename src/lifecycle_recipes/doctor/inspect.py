@@ -1,0 +1,142 @@
+"""What the trainer sees, token by token, and the sums of the run: `lifecycle inspect`."""
+
+import os
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ..finding import refuse
+from .batch import end_ids
+from .origin import Origins, places, row_keys, trace
+from .seen import Sequence, first_batches, sequences
+from .summary import summarise
+from .token_text import Piece, pieces
+from .totals import count, steps
+
+
+@dataclass(frozen=True)
+class Part:
+    """One sequence of a row. pieces: its tokens in order; facts: lengths and counts, in words."""
+
+    title: str
+    pieces: list[Piece]
+    facts: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the trainer's dataset. where: the rows of the sources it was made of. note: its label."""
+
+    title: str
+    where: str
+    note: str
+    parts: list[Part]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """path, stage: of the recipe. summary: (name, lines) in order. rows: those of the first batches."""
+
+    path: str
+    stage: str
+    summary: list[tuple[str, list[str]]]
+    rows: list[Row] = field(default_factory=list)
+
+
+def inspect(path: str, overrides: list[str] | None = None, rows: int = 3, html: str | None = None) -> str:
+    """Build the trainer of the recipe at `path`; show its first `rows` rows and the sums of its training set.
+
+    Returns the text for a terminal, coloured where stdout is one and NO_COLOR is not set. html: the file of a
+    page that then holds the rows. Raises Refusal: what building raises, html-unwritable.
+    """
+    from .build import built_trainer
+    from .inspect_html import page
+    from .inspect_text import text
+
+    if html:
+        require_writable(html)
+    print(f"{path}: building the trainer ...", file=sys.stderr)
+    with built_trainer(path, overrides) as (recipe, trainer):
+        print(f"{path}: reading {len(trainer.train_dataset):,} training rows ...", file=sys.stderr)
+        inspection = look(path, recipe, trainer, rows)
+    if html:
+        Path(html).write_text(page(inspection), encoding="utf-8")
+        inspection = replace(inspection, summary=[*inspection.summary, ("page", [html])], rows=[])
+    return text(inspection, sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
+
+
+def require_writable(html: str) -> None:
+    """Find out before the trainer is built."""
+    try:
+        with open(html, "a", encoding="utf-8"):
+            pass
+    except OSError as error:
+        says = f"the page cannot be written: {error.strerror}"
+        raise refuse("html-unwritable", says, "name a file in a directory that is there", html) from error
+
+
+def look(path: str, recipe, trainer, rows: int) -> Inspection:
+    """The Inspection of a built trainer."""
+    origins = trace(recipe, trainer)
+    ends = end_ids(trainer) | turn_end_ids(trainer.processing_class)
+    shown = first_rows(trainer, origins, rows)
+    totals = count(trainer, origins, ends)
+    summary = summarise(recipe, trainer, totals, steps(trainer), ends)
+    return Inspection(str(path), recipe.raw.stage, summary, shown)
+
+
+def turn_end_ids(tokenizer) -> set[int]:
+    """What closes a turn in the chat template, also where the tokenizer's eos is another token."""
+    from ..models.load import turn_end
+
+    end = turn_end(tokenizer)
+    return {tokenizer.convert_tokens_to_ids(end)} if end else set()
+
+
+def first_rows(trainer, origins: Origins, count: int) -> list[Row]:
+    """The first `count` rows in the order of training."""
+    found = []
+    if count <= 0:
+        return found
+    for step, (rows, batch) in enumerate(first_batches(trainer), start=1):
+        for place, (row, parts) in enumerate(
+            zip(rows, sequences(trainer, rows, batch), strict=True), start=1
+        ):
+            found.append(show_row(trainer, origins, row, parts, f"batch {step}, row {place}"))
+            if len(found) == count:
+                return found
+    return found
+
+
+def show_row(trainer, origins: Origins, row: dict, parts: list[Sequence], title: str) -> Row:
+    found = [origins.find(key) for key in row_keys(row, parts[0].starts)]
+    for part in parts:
+        if len(found) == 1 and found[0] and found[0].ids:
+            give_back_cut(part, list(found[0].ids))
+    note = f"label: {'good' if row['label'] else 'bad'}" if "label" in row else ""
+    shown = [Part(p.title, pieces(trainer.processing_class, p), facts(p)) for p in parts]
+    return Row(title, places(found), note, shown)
+
+
+def give_back_cut(part: Sequence, whole: list[int]) -> None:
+    """Truncation in the dataset's preparation leaves no trace in the batch: it comes from the source."""
+    from .seen import cut_of
+
+    part.cut, part.cut_at = cut_of(whole, part.ids)
+
+
+def facts(part: Sequence) -> str:
+    found = [f"{len(part.ids)} tokens"]
+    if part.scored:
+        found.append("scored at the last")
+    elif part.extra:
+        found.append("nothing is learnt from it")
+    else:
+        found.append(f"{sum(part.trained)} trained")
+    if part.cut:
+        found.append(f"{len(part.cut)} truncated")
+    if part.padding:
+        found.append(f"{part.padding} padding")
+    if len(part.starts) > 1:
+        found.append(f"{len(part.starts)} documents")
+    return ", ".join(found)

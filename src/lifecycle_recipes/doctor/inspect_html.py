@@ -1,0 +1,78 @@
+"""An inspection as one HTML file: no script, nothing loaded from elsewhere, every text escaped."""
+
+from html import escape
+
+from .token_text import Piece, visible
+
+LEGEND = {
+    "trained": "trained",
+    "masked": "not trained",
+    "cut": "truncated, never seen",
+    "scored": "the reward is read here",
+    "special": "control token",
+}
+STYLE = """
+:root { color-scheme: light dark; }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; }
+h1 { font-size: 1.3rem; overflow-wrap: anywhere; } h2 { font-size: 1rem; margin: 2rem 0 .3rem; }
+h2 small, .facts { font-weight: normal; opacity: .75; font-size: .85rem; overflow-wrap: anywhere; }
+table { border-collapse: collapse; } th { text-align: left; vertical-align: top;
+  padding: .1rem 1.5rem .1rem 0; }
+td { padding: .1rem 0; overflow-wrap: anywhere; }
+.row { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1rem; }
+pre { font: 13px/1.7 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere;
+  margin: .2rem 0; }
+span { border-radius: 2px; } pre span:hover { outline: 1px solid; }
+.trained { background: #2e9e4a44; } .masked { opacity: .6; } .scored { background: #2e9e4abb; }
+.cut { background: #d43b3b33; text-decoration: line-through; }
+.special { outline: 1px solid #8888; font-weight: bold; } 
+.opens { border-top: 2px solid #3b7dd4; display: block; }
+"""
+
+
+def page(inspection) -> str:
+    """The page, as a string."""
+    title = f"{inspection.path} ({inspection.stage})"
+    summary = "".join(
+        f"<tr><th>{escape(name)}</th><td>{'<br>'.join(map(escape, lines))}</td></tr>\n"
+        for name, lines in inspection.summary
+    )
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style></head><body>\n"
+        f"<h1>{escape(title)}</h1>\n<table>\n{summary}</table>\n"
+        + (legend() if inspection.rows else "")
+        + "".join(map(section, inspection.rows))
+        + "</body></html>\n"
+    )
+
+
+def legend() -> str:
+    shown = " ".join(f'<span class="{name}">{escape(words)}</span>' for name, words in LEGEND.items())
+    return f"<p>{shown}; point at a token for its id and place</p>\n"
+
+
+def section(row) -> str:
+    """One row: its sequences beside each other."""
+    note = f", {row.note}" if row.note else ""
+    parts = "".join(
+        f'<div><div class="facts">{escape(part.title)} {escape(part.facts)}</div>'
+        f"<pre>{tokens(part.pieces)}</pre></div>\n"
+        for part in row.parts
+    )
+    where = escape(row.where)
+    return f'<h2>{escape(row.title + note)} <small>{where}</small></h2>\n<div class="row">{parts}</div>\n'
+
+
+def tokens(pieces: list[Piece]) -> str:
+    found, place = [], 0
+    for piece in pieces:
+        if piece.opens:
+            found.append('<span class="opens"></span>')
+        names = piece.state + " special" * piece.special
+        ids = ", ".join(map(str, piece.ids))
+        title = f"{place}: id {ids}, {piece.state}"
+        found.append(f'<span class="{names}" title="{escape(title)}">{escape(visible(piece.text))}</span>')
+        place += len(piece.ids)
+    return "".join(found)

@@ -1,0 +1,129 @@
+"""Level 1, the machine: what a recipe needs that is not here. Found without torch, so in milliseconds."""
+
+import importlib.util
+import os
+import re
+import sys
+from pathlib import Path
+
+from ..finding import Finding
+from ..recipe import RawRecipe
+from .settings import error, place, setting, warning
+
+# The Python modules of what a recipe can name; any one of them will do.
+TRACKERS = {
+    "azure_ml": ("azureml",),
+    "clearml": ("clearml",),
+    "codecarbon": ("codecarbon",),
+    "comet_ml": ("comet_ml",),
+    "dagshub": ("dagshub",),
+    "dvclive": ("dvclive",),
+    "flyte": ("flytekit",),
+    "mlflow": ("mlflow",),
+    "neptune": ("neptune",),
+    "swanlab": ("swanlab",),
+    "tensorboard": ("tensorboard", "tensorboardX"),
+    "trackio": ("trackio",),
+    "wandb": ("wandb",),
+}
+OPTIMIZERS = {
+    "galore": "galore_torch",
+    "apollo": "apollo_torch",
+    "lomo": "lomo_optim",
+    "adalomo": "lomo_optim",
+}
+# NVIDIA before Ampere computes bfloat16 by emulation: Volta, Turing and older.
+OLD_GPU = re.compile(r"\b(V100|T4|P100|P40|P4|K80|M60|M40|TITAN|GTX|RTX 20\d\d|Quadro RTX \d000)\b")
+ACCELERATORS = ("/dev/nvidia0", "/dev/kfd", "/dev/accel0", "/dev/davinci0", "/dev/neuron0", "/dev/dxg")
+
+
+def find_in_machine(raw: RawRecipe) -> list[Finding]:
+    """missing-package, no-bf16-hardware, no-hub-token, push-offline."""
+    findings = _packages(raw)
+    if "train" in raw.values:
+        findings += [*_bf16(raw), *_hub(raw)]
+    return findings
+
+
+def _packages(raw: RawRecipe) -> list[Finding]:
+    found = []
+    for key, modules in _needs(raw):
+        try:
+            present = any(importlib.util.find_spec(module) for module in modules)
+        except (ImportError, ValueError):
+            present = False
+        if not present:
+            says = f"{key} needs the package {modules[0]}, which is not installed"
+            found.append(error("missing-package", says, f"pip install {modules[0]}", place(raw, key)))
+    return found
+
+
+def _needs(raw: RawRecipe):
+    """(key, modules of which one is needed) of what this recipe asks for."""
+    for section in ("model", "reward", "value"):
+        given = raw.values.get(section) or {}
+        for key in ("load_in_4bit", "load_in_8bit"):
+            if given.get(key):
+                yield f"{section}.{key}", ("bitsandbytes",)
+        if given.get("attn_implementation") in ("flash_attention_2", "flash_attention_3"):
+            # Without the package transformers takes the kernel from the Hub, if it can.
+            modules = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}
+            yield f"{section}.attn_implementation", (modules[given["attn_implementation"]], "kernels")
+    train = raw.values.get("train") or {}
+    if train.get("use_liger_kernel"):
+        yield "train.use_liger_kernel", ("liger_kernel",)
+    trackers = train.get("report_to") or []
+    for tracker in [trackers] if isinstance(trackers, str) else trackers:
+        if tracker in TRACKERS:
+            yield "train.report_to", TRACKERS[tracker]
+    optimizer = train.get("optim") or ""
+    if any(word in optimizer for word in ("bnb", "paged", "ademamix", "lion")) or optimizer == "adamw_8bit":
+        yield "train.optim", ("bitsandbytes",)
+    for word, module in OPTIMIZERS.items():
+        if optimizer.startswith(word):
+            yield "train.optim", (module,)
+
+
+def _bf16(raw: RawRecipe) -> list[Finding]:
+    if not raw.values["train"].get("bf16") or sys.platform == "darwin":
+        return []
+    where = place(raw, "train.bf16")
+    gpus = _nvidia_models()
+    if old := [name for name in gpus if OLD_GPU.search(name)]:
+        says = f"train.bf16: true, but {old[0]} has no bfloat16: it would be emulated, slower than float32"
+        return [warning("no-bf16-hardware", says, "write `fp16: true`, or leave both keys out", where)]
+    if not gpus and not any(Path(device).exists() for device in ACCELERATORS):
+        says = "train.bf16: true, but this machine has no GPU: bfloat16 on a CPU is mostly emulated"
+        return [warning("no-bf16-hardware", says, "leave bf16 out: it then follows the hardware", where)]
+    return []
+
+
+def _nvidia_models() -> list[str]:
+    texts = []
+    for file in Path("/proc/driver/nvidia/gpus").glob("*/information"):
+        try:
+            texts.append(file.read_text())
+        except OSError:
+            continue
+    return re.findall(r"Model:\s*(.+)", "\n".join(texts))
+
+
+def _hub(raw: RawRecipe) -> list[Finding]:
+    if not setting(raw, "train.push_to_hub"):
+        return []
+    where = place(raw, "train.push_to_hub")
+    if is_offline():
+        says, fix = "train.push_to_hub: true, but HF_HUB_OFFLINE is set", "start it with HF_HUB_OFFLINE=0"
+        return [warning("push-offline", says, fix, where)]
+    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    token = Path(os.environ.get("HF_TOKEN_PATH") or home / "token")
+    if not os.environ.get("HF_TOKEN") and not token.is_file():
+        says = "train.push_to_hub: true, but there is no token here"
+        return [warning("no-hub-token", says, "set HF_TOKEN, or run `hf auth login`", where)]
+    return []
+
+
+def is_offline() -> bool:
+    """Whether the environment keeps the Hub's libraries off the network."""
+    on = {"1", "ON", "YES", "TRUE"}  # huggingface_hub/constants.py
+    return any(os.environ.get(name, "").upper() in on for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))

@@ -1,0 +1,147 @@
+"""Level 1, the output directory: whose it is, what it can be resumed from, and whether the disk will do."""
+
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+
+from ..finding import Finding, Refusal
+from ..output_dir import find_incomplete_checkpoints, whose
+from ..parents import find_parents
+from ..recipe import RawRecipe
+from ..record import identify
+from ..record_file import RUN_FILE, read_record
+from .hub import cache
+from .settings import error, place, setting, warning
+
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+def find_in_output(raw: RawRecipe) -> list[Finding]:
+    """output-dir-is-parent, output-dir-* (what a run refuses), checkpoint-incomplete, disk-too-small."""
+    directory = Path(raw.output_dir)
+    findings = [*_is_parent(raw, directory), *_taken(raw, directory)]
+    if "train" in raw.values:
+        findings += _disk(raw, directory)
+    return findings
+
+
+def _is_parent(raw: RawRecipe, directory: Path) -> list[Finding]:
+    here = os.path.realpath(directory)
+    for role, path in find_parents(raw.values).items():
+        there = os.path.realpath(path)
+        # A run is compared with itself once it is saved: `evaluate.against` may name it.
+        if role not in ("against", "reward_model") and os.path.commonpath([here, there]) == here:
+            says = f"the run would write over its own {role} parent, {path}"
+            where = place(raw, "train.output_dir", "evaluate.output_dir", "tokenizer.output_dir")
+            return [error("output-dir-is-parent", says, "choose another output_dir", where)]
+    return []
+
+
+def _taken(raw: RawRecipe, directory: Path) -> list[Finding]:
+    """What the run will do about an output_dir that holds something: its own rule, asked beforehand."""
+    if {"--replace", "replace"} & raw.flags:
+        return []
+    earlier, same = _earlier(raw, directory)
+    if same:
+        return [] if earlier["status"] == "done" else find_incomplete_checkpoints(directory)
+    if problem := whose(directory, earlier, identity=None):
+        code, says = problem
+        fix = "choose another output_dir, or run it with --replace to move that run aside"
+        return [warning(code, says, fix, str(directory))]
+    return []
+
+
+def is_free(raw: RawRecipe) -> bool:
+    """Whether a record in output_dir would take the place of nobody else's."""
+    directory = Path(raw.output_dir)
+    earlier, same = _earlier(raw, directory)
+    return whose(directory, earlier, identity=None) is None or (same and earlier["status"] != "done")
+
+
+def _earlier(raw: RawRecipe, directory: Path) -> tuple[dict | None, bool]:
+    """(the record in output_dir or None, whether it is of this recipe with the parents and files of then)."""
+    try:
+        earlier = read_record(directory) if (directory / RUN_FILE).exists() else None
+        if earlier is None:
+            return None, False
+        return earlier, identify(raw, earlier["parents"], earlier["inputs"]) == earlier["identity"]
+    except (Refusal, KeyError, TypeError):
+        return None, False
+
+
+def _disk(raw: RawRecipe, directory: Path) -> list[Finding]:
+    needed, words = needed_bytes(raw)
+    there = next(p for p in [directory.absolute(), *directory.absolute().parents] if p.exists())
+    free = shutil.disk_usage(there).free
+    if needed <= free:
+        return []
+    says = f"{words} need about {_gb(needed)}, and {_gb(free)} are free at {there}"
+    fix = "lower train.save_total_limit, free some space, or choose another disk"
+    return [warning("disk-too-small", says, fix, place(raw, "train.save_total_limit", "train.output_dir"))]
+
+
+def _gb(count: float) -> str:
+    return f"{count / 1e9:.1f} GB"
+
+
+def needed_bytes(raw: RawRecipe) -> tuple[float, str]:
+    """(bytes that the weights and checkpoints will take, in words); 0 where the parent's size is not known.
+
+    A checkpoint holds the weights and what the optimizer keeps of them. Adapters are small: not counted.
+    """
+    weights = _loaded_bytes(raw)
+    if not weights or setting(raw, "model.use_peft"):
+        return 0.0, ""
+    kept = _checkpoints(raw)
+    states = _optimizer_states(setting(raw, "train.optim") or "")
+    if setting(raw, "train.save_only_model"):
+        states = 0
+    return weights * (1 + kept * (1 + states)), f"the model and {kept} checkpoint{'s' * (kept != 1)}"
+
+
+def _optimizer_states(optimizer: str) -> float:
+    """Numbers kept per weight: Adam's two moments; fewer bytes in 8 bits; none to speak of for the others."""
+    if "8bit" in optimizer:
+        return 0.5
+    if optimizer.startswith(("adafactor", "sgd", "lomo", "adalomo", "galore", "apollo")):
+        return 0.0
+    return 1.0 if "lion" in optimizer else 2.0
+
+
+def _checkpoints(raw: RawRecipe) -> int:
+    """How many checkpoints lie on the disk at once: the limit, and one more until the oldest is gone."""
+    strategy = setting(raw, "train.save_strategy")
+    if strategy == "no" or raw.stage == "ppo":
+        return 0
+    limit = setting(raw, "train.save_total_limit")
+    steps, every = setting(raw, "train.max_steps") or -1, setting(raw, "train.save_steps") or 1
+    if strategy == "epoch":
+        saves = math.ceil(min(setting(raw, "train.num_train_epochs") or 1, 1e9))
+    elif steps > 0:
+        saves = max(steps // every, 1) if every >= 1 else 1 / max(every, 1e-9)
+    else:
+        saves = 1  # the number of steps is not known yet: at least the last
+    return int(min(saves, limit + 1) if limit else saves)
+
+
+def _loaded_bytes(raw: RawRecipe) -> float:
+    """Size of the parent's weights in the type they are loaded in; 0 where they are not on this disk."""
+    path = (raw.values.get("model") or {}).get("model_name_or_path")
+    if not path:
+        return 0.0
+    directory = Path(path)
+    if not directory.is_dir():
+        snapshots = sorted((cache() / f"models--{path.replace('/', '--')}").glob("snapshots/*"))
+        if not snapshots:
+            return 0.0
+        directory = snapshots[-1]
+    stored = sum(file.stat().st_size for file in directory.glob("model*.safetensors"))
+    try:
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return float(stored)
+    kept = config.get("dtype") or config.get("torch_dtype") or "float32"
+    wanted = setting(raw, "model.dtype")
+    return stored * BYTES.get(wanted, BYTES.get(kept, 4)) / BYTES.get(kept, 4)

@@ -1,0 +1,200 @@
+"""Rows that are there more than once: within the training rows, and in the held-out rows too.
+
+Candidates for a near copy come from an inverted index of the held-out rows; their exact Jaccard similarity
+decides. Unverified candidates of locality-sensitive hashing would name rows that have little in common.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+
+from ..data.row_faults import listed
+from ..finding import Finding
+from .row_sets import RowSet
+
+SHINGLE = 3  # words: one changed word in thirty keeps a chat row above NEAR
+NEAR = 0.8  # Jaccard similarity of shingle sets from which a row counts as a near copy
+FEWEST = 20  # words: in a shorter row, one other word at its end is another question
+PROBES = 32
+# Share of training rows that are repeats from which they are worth a word: a stray few do no harm.
+REPEATS = 0.01
+_WORD = re.compile(r"\w+")
+
+
+def content(row: dict) -> str:
+    """All that a row says, as one string: equal strings, equal rows."""
+    parts = []
+    for column in sorted(row):
+        value = row[column]
+        if isinstance(value, str | bool):
+            parts.append(f"{column}\x1d{str(value).strip()}")
+        elif isinstance(value, list) and column != "tools":
+            turns = (f"{m.get('role')}\x1f{m.get('content') or ''}{m.get('tool_calls') or ''}" for m in value)
+            parts.append(f"{column}\x1d" + "\x1e".join(turns))
+    return "\x1c".join(parts)
+
+
+def words(row: dict) -> list[str]:
+    """The words of a row in lower case, without those that only name a role."""
+    texts = []
+    for value in row.values():
+        if isinstance(value, str):
+            texts.append(value)
+        elif isinstance(value, list):
+            texts += [
+                m["content"] for m in value if isinstance(m, dict) and isinstance(m.get("content"), str)
+            ]
+    return _WORD.findall(" ".join(texts).lower())
+
+
+def find_duplicates(row_sets: list[RowSet]) -> list[Finding]:
+    """`duplicate-rows` (warning) when REPEATS of the training rows or more say what an earlier row says.
+
+    A file that is named twice is there twice on purpose: its rows are no repeats of themselves.
+    """
+    first: dict[str, tuple[str, str]] = {}
+    again: list[tuple[str, str]] = []
+    seen: set[str] = set()
+    for row_set, i in _rows(row_sets, "train"):
+        where = row_set.where(i)
+        if where in seen:
+            continue
+        seen.add(where)
+        key = content(row_set.rows[i])
+        if key in first:
+            again.append((where, first[key]))
+        else:
+            first[key] = where
+    if not again or len(again) < REPEATS * len(seen):
+        return []
+    where, original = again[0]
+    share = len(again) / len(seen)
+    says = f"{len(again)} of {read_of(row_sets, 'train')} ({share:.1%}) repeat an earlier one"
+    return [
+        Finding(
+            "duplicate-rows",
+            "warning",
+            f"{says}; the first repeats {original}",
+            "remove the repeats, or raise num_train_epochs instead if they are meant",
+            where,
+        )
+    ]
+
+
+def find_overlap(row_sets: list[RowSet]) -> list[Finding]:
+    """Held-out rows that are trained on: `eval-overlap` (error); almost so: `eval-near-overlap` (warning)."""
+    held_out = [(s, i, content(s.rows[i])) for s, i in _rows(row_sets, "eval")]
+    if not held_out:
+        return []
+    total = read_of(row_sets, "eval")
+    wanted = {key for _, _, key in held_out}
+    trained: dict[str, str] = {}
+    for row_set, i in _rows(row_sets, "train"):
+        if (key := content(row_set.rows[i])) in wanted:
+            trained.setdefault(key, row_set.where(i))
+    equal = [(s, i, trained[key]) for s, i, key in held_out if key in trained]
+    rest = [(s, i) for s, i, key in held_out if key not in trained]
+    return [
+        *_overlap("eval-overlap", "error", equal, total, "are also trained on", "is"),
+        *_overlap(
+            "eval-near-overlap",
+            "warning",
+            [
+                (s, i, f"{where} ({similarity:.2f})")
+                for s, i, where, similarity in near_copies(row_sets, rest)
+            ],
+            total,
+            f"almost equal a training row (Jaccard >= {NEAR})",
+            "is like",
+        ),
+    ]
+
+
+def _overlap(code, severity, found: list, total: str, what: str, relation: str) -> list[Finding]:
+    if not found:
+        return []
+    row_set, i, original = found[0]
+    says = f"{len(found)} of {total} {what}{numbers_of(found)}; the first {relation} {original}"
+    if severity == "error":
+        cure = "remove them from data.sources: a score on rows that were trained on says nothing"
+    else:
+        cure = "look at them; what is the same question does not belong in data.sources"
+    return [Finding(code, severity, says, cure, row_set.where(i))]
+
+
+def numbers_of(found: list) -> str:
+    """` (lines 3, 9)`, in the source of the first of (set, index, ...), where a finding has its place.
+
+    Those of other sources are counted; nothing for a single row.
+    """
+    row_set = found[0][0]
+    numbers = [s.number(i) for s, i, *_ in found if s is row_set]
+    more = f", and {len(found) - len(numbers)} of other sources" if len(found) > len(numbers) else ""
+    return f" ({row_set.unit} {listed(numbers)}{more})" if len(found) > 1 else ""
+
+
+def read_of(row_sets: list[RowSet], use: str) -> str:
+    """`400 held-out rows`, and whether that is all there are."""
+    mine = [s for s in row_sets if s.use == use]
+    kind = "training" if use == "train" else "held-out"
+    partly = " read (a large file is read in part)" if any(s.partly for s in mine) else ""
+    return f"{sum(len(s.rows) for s in mine)} {kind} rows{partly}"
+
+
+def near_copies(row_sets: list[RowSet], held_out: list) -> list[tuple[RowSet, int, str, float]]:
+    """(set, index, place of the training row most like it, Jaccard) of held-out rows with a near copy."""
+    targets = [shingles(text) if len(text := words(s.rows[i])) >= FEWEST else set() for s, i in held_out]
+    index: dict[tuple, list[int]] = {}
+    for n, target in enumerate(targets):
+        for shingle in target:
+            index.setdefault(shingle, []).append(n)
+    best: dict[int, tuple[float, str]] = {}
+    for row_set, i in _rows(row_sets, "train"):
+        text = words(row_set.rows[i])
+        if is_far(text, index):
+            continue
+        mine = shingles(text)
+        for n in candidates(mine, index):
+            common = len(mine & targets[n])
+            similarity = common / (len(mine) + len(targets[n]) - common)
+            if similarity >= NEAR and similarity > best.get(n, (0, ""))[0]:
+                best[n] = similarity, row_set.where(i)
+    return [(*held_out[n], where, similarity) for n, (similarity, where) in sorted(best.items())]
+
+
+def shingles(text: list[str]) -> set[tuple]:
+    """Every run of SHINGLE words; a shorter text is one run."""
+    if len(text) < SHINGLE:
+        return {tuple(text)} if text else set()
+    return set(zip(*(text[i:] for i in range(SHINGLE)), strict=False))
+
+
+def is_far(text: list[str], index: dict[tuple, list[int]]) -> bool:
+    """Whether fewer than half of PROBES shingles, spread over a long text, are in any target.
+
+    A near copy has NEAR of all its shingles there. Nearly every row is dismissed here, at a tenth of the cost
+    of looking at all of its shingles.
+    """
+    runs = len(text) - SHINGLE + 1
+    if runs <= PROBES:
+        return False
+    starts = range(0, runs, runs // PROBES)
+    return 2 * sum(tuple(text[i : i + SHINGLE]) in index for i in starts) < len(starts)
+
+
+def candidates(mine: set[tuple], index: dict[tuple, list[int]]) -> set[int]:
+    """All targets that can have a Jaccard similarity of NEAR or more with `mine`, and a few others.
+
+    Such a target has at least NEAR * |mine| of its shingles, so it has one of any |mine| - that + 1 of
+    them: it is enough to look up the rarest (prefix filtering: Chaudhuri et al., ICDE 2006).
+    """
+    known = [s for s in mine if s in index]
+    needed = math.ceil(NEAR * len(mine))
+    if not mine or len(known) < needed:
+        return set()
+    known.sort(key=lambda s: len(index[s]))
+    return {n for s in known[: len(known) - needed + 1] for n in index[s]}
+
+
+def _rows(row_sets: list[RowSet], use: str) -> Iterator[tuple[RowSet, int]]:
+    return ((s, i) for s in row_sets if s.use == use for i in range(len(s.rows)))

@@ -1,0 +1,110 @@
+"""Several texts in one row: does one see another, and was anything thrown away to make them fit?"""
+
+from typing import Any
+
+from ..finding import Finding
+
+DOCUMENT = 16  # tokens of each of the two documents that the probe packs
+
+
+def find_in_packing(trainer) -> list[Finding]:
+    """packing-leaks and packing-discards; nothing where rows hold one text each."""
+    args = trainer.args
+    packing = getattr(args, "packing", False)
+    return [*(_discards(trainer) if packing else []), *_leaks(trainer)]
+
+
+def _discards(trainer) -> list[Finding]:
+    """bfd cuts a text at max_length and throws the rest away; bfd_split keeps it as another text."""
+    args = trainer.args
+    if args.packing_strategy != "bfd":
+        return []
+    from .batch import end_ids
+
+    lengths = list(trainer.train_dataset["seq_lengths"])
+    # A text that was cut fills its row alone.
+    full = [i for i, row in enumerate(lengths) if row == [args.max_length]]
+    ends = end_ids(trainer)
+    cut = sum(not ends & set(ids[-2:]) for ids in trainer.train_dataset.select(full)["input_ids"])
+    if not cut:
+        return []
+    texts = sum(map(len, lengths))
+    says = f"packing cut {cut} of {texts} texts at train.max_length {args.max_length} and threw away"
+    fix = "raise train.max_length, or set packing_strategy: bfd_split"
+    return [Finding("packing-discards", "warning", f"{says} what was beyond", fix)]
+
+
+def _leaks(trainer) -> list[Finding]:
+    rows = two_documents(trainer.train_dataset, getattr(trainer, "padding_free", False))
+    if rows is None:
+        return []
+    change = change_behind_a_boundary(trainer, *rows)
+    # A masked token has weight 0 exactly; what is left is a kernel's own rounding.
+    if change is None or change < 1e-3:
+        return []
+    implementation = trainer.model.config._attn_implementation
+    says = f"packed texts see one another: changing one moves the next by {change:.1%} of its activations"
+    fix = f"set model.attn_implementation (now {implementation}) to one that keeps them apart, or do not pack"
+    return [Finding("packing-leaks", "error", says, fix)]
+
+
+def two_documents(dataset, padding_free: bool) -> tuple[list[dict[str, Any]], int, int] | None:
+    """(rows to collate, length of the first document, of the second), cut short; None where none is."""
+    columns = getattr(dataset, "column_names", None) or []
+    if "seq_lengths" in columns:
+        row = next((r for r in _first(dataset) if len(r["seq_lengths"]) > 1), None)
+        if row is None:
+            return None
+        first, second = row["seq_lengths"][:2]
+        a, b = min(first, DOCUMENT), min(second, DOCUMENT)
+        cut = {k: [*v[:a], *v[first : first + b]] for k, v in row.items() if _per_token(k, v, row)}
+        return [{**cut, "seq_lengths": [a, b]}], a, b
+    if not padding_free or "input_ids" not in columns or len(dataset) < 2:
+        return None
+    rows = [dataset[0], dataset[1]]
+    cut = [{k: v[:DOCUMENT] for k, v in row.items() if _per_token(k, v, row)} for row in rows]
+    return cut, *(len(row["input_ids"]) for row in cut)
+
+
+def _first(dataset, rows: int = 500):
+    return (dataset[i] for i in range(min(len(dataset), rows)))
+
+
+def _per_token(key: str, value, row: dict[str, Any]) -> bool:
+    return key != "seq_lengths" and isinstance(value, list) and len(value) == len(row["input_ids"])
+
+
+def change_behind_a_boundary(trainer, rows: list[dict], first: int, second: int) -> float | None:
+    """How far the second document's last hidden states move, relative to their size, when the first changes.
+
+    Measured in the trainer's own loss, with its own collator; None where the model cannot run here.
+    """
+    from .probe import can_run, language_model
+
+    model = language_model(trainer)
+    if not can_run(model):
+        return None
+    before = _hidden_states(trainer, model, rows, first, second)
+    changed = [dict(row) for row in rows]
+    vocabulary = model.config.get_text_config().vocab_size
+    ids = changed[0]["input_ids"]
+    changed[0]["input_ids"] = [(i + 7) % vocabulary for i in ids[:first]] + ids[first:]
+    after = _hidden_states(trainer, model, changed, first, second)
+    return ((after - before).abs().max() / before.abs().max().clamp(min=1e-12)).item()
+
+
+def _hidden_states(trainer, model, rows: list[dict], first: int, second: int):
+    """(second, width): the backbone's last hidden states of the second document, in the trainer's loss."""
+    from .batch import collate
+
+    seen = []
+    whole_model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    backbone = whole_model.base_model
+    hook = backbone.register_forward_hook(lambda module, inputs, output: seen.append(output[0].detach()))
+    try:
+        batch = collate(trainer, rows)
+        trainer.compute_loss(trainer.model, trainer._prepare_inputs(dict(batch)))
+    finally:
+        hook.remove()
+    width = seen[0].shape[-1]
+    return seen[0].reshape(-1, width)[first : first + second].float()

@@ -1,0 +1,159 @@
+"""Preference pairs and thumbs: replies that do not belong together, and sets that prefer the wrong thing."""
+
+import math
+
+from ..data.row_faults import REPLIES
+from ..finding import Finding
+from .overlap import content, numbers_of
+from .row_sets import RowSet
+
+# A model that is rewarded for length learns length. UltraFeedback's judge prefers the longer reply in some
+# 60 % of its pairs; beyond these bounds (share of pairs, ratio of mean lengths, sigmas of a sign test) length
+# alone predicts the preference.
+LONGER_SHARE, LONGER_RATIO, SIGMAS = 0.65, 1.1, 3.0
+# KTO (arXiv 2402.01306, section 4.2): desirable_weight * good : undesirable_weight * bad from 1:1 to 4:3.
+# A tenth of tolerance, so that 49 % of good replies is no finding.
+LEAST_RATIO, MOST_RATIO, TOLERANCE = 1.0, 4 / 3, 1.1
+
+
+def reply_fault(row: dict) -> tuple[str, str] | None:
+    """(code, detail) of what is wrong between the prompt and the replies of one sound row, or None."""
+    replies = {c: row[c] for c in REPLIES if c in row}
+    if not replies:
+        return None
+    prompt = row.get("prompt")
+    if "chosen" in row and row["chosen"] == row["rejected"]:
+        return "same-pair", "chosen and rejected are the same reply"
+    if fault := _format_fault(prompt, replies):
+        return "mixed-formats", fault
+    lists = {c: r for c, r in replies.items() if isinstance(r, list)}
+    if isinstance(prompt, list) and (again := [c for c in lists if lists[c][: len(prompt)] == prompt]):
+        return "prompt-repeated", f"{again[0]} begins with the prompt: the model would read it twice"
+    if not isinstance(prompt, list) and len(lists) == 2 and _asked(row["chosen"]) != _asked(row["rejected"]):
+        return "pair-prompts-differ", "chosen and rejected answer different prompts"
+    return None
+
+
+def _format_fault(prompt, replies: dict) -> str | None:
+    kinds = {c: "string" if isinstance(r, str) else "list of messages" for c, r in replies.items()}
+    if len(set(kinds.values())) > 1:
+        return " and ".join(f"{c} is a {kind}" for c, kind in kinds.items())
+    reply, kind = next(iter(kinds.items()))
+    if prompt is None or isinstance(prompt, str) == (kind == "string"):
+        return None
+    # Upstream reads the prompt from the messages that both replies of a pair begin with (TRL data_utils.py,
+    # maybe_extract_prompt), if they have any. It does not for single replies.
+    if len(replies) == 2 and kind != "string" and replies[reply][0].get("role") != "assistant":
+        return None
+    return f"prompt is a {'string' if isinstance(prompt, str) else 'list of messages'} and {reply} a {kind}"
+
+
+def _asked(messages: list[dict]) -> list[tuple]:
+    """What was said to the assistant."""
+    return [(m["role"], m.get("content")) for m in messages if m["role"] in ("system", "user")]
+
+
+def find_in_pairs(row_sets: list[RowSet]) -> list[Finding]:
+    """no-pairs, pair-conflict and length-bias of the training pairs."""
+    train = [(s, i) for s in row_sets if s.use == "train" for i in range(len(s.rows))]
+    pairs = [(s, i) for s, i in train if s.rows[i]["chosen"] != s.rows[i]["rejected"]]
+    if not pairs:
+        paths = ", ".join(dict.fromkeys(s.path for s, _ in train))
+        says, cure = "in every pair chosen equals rejected", "give pairs of two different replies"
+        return [Finding("no-pairs", "error", says, cure, paths)] if train else []
+    return [*_find_conflicts(pairs), *_find_length_bias(pairs)]
+
+
+def _find_conflicts(pairs: list[tuple[RowSet, int]]) -> list[Finding]:
+    seen: dict[str, str] = {}
+    found = []
+    for row_set, i in pairs:
+        row = row_set.rows[i]
+        swapped = content(row | {"chosen": row["rejected"], "rejected": row["chosen"]})
+        if swapped in seen:
+            found.append((row_set, i, seen[swapped]))
+        seen.setdefault(content(row), row_set.where(i))
+    if not found:
+        return []
+    row_set, i, other = found[0]
+    what = f"{len(found)} of {len(pairs)} pairs prefer what another rejects"
+    says = f"{what}{numbers_of(found)}; the first is against {other}"
+    return [Finding("pair-conflict", "warning", says, "keep one of the two", row_set.where(i))]
+
+
+def _find_length_bias(pairs: list[tuple[RowSet, int]]) -> list[Finding]:
+    rows = [s.rows[i] for s, i in pairs]
+    chosen, rejected = ([_length(row[c]) for row in rows] for c in ("chosen", "rejected"))
+    longer = sum(c > r for c, r in zip(chosen, rejected, strict=True))
+    shorter = sum(c < r for c, r in zip(chosen, rejected, strict=True))
+    unequal = longer + shorter
+    share = longer / unequal if unequal else 0.0
+    ratio = sum(chosen) / max(sum(rejected), 1)
+    # Of pairs without a bias, half have the longer reply chosen, with a standard deviation of sqrt(n) / 2.
+    certain = longer - unequal / 2 >= SIGMAS * math.sqrt(unequal) / 2
+    if share < LONGER_SHARE or ratio < LONGER_RATIO or not certain:
+        return []
+    n = len(pairs)
+    says = (
+        f"chosen is longer than rejected in {share:.0%} of {unequal} pairs of unequal length "
+        f"({sum(chosen) / n:.0f} against {sum(rejected) / n:.0f} characters on average)"
+    )
+    cure = "balance the lengths; in DPO, `loss_type: [sigmoid_norm]` compares per token"
+    return [Finding("length-bias", "warning", says, cure, ", ".join(dict.fromkeys(s.path for s, _ in pairs)))]
+
+
+def _length(reply) -> int:
+    """Characters of a reply, the prompt's messages left out."""
+    if isinstance(reply, str):
+        return len(reply)
+    return sum(len(m.get("content") or "") for m in reply if m["role"] == "assistant")
+
+
+def find_in_labels(train_config: dict, row_sets: list[RowSet]) -> list[Finding]:
+    """one-label, label-conflict and label-weights of the training rows; train_config: the `train` section."""
+    train = [(s, i) for s in row_sets if s.use == "train" for i in range(len(s.rows))]
+    labels = [s.rows[i]["label"] for s, i in train]
+    good, bad = labels.count(True), labels.count(False)
+    paths = ", ".join(dict.fromkeys(s.path for s, _ in train))
+    if labels and not (good and bad):
+        says = f"every label is {'true' if good else 'false'}"
+        return [Finding("one-label", "error", says, "KTO needs good and bad replies: give both", paths)]
+    return [*_find_label_conflicts(train), *_find_weights(good, bad, train_config, paths)] if labels else []
+
+
+def _find_label_conflicts(train: list[tuple[RowSet, int]]) -> list[Finding]:
+    seen: dict[str, tuple[bool, str]] = {}
+    found = []
+    for row_set, i in train:
+        row = row_set.rows[i]
+        key = content({k: v for k, v in row.items() if k != "label"})
+        label, where = seen.setdefault(key, (row["label"], row_set.where(i)))
+        if label != row["label"]:
+            found.append((row_set, i, where))
+    if not found:
+        return []
+    row_set, i, other = found[0]
+    what = f"{len(found)} of {len(train)} replies have the other label in an earlier row"
+    says = f"{what}{numbers_of(found)}; the first in {other}"
+    return [Finding("label-conflict", "warning", says, "keep one of the two", row_set.where(i))]
+
+
+def _find_weights(good: int, bad: int, train_config: dict, paths: str) -> list[Finding]:
+    weights = [train_config.get(f"{kind}_weight", 1.0) for kind in ("desirable", "undesirable")]
+    if min(weights) <= 0:
+        return []  # one side switched off: upstream's own business
+    ratio = weights[0] * good / (weights[1] * bad)
+    if LEAST_RATIO / TOLERANCE <= ratio <= MOST_RATIO * TOLERANCE:
+        return []
+    # The smaller side is raised, to the middle of the range.
+    middle = math.sqrt(LEAST_RATIO * MOST_RATIO)
+    raised = (
+        f"train.desirable_weight: {middle * bad / good:.2g}, undesirable_weight: 1.0"
+        if good < bad
+        else f"train.desirable_weight: 1.0, undesirable_weight: {good / bad / middle:.2g}"
+    )
+    says = (
+        f"{good} good and {bad} bad replies, weighted {weights[0]:g} and {weights[1]:g}, are {ratio:.2g}:1;"
+        " the method wants 1:1 to 4:3 (arXiv 2402.01306)"
+    )
+    return [Finding("label-weights", "warning", says, f"set {raised}", paths)]

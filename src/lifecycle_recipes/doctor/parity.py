@@ -1,0 +1,104 @@
+"""`lifecycle template`: does a model read at serving what it read in training, and can it stop?"""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..finding import Finding, refuse
+from . import vocabulary
+from .probes import GENERATION, QUESTION, control_tokens, render, turn_end, works_with
+from .template import (
+    broken,
+    find_in_bos,
+    find_in_mask,
+    find_no_turn_end,
+    find_other_prompt,
+    find_split_tokens,
+    find_stop_missing,
+    find_unlike,
+    missing_turns,
+    training_version,
+)
+from .tokens import find_changed, load, other_in_training, own_template, record_of
+
+
+@dataclass
+class Verdicts:
+    """lines: one for each promise. findings: what does not hold."""
+
+    lines: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+    def judge(self, promise: str, found: Finding | list[Finding] | None, detail: str = "") -> None:
+        """One line: whether a promise holds, and by what it was judged."""
+        found = found if isinstance(found, list) else [found] if found else []
+        self.findings += found
+        word = "FAIL" if any(f.severity == "error" for f in found) else "warn" if found else "ok"
+        self.lines.append(f"{word:<5} {promise}" + (f"    ({detail})" if detail else ""))
+
+    def note(self, line: str) -> None:
+        self.lines.append(f"note  {line}")
+
+
+def parity(path: str, template_file: str | None = None) -> tuple[str, list[Finding]]:
+    """Judge the chat template of a tokenizer, a model or a run: (a line for each promise, findings).
+
+    No weights are read. template_file: a template that is trained on, against the one that `path` serves with
+    (its own, if it has one). Raises Refusal: tokenizer-unreadable, missing-file, no-chat-template.
+    """
+    if template_file and not Path(template_file).is_file():
+        raise refuse("missing-file", "there is no such template", "name a .jinja file", template_file)
+    tokenizer = load(path)
+    given = Path(template_file).read_text(encoding="utf-8") if template_file else None
+    served = own_template(tokenizer) or given
+    if served is None:
+        fix = "give one with --template, or name a tokenizer that has one"
+        raise refuse("no-chat-template", "this tokenizer has no chat template", fix, path)
+    trained = given or (None if GENERATION.search(served) else training_version(served)) or served
+    where = template_file or path
+    digest = hashlib.sha256(served.encode()).hexdigest()[:12]
+    verdicts = Verdicts([f"{path}: chat template sha256 {digest}"])
+    if fault := broken(tokenizer, trained, where) or broken(tokenizer, served, path):
+        verdicts.judge("a question and an answer render", fault)
+    else:
+        _judge_renders(verdicts, tokenizer, path, where, (trained, served, bool(given)))
+        _judge_tokens(verdicts, tokenizer, path, where, trained)
+        for name in missing_turns(tokenizer, served):
+            verdicts.note(f"no {name}: the template refuses or drops it")
+    return "\n".join(verdicts.lines), verdicts.findings
+
+
+def _judge_renders(verdicts: Verdicts, tokenizer, path: str, where: str, templates) -> None:
+    trained, served, is_given = templates
+    found = None
+    if unlike := find_unlike(tokenizer, trained, tokenizer, served):
+        says = f"trained and served render differently: {unlike}"
+        found = Finding("template-differs", "error", says, "serve with the template of the training", where)
+        found = found if is_given else other_in_training(unlike, where)
+    detail = f"{len(works_with(tokenizer, trained))} conversations"
+    verdicts.judge("training render equals serving render", found, detail)
+    if record_of(path).get("template_sha256"):
+        verdicts.judge("the template is the one that its run saved", find_changed(path))
+    differs = find_other_prompt(tokenizer, trained, where)
+    verdicts.judge("the generation prompt is a prefix of the training render", differs)
+
+
+def _judge_tokens(verdicts: Verdicts, tokenizer, path: str, where: str, trained: str) -> None:
+    tokens = " ".join(control_tokens(tokenizer, trained))
+    verdicts.judge("every control token is one id", find_split_tokens(tokenizer, trained, where), tokens)
+    end = turn_end(tokenizer, trained)
+    verdicts.judge("a turn ends with a control token", find_no_turn_end(tokenizer, trained, where), end or "")
+    verdicts.judge("the stop token is trained", find_in_mask(tokenizer, trained, where))
+    stops = vocabulary.stop_ids(path)
+    if record_of(path).get("stage") == "pretrain":
+        verdicts.note("a base model: its sft stage makes the turn end the token that stops a reply")
+    elif stops or vocabulary.find_file(path, "config.json"):
+        missing = find_stop_missing(tokenizer, trained, stops, path)
+        verdicts.judge("the stop token is in generation_config.eos_token_id", missing)
+    else:
+        verdicts.note("no model beside this tokenizer: what ends a generation is not known")
+    bos = tokenizer.bos_token or "the tokenizer has none"
+    verdicts.judge("bos exactly once, or never", find_in_bos(tokenizer, trained, where), bos)
+    prompt = tokenizer(render(tokenizer, [QUESTION], trained, add_generation_prompt=True))["input_ids"]
+    if tokenizer.bos_token_id is not None and prompt[:2] == [tokenizer.bos_token_id] * 2:
+        verdicts.note("a server that tokenises the rendered text must pass add_special_tokens=False")

@@ -1,0 +1,50 @@
+"""Level 1, paths: strings that no file system can look up, found before anything tries to."""
+
+import os
+from collections.abc import Iterator
+
+from ..finding import Finding
+from ..recipe import RawRecipe
+from .settings import error, place
+
+KEYS = {
+    *("path", "output_dir", "model_name_or_path", "tokenizer", "chat_template", "chat_template_path"),
+    *("prompts", "rubric", "include_path", "against", "reward_model"),
+}
+LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes; Linux, limits.h
+
+
+def find_bad_paths(raw: RawRecipe) -> list[Finding]:
+    """bad-path for every path of the recipe that holds what no path can."""
+    return [
+        error("bad-path", f"{name} cannot be a path: {reason}", "name a file or directory", place(raw, name))
+        for name, value in _named(raw.values)
+        if (reason := _fault(value))
+    ]
+
+
+def _named(values: dict, at: str = "") -> Iterator[tuple[str, str]]:
+    """(`data.sources`, path) of every string under a key that holds a path."""
+    for key, value in values.items():
+        name = f"{at}.{key}" if at else str(key)
+        if isinstance(value, dict):
+            yield from _named(value, name)
+        elif isinstance(value, list):
+            for item in value:
+                yield from ((name, path) for _, path in (_named(item) if isinstance(item, dict) else ()))
+        elif key in KEYS and isinstance(value, str):
+            yield name, value
+
+
+def _fault(path: str) -> str:
+    try:
+        names = os.fsencode(path).split(b"/")
+    except UnicodeEncodeError:
+        return "it is not valid text"
+    if not path.strip():
+        return "it is empty"
+    if "\0" in path:
+        return "it holds a null character"
+    if len(os.fsencode(path)) > LONGEST_PATH or any(len(name) > LONGEST_NAME for name in names):
+        return f"it is {len(path)} characters long"
+    return ""

@@ -1,0 +1,91 @@
+"""Small forward passes of a built trainer's model that leave no trace in the run that follows."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def no_trace(trainer) -> Iterator[None]:
+    """Inside, random numbers may be drawn and models run in eval mode: both are as before afterwards."""
+    import random
+
+    import numpy as np
+    import torch
+
+    states = random.getstate(), np.random.get_state()
+    wrapped = getattr(trainer, "model_wrapped", None)  # DeepSpeed's engine has a mode of its own
+    modules = [m for m in (wrapped, trainer.model, getattr(trainer, "ref_model", None)) if m is not None]
+    modes = [(module, part, part.training) for module in modules for part in module.modules()]
+    metrics = getattr(trainer, "_metrics", None)
+    kept = {mode: dict(values) for mode, values in metrics.items()} if metrics is not None else None
+    try:
+        with torch.random.fork_rng(), torch.no_grad():
+            for module in modules:
+                module.eval()
+            yield
+    finally:
+        for _, part, training in modes:
+            part.training = training
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        if kept is not None:  # TRL averages what its losses note over the steps of one log
+            for mode, values in kept.items():
+                metrics[mode].clear()
+                metrics[mode].update(values)
+
+
+def can_run(model) -> bool:
+    """Whether a model that is not yet prepared for training runs here: no weight is elsewhere or in shards.
+
+    A forward over ZeRO-3's gathered shards, outside of its engine, breaks or hangs the training that follows.
+    """
+    return not any(p.device.type == "meta" or hasattr(p, "ds_id") for p in model.parameters())
+
+
+def prepared_model(trainer) -> Any:
+    """What runs the policy once it is prepared for training; None where that cannot be done (PPO, ZeRO-3).
+
+    Under ZeRO-3 that is the engine, which fetches the shards; elsewhere the bare model.
+    """
+    model = language_model(trainer)
+    if not any(hasattr(p, "ds_id") for p in model.parameters()):
+        return model
+    return None if hasattr(trainer, "reward_model") else trainer.model_wrapped
+
+
+def language_model(trainer) -> Any:
+    """The policy of a built trainer: its model, or the policy of PPO's pair of models."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    return getattr(model, "policy", model)
+
+
+def mean_log_probability(model, ids: Sequence[int]) -> float:
+    """Mean log-probability, in nats per token, that a causal LM gives ids[1:], each after those before it."""
+    import torch
+
+    device = next(model.parameters()).device
+    inputs = torch.tensor([list(ids)], device=device)
+    with torch.no_grad():
+        logits = model(input_ids=inputs, attention_mask=torch.ones_like(inputs), use_cache=False).logits
+    found = logits[0, :-1].float().log_softmax(-1).gather(-1, inputs[0, 1:, None])
+    return found.mean().item()
+
+
+def score(model, ids: Sequence[int]) -> float:
+    """The logit that a reward model gives the conversation `ids`."""
+    import torch
+
+    device = next(model.parameters()).device
+    inputs = torch.tensor([list(ids)], device=device)
+    with torch.no_grad():
+        logits = model(input_ids=inputs, attention_mask=torch.ones_like(inputs), use_cache=False).logits
+    return logits.reshape(-1)[0].float().item()
+
+
+def row_ids(row: dict[str, Any]) -> list[int]:
+    """The tokens of one row of a built dataset: a text, a prompt with its (chosen) reply, or a prompt."""
+    if "input_ids" in row:
+        return list(row["input_ids"])
+    reply = next((row[key] for key in ("chosen_ids", "completion_ids") if key in row), [])
+    return [*row.get("prompt_ids", []), *reply]

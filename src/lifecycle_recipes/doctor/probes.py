@@ -1,0 +1,141 @@
+"""Conversations that show what a chat template does, and how they are rendered. No torch of its own."""
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from os.path import commonprefix
+from typing import Any
+
+# What a template writes around the messages is told from them by these words, which no template contains.
+ASKED, SAID, AGAIN, ORDER = "quokka", "wombat", "numbat", "bilby"
+
+QUESTION = {"role": "user", "content": ASKED}
+ANSWER = {"role": "assistant", "content": SAID}
+SECOND = {"role": "user", "content": AGAIN}
+SYSTEM = {"role": "system", "content": ORDER}
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "lookup",
+            "description": "Look a word up.",
+            "parameters": {
+                "type": "object",
+                "properties": {"word": {"type": "string", "description": "the word"}},
+                "required": ["word"],
+            },
+        },
+    }
+]
+CALL = {
+    "role": "assistant",
+    "content": "",
+    "tool_calls": [
+        {"type": "function", "id": "abc123def", "function": {"name": "lookup", "arguments": {"word": ASKED}}}
+    ],
+}
+RESULT = {"role": "tool", "name": "lookup", "tool_call_id": "abc123def", "content": AGAIN}
+
+# Name -> (messages, tools). Every one ends with the assistant.
+CONVERSATIONS: dict[str, tuple[list[dict], list | None]] = {
+    "one turn": ([QUESTION, ANSWER], None),
+    "system message": ([SYSTEM, QUESTION, ANSWER], None),
+    "two turns": ([QUESTION, ANSWER, SECOND, ANSWER], None),
+    "tool call": ([QUESTION, CALL, RESULT, ANSWER], TOOLS),
+}
+OPTIONAL = ("system message", "tool call")  # a family may have no such turn
+
+GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+# Strings that a template means as one token. `<tool_call>` and `<think>` are markup, which may be spelt out.
+CONTROL = re.compile(
+    r"<\|[^|<>\s]{1,40}\|>|<｜[^｜<>]{1,40}｜>|</?s>|<(?:start|end)_of_turn>|<(?:bos|eos|pad)>"
+    r"|\[/?[A-Z]+(?:_[A-Z]+)*\]"
+)
+# Zephyr and Mistral 7B before v0.3 were trained with these spelt out: several tokens are right there.
+SPELT_OUT = frozenset(["<|system|>", "<|user|>", "<|assistant|>", "[INST]", "[/INST]"])
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """ids, and per token whether the template's generation markers hold it."""
+
+    ids: list[int]
+    trained: list[bool]
+
+
+def render(tokenizer, messages: list[dict], template: str | None = None, **options: Any) -> str:
+    """The text of a conversation. Raises what the template raises (jinja2.TemplateError, TypeError, ...)."""
+    return tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, **options)
+
+
+def render_all(tokenizer, conversations: list[list[dict]], template: str, mask: bool = True, **options: Any):
+    """A `Rendered` for each conversation, in one batch. mask: whether to look which tokens would train."""
+    batch = tokenizer.apply_chat_template(
+        conversations,
+        chat_template=template,
+        return_dict=True,
+        return_attention_mask=False,
+        return_assistant_tokens_mask=mask and bool(GENERATION.search(template)),
+        **options,
+    )
+    masks = batch.get("assistant_masks") or [[0] * len(ids) for ids in batch["input_ids"]]
+    return [
+        Rendered(ids, [bool(bit) for bit in bits])
+        for ids, bits in zip(batch["input_ids"], masks, strict=True)
+    ]
+
+
+def works_with(tokenizer, template: str) -> dict[str, tuple[list[dict], list | None]]:
+    """The conversations of CONVERSATIONS that a template takes, and does not drop a part of."""
+    taken = {}
+    for name, (messages, tools) in CONVERSATIONS.items():
+        try:
+            text = render(tokenizer, messages, template, tools=tools)
+        except Exception:  # a template is a program: it may raise anything
+            continue
+        wanted = {"system message": [ORDER, SAID], "tool call": ["lookup", '"word"', AGAIN, SAID]}
+        if all(word in text for word in wanted.get(name, [ASKED, SAID])):
+            taken[name] = (messages, tools)
+    return taken
+
+
+def control_tokens(tokenizer, template: str) -> list[str]:
+    """The control tokens that a template writes, in the order in which they first appear."""
+    words = re.compile("|".join((ASKED, SAID, AGAIN, ORDER)))
+    found: dict[str, None] = {}
+    special = special_tokens(tokenizer)
+    for messages, tools in works_with(tokenizer, template).values():
+        for prompt in (False, True):
+            part = messages[:-1] if prompt else messages
+            text = render(tokenizer, part, template, tools=tools, add_generation_prompt=prompt)
+            for piece in words.split(text):
+                hits = [*CONTROL.finditer(piece), *special.finditer(piece)]
+                found |= dict.fromkeys(hit.group() for hit in sorted(hits, key=lambda hit: hit.start()))
+    return list(found)
+
+
+def special_tokens(tokenizer):
+    """A pattern that finds the tokenizer's special tokens in a text, the longest first."""
+    # Llama 3 names its chat tokens in no list of special tokens; tokenizer.json alone says that they are.
+    added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return _alternatives(tuple(dict.fromkeys([*tokenizer.all_special_tokens, *added])))
+
+
+@lru_cache
+def _alternatives(tokens: tuple[str, ...]) -> re.Pattern:
+    longest_first = sorted(filter(None, tokens), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+
+
+def turn_end(tokenizer, template: str) -> str | None:
+    """The control token that the template writes first after an assistant's text; None if it writes none."""
+    whole = render(tokenizer, [QUESTION, ANSWER, SECOND], template)
+    between = whole.partition(SAID)[2].partition(AGAIN)[0]
+    # Some templates end a turn only when another follows; what opens that one is no end of this one.
+    opening = commonprefix([between[::-1], whole.partition(ASKED)[0][::-1]])
+    last = render(tokenizer, [QUESTION, ANSWER], template).partition(SAID)[2]
+    for tail in (between[: len(between) - len(opening)], last):
+        hits = [*CONTROL.finditer(tail), *special_tokens(tokenizer).finditer(tail)]
+        if hits:
+            return min(hits, key=lambda hit: hit.start()).group()
+    return None

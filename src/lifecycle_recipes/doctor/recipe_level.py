@@ -1,0 +1,27 @@
+"""Level 1: everything about a recipe and the files it names that shows in a second, without torch."""
+
+import errno
+
+from ..finding import Finding
+from ..recipe import RawRecipe
+from .files import find_in_files
+from .hub import find_in_hub
+from .machine import find_in_machine
+from .output import find_in_output
+from .paths import find_bad_paths
+from .settings import find_in_settings
+from .waivers import find_in_waivers
+
+
+def find_in_recipe(raw: RawRecipe) -> list[Finding]:
+    """Findings about the recipe's values, its files, the machine, the Hub's cache and output_dir."""
+    if bad := find_bad_paths(raw):
+        return bad  # nothing else could be looked up
+    parts = (find_in_waivers, find_in_settings, find_in_files, find_in_hub, find_in_machine, find_in_output)
+    try:
+        return [finding for part in parts for finding in part(raw)]
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        says = f"no file can have so long a name: {str(error.filename)[:60]}..."
+        return [Finding("bad-value", "error", says, "correct the path", raw.path)]

@@ -1,0 +1,173 @@
+"""The rows that a run will train and measure on, read before it starts: plain dicts, each with its place.
+
+The same columns, samples and splits as `data.sources.load_data`, without importing datasets for local files.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from ..data.config import DataConfig, Source, stage_columns
+from ..data.lines import check_local, empty_file, line_step, read_lines
+from ..data.row_faults import is_blank, why_left_out
+from ..data.sources import name_columns, read_hub, unreadable_file
+from ..data.split import sample, split
+from ..finding import Finding, Refusal
+
+# Of one source: a larger one is read in part, evenly spaced, and the findings say so.
+MOST_ROWS, MOST_BYTES = 100_000, 1 << 30
+
+
+@dataclass
+class RowSet:
+    """Rows of one source that serve one use, under our column names and in the order of training.
+
+    numbers: row numbers in the file, from 1. lines: line numbers instead, where the file has lines.
+    partly: the source has more rows than were read.
+    """
+
+    use: Literal["train", "eval"]
+    path: str
+    rows: Sequence[dict]
+    lines: list[int] | None = None
+    numbers: list[int] = field(default_factory=list)
+    partly: bool = False
+
+    def number(self, i: int) -> int:
+        """The line or row number of `rows[i]`, from 1."""
+        return (self.lines or self.numbers)[i] if self.lines or self.numbers else i + 1
+
+    def where(self, i: int) -> str:
+        """`file:line`, or `source, row N`, of `rows[i]`."""
+        return f"{self.path}:{self.number(i)}" if self.lines else f"{self.path}, row {self.number(i)}"
+
+    @property
+    def unit(self) -> str:
+        """What `number` counts: `lines` or `rows`."""
+        return "lines" if self.lines else "rows"
+
+    def pick(self, indices: Sequence[int], use: str) -> "RowSet":
+        """The rows at `indices`, in that order."""
+        lines = [self.lines[i] for i in indices] if self.lines else None
+        numbers = None if lines else [self.number(i) for i in indices]
+        rows = [self.rows[i] for i in indices]
+        return RowSet(use, self.path, rows, lines, numbers or [], self.partly)
+
+
+def read_row_sets(raw) -> tuple[list[RowSet], list[Finding]]:
+    """Row sets of every source of a RawRecipe, train first; what cannot be read gives findings instead.
+
+    With data.eval_fraction each source gives two sets, split as the run will split them.
+    """
+    if "data" not in raw.values:
+        return [], []
+    config = _config(raw.values["data"])
+    columns = stage_columns(raw.stage, raw.values)
+    sets, findings = [], []
+    for use, sources in (("train", config.sources), ("eval", config.eval_sources)):
+        for source in sources:
+            try:
+                row_set, found = _read(source, use, columns, config.seed)
+            except Refusal as refusal:
+                row_set, found = None, refusal.findings
+            sets += [row_set] if row_set else []
+            findings += [f for f in found if f not in findings]
+    if config.eval_fraction and not findings:
+        sets = _split(sets, config, raw)
+    return sets, findings
+
+
+def _config(values: dict) -> DataConfig:
+    sources, held_out = ([Source(**s) for s in values.get(k, [])] for k in ("sources", "eval_sources"))
+    return DataConfig(**values | {"sources": sources, "eval_sources": held_out})
+
+
+def _read(source: Source, use: str, columns, seed: int) -> tuple[RowSet, list[Finding]]:
+    rows, lines, partly, findings = _read_rows(source)
+    if not rows:
+        if not findings:
+            raise empty_file(source.path)
+        return RowSet(use, source.path, []), findings
+    # As Arrow sees a file: it has every column that any of its rows has.
+    has = list(dict.fromkeys(key for row in rows for key in row))
+    theirs = name_columns(source, *columns, has)
+    rows = [{ours: row.get(name) for ours, name in theirs.items()} for row in rows]
+    row_set = RowSet(use, source.path, rows, lines, partly=partly)
+    kept = [i for i, row in enumerate(row_set.rows) if not is_blank(row, columns[0])]
+    chosen = None if partly else sample(len(kept), source.max_rows, seed)
+    if chosen is not None:
+        kept = [kept[i] for i in chosen]
+    if len(kept) < len(row_set.rows):
+        row_set = row_set.pick(kept, use)
+    return row_set, findings
+
+
+def _read_rows(source: Source) -> tuple[list[dict], list[int] | None, bool, list[Finding]]:
+    """(rows, line numbers, whether there are more rows, findings) of one source."""
+    if not check_local(source.path):
+        rows, partly = _some(read_hub(source))
+        return rows, None, partly, []
+    path = Path(source.path)
+    try:
+        if path.suffix == ".parquet":
+            rows, partly = _read_parquet(path)
+        elif path.suffix == ".json" and (found := _read_json(path)) is not None:
+            rows, partly = found, False
+        else:
+            step = line_step(path, MOST_ROWS, MOST_BYTES)
+            rows, lines, findings = read_lines(path, step)
+            return rows, lines, step > 1, findings
+    except (OSError, ValueError) as error:
+        raise unreadable_file(error, source.path) from error
+    return rows, None, partly, []
+
+
+def _some(dataset) -> tuple[list[dict], bool]:
+    step = -(-len(dataset) // MOST_ROWS) or 1
+    if step > 1:
+        dataset = dataset.select(range(0, len(dataset), step))
+    return dataset.to_list(), step > 1
+
+
+def _read_parquet(path: Path) -> tuple[list[dict], bool]:
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path)
+    step = -(-len(table) // MOST_ROWS) or 1
+    if step > 1:
+        table = table.take(list(range(0, len(table), step)))
+    return table.to_pylist(), step > 1
+
+
+def _read_json(path: Path) -> list[dict] | None:
+    """The rows of one JSON document, a list of objects or an object of columns; None for JSON lines."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError:
+        return None
+    if isinstance(document, dict) and document and all(isinstance(v, list) for v in document.values()):
+        return [dict(zip(document, cells, strict=False)) for cells in zip(*document.values(), strict=False)]
+    rows = document if isinstance(document, list) else [document]
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError("a .json file holds a list of objects, or one object per line")
+    return rows
+
+
+def _split(sets: list[RowSet], config: DataConfig, raw) -> list[RowSet]:
+    """Every set split in two, as `load_data` splits the joined rows; what it leaves out stays in train."""
+    required = stage_columns(raw.stage, raw.values)[0]
+    owners, parts = [], {(use, id(s)): [] for use in ("train", "eval") for s in sets}
+    for row_set in sets:
+        for i, row in enumerate(row_set.rows):
+            if why_left_out(row, raw.allow, required):
+                parts["train", id(row_set)].append(i)
+            else:
+                owners.append((row_set, i))
+    for use, indices in zip(
+        ("train", "eval"), split(len(owners), config.eval_fraction, config.seed), strict=True
+    ):
+        for owner, i in (owners[index] for index in indices):
+            parts[use, id(owner)].append(i)
+    return [s.pick(parts[use, id(s)], use) for use in ("train", "eval") for s in sets if parts[use, id(s)]]

@@ -1,0 +1,65 @@
+"""Level 2, rows: what is wrong with the rows themselves, before a tokenizer or a model is loaded."""
+
+from ..data.config import stage_columns
+from ..data.row_faults import Faults, order_fault, row_fault
+from ..finding import Finding
+from .overlap import find_duplicates, find_overlap
+from .pair_rows import find_in_labels, find_in_pairs, reply_fault
+from .row_sets import RowSet, read_row_sets
+
+__all__ = ["RowSet", "find_in_rows", "read_row_sets", "sound_sets"]
+
+
+def find_in_rows(raw, row_sets: list[RowSet]) -> list[Finding]:
+    """All findings in the row sets of a RawRecipe: faulty rows first, then what is wrong with a whole set."""
+    findings = [finding for row_set in row_sets for finding in find_faults(raw, row_set)]
+    sound = sound_sets(raw, row_sets)
+    findings += find_nothing(raw, sound) if not findings else []
+    findings += find_duplicates(sound)
+    findings += find_overlap(sound)
+    if raw.stage in ("reward", "dpo"):
+        findings += find_in_pairs(sound)
+    if raw.stage == "kto":
+        findings += find_in_labels(raw.values["train"], sound)
+    return findings
+
+
+def find_nothing(raw, row_sets: list[RowSet]) -> list[Finding]:
+    """`no-rows` for a use whose sources hold no row that counts."""
+    uses = {"train": "data.sources", "eval": "data.eval_sources"}
+    empty = [
+        u for u in uses if (mine := [s for s in row_sets if s.use == u]) and not any(s.rows for s in mine)
+    ]
+    return [
+        Finding(
+            "no-rows",
+            "error",
+            f"no row is left to {use} on",
+            f"name a source with rows in {uses[use]}",
+            ", ".join(s.path for s in row_sets if s.use == use),
+        )
+        for use in empty
+    ]
+
+
+def find_faults(raw, row_set: RowSet) -> list[Finding]:
+    """One finding per kind of faulty row, at the first of them and with the numbers of the rest."""
+    required, _ = stage_columns(raw.stage, raw.values)
+    plain = raw.stage in ("pretrain", "tokenizer")  # rows of text hold no conversation
+    faults = Faults(row_set.unit)
+    for i, row in enumerate(row_set.rows):
+        fault = row_fault(row, required) or (None if plain else reply_fault(row) or order_fault(row))
+        if fault:
+            faults.add(*fault, row_set.where(i), row_set.number(i))
+    return faults.findings()
+
+
+def sound_sets(raw, row_sets: list[RowSet]) -> list[RowSet]:
+    """The row sets without the rows that cannot train: refused, or left out where the recipe allows that."""
+    required, _ = stage_columns(raw.stage, raw.values)
+    return [_sound(row_set, required) for row_set in row_sets]
+
+
+def _sound(row_set: RowSet, required: list[str]) -> RowSet:
+    kept = [i for i, row in enumerate(row_set.rows) if not row_fault(row, required)]
+    return row_set if len(kept) == len(row_set.rows) else row_set.pick(kept, row_set.use)

@@ -1,0 +1,104 @@
+"""What a training log says that its loss curve does not shout. No torch."""
+
+from statistics import median
+
+from ..finding import Finding, Refusal
+
+SPIKE, EARLIER = (
+    10,
+    5,
+)  # a gradient norm so many times the median of the logged ones, and of how many at least
+RISES = 3  # evaluations in a row whose loss is above the one before
+
+
+class LogSigns:
+    """Reads one log entry after the other; each sign is told once.
+
+    kl_bound: nats per reply, or None. zero_loss_is_fine: a hinge loss is 0 once every margin is wide enough.
+    """
+
+    def __init__(self, kl_bound: float | None = None, zero_loss_is_fine: bool = False):
+        self.kl_bound, self.zero_loss_is_fine = kl_bound, zero_loss_is_fine
+        self.norms: list[float] = []
+        self.eval_losses: list[float] = []
+        self.told: set[str] = set()
+
+    def see(self, logs: dict, step: int) -> list[Finding]:
+        """The findings that this entry of the log is the first to give."""
+        readers = (self._loss, self._norm, self._eval, self._kl)
+        found = [finding for read in readers for finding in read(logs, step)]
+        fresh = [finding for finding in found if finding.code not in self.told]
+        self.told |= {finding.code for finding in fresh}
+        return fresh
+
+    def _loss(self, logs: dict, step: int):
+        if logs.get("loss") == 0 and not self.zero_loss_is_fine:
+            says = f"the loss is exactly 0 at step {step}: nothing is learnt"
+            fix = "look at the batches with `lifecycle inspect`: are there trained tokens?"
+            yield Finding("zero-loss", "warning", says, fix)
+
+    def _norm(self, logs: dict, step: int):
+        norm = logs.get("grad_norm")
+        if norm is None:
+            return
+        usual = median(self.norms) if len(self.norms) >= EARLIER else None
+        self.norms.append(norm)
+        if usual and norm > SPIKE * usual:
+            says = (
+                f"the gradient norm is {norm:.3g} at step {step}, {norm / usual:.0f} times its median so far"
+            )
+            fix = "look at the loss from there on; a lower learning rate or train.max_grad_norm tames it"
+            yield Finding("gradient-spike", "warning", says, fix)
+
+    def _eval(self, logs: dict, step: int):
+        if "eval_loss" not in logs:
+            return
+        self.eval_losses.append(logs["eval_loss"])
+        last = self.eval_losses[-RISES - 1 :]
+        if len(last) > RISES and all(a < b for a, b in zip(last, last[1:], strict=False)):
+            says = f"the validation loss has risen {RISES} times in a row, to {last[-1]:.4g} at step {step}"
+            fix = f"the model forgets what it could: stop near its lowest ({min(self.eval_losses):.4g}), "
+            fix += "or set train.load_best_model_at_end"
+            yield Finding("eval-loss-rising", "warning", says, fix)
+
+    def _kl(self, logs: dict, step: int):
+        kl = logs.get("objective/kl")
+        if kl is not None and self.kl_bound is not None and kl > self.kl_bound:
+            says = f"KL to the parent is {kl:.3g} nats per reply at step {step}, past {self.kl_bound:.3g}"
+            fix = "raise train.kl_coef or lower train.learning_rate; the bound comes from the recipe's gate"
+            yield Finding("kl-past-bound", "warning", says, fix)
+
+
+def kl_bound(gate: list[str], reply_tokens: int | None) -> float | None:
+    """Nats per reply that the gate promises: `train_kl <= x`, or `kl <= x` (per token) for a whole reply."""
+    from ..gate import parse
+
+    found = []
+    for text in gate:
+        try:
+            line = parse(text)
+        except Refusal:
+            continue
+        if line.compare not in ("<", "<=") or line.change or not isinstance(line.term, float):
+            continue
+        if line.metric == "train_kl":
+            found.append(line.term)
+        elif line.metric == "kl" and reply_tokens:
+            found.append(line.term * reply_tokens)
+    return min(found, default=None)
+
+
+def find_reward_hacking(metrics: dict[str, float], prompts: int | None = None) -> list[Finding]:
+    """reward-hacking: the reward model likes the model more than its parent, the held-out rubric less."""
+    reward, against = metrics.get("reward"), metrics.get("reward_against")
+    rate = metrics.get("rubric_win_rate")
+    if reward is None or against is None or rate is None or reward <= against:
+        return []
+    # Two standard errors of a fair coin thrown once per prompt.
+    noise = 1 / prompts**0.5 if prompts else 0
+    if rate >= 0.5 - noise:
+        return []
+    says = f"reward rose from {against:.3g} to {reward:.3g}, but by the rubric the parent is better: "
+    says += f"win rate {rate:.2f}"
+    fix = "the reward model is being gamed: raise the KL weight, stop earlier, or train it on such replies"
+    return [Finding("reward-hacking", "warning", says, fix)]

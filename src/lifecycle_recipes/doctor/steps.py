@@ -1,0 +1,80 @@
+"""Will it train at all: optimizer steps, rows for a batch, weights that may move."""
+
+import math
+
+from ..finding import Finding
+
+
+def find_in_steps(trainer) -> list[Finding]:
+    """no-steps, rows-below-batch, one-packed-row, all-warmup and nothing-trainable."""
+    return [*_trainable(trainer), *(_ppo_steps(trainer) if is_ppo(trainer) else _steps(trainer))]
+
+
+def is_ppo(trainer) -> bool:
+    """PPO has its own loop: an update rolls out, scores and trains."""
+    return hasattr(trainer, "reward_model") and hasattr(trainer, "dataloader")
+
+
+def planned_steps(trainer) -> tuple[int, int]:
+    """(optimizer steps of the run, rows in one of them over all processes), as upstream counts them."""
+    args = trainer.args
+    shared = args.train_batch_size * trainer.accelerator.num_processes
+    accumulated = args.gradient_accumulation_steps
+    batches = len(trainer.train_dataset) / shared
+    batches = math.floor(batches) if args.dataloader_drop_last else math.ceil(batches)
+    if args.max_steps > 0:
+        return (args.max_steps if batches else 0), shared * accumulated
+    # transformers/trainer.py, set_initial_training_values
+    per_epoch = max(math.ceil(batches / accumulated), 1) if batches else 0
+    return math.ceil(args.num_train_epochs * per_epoch), shared * accumulated
+
+
+def _steps(trainer) -> list[Finding]:
+    args, rows = trainer.args, len(trainer.train_dataset)
+    steps, batch = planned_steps(trainer)
+    if not steps:
+        says = f"no optimizer step: {rows} rows, {batch} to a step, {args.num_train_epochs:g} epochs"
+        fix = "give it more rows, a smaller batch or more epochs"
+        if args.dataloader_drop_last:
+            fix += ", or leave out train.dataloader_drop_last"
+        return [Finding("no-steps", "error", says, fix)]
+    findings = []
+    packed = "seq_lengths" in (getattr(trainer.train_dataset, "column_names", None) or [])
+    if rows == 1 and packed:
+        documents = len(trainer.train_dataset[0]["seq_lengths"])
+        says = f"packing put all {documents} documents into one row: an epoch is a single step"
+        fix = "lower train.max_length (pretrain: text.block_size), turn packing off, or give it more rows"
+        findings.append(Finding("one-packed-row", "warning", says, fix))
+    elif rows < batch:
+        kind = "packed rows" if packed else "rows"
+        says = f"{rows} {kind} do not fill one batch of {batch} (all processes, accumulation included)"
+        fix = "lower train.per_device_train_batch_size or train.gradient_accumulation_steps, or add rows"
+        findings.append(Finding("rows-below-batch", "warning", says, fix))
+    warmup = args.get_warmup_steps(steps)
+    if warmup >= steps and args.lr_scheduler_type.value != "constant":
+        says = f"warm-up takes {warmup} steps, training only {steps}: train.learning_rate is never reached"
+        fix = "lower train.warmup_steps (0.1 is a tenth of all steps)"
+        findings.append(Finding("all-warmup", "warning", says, fix))
+    return findings
+
+
+def _ppo_steps(trainer) -> list[Finding]:
+    args, rows = trainer.args, len(trainer.train_dataset)
+    if not len(trainer.dataloader):
+        batch = args.local_batch_size * trainer.accelerator.num_processes
+        # Upstream drops a last batch that is not full and then looks for the next one for ever.
+        says = f"no update: {rows} prompts do not fill one batch of {batch}"
+        fix = "give it more prompts, or lower train.per_device_train_batch_size or num_mini_batches"
+        return [Finding("no-steps", "error", says, fix)]
+    if not args.num_total_batches:
+        says = f"no update: {args.total_episodes} episodes are less than one batch of {args.batch_size}"
+        return [Finding("no-steps", "error", says, "raise train.max_steps or train.total_episodes")]
+    return []
+
+
+def _trainable(trainer) -> list[Finding]:
+    if any(p.requires_grad for p in trainer.model.parameters()):
+        return []
+    says = f"none of the model's {sum(1 for _ in trainer.model.parameters())} weights is trainable"
+    fix = "give model.lora_target_modules layers that exist, or remove what freezes the model"
+    return [Finding("nothing-trainable", "error", says, fix)]

@@ -1,0 +1,133 @@
+"""The sums of an inspection in words: (name, lines) for the terminal and the page alike."""
+
+from .origin import places
+from .packing import change_behind_a_boundary, two_documents
+from .steps import is_ppo
+from .totals import Totals, quantiles
+
+SHOWN = 5  # dropped rows, named one by one
+
+
+def summarise(recipe, trainer, totals: Totals, run: dict, ends: set[int]) -> list[tuple[str, list[str]]]:
+    """In order: model, rows, sources, tokens, lengths, turn end, documents, steps.
+
+    run: what totals.steps returned. ends: ids that end a turn.
+    """
+    ledger = trainer.notes["data"]
+    lines = [
+        ("model", [f"{recipe_model(recipe)}, trained by {trainer_name(trainer)}"]),
+        ("rows", row_lines(ledger, totals)),
+        ("sources", source_lines(totals)),
+        ("tokens", token_lines(trainer, totals, run)),
+        ("lengths", length_lines(trainer, totals)),
+        ("turn end", end_lines(trainer, totals, ends)),
+        ("documents", document_lines(trainer, totals)),
+        ("steps", step_lines(trainer, totals, run)),
+    ]
+    return [(name, found) for name, found in lines if found]
+
+
+def recipe_model(recipe) -> str:
+    architecture = getattr(recipe, "architecture", None)
+    return f"a new {architecture.model_type}" if architecture else recipe.model.model_name_or_path
+
+
+def trainer_name(trainer) -> str:
+    """Upstream's class: ours only repair it."""
+    return next(c.__name__ for c in type(trainer).__mro__ if not c.__module__.startswith("lifecycle_recipes"))
+
+
+def row_lines(ledger: dict, totals: Totals) -> list[str]:
+    kept = ledger["rows_out"] - ledger["eval_rows"]
+    lines = [f"{ledger['rows_in']:,} read: {kept:,} to train on, {ledger['eval_rows']:,} held out"]
+    lines += [f"{rows:,} left out: {reason}" for reason, rows in ledger["left_out"].items()]
+    if totals.truncated:
+        share = totals.cut_tokens / max(totals.tokens + totals.cut_tokens, 1)
+        lines.append(f"{totals.truncated:,} truncated: {totals.cut_tokens:,} tokens lost ({share:.1%})")
+    lines += [f"dropped: {places([row])} ({row.tokens:,} tokens)" for row in totals.gone[:SHOWN]]
+    if len(totals.gone) > SHOWN:
+        lines.append(f"dropped: {len(totals.gone) - SHOWN:,} more")
+    if totals.labels:
+        lines.append(", ".join(f"{rows:,} {label}" for label, rows in sorted(totals.labels.items())))
+    return lines
+
+
+def source_lines(totals: Totals) -> list[str]:
+    if totals.unattributed == totals.documents:
+        lines = [f"{source.path}: {source.rows:,} rows" for source in totals.sources]
+        return [*lines, "their tokens cannot be told apart: rows are cut without regard to documents"]
+    every = max(sum(source.tokens for source in totals.sources), 1)
+    lines = [
+        f"{source.path}: {source.trained:,} of {source.rows:,} rows, {source.tokens:,} tokens"
+        f" ({source.tokens / every:.1%})"
+        for source in totals.sources
+    ]
+    if totals.unattributed:
+        why = "a large source is traced in part" if totals.partly else "their source is not known"
+        lines.append(f"{totals.unattributed:,} more rows or documents: {why}")
+    return lines
+
+
+def token_lines(trainer, totals: Totals, run: dict) -> list[str]:
+    lines = [f"{totals.tokens:,} in an epoch"]
+    if is_ppo(trainer):
+        lines[0] += (
+            f" of prompts; replies of up to {trainer.args.response_length} tokens are sampled, and trained"
+        )
+    elif totals.trained:
+        lines[0] += f", {totals.trained / totals.tokens:.1%} of them trained"
+    else:
+        lines[0] += "; a reward is read at the last one of each sequence"
+    lines.append(f"{run['padding']:.1%} padding in the first batches")
+    return lines
+
+
+def length_lines(trainer, totals: Totals) -> list[str]:
+    limit = getattr(trainer.args, "max_length", None) or getattr(trainer.data_collator, "block_size", None)
+    lines = []
+    for title, lengths in totals.lengths.items():
+        least, half, most, nearly, longest = quantiles(lengths)
+        name = f"{title}: " if title else ""
+        lines.append(
+            f"{name}shortest {least:,}, median {half:,}, 90 % within {most:,}, 99 % within {nearly:,}, "
+            f"longest {longest:,} tokens"
+        )
+    return lines + ([f"limit {limit:,}"] if limit else [])
+
+
+def end_lines(trainer, totals: Totals, ends: set[int]) -> list[str]:
+    name = trainer.processing_class.convert_ids_to_tokens
+    if is_ppo(trainer):
+        return [f"{name(trainer.stop_token_id)}: sampled replies stop there"]
+    verb = "trained" if totals.trained else "scored"
+    lines = [
+        f"{name(i)}: {verb} at the end of {n:,} of {totals.sequences:,} sequences"
+        for i, n in totals.ends.most_common()
+    ]
+    return lines or [f"none of {' '.join(map(name, sorted(ends)))} is {verb} at the end of any sequence"]
+
+
+def document_lines(trainer, totals: Totals) -> list[str]:
+    rows = two_documents(trainer.train_dataset, getattr(trainer, "padding_free", False))
+    if rows is None:
+        wrapped = getattr(trainer.args, "packing", False)
+        return ["run into one another: a row is cut where it is full"] if wrapped else ["one to a row"]
+    lines = [f"{totals.documents:,} in {totals.rows:,} rows"]
+    change = change_behind_a_boundary(trainer, *rows)
+    if change is not None:
+        verdict = "isolated" if change < 1e-3 else "NOT isolated"
+        lines.append(f"{verdict}: changing one moves the next by {change:.1%} of its activations")
+    return lines
+
+
+def step_lines(trainer, totals: Totals, run: dict) -> list[str]:
+    args, batch = trainer.args, run["global_batch"]
+    kind = "updates" if is_ppo(trainer) else "steps"
+    tokens = round(totals.tokens * batch / max(totals.rows, 1))
+    return [
+        f"{run['steps']:,} {kind}, {run['epochs']:.2f} epochs",
+        f"global batch {batch:,} rows: {args.per_device_train_batch_size} a process"
+        f" x {args.gradient_accumulation_steps} accumulated x {run['processes']} process"
+        + ("es" if run["processes"] > 1 else ""),
+        f"{tokens:,} tokens a step" + (" of prompts" if is_ppo(trainer) else ""),
+    ]

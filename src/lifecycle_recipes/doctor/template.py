@@ -1,0 +1,207 @@
+"""The contract of a chat template: what is trained is what is served, and a reply can end."""
+
+import importlib.util
+from pathlib import Path
+
+from ..finding import Finding
+from .probes import (
+    ANSWER,
+    ASKED,
+    CONVERSATIONS,
+    GENERATION,
+    OPTIONAL,
+    QUESTION,
+    SECOND,
+    SPELT_OUT,
+    control_tokens,
+    render,
+    render_all,
+    turn_end,
+    works_with,
+)
+
+MARKERS = "{% generation %}"
+
+
+def find_in_template(tokenizer, template: str, where: str, trained: bool = True) -> list[Finding]:
+    """What is wrong with a template and the tokenizer that will render it.
+
+    trained: the loss is taken from the generation markers (the sft stage). where: what to name.
+    Codes: bad-template, no-generation-markers, eos-untrained, no-turn-end, control-token-split,
+    generation-prompt-differs, double-bos, no-bos.
+    """
+    if fault := broken(tokenizer, template, where):
+        return [fault]
+    found = [
+        *(find_in_mask(tokenizer, template, where) if trained else []),
+        find_no_turn_end(tokenizer, template, where),
+        find_split_tokens(tokenizer, template, where),
+        find_other_prompt(tokenizer, template, where),
+        find_in_bos(tokenizer, template, where),
+    ]
+    return [finding for finding in found if finding]
+
+
+def broken(tokenizer, template: str, where: str) -> Finding | None:
+    """bad-template where a plain exchange does not render, or renders without its text."""
+    try:
+        text = render(tokenizer, [QUESTION, ANSWER], template)
+    except Exception as error:
+        line = f":{error.lineno}" if getattr(error, "lineno", None) and Path(where).is_file() else ""
+        says = f"the chat template fails on one question and one answer: {' '.join(str(error).split())}"
+        return Finding("bad-template", "error", says, "repair it, or name another template", where + line)
+    missing = [message["role"] for message in (QUESTION, ANSWER) if message["content"] not in text]
+    if missing:
+        says = f"the chat template leaves out what the {' and the '.join(missing)} said"
+        return Finding("bad-template", "error", says, "repair it, or name another template", where)
+    return None
+
+
+def find_in_mask(tokenizer, template: str, where: str) -> list[Finding]:
+    """no-generation-markers; eos-untrained, where the turn end lies outside of them."""
+    if not GENERATION.search(template):
+        says = f"the chat template has no {MARKERS} markers: which tokens are the assistant's is not known"
+        fix = (
+            "set train.chat_template_path to a template of chat_templates/, "
+            f"or put {MARKERS} and {{% endgeneration %}} around what the assistant says"
+        )
+        return [Finding("no-generation-markers", "error", says, fix, where)]
+    # Followed by a question: some templates write the end of a turn with the message after it.
+    seen = render_all(tokenizer, [[QUESTION, ANSWER, SECOND]], template)[0]
+    end = turn_end(tokenizer, template)
+    last = [token for token, is_trained in zip(seen.ids, seen.trained, strict=True) if is_trained]
+    if not last:
+        says = f"nothing stands between the {MARKERS} markers of the chat template"
+        fix = "put the assistant's content and its turn end between them"
+        return [Finding("no-generation-markers", "error", says, fix, where)]
+    if end and end not in tokenizer.decode(last):
+        says = f"the turn end {end} is outside the {MARKERS} markers: the model never learns to stop"
+        return [
+            Finding("eos-untrained", "error", says, "close the markers behind it: {% endgeneration %}", where)
+        ]
+    return []
+
+
+def find_no_turn_end(tokenizer, template: str, where: str) -> Finding | None:
+    if turn_end(tokenizer, template):
+        return None
+    says = (
+        "the chat template writes no control token after a reply: nothing tells a model, or a server, to stop"
+    )
+    return Finding("no-turn-end", "error", says, "write eos_token or a token such as <|im_end|> there", where)
+
+
+def find_split_tokens(tokenizer, template: str, where: str) -> Finding | None:
+    """control-token-split: a control token that the tokenizer spells with several tokens."""
+    split = {
+        token: len(ids)
+        for token in control_tokens(tokenizer, template)
+        if token not in SPELT_OUT and len(ids := tokenizer(token, add_special_tokens=False)["input_ids"]) != 1
+    }
+    if not split:
+        return None
+    listed = ", ".join(f"{token} ({pieces} tokens)" for token, pieces in split.items())
+    says = f"not in the vocabulary as one token: {listed}"
+    fix = (
+        "use the template of this model's family, or name in train.chat_template_path "
+        "a tokenizer that has these tokens: they are then added"
+    )
+    return Finding("control-token-split", "error", says, fix, where)
+
+
+def find_other_prompt(tokenizer, template: str, where: str) -> Finding | None:
+    """generation-prompt-differs: what is served before a reply is not what stood before it in training."""
+    for name, (messages, tools) in works_with(tokenizer, template).items():
+        for end in [i for i, message in enumerate(messages) if message["role"] == "assistant"]:
+            prompt = render(tokenizer, messages[:end], template, tools=tools, add_generation_prompt=True)
+            whole = render(tokenizer, messages, template, tools=tools)
+            if whole.startswith(prompt):
+                continue
+            says = (
+                "a reply is served after other text than it was trained after "
+                f"({name}, message {end + 1}): {first_difference(prompt, whole)}"
+            )
+            fix = (
+                "make the template write a message the same whatever follows, "
+                "and end the generation prompt where the reply starts"
+            )
+            return Finding("generation-prompt-differs", "error", says, fix, where)
+    return None
+
+
+def find_in_bos(tokenizer, template: str, where: str) -> Finding | None:
+    """double-bos; no-bos, a warning, where text alone gets one and a conversation does not."""
+    bos = tokenizer.bos_token_id
+    if bos is None:
+        return None
+    ids = render_all(tokenizer, [[QUESTION, ANSWER]], template)[0].ids
+    leading = next((i for i, token in enumerate(ids) if token != bos), len(ids))
+    if leading > 1:
+        says = f"a conversation starts with {leading} times {tokenizer.bos_token}"
+        return Finding("double-bos", "error", says, "write bos_token once in the template", where)
+    if leading == 0 and tokenizer(ASKED)["input_ids"][:1] == [bos]:
+        says = f"the tokenizer opens a text with {tokenizer.bos_token}, the chat template no conversation"
+        return Finding("no-bos", "warning", says, "start the template with {{- bos_token }}", where)
+    return None
+
+
+def find_stop_missing(tokenizer, template: str, stops: set[int], where: str) -> Finding | None:
+    """stop-token-missing: generation would run past the turn end. stops: ids of generation_config and eos."""
+    end = turn_end(tokenizer, template)
+    if end is None or tokenizer.convert_tokens_to_ids(end) in stops:
+        return None
+    known = ", ".join(tokenizer.convert_ids_to_tokens(sorted(stops))) or "nothing"
+    says = f"a turn ends with {end}, but generation stops at {known}"
+    fix = f"add {end} to eos_token_id in generation_config.json"
+    return Finding("stop-token-missing", "error", says, fix, where)
+
+
+def find_unlike(tokenizer, ours: str, theirs, their_template: str) -> str | None:
+    """What two templates render differently, in words; None where they agree on every conversation of both.
+
+    theirs: the tokenizer that their_template is rendered with.
+    """
+    if ours == their_template:
+        return None
+    for name, (messages, tools) in CONVERSATIONS.items():
+        for prompt in (False, True):
+            part = messages[:-1] if prompt else messages
+            texts = []
+            for tok, template in ((tokenizer, ours), (theirs, their_template)):
+                try:
+                    texts.append(render(tok, part, template, tools=tools, add_generation_prompt=prompt))
+                except Exception:
+                    texts.append(None)
+            # A turn that only one family has is met when a row has it (bad-template, at that row).
+            if None in texts or texts[0] == texts[1]:
+                continue
+            return f"{name}{', generation prompt' if prompt else ''}: {first_difference(*texts)}"
+    return None
+
+
+def first_difference(one: str, other: str) -> str:
+    """`'...a' against '...b'`, some characters around where two texts part."""
+    at = next(
+        (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )
+    start = max(0, at - 24)
+    return f"{one[start : at + 24]!r} against {other[start : at + 24]!r}"
+
+
+def training_version(template: str) -> str | None:
+    """TRL's version with markers of a template that it knows by its text; None for any other.
+
+    trl.chat_template_utils.get_training_chat_template compares the same files; importing it takes seconds.
+    """
+    spec = importlib.util.find_spec("trl")
+    for folder in spec.submodule_search_locations or [] if spec else []:
+        for file in sorted((Path(folder) / "chat_templates").glob("*_training.jinja")):
+            original = file.with_name(file.name.replace("_training", ""))
+            if original.is_file() and original.read_text(encoding="utf-8") == template:
+                return file.read_text(encoding="utf-8")
+    return None
+
+
+def missing_turns(tokenizer, template: str) -> list[str]:
+    """The optional kinds of turn that a template refuses or drops."""
+    return [name for name in OPTIONAL if name not in works_with(tokenizer, template)]

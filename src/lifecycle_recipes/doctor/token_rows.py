@@ -1,0 +1,217 @@
+"""Level 2, tokens of the rows: how long they are, which tokens would train, and what hides in their text."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+
+from ..data.row_faults import row_fault
+from ..finding import Finding, Refusal, refuse
+from .probes import render_all, special_tokens
+from .row_sets import RowSet
+
+# Beyond either, rows are taken at even distances: their shares are as good, and the answer comes in seconds.
+MOST_ROWS, MOST_CHARACTERS = 10_000, 8_000_000
+BATCH = 256
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Length:
+    """Tokens of one row as its stage renders it.
+
+    prompt: tokens before the reply, the generation prompt included. whole: with the longest reply.
+    first, last: of the tokens that the loss covers, counted from 0; None where it covers none.
+    """
+
+    where: str
+    number: int
+    prompt: int
+    whole: int
+    first: int | None = None
+    last: int | None = None
+
+
+@dataclass
+class Sample:
+    """Rows of one use that were looked at; `total` of them there are."""
+
+    places: list[tuple[RowSet, int]]
+    total: int
+
+    @property
+    def of(self) -> str:
+        """`8000 rows`, or how many of them were looked at."""
+        looked = len(self.places)
+        return f"{self.total} rows" if looked == self.total else f"{looked} sampled rows of {self.total}"
+
+
+def take(row_sets: list[RowSet], use: str, columns: list[str]) -> Sample:
+    """The rows of `use` that can train, all of them or an even sample (MOST_ROWS, MOST_CHARACTERS).
+
+    columns: those that the stage requires.
+    """
+    places = [(s, i) for s in row_sets if s.use == use for i in range(len(s.rows))]
+    places = [(s, i) for s, i in places if row_fault(s.rows[i], columns) is None]
+    total = len(places)
+    if not places:
+        return Sample([], 0)
+    probe = places[:: max(1, total // 200)]
+    characters = sum(len(str(s.rows[i])) for s, i in probe) / len(probe)
+    most = max(1, min(MOST_ROWS, int(MOST_CHARACTERS / max(characters, 1))))
+    step = -(-total // most)
+    return Sample(places[::step], total)
+
+
+def measure(tokenizer, template: str | None, sample: Sample, stage: str) -> list[Length]:
+    """A `Length` for each row of the sample. Raises Refusal template-rejects-row at the first such row."""
+    lengths = []
+    for start in range(0, len(sample.places), BATCH):
+        places = sample.places[start : start + BATCH]
+        for text, group in groupby(places, key=lambda place: is_text(place[0].rows[place[1]])):
+            measured = _measure_texts if text else _measure_chats
+            lengths += measured(tokenizer, template, list(group), stage)
+    return lengths
+
+
+def is_text(row: dict) -> bool:
+    """Whether a row is plain text, not a conversation."""
+    value = next((row[c] for c in ("messages", "chosen", "completion", "prompt") if c in row), None)
+    return isinstance(value, str)
+
+
+def _replies(row: dict) -> list:
+    """The replies of a row that has any beside its prompt."""
+    return [row[column] for column in ("chosen", "rejected", "completion") if column in row]
+
+
+def _measure_texts(tokenizer, template, places, stage) -> Iterator[Length]:
+    rows = [s.rows[i] for s, i in places]
+    prompts = tokenizer([row.get("prompt") or "" for row in rows])["input_ids"]
+    wholes = [
+        max(len(ids) for ids in tokenizer([(row.get("prompt") or "") + r for r in replies])["input_ids"])
+        if (replies := _replies(row))
+        else len(prompt)
+        for row, prompt in zip(rows, prompts, strict=True)
+    ]
+    for (row_set, i), prompt, whole in zip(places, prompts, wholes, strict=True):
+        yield Length(row_set.where(i), row_set.number(i), len(prompt), whole)
+
+
+def _measure_chats(tokenizer, template, places, stage) -> Iterator[Length]:
+    rows = [s.rows[i] for s, i in places]
+    if stage == "sft":
+        rendered = _render(tokenizer, template, places, [row["messages"] for row in rows], mask=True)
+        for (row_set, i), seen in zip(places, rendered, strict=True):
+            trained = [k for k, is_trained in enumerate(seen.trained) if is_trained]
+            ends = (trained[0], trained[-1]) if trained else (None, None)
+            yield Length(row_set.where(i), row_set.number(i), 0, len(seen.ids), *ends)
+        return
+    given = [row.get("prompt") or [] for row in rows]
+    # Where only the replies are given, upstream takes what they share as the prompt.
+    asked = [p or _shared(row) for p, row in zip(given, rows, strict=True)]
+    prompts = _render(tokenizer, template, places, asked, add_generation_prompt=True)
+    sides = list(
+        zip(
+            *([p + reply for reply in _replies(row)] for p, row in zip(given, rows, strict=True)), strict=True
+        )
+    )
+    wholes = [_render(tokenizer, template, places, list(side)) for side in sides]
+    for k, ((row_set, i), prompt) in enumerate(zip(places, prompts, strict=True)):
+        whole = max([len(side[k].ids) for side in wholes], default=len(prompt.ids))
+        yield Length(row_set.where(i), row_set.number(i), len(prompt.ids), whole)
+
+
+def _shared(row: dict) -> list:
+    """The messages that chosen and rejected begin with, short of their last ones."""
+    chosen, rejected = row["chosen"], row["rejected"]
+    n = next((k for k, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), len(chosen) - 1)
+    return chosen[: max(n, 1)]
+
+
+def _render(tokenizer, template, places, conversations, mask: bool = False, **options):
+    """`render_all`, the rows with tools one by one; refuses with the row that the template does not take."""
+    tools = [_tools(row_set.rows[i]) for row_set, i in places]
+    options["mask"] = mask
+    try:
+        if not any(tools):
+            return render_all(tokenizer, conversations, template, **options)
+        return [
+            render_all(tokenizer, [conversation], template, tools=own, **options)[0]
+            for conversation, own in zip(conversations, tools, strict=True)
+        ]
+    except Exception as error:
+        raise _rejected(tokenizer, template, places, conversations, tools, options) from error
+
+
+def _tools(row: dict) -> list | None:
+    tools = row.get("tools")
+    return (json.loads(tools) if isinstance(tools, str) else tools) or None
+
+
+def _rejected(tokenizer, template, places, conversations, tools, options) -> Refusal:
+    for (row_set, i), conversation, own in zip(places, conversations, tools, strict=True):
+        try:
+            render_all(tokenizer, [conversation], template, tools=own, **options)
+        except Exception as error:
+            says = f"the chat template does not take this row: {' '.join(str(error).split())}"
+            return refuse(
+                "template-rejects-row", says, "repair the row, or use another template", row_set.where(i)
+            )
+    raise RuntimeError("a batch of rows failed to render, but none of them alone")
+
+
+def find_smuggled(tokenizer, samples: list[Sample]) -> list[Finding]:
+    """control-token-in-text: rows whose own text holds a special token, which the tokenizer reads as one."""
+    pattern = special_tokens(tokenizer)
+    hits = [
+        (row_set, i, hit.group())
+        for sample in samples
+        for row_set, i in sample.places
+        if (hit := pattern.search("\n".join(_texts(row_set.rows[i]))))
+    ]
+    if not hits:
+        return []
+    row_set, i, token = hits[0]
+    tokens = ", ".join(dict.fromkeys(hit[2] for hit in hits))
+    rows = listed([(s.where(i), s.number(i)) for s, i, _ in hits])
+    says = f"text that the tokenizer reads as control tokens ({tokens}): {rows}"
+    fix = "take it out of the text, or write it with a space inside"
+    return [Finding("control-token-in-text", "error", says, fix, row_set.where(i))]
+
+
+def _texts(value) -> Iterator[str]:
+    """Every string in a row but the names of roles and types."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if key not in ("role", "type"):
+                yield from _texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+
+
+def find_second_bos(tokenizer, samples: list[Sample]) -> list[Finding]:
+    """double-bos: text rows that bring the bos which the tokenizer adds as well."""
+    bos = tokenizer.bos_token
+    if bos is None or tokenizer("a")["input_ids"][:1] != [tokenizer.bos_token_id]:
+        return []
+    hits = [
+        (row_set.where(i), row_set.number(i))
+        for sample in samples
+        for row_set, i in sample.places
+        if any(isinstance(v, str) and v.startswith(bos) for v in row_set.rows[i].values())
+    ]
+    if not hits:
+        return []
+    says = f"the text starts with {bos}, and the tokenizer adds another: {listed(hits)}"
+    return [Finding("double-bos", "error", says, f"take {bos} out of the rows", hits[0][0])]
+
+
+def listed(hits: list[tuple[str, int]]) -> str:
+    """`3 rows (4, 9, 11)`; the first five are named."""
+    named = ", ".join(str(number) for _, number in hits[:SHOWN])
+    more = f" and {len(hits) - SHOWN} more" if len(hits) > SHOWN else ""
+    return f"{len(hits)} row{'s' if len(hits) > 1 else ''} ({named}{more})"

@@ -1,0 +1,252 @@
+"""Level 2, tokens: what tokenizer, chat template and length limits make of the rows. No weights."""
+
+from pathlib import Path
+
+from ..data.config import stage_columns
+from ..finding import Finding, Refusal, refuse
+from ..parents import hash_file, is_local
+from ..record_file import RUN_FILE, read_record
+from . import vocabulary
+from .cuts import find_cuts
+from .probes import GENERATION, control_tokens, turn_end
+from .row_sets import RowSet
+from .template import find_in_template, find_stop_missing, find_unlike, training_version
+from .token_rows import Sample, find_second_bos, find_smuggled, is_text, measure, take
+
+# Their parents have been trained on a template; a base model may ship one that it never saw.
+CHAT_STAGES = ("sft", "dpo", "kto", "ppo")
+
+
+def find_in_tokens(raw, row_sets: list[RowSet]) -> list[Finding]:
+    """Everything found in a RawRecipe's tokenizer, its template and the tokens of its rows, errors first.
+
+    Codes: those of template.py, vocabulary.py, token_rows.py and cuts.py, and tokenizer-unreadable,
+    no-chat-template, template-differs, template-changed, training-template-differs, pad-is-turn-end, no-eos.
+    """
+    try:
+        if raw.stage == "tokenizer":
+            found = find_in_tokenizer_recipe(raw)
+        elif raw.stage == "pretrain":
+            found = find_in_text(raw, row_sets)
+        else:
+            found = find_in_chat(raw, row_sets)
+    except Refusal as refusal:
+        found = refusal.findings
+    return sorted(found, key=lambda finding: finding.severity)  # "error" before "warning"; stable
+
+
+def find_in_text(raw, row_sets: list[RowSet]) -> list[Finding]:
+    """Pretraining: documents get bos and eos around them, once."""
+    start = (raw.values.get("model") or {}).get("model_name_or_path")
+    path = start or raw.values["architecture"]["tokenizer"]
+    revision = (raw.values.get("model") or {}).get("model_revision")
+    tokenizer = load(path, revision)
+    if tokenizer.eos_token_id is None:
+        says = "the tokenizer has no eos_token: the model would never learn to stop"
+        return [Finding("no-eos", "error", says, "set one", path)]
+    used = {i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None}
+    beyond = vocabulary.find_beyond_embedding(tokenizer, used, path, revision) if start else []
+    return [*beyond, *find_smuggled(tokenizer, samples(raw, row_sets))]
+
+
+def find_in_chat(raw, row_sets: list[RowSet]) -> list[Finding]:
+    model = raw.values["model"]
+    path, revision = model["model_name_or_path"], model.get("model_revision")
+    tokenizer = load(path, revision)
+    parents_own = own_template(tokenizer)
+    template, where = recipe_template(raw, tokenizer, parents_own)
+    train, held_out = samples(raw, row_sets)
+    if all(is_text(row_set.rows[i]) for row_set, i in train.places[:1]) and train.places:
+        found = [*find_smuggled(tokenizer, [train, held_out]), *find_second_bos(tokenizer, [train, held_out])]
+        return found + find_cuts(raw, measure(tokenizer, None, train, raw.stage), train, _positions(raw))
+    if template is None:
+        fix = "set train.chat_template_path to a template of chat_templates/"
+        if raw.stage not in ("sft", "reward"):
+            fix = "start from an sft run, or from a model that has one"
+        raise refuse("no-chat-template", "the parent's tokenizer has no chat template", fix, path)
+    if raw.stage == "sft" and not GENERATION.search(template) and (other := training_version(template)):
+        unlike = find_unlike(tokenizer, other, tokenizer, template)
+        found = [other_in_training(unlike, where)] if unlike else []
+        trained_on = other
+    else:
+        found, trained_on = [], template
+    found += find_in_template(tokenizer, trained_on, where, trained=raw.stage == "sft")
+    if any(finding.severity == "error" for finding in found):
+        return found  # what follows would only repeat it, row by row
+    tokens = control_tokens(tokenizer, trained_on)
+    ids = set(tokenizer.convert_tokens_to_ids(tokens))
+    if not adds_tokens(raw):
+        found += vocabulary.find_beyond_embedding(tokenizer, ids, path, revision)
+        found += vocabulary.find_untrained(raw, tokenizer, tokens)
+    found += find_other_templates(raw, tokenizer, template, parents_own, where)
+    found += find_in_ends(raw, tokenizer, trained_on, path, revision)
+    found += find_smuggled(tokenizer, [train, held_out])
+    return found + find_cuts(raw, measure(tokenizer, trained_on, train, raw.stage), train, _positions(raw))
+
+
+def samples(raw, row_sets: list[RowSet]) -> list[Sample]:
+    """The rows to look at: to train on, and to measure on."""
+    required, _ = stage_columns(raw.stage, raw.values)
+    return [take(row_sets, use, required) for use in ("train", "eval")]
+
+
+def load(path: str, revision: str | None = None):
+    """The tokenizer at `path`. Raises Refusal parent-no-tokenizer, tokenizer-unreadable."""
+    from transformers import AutoTokenizer
+
+    if is_local(path) and not (Path(path) / "tokenizer_config.json").is_file():
+        raise refuse("parent-no-tokenizer", "no tokenizer here", "name a run that saved one", path)
+    try:
+        return AutoTokenizer.from_pretrained(path, revision=revision or "main")
+    except Exception as error:
+        says = f"the tokenizer cannot be loaded: {' '.join(str(error).split())[:300]}"
+        fix = "name a directory or an id that holds one; while offline it must be in the Hub's cache"
+        raise refuse("tokenizer-unreadable", says, fix, path) from error
+
+
+def own_template(tokenizer) -> str | None:
+    """The template that apply_chat_template uses (a tokenizer may have several); None without one."""
+    if not tokenizer.chat_template:
+        return None
+    try:
+        return tokenizer.get_chat_template()
+    except ValueError:
+        return None
+
+
+def recipe_template(raw, tokenizer, parents_own: str | None) -> tuple[str | None, str]:
+    """(template, where it stands): a file's or another tokenizer's by the recipe, or the parent's.
+
+    Tokens that another tokenizer brings along are added to `tokenizer`, as upstream will.
+    """
+    path = raw.values["train"].get("chat_template_path")
+    if not path:
+        return parents_own, raw.values["model"]["model_name_or_path"]
+    if Path(path).is_file() and path.endswith((".jinja", ".j2")):
+        return Path(path).read_text(encoding="utf-8"), path
+    other = load(path)
+    tokenizer.add_tokens([t for t in other.added_tokens_decoder.values() if t.content not in tokenizer.vocab])
+    tokenizer.eos_token = other.eos_token
+    return own_template(other), path
+
+
+def adds_tokens(raw) -> bool:
+    """Whether upstream will add another tokenizer's tokens, and rows to the embedding for them."""
+    path = raw.values["train"].get("chat_template_path")
+    return bool(path) and not Path(path).is_file()
+
+
+def other_in_training(unlike: str, where: str) -> Finding:
+    """training-template-differs; unlike: the words of `find_unlike`."""
+    says = (
+        f"the template has no markers; TRL trains on its own version, which is not what is served: {unlike}"
+    )
+    fix = "set train.chat_template_path to a template of chat_templates/: it is saved with the model"
+    return Finding("training-template-differs", "warning", says, fix, where)
+
+
+def find_other_templates(raw, tokenizer, template: str, parents_own: str | None, where: str) -> list[Finding]:
+    """template-differs, template-changed: a chain renders its conversations in one way."""
+    path = raw.values["model"]["model_name_or_path"]
+    record = record_of(path)
+    found = find_changed(path)
+    trained_chat = record.get("stage") in CHAT_STAGES
+    spoken = parents_own if record.get("stage") != "pretrain" else None  # a base model has seen no template
+    if spoken and (unlike := find_unlike(tokenizer, template, tokenizer, spoken)):
+        says = f"the template is not the parent's: {unlike}"
+        fix = "remove train.chat_template_path: the parent's own travels with it"
+        if not trained_chat:
+            fix += "; or, if the parent is a base model, allow it with that reason"
+        severity = "error" if trained_chat or raw.stage != "sft" else "warning"
+        place = raw.places.get("train.chat_template_path", where)
+        found.append(Finding("template-differs", severity, says, fix, place))
+    for role in ("reward", "value"):
+        if scorer := (raw.values.get(role) or {}).get("model_name_or_path"):
+            found += _find_unlike_scorer(role, scorer, tokenizer, template)
+    return found
+
+
+def find_changed(path: str) -> list[Finding]:
+    """template-changed: a run's template is not the one that its record has the hash of."""
+    file, saved = Path(path) / "chat_template.jinja", record_of(path).get("template_sha256")
+    if not saved or not file.is_file() or hash_file(file) == saved:
+        return []
+    says = "the chat template is not the one that this run saved"
+    return [
+        Finding("template-changed", "error", says, "put it back, or train the run again with it", str(file))
+    ]
+
+
+def _find_unlike_scorer(role: str, path: str, tokenizer, template: str) -> list[Finding]:
+    if is_local(path) and not Path(path).is_dir():
+        return []  # level 1 says that it is missing
+    theirs = load(path)
+    unlike = find_unlike(tokenizer, template, theirs, own_template(theirs) or "")
+    if not unlike:
+        return []
+    says = f"the {role} model was trained on another chat template than the policy's: {unlike}"
+    return [Finding("template-differs", "error", says, "train it from a model of this chain", path)]
+
+
+def record_of(path: str) -> dict:
+    """run.json of a local run, {} for a model from elsewhere."""
+    return read_record(path) if is_local(path) and (Path(path) / RUN_FILE).is_file() else {}
+
+
+def find_in_ends(raw, tokenizer, template: str, path: str, revision: str | None) -> list[Finding]:
+    """stop-token-missing, and pad-is-turn-end where padding is found by its id."""
+    end = turn_end(tokenizer, template)
+    train = raw.values["train"]
+    found = []
+    if raw.stage in ("reward", "ppo") and end and (tokenizer.pad_token or tokenizer.eos_token) == end:
+        says = f"the pad token is the turn end {end}: a reward would be read one token early"
+        found.append(
+            Finding("pad-is-turn-end", "error", says, "give the tokenizer a pad token of its own", path)
+        )
+    if raw.stage in ("sft", "dpo", "kto"):
+        # The sft stage makes the turn end the tokenizer's eos unless the recipe names another.
+        own = raw.stage == "sft" and not adds_tokens(raw)
+        eos = train.get("eos_token") or end if own else tokenizer.eos_token
+        stops = vocabulary.stop_ids(path, revision)
+        stops |= {tokenizer.convert_tokens_to_ids(eos)} if eos else set()
+        missing = find_stop_missing(tokenizer, template, {i for i in stops if i is not None}, path)
+        found += [missing] if missing else []
+    return found
+
+
+def find_in_tokenizer_recipe(raw) -> list[Finding]:
+    """A tokenizer to be: does its template write control tokens that it will not have?"""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    from ..recipe_schema import load_schema
+
+    defaults = load_schema("tokenizer")["properties"]["tokenizer"]["properties"]
+    values = {key: entry.get("default") for key, entry in defaults.items()} | raw.values["tokenizer"]
+    where, special = values["chat_template"], values["special_tokens"]
+    alphabet = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    bytes_alone = Tokenizer(models.BPE(alphabet, []))
+    bytes_alone.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytes_alone.decoder = decoders.ByteLevel()
+    empty = PreTrainedTokenizerFast(
+        tokenizer_object=bytes_alone,
+        bos_token="<|endoftext|>",
+        eos_token="<|endoftext|>",
+        pad_token="<|pad|>",
+        extra_special_tokens=special,
+    )
+    found = find_in_template(empty, Path(where).read_text(encoding="utf-8"), where)
+    return [_in_special_tokens(finding) for finding in found if finding.code != "no-bos"]
+
+
+def _in_special_tokens(finding: Finding) -> Finding:
+    from dataclasses import replace
+
+    cure = "add them to tokenizer.special_tokens"
+    return replace(finding, fix=cure) if finding.code == "control-token-split" else finding
+
+
+def _positions(raw) -> int | None:
+    model = raw.values["model"]
+    config = vocabulary.model_config(model["model_name_or_path"], model.get("model_revision"))
+    return config.get("max_position_embeddings")

@@ -1,0 +1,138 @@
+"""What a training run will see in all: rows, tokens, lengths, turn ends and steps of the built trainer."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from .origin import Origin, Origins, row_keys
+from .seen import Sequence, all_batches, first_batches, sequences
+from .steps import is_ppo, planned_steps
+
+QUANTILES = (0.0, 0.5, 0.9, 0.99, 1.0)
+PADDED_BATCHES = 8  # batches whose padding is measured
+
+
+@dataclass
+class SourceTotals:
+    """rows: in the source. trained: of them in the training set. tokens: of those, in one epoch."""
+
+    path: str
+    rows: int
+    trained: int = 0
+    tokens: int = 0
+
+
+@dataclass
+class Totals:
+    """Counts over one epoch of the training set, through the trainer's own collator.
+
+    rows: of the trainer's dataset (packed, a row holds several documents). trained: tokens in the loss.
+    truncated: documents, prompts or replies that lost tokens; cut_tokens: how many. lengths: title -> token
+    counts, sorted. ends: id of a turn end -> sequences that are trained to close with it, of `sequences`.
+    gone: training rows of the sources of which the trainer has nothing. partly: a source was traced in part.
+    """
+
+    rows: int = 0
+    documents: int = 0
+    tokens: int = 0
+    trained: int = 0
+    truncated: int = 0
+    cut_tokens: int = 0
+    sequences: int = 0
+    ends: Counter = field(default_factory=Counter)
+    lengths: dict[str, list[int]] = field(default_factory=dict)
+    sources: list[SourceTotals] = field(default_factory=list)
+    unattributed: int = 0
+    gone: list[Origin] = field(default_factory=list)
+    partly: bool = False
+    labels: dict[str, int] = field(default_factory=dict)
+
+
+def count(trainer, origins: Origins, ends: set[int]) -> Totals:
+    """Totals over every training row. ends: the token ids that end a turn or a document."""
+    read = [entry for entry in trainer.notes["data"]["sources"] if entry["use"] == "train"]
+    totals = Totals(sources=[SourceTotals(entry["path"], entry["rows"]) for entry in read])
+    booked = set()
+    for rows, batch in all_batches(trainer):
+        for row, parts in zip(rows, sequences(trainer, rows, batch), strict=True):
+            totals.rows += 1
+            if "label" in row:
+                label = "good" if row["label"] else "bad"
+                totals.labels[label] = totals.labels.get(label, 0) + 1
+            parts = [part for part in parts if not part.extra]
+            for part in parts:
+                _add(totals, part, ends)
+            totals.truncated += any(part.cut for part in parts)
+            _attribute(totals, origins, row, parts, booked)
+    for lengths in totals.lengths.values():
+        lengths.sort()
+    totals.gone, totals.partly = origins.missing(), origins.partly
+    return totals
+
+
+def documents(sequence: Sequence) -> list[tuple[int, int]]:
+    """(start, end) of every document of a sequence."""
+    return list(zip(sequence.starts, [*sequence.starts[1:], len(sequence.ids)], strict=True))
+
+
+def _add(totals: Totals, sequence: Sequence, ends: set[int]) -> None:
+    totals.tokens += len(sequence.ids)
+    totals.trained += sum(sequence.trained)
+    totals.cut_tokens += len(sequence.cut)
+    for start, end in documents(sequence):
+        totals.documents += 1
+        totals.lengths.setdefault(sequence.title, []).append(end - start)
+        trained = [i for i, t in zip(sequence.ids[start:end], sequence.trained[start:end], strict=True) if t]
+        last = trained[-1:] or (sequence.ids[end - 1 : end] if sequence.scored else [])
+        if last:
+            totals.sequences += 1
+            # The template may write a line break after the turn end.
+            totals.ends.update([i for i in trained[-2:] or last if i in ends][-1:])
+
+
+def _attribute(totals: Totals, origins: Origins, row: dict, parts: list[Sequence], booked: set) -> None:
+    """Book the row's tokens to the source of each of its documents, and what was cut before it was packed."""
+    keys = row_keys(row, parts[0].starts)
+    sizes = [b - a for a, b in documents(parts[0])] if len(keys) > 1 else [sum(len(p.ids) for p in parts)]
+    for key, size in zip(keys, sizes, strict=True):
+        origin = origins.take(key)
+        if origin is None:
+            totals.unattributed += 1
+            continue
+        source = totals.sources[origin.source]
+        source.tokens += size
+        source.trained += origin not in booked
+        booked.add(origin)
+        if origin.ids:
+            totals.truncated += 1
+            totals.cut_tokens += len(origin.ids) - size
+
+
+def quantiles(lengths: list[int]) -> list[int]:
+    """The sorted lengths at QUANTILES."""
+    return [lengths[round(q * (len(lengths) - 1))] for q in QUANTILES]
+
+
+def steps(trainer) -> dict[str, float]:
+    """{steps, epochs, global_batch, processes, padding}: as training would run, here and now.
+
+    padding: share of padding in the first batches. For PPO a step is one update on `global_batch` replies.
+    """
+    args = trainer.args
+    if is_ppo(trainer):
+        total, batch = args.num_total_batches, args.batch_size
+    else:
+        total, batch = planned_steps(trainer)
+    tokens = padding = 0
+    for number, (rows, made) in enumerate(first_batches(trainer), start=1):
+        for parts in sequences(trainer, rows, made):
+            tokens += sum(len(part.ids) for part in parts)
+            padding += sum(part.padding for part in parts)
+        if number == PADDED_BATCHES:
+            break
+    return {
+        "steps": total,
+        "epochs": total * batch / len(trainer.train_dataset),
+        "global_batch": batch,
+        "processes": trainer.accelerator.num_processes,
+        "padding": padding / max(tokens + padding, 1),
+    }

@@ -1,0 +1,179 @@
+"""Level 2, tokens and weights: ids without an embedding, and tokens that nothing has trained or will train.
+
+Reads configs and single rows of safetensors files, never a model.
+"""
+
+import json
+import struct
+from pathlib import Path
+
+from ..finding import Finding
+from ..parents import is_local
+from ..record_file import RUN_FILE
+from .probes import special_tokens
+
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
+HEADS = ("lm_head.weight", "embed_out.weight")
+SAMPLED = 64  # ordinary rows whose median norm is the measure
+# Llama 3's base has its chat tokens at well below a tenth of an ordinary row; trained ones are near 1.
+UNTRAINED = 0.1
+
+
+def read_json(path: str, name: str, revision: str | None = None) -> dict:
+    """A JSON file of a model directory or of the Hub's cache; {} where it has none."""
+    file = find_file(path, name, revision)
+    return json.loads(file.read_text(encoding="utf-8")) if file else {}
+
+
+def find_file(path: str, name: str, revision: str | None = None) -> Path | None:
+    """`name` in a local directory, or from the Hub or its cache; None where there is no such file."""
+    if is_local(path):
+        file = Path(path) / name
+        return file if file.is_file() else None
+    from transformers.utils import cached_file
+
+    found = cached_file(
+        path,
+        name,
+        revision=revision or "main",
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        _raise_exceptions_for_gated_repo=False,
+    )
+    return Path(found) if found else None
+
+
+def base_of(path: str) -> str:
+    """The model below the adapters at `path`, where it can be found; `path` itself for a full model."""
+    config = read_json(path, "adapter_config.json") if is_local(path) else {}
+    base = config.get("base_model_name_or_path")
+    if not base:
+        return path
+    beside = Path(path) / "base"  # a run that was moved keeps its merged base beside the adapter
+    return str(beside) if not Path(base).is_dir() and beside.is_dir() else base_of(base)
+
+
+def model_config(path: str, revision: str | None = None) -> dict:
+    """config.json of the model (or of an adapter's base), the text part of a multimodal one."""
+    config = read_json(base_of(path), "config.json", revision)
+    return config | (config.get("text_config") or {})
+
+
+def stop_ids(path: str, revision: str | None = None) -> set[int]:
+    """The ids at which generation stops by generation_config.json, else by config.json."""
+    given = read_json(path, "generation_config.json", revision) or read_json(path, "config.json", revision)
+    ends = given.get("eos_token_id")
+    return set(ends) if isinstance(ends, list) else set() if ends is None else {ends}
+
+
+def find_beyond_embedding(tokenizer, used: set[int], path: str, revision: str | None) -> list[Finding]:
+    """tokenizer-larger-than-embedding: an error if a beyond id can occur, a warning if only spare tokens are.
+
+    used: ids of the control tokens that the run will write.
+    """
+    rows = embedding_rows(path, revision)
+    if rows is None or len(tokenizer) <= rows:
+        return []
+    beyond = {token: i for token, i in tokenizer.get_vocab().items() if i >= rows}
+    special = special_tokens(tokenizer)
+    spare = {i for token, i in beyond.items() if special.fullmatch(token) and i not in used}
+    if not beyond:
+        return []
+    severity = "warning" if spare == set(beyond.values()) else "error"
+    first = min(beyond, key=beyond.get)
+    more = f" and {len(beyond) - 1} more" if len(beyond) > 1 else ""
+    says = (
+        f"the tokenizer has {len(tokenizer)} ids, the embedding {rows} rows: "
+        f"none for {first!r} (id {beyond[first]}){more}"
+    )
+    fix = "use the tokenizer that the model was saved with, or resize the embedding and save the model again"
+    return [Finding("tokenizer-larger-than-embedding", severity, says, fix, path)]
+
+
+def embedding_rows(path: str, revision: str | None = None) -> int | None:
+    """Rows of the input embedding: from the weights where they are here, else as the config says."""
+    found = find_weight(path, EMBEDDINGS)
+    if found:
+        return found[2][0]
+    return model_config(path, revision).get("vocab_size")
+
+
+def find_weight(path: str, names: tuple[str, ...]) -> tuple[Path, str, list[int]] | None:
+    """(file, full name, shape) of the first tensor of a local model whose name ends in one of `names`."""
+    base = base_of(path)
+    if not is_local(base):
+        return None
+    for file in sorted(Path(base).glob("*.safetensors")):
+        with file.open("rb") as stream:  # safetensors: the header's length in 8 bytes, then the header
+            header = json.loads(stream.read(struct.unpack("<Q", stream.read(8))[0]))
+        for name, entry in header.items():
+            if name.endswith(names) and len(entry.get("shape", [])) == 2:
+                return file, name, entry["shape"]
+    return None
+
+
+def find_untrained(raw, tokenizer, tokens: list[str]) -> list[Finding]:
+    """new-tokens-untrained: under LoRA, control tokens that the parent never learnt and this run will not."""
+    model = raw.values["model"]
+    path = model["model_name_or_path"]
+    if not model.get("use_peft"):
+        return []
+    lacking = lacking_modules(model, path)
+    if not lacking:
+        return []
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in tokens}
+    unseen, why = list(ids), "the parent was pretrained from nothing on text without them"
+    if not pretrained_from_nothing(path):
+        unseen = [token for token, i in ids.items() if _never_moved(path, i)]
+        why = "their rows of the parent's embedding are next to zero"
+    if not unseen:
+        return []
+    says = f"{', '.join(unseen)}: {why}, and LoRA trains no embedding here"
+    fix = f"add to model: lora_modules_to_save: [{', '.join(lacking)}]"
+    where = raw.places.get("model.use_peft", raw.places.get("model", ""))
+    return [Finding("new-tokens-untrained", "error", says, fix, where)]
+
+
+def lacking_modules(model: dict, path: str) -> list[str]:
+    """Which of embedding and output head a LoRA recipe does not train; a tied head is its embedding."""
+    targets = model.get("lora_target_modules") or []
+    named = [
+        *(model.get("lora_modules_to_save") or []),
+        *([targets] if isinstance(targets, str) else targets),
+    ]
+    named = {name.split(".")[-1] for name in named}
+    tied = model_config(path, model.get("model_revision")).get("tie_word_embeddings", True)
+    wanted = ["embed_tokens"] if tied else ["embed_tokens", "lm_head"]
+    if tied and named & {"embed_tokens", "lm_head"}:
+        return []
+    return [name for name in wanted if name not in named]
+
+
+def pretrained_from_nothing(path: str) -> bool:
+    """Whether a parent is a pretrain run of ours, of a new architecture, on text that the check passed."""
+    file = Path(path) / RUN_FILE
+    if not is_local(path) or not file.is_file():
+        return False
+    record = json.loads(file.read_text(encoding="utf-8"))
+    waived = record.get("allowed") or {}
+    return (
+        record.get("stage") == "pretrain"
+        and "tokenizer" in (record.get("parents") or {})
+        and "control-token-in-text" not in waived
+    )
+
+
+def _never_moved(path: str, index: int) -> bool:
+    """Whether row `index` of the embedding is next to nothing beside ordinary rows; False where unknown."""
+    found = find_weight(path, EMBEDDINGS)
+    if not found or index >= found[2][0]:
+        return False
+    from safetensors import safe_open
+
+    file, name, shape = found
+    with safe_open(file, framework="pt") as weights:
+        rows = weights.get_slice(name)
+        ordinary = sorted(
+            rows[i : i + 1].float().norm().item() for i in range(0, shape[0], max(1, shape[0] // SAMPLED))
+        )
+        return rows[index : index + 1].float().norm().item() < UNTRAINED * ordinary[len(ordinary) // 2]

@@ -1,0 +1,43 @@
+"""The `allow` and `pinned` sections of a recipe: what they name must exist, and waiving needs a reason."""
+
+from difflib import get_close_matches
+
+from ..finding import Finding
+from ..recipe import RawRecipe
+from ..recipe_pins import pinnable
+from .codes import CODES
+
+
+def find_in_waivers(raw: RawRecipe) -> list[Finding]:
+    """unknown-waiver, waiver-without-reason; unused-pin, pin-conflict."""
+    findings = []
+    for code, reason in raw.allow.items():
+        where = raw.places.get(f"allow.{code}", "")
+        if code not in CODES:
+            near = get_close_matches(code, CODES, 1)
+            fix = f"did you mean {near[0]}?" if near else "docs/checks.md lists the codes"
+            findings.append(Finding("unknown-waiver", "error", f"no check is called {code}", fix, where))
+        elif not reason.strip():
+            says, fix = f"allow.{code} gives no reason", "write why it is fine here: the record keeps it"
+            findings.append(Finding("waiver-without-reason", "error", says, fix, where))
+    return findings + _find_in_pins(raw)
+
+
+def _find_in_pins(raw: RawRecipe) -> list[Finding]:
+    named: dict[str, list] = {}
+    for section, identity, revision in pinnable(raw.values):
+        named.setdefault(section.get(identity), []).append(section.get(revision))
+    tokenizer = (raw.values.get("architecture") or {}).get("tokenizer")
+    findings = []
+    for identity, revision in raw.values.get("pinned", {}).items():
+        where = raw.places.get(f"pinned.{identity}", "")
+        if identity not in named and identity != tokenizer:
+            says, fix = (
+                f"no source or model of this recipe is called {identity}",
+                "correct the id or remove it",
+            )
+            findings.append(Finding("unused-pin", "warning", says, fix, where))
+        for other in {str(r) for r in named.get(identity, []) if r != revision}:
+            says = f"{identity} is pinned to {revision}, but its own section asks for {other}"
+            findings.append(Finding("pin-conflict", "error", says, "keep one of the two", where))
+    return findings

@@ -1,0 +1,75 @@
+"""Trainable weights before, during and after training, under every sharding. Torch inside functions only."""
+
+from typing import Any
+
+from ..finding import Finding
+
+# Below, LoRA's A has had no gradient yet: B starts at 0, and warm-up's first step has learning rate 0.
+STEPS_TO_MOVE = 3
+SHOWN = 3
+
+
+def not_finite(model) -> list[str]:
+    """Names of trainable weights with a NaN or infinity in what this rank holds of them."""
+    import torch
+
+    trained = [(name, local(p)) for name, p in model.named_parameters() if p.requires_grad]
+    return [name for name, part in trained if not torch.isfinite(part).all()]
+
+
+def local(parameter) -> Any:
+    """What this rank holds of a parameter: its ZeRO-3 or FSDP shard, else all of it."""
+    if hasattr(parameter, "ds_tensor"):
+        return parameter.ds_tensor.data
+    return parameter.to_local().detach() if hasattr(parameter, "to_local") else parameter.data
+
+
+def fingerprints(model) -> dict[str, tuple[float, float]]:
+    """Name -> (sum, norm) of what this rank holds of every trainable weight, in double precision."""
+    import torch
+
+    parts = {name: local(p) for name, p in model.named_parameters() if p.requires_grad}
+    if not parts:
+        return {}
+    found = [
+        torch.stack([part.sum(dtype=torch.float64), torch.linalg.vector_norm(part, dtype=torch.float64)])
+        for part in parts.values()
+    ]
+    return dict(zip(parts, map(tuple, torch.stack(found).tolist()), strict=True))
+
+
+def find_unmoved(model, before: dict, args, steps: int) -> list[Finding]:
+    """weights-unmoved (error: none moved) or some-weights-unmoved, against the `fingerprints` from before.
+
+    Nothing is said of fewer than STEPS_TO_MOVE optimizer steps. Collective: called on every rank.
+    """
+    if steps < STEPS_TO_MOVE or not before:
+        return []
+    now = fingerprints(model)
+    still = any_rank([name for name in before if now.get(name) == before[name]], list(before), args)
+    if not still:
+        return []
+    dtypes = {str(p.dtype).removeprefix("torch.") for n, p in model.named_parameters() if n in still}
+    low = dtypes - {"float32"}
+    fix = "look at train.learning_rate and at what the loss reaches"
+    if low:
+        fix = (
+            f"in {low.pop()} a small update rounds to nothing: load float32 (model.dtype) and set train.bf16"
+        )
+    if len(still) == len(before):
+        says = f"not one of {len(before)} trainable weights has moved in {steps} steps: nothing was learnt"
+        return [Finding("weights-unmoved", "error", says, fix)]
+    names = ", ".join(still[:SHOWN]) + (f" and {len(still) - SHOWN} more" if len(still) > SHOWN else "")
+    says = f"{len(still)} of {len(before)} trainable weights never moved in {steps} steps: {names}"
+    return [Finding("some-weights-unmoved", "warning", says, fix)]
+
+
+def any_rank(still: list[str], names: list[str], args) -> list[str]:
+    """Of `names`, those that are in `still` on every rank: a shard may hold nothing but padding."""
+    if args.world_size == 1:
+        return still
+    import torch
+
+    flags = torch.tensor([int(name in set(still)) for name in names], device=args.device)
+    torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MIN)
+    return [name for name, flag in zip(names, flags.tolist(), strict=True) if flag]

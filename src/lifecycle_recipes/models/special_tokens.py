@@ -1,0 +1,18 @@
+"""The tokens that a tokenizer made here always has, and whether a vocabulary can hold them. No torch."""
+
+from ..finding import refuse
+
+SPECIAL_TOKENS = ("<|pad|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>")
+BYTES = 256  # one token each, so that any text can be written
+
+
+def check_vocabulary(special_tokens: list[str], vocab_size: int) -> None:
+    """Raises Refusal: missing-special-token, vocab-too-small."""
+    if missing := [token for token in SPECIAL_TOKENS[:2] if token not in special_tokens]:
+        raise refuse("missing-special-token", f"special_tokens lacks {', '.join(missing)}", "add it")
+    if vocab_size < (least := BYTES + len(special_tokens)):
+        raise refuse(
+            "vocab-too-small",
+            f"vocab_size {vocab_size} cannot hold the 256 bytes and the special tokens",
+            f"set tokenizer.vocab_size to {least} or more",
+        )

@@ -1,0 +1,57 @@
+"""Do the layers that a LoRA recipe names exist in the model?"""
+
+import re
+from difflib import get_close_matches
+
+from ..finding import Finding, Refusal
+
+SHOWN = 12
+
+
+def require_lora_targets(model, model_config) -> None:
+    """Raise Refusal lora-target-missing for every name among the LoRA targets that no layer of `model` has.
+
+    PEFT leaves out what it does not find as long as one name matches, and its error lists no layers.
+    """
+    if not getattr(model_config, "use_peft", False):
+        return
+    modules = dict(model.named_modules())
+    findings = []
+    for key in ("lora_target_modules", "lora_modules_to_save"):
+        targets = getattr(model_config, key) or []
+        for target in [targets] if isinstance(targets, str) else targets:
+            if target != "all-linear" and not any(matches(name, target, key, targets) for name in modules):
+                findings.append(_missing(key, target, modules))
+    for target in model_config.lora_target_parameters or []:
+        if not any(name == target or name.endswith(f".{target}") for name, _ in model.named_parameters()):
+            findings.append(_missing("lora_target_parameters", target, dict(model.named_parameters())))
+    if findings:
+        raise Refusal(*findings)
+
+
+def matches(name: str, target: str, key: str, given) -> bool:
+    """As PEFT matches: a string is a pattern for the whole name, an item of a list is its end.
+
+    A plain word is a list of one (see `peft_config`).
+    """
+    if isinstance(given, str) and key == "lora_target_modules" and not re.fullmatch(r"[\w.]+", given):
+        return re.fullmatch(target, name) is not None
+    return name == target or name.endswith(f".{target}")
+
+
+def _missing(key: str, target: str, named: dict) -> Finding:
+    ends = sorted({name.rpartition(".")[2] for name in layers(named)})
+    near = get_close_matches(target, ends, 1)
+    shown = ", ".join(ends[:SHOWN]) + (f" and {len(ends) - SHOWN} more" if len(ends) > SHOWN else "")
+    fix = (f"did you mean {near[0]}? " if near else "") + f"the model has {shown}"
+    return Finding("lora-target-missing", "error", f"model.{key}: no layer is called {target!r}", fix)
+
+
+def layers(named: dict) -> list[str]:
+    """Names of the layers that hold weights themselves; parameters as they are."""
+    return [
+        name
+        for name, part in named.items()
+        if name
+        and (not hasattr(part, "parameters") or next(part.parameters(recurse=False), None) is not None)
+    ]

@@ -1,0 +1,221 @@
+"""Watch a training: end it at the first number that is not finite, warn of what looks wrong in its log.
+
+Upstream shows a callback neither the loss nor the gradient norm of a step that is not logged, so `Watch`
+reads the trainer's own. That costs no synchronisation: on a GPU the verdict on a step is read one step later,
+except before a checkpoint is written.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import TrainerCallback
+
+from .doctor.signs import LogSigns, kl_bound
+from .doctor.weights import not_finite
+from .finding import FAILED, Finding, Refusal
+
+SHOWN = 8  # row numbers in a message; the record has all
+FIX = "lower train.learning_rate, warm up for longer, or look at those rows"
+
+
+@dataclass
+class Step:
+    """An optimizer step. verdict: a tensor, [loss is bad, gradient is bad] on any rank."""
+
+    number: int
+    learning_rate: float | None
+    rows: list[int]
+    loss: Any
+    norm: Any
+    verdict: Any
+    known: Any = None  # a CUDA event: from then on the verdict may be read without waiting
+
+
+class Watch(TrainerCallback):
+    """Raises Refusal `non-finite` with exit status 1 on every rank; reports findings about the log to `run`.
+
+    `non-finite` notes `stopped_at` in the record: step, learning_rate, rows (numbers in the built training
+    set of the whole global batch) and the first of their texts.
+    """
+
+    def __init__(self, trainer, run):
+        self.trainer, self.run = trainer, run
+        self.rows = BatchRows()
+        losses = getattr(trainer.args, "loss_type", None) or []
+        gate = getattr(getattr(run, "raw", None), "gate", [])
+        self.signs = LogSigns(
+            kl_bound(gate, getattr(trainer.args, "response_length", None)), "hinge" in losses
+        )
+        self.norm, self.rate, self.last = None, None, None
+        self._keep_gradient_norm()
+
+    def _keep_gradient_norm(self) -> None:
+        """Upstream computes it at every step, for its log only."""
+        compute = self.trainer._get_grad_norm
+
+        def keep(*args, **kwargs):
+            self.norm = compute(*args, **kwargs)
+            return self.norm
+
+        self.trainer._get_grad_norm = keep
+
+    def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        # PPO has a loader of its own.
+        loader = (
+            train_dataloader if train_dataloader is not None else getattr(self.trainer, "dataloader", None)
+        )
+        self.rows.follow(loader, args, self.trainer.accelerator.num_processes)
+
+    def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
+        self.rate = optimizer.param_groups[0]["lr"] if optimizer is not None else None
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Right after this upstream logs, evaluates and writes a checkpoint."""
+        loss = getattr(self.trainer, "_tr_loss", None)
+        if loss is None:  # PPO: its losses come with the log, at every update
+            return
+        before, self.last = self.last, self._begin_verdict(args, state.global_step, loss)
+        self._judge(before)
+        if args.device.type != "cuda" or control.should_save:
+            self._judge(self.last)
+        if control.should_save:
+            # The loss was finite before the update; the update itself may not have been.
+            require_finite_weights(self.trainer, self.last)
+
+    def _begin_verdict(self, args, number: int, loss) -> Step:
+        import torch
+
+        norm = self.norm
+        # Under fp16 the gradient scaler meets infinite norms by design and skips those steps.
+        bad_norm = norm is not None and not args.fp16
+        signs = [loss, torch.as_tensor(norm, device=loss.device) if bad_norm else torch.zeros_like(loss)]
+        signs = [s.full_tensor() if hasattr(s, "full_tensor") else s for s in signs]
+        verdict = (~torch.isfinite(torch.stack([s.float().reshape(()) for s in signs]))).int()
+        if args.world_size > 1:  # every rank must leave after the same step
+            torch.distributed.all_reduce(verdict, op=torch.distributed.ReduceOp.MAX)
+        step = Step(number, self.rate, self.rows.of_step(number), loss.detach().clone(), norm, verdict)
+        if verdict.device.type == "cuda":
+            step.verdict = torch.empty(2, dtype=torch.int32, pin_memory=True)
+            step.verdict.copy_(verdict, non_blocking=True)
+            step.known = torch.cuda.Event()
+            step.known.record()
+        return step
+
+    def _judge(self, step: Step | None) -> None:
+        if step is None:
+            return
+        if step.known is not None:
+            step.known.synchronize()
+        bad_loss, bad_norm = step.verdict.tolist()
+        if bad_loss:
+            self.fail("loss", float(step.loss), step)
+        if bad_norm:
+            self.fail("grad_norm", float(step.norm), step)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self._judge(self.last)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        logs = logs or {}
+        for key in ("loss", "grad_norm", "eval_loss", "objective/kl"):
+            value = logs.get(key, 0.0)
+            if not math.isfinite(value) and not (key == "grad_norm" and args.fp16):
+                rows = [] if key == "eval_loss" else self.rows.of_step(state.global_step)
+                rate = logs.get("learning_rate", logs.get("lr"))
+                self.fail(key, value, Step(state.global_step, rate, rows, value, None, None))
+        self.run.report(self.signs.see(logs, state.global_step))
+
+    def fail(self, name: str, value: float, step: Step) -> None:
+        """Note where it happened and raise."""
+        rate = "" if step.learning_rate is None else f", learning rate {step.learning_rate:.3g}"
+        # Batches differ from rank to rank: this one's own number may be fine.
+        what = "not finite on another process" if math.isfinite(value) else value
+        says = f"{name} is {what} at step {step.number}{rate}"
+        if step.rows:
+            more = f" and {len(step.rows) - SHOWN} more" if len(step.rows) > SHOWN else ""
+            says += f", rows {', '.join(map(str, step.rows[:SHOWN]))}{more} of the built training set"
+        self.run.note(
+            stopped_at={
+                "step": step.number,
+                "learning_rate": step.learning_rate,
+                name: str(what),
+                "rows": step.rows,
+                "texts": texts(self.trainer, step.rows[:SHOWN]),
+            }
+        )
+        raise Refusal(Finding("non-finite", "error", says, FIX), status=FAILED)
+
+
+class BatchRows:
+    """Which rows went into which step: remembers the order in which an epoch's sampler gave their numbers.
+
+    Batches are dealt to the processes in turn, so one step takes the next `batch x processes x accumulation`
+    numbers. A loader without a sampler (a stream) gives none.
+    """
+
+    def __init__(self):
+        self.numbers: list[int] = []
+        self.per_step, self.steps = 0, 1
+
+    def follow(self, loader, args, processes: int) -> None:
+        """Remember what the sampler of `loader` gives from now on."""
+        batches = getattr(loader, "batch_sampler", None)
+        while hasattr(batches, "batch_sampler"):
+            batches = batches.batch_sampler
+        if getattr(batches, "sampler", None) is None or not getattr(batches, "batch_size", None):
+            return
+        accumulation = 1 if batches.batch_size > args.train_batch_size else args.gradient_accumulation_steps
+        self.per_step = batches.batch_size * processes * accumulation
+        self.steps = math.ceil(len(loader) / accumulation)
+        batches.sampler = Remembering(batches.sampler, self.numbers)
+
+    def of_step(self, number: int) -> list[int]:
+        """The rows of optimizer step `number` (from 1), if its epoch is the current one."""
+        start = (number - 1) % self.steps * self.per_step
+        return self.numbers[start : start + self.per_step]
+
+
+class Remembering:
+    """A sampler that writes what it yields into a list, emptied at each new pass."""
+
+    def __init__(self, sampler, numbers: list[int]):
+        self.sampler, self.numbers = sampler, numbers
+
+    def __iter__(self):
+        self.numbers.clear()
+        for number in self.sampler:
+            self.numbers.append(number)
+            yield number
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __getattr__(self, name: str):
+        return getattr(self.sampler, name)
+
+
+def texts(trainer, rows: list[int], characters: int = 200) -> list[str]:
+    """The beginnings of rows of the built training set, as the model sees them."""
+    from .doctor.probe import row_ids
+
+    decode = getattr(trainer.processing_class, "decode", None)
+    if decode is None:
+        return []
+    return [decode(row_ids(trainer.train_dataset[row])[:characters])[:characters] for row in rows]
+
+
+def require_finite_weights(trainer, step: Step | None = None) -> None:
+    """Raise Refusal `non-finite`, on every rank, where a trained weight is NaN or infinite: never saved."""
+    bad = not_finite(trainer.model)
+    args, anywhere = trainer.args, bool(bad)
+    if args.world_size > 1:
+        import torch
+
+        flag = torch.tensor(int(anywhere), device=args.device)
+        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
+        anywhere = bool(flag)
+    if anywhere:
+        at = f" after step {step.number}" if step else ""
+        which = f"{len(bad)} weights are not finite{at}, {bad[0]} first" if bad else f"weights broke{at}"
+        raise Refusal(Finding("non-finite", "error", which, FIX), status=FAILED)

@@ -1,0 +1,368 @@
+"""`lifecycle inspect`: what it shows is what the trainer gets, for every stage that has one."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+import torch
+from preference_runs import pairs, says, thumbs, user, write_recipe, write_rows
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from lifecycle_recipes.cli import main
+from lifecycle_recipes.doctor.build import built_trainer
+from lifecycle_recipes.doctor.inspect import inspect, look
+from lifecycle_recipes.doctor.inspect_html import page
+from lifecycle_recipes.doctor.inspect_text import Paint, text, wide, wrap
+from lifecycle_recipes.doctor.seen import Sequence, all_batches, first_batches, sequences
+from lifecycle_recipes.doctor.token_text import pieces, visible
+
+HOSTILE = "<script>alert('x')</script> & \x1b[31mred \u202e \N{GRINNING FACE}\N{CJK UNIFIED IDEOGRAPH-6C34}"
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model_dir):
+    return AutoTokenizer.from_pretrained(tiny_model_dir)
+
+
+def seen(path, overrides=(), rows=3):
+    """(Inspection, trainer) of a recipe; the trainer's datasets stay usable."""
+    with built_trainer(path, list(overrides)) as (recipe, trainer):
+        return look(path, recipe, trainer, rows), trainer
+
+
+def summary(inspection) -> dict[str, str]:
+    return {name: "\n".join(lines) for name, lines in inspection.summary}
+
+
+def ids_in(part, *states) -> list[int]:
+    return [i for piece in part.pieces for i in piece.ids if piece.state in states]
+
+
+@pytest.fixture(scope="module")
+def sft(tmp_path_factory, tiny_model_dir, tiny_chat_rows):
+    """path, Inspection, trainer, folder. Second source: a long row, one that never fits, a hostile one."""
+    folder = tmp_path_factory.mktemp("sft")
+    long = {"messages": [*user(1), *says("red, green, blue, white, black, amber. " * 6)]}
+    lost = {"messages": [{"role": "user", "content": "Please! " * 60}, *says("No.")]}
+    hostile = {"messages": [*user(2), *says(HOSTILE)]}
+    second = write_rows(folder / "second.jsonl", [long, lost, hostile])
+    data = {"sources": [{"path": str(folder / "train.jsonl")}, {"path": second}]}
+    data["eval_sources"] = [{"path": str(folder / "eval.jsonl")}]
+    train = {"max_length": 128, "per_device_train_batch_size": 5}
+    path = write_recipe(folder, "sft", tiny_chat_rows, tiny_model_dir, data=data, train=train)
+    return path, *seen(path, rows=40), folder
+
+
+def test_sft_marks_exactly_the_assistants_tokens(sft, tokenizer):
+    _, inspection, trainer, _ = sft
+    assert len(inspection.rows) == 34
+    for row in inspection.rows:
+        (part,) = row.parts
+        shown = [i for piece in part.pieces for i in piece.ids if piece.state != "cut"]
+        labels = next(r["labels"] for r in trainer.train_dataset if r["input_ids"] == shown)
+        assert ids_in(part, "trained") == [i for i in labels if i != -100]
+        assert not {p.text for p in part.pieces if p.state == "trained"} & {"<|im_start|>", "user"}
+
+
+def test_a_row_names_its_source_and_shows_what_truncation_took(sft, tokenizer):
+    _, inspection, _, folder = sft
+    (row,) = [r for r in inspection.rows if r.where == f"{folder}/second.jsonl:1"]
+    (part,) = row.parts
+    messages = json.loads((folder / "second.jsonl").read_text().splitlines()[0])["messages"]
+    whole = tokenizer.apply_chat_template(messages, return_dict=False)
+    assert [i for piece in part.pieces for i in piece.ids] == whole
+    assert ids_in(part, "cut") == whole[128:] and part.facts.endswith(f"{len(whole) - 128} truncated")
+    found = {row.where for row in inspection.rows}
+    assert found == {f"{folder}/train.jsonl:{n}" for n in range(1, 33)} | {
+        f"{folder}/second.jsonl:{n}" for n in (1, 3)
+    }
+
+
+def test_the_sums_account_for_every_row_and_token(sft, tokenizer):
+    _, inspection, trainer, folder = sft
+    found = summary(inspection)
+    sizes = [len(row["input_ids"]) for row in trainer.train_dataset]
+    first = sum(
+        len(tokenizer.apply_chat_template(json.loads(line)["messages"], return_dict=False))
+        for line in (folder / "train.jsonl").read_text().splitlines()
+    )
+    trained = sum(label != -100 for row in trainer.train_dataset for label in row["labels"])
+    assert f"train.jsonl: 32 of 32 rows, {first:,} tokens ({first / sum(sizes):.1%})" in found["sources"]
+    assert f"second.jsonl: 2 of 3 rows, {sum(sizes) - first:,} tokens" in found["sources"]
+    assert found["tokens"].startswith(f"{sum(sizes):,} in an epoch, {trained / sum(sizes):.1%} of them")
+    assert "1 truncated" in found["rows"] and "1 left out: no assistant token within" in found["rows"]
+    assert f"dropped: {folder}/second.jsonl:2 (" in found["rows"]
+    assert "44 read: 34 to train on, 9 held out" in found["rows"]
+    assert (
+        f"shortest {min(sizes)}" in found["lengths"] and "longest 128 tokens\nlimit 128" in found["lengths"]
+    )
+    assert found["turn end"] == "<|im_end|>: trained at the end of 33 of 34 sequences"  # one was cut
+    assert found["documents"] == "one to a row"
+    assert "2 steps, 0.29 epochs\nglobal batch 5 rows: 5 a process x 1 accumulated x 1" in found["steps"]
+
+
+def test_packed_documents_are_counted_traced_and_measured(sft):
+    path, unpacked, _, folder = sft
+    inspection, trainer = seen(path, ["--train.packing", "true"], rows=40)
+    found = summary(inspection)
+    # `bfd` keeps the row whose reply does not fit: its documents are 32 + 3.
+    assert found["documents"].startswith(f"35 in {len(trainer.train_dataset)} rows")
+    assert "isolated: changing one moves the next by 0.0%" in found["documents"]
+    assert "2 truncated" in found["rows"] and "second.jsonl: 3 of 3 rows" in found["sources"]
+    opened = sum(piece.opens for row in inspection.rows for part in row.parts for piece in part.pieces)
+    assert opened == 35 - len(trainer.train_dataset)
+    assert "--- document ---" in text(inspection, colours=False, width=100)
+    assert re.search(r"train.jsonl, lines \d+, \d+", " ".join(row.where for row in inspection.rows))
+
+
+def test_wrapped_documents_are_said_to_run_into_one_another(sft):
+    inspection, trainer = seen(sft[0], ["--train.packing", "true", "--train.packing_strategy", "wrapped"])
+    found = summary(inspection)
+    tokens = sum(map(len, trainer.train_dataset["input_ids"]))
+    assert found["tokens"].startswith(f"{tokens:,} in an epoch") and "run into one" in found["documents"]
+    assert "cannot be told apart" in found["sources"] and inspection.rows[0].where == "source unknown"
+    assert "left out" not in found["rows"] and "truncated" not in found["rows"]
+
+
+def test_split_documents_lose_nothing(sft):
+    flags = ["--train.packing", "true", "--train.packing_strategy", "bfd_split", "--train.max_length", "64"]
+    found = summary(seen(sft[0], flags, rows=0)[0])
+    assert "3 of 3 rows" in found["sources"] and "32 of 32 rows" in found["sources"]
+    assert "35 to train on" in found["rows"] and "left out" not in found["rows"]
+
+
+def test_rows_of_an_eval_fraction_are_not_called_missing(sft):
+    path, _, _, folder = sft
+    inspection, _ = seen(path, ["--data.eval_sources", "[]", "--data.eval_fraction", "0.5"])
+    gone = [line for line in dict(inspection.summary)["rows"] if line.startswith("dropped")]
+    assert len(gone) == 1 and f"{folder}/second.jsonl:2" in gone[0]
+
+
+def test_dpo_shows_both_replies_after_their_common_prompt(tmp_path, tiny_model_dir, tokenizer):
+    rows = pairs(12)
+    rows[3]["rejected"] = says("who knows, who cares, " * 12)
+    path = write_recipe(tmp_path, "dpo", rows, tiny_model_dir, train={"max_length": 96})
+    inspection, _ = seen(path, rows=12)
+    (cut,) = [row for row in inspection.rows if row.where == f"{tmp_path}/train.jsonl:4"]
+    for row in inspection.rows:
+        number = int(row.where.rpartition(":")[2]) - 1
+        for part in row.parts:
+            prompt = tokenizer.apply_chat_template(
+                rows[number]["prompt"], add_generation_prompt=True, return_dict=False
+            )
+            whole = tokenizer.apply_chat_template(
+                rows[number]["prompt"] + rows[number][part.title], return_dict=False
+            )
+            assert ids_in(part, "masked") == prompt and ids_in(part, "trained") == whole[len(prompt) : 96]
+            assert ids_in(part, "cut") == whole[96:]
+    assert "truncated" in cut.parts[1].facts and "truncated" not in cut.parts[0].facts
+    found = summary(inspection)
+    assert "1 truncated" in found["rows"] and "train.jsonl: 12 of 12 rows" in found["sources"]
+    assert "chosen: shortest" in found["lengths"] and "trained at the end of 23 of 24" in found["turn end"]
+    beside = text(inspection, colours=False, width=120).split("=== ")[2].splitlines()
+    assert "user" in beside[1] and " | " not in beside[1]
+    assert any("chosen: " in line and " | rejected: " in line for line in beside)
+    assert all(len(line) <= 120 for line in beside)
+    narrow = text(inspection, colours=False, width=60)
+    assert "-- chosen: " in narrow and "-- rejected: " in narrow and " | " not in narrow
+
+
+def test_dpo_that_keeps_the_end_shows_what_the_front_lost(tmp_path, tiny_model_dir):
+    train = {"max_length": 24, "truncation_mode": "keep_end"}
+    path = write_recipe(tmp_path, "dpo", pairs(9), tiny_model_dir, train=train)
+    part = seen(path, rows=1)[0].rows[0].parts[0]
+    assert part.pieces[0].state == "cut" and part.pieces[-1].state == "trained"
+    assert len(ids_in(part, "trained", "masked")) == 24
+
+
+def test_kto_shows_label_reply_and_the_twin_for_the_kl(tmp_path, tiny_model_dir):
+    path = write_recipe(tmp_path, "kto", thumbs(), tiny_model_dir)
+    inspection, trainer = seen(path)
+    for row in inspection.rows:
+        number = int(row.where.rpartition(":")[2]) - 1
+        assert row.note == f"label: {'good' if thumbs()[number]['label'] else 'bad'}"
+        reply, twin = row.parts
+        assert ids_in(reply, "trained") and not ids_in(twin, "trained", "cut")
+        assert twin.title == "for the KL" and "nothing is learnt" in twin.facts
+    found = summary(inspection)
+    tokens = sum(len(r["prompt_ids"] + r["completion_ids"]) for r in trainer.train_dataset)
+    assert found["tokens"].startswith(f"{tokens:,} in an epoch") and "12 bad, 12 good" in found["rows"]
+
+
+def test_reward_names_the_scored_token_and_the_pairs_that_are_gone(tmp_path, tiny_model_dir):
+    rows = pairs(12)
+    rows[5]["chosen"] = says("yes " * 60)
+    rows[7]["rejected"] = rows[7]["chosen"]
+    path = write_recipe(tmp_path, "reward", rows, tiny_model_dir, train={"max_length": 64})
+    inspection, _ = seen(path, rows=10)
+    for row in inspection.rows:
+        for part in row.parts:
+            assert [p.state for p in part.pieces] == ["masked"] * (len(part.pieces) - 1) + ["scored"]
+            assert part.pieces[-1].text == "<|im_end|>" and part.pieces[-1].special
+    found = summary(inspection)
+    assert "dropped: " in found["rows"] and "train.jsonl:6 (" in found["rows"]
+    assert "chosen equals rejected" in found["rows"] and "train.jsonl:8" not in found["rows"]
+    assert "10 of 12 rows" in found["sources"] and "scored at the end of 20 of 20" in found["turn end"]
+
+
+def test_ppo_shows_prompts_and_says_what_is_sampled(tmp_path, tiny_model_dir):
+    rows = [{"prompt": row["prompt"]} for row in pairs(16)]
+    judge = AutoModelForSequenceClassification.from_pretrained(tiny_model_dir, num_labels=1)
+    judge.save_pretrained(tmp_path / "reward")
+    AutoTokenizer.from_pretrained(tiny_model_dir).save_pretrained(tmp_path / "reward")
+    reward = {"model_name_or_path": str(tmp_path / "reward")}
+    train = {"response_length": 8, "num_mini_batches": 1, "num_sample_generations": 0}
+    path = write_recipe(tmp_path, "ppo", rows, tiny_model_dir, reward=reward, train=train)
+    inspection, _ = seen(path)
+    assert (
+        inspection.rows[0].parts[0].pieces[-1].text == "\n" and inspection.rows[0].parts[0].title == "prompt"
+    )
+    assert not ids_in(inspection.rows[0].parts[0], "trained")
+    found = summary(inspection)
+    assert "replies of up to 8 tokens are sampled" in found["tokens"]
+    assert found["turn end"] == "<|im_end|>: sampled replies stop there"
+    assert "2 updates, 1.00 epochs\nglobal batch 8 rows" in found["steps"]
+
+
+@pytest.fixture(scope="module")
+def pretrain(tmp_path_factory, tiny_model_dir, tiny_texts):
+    folder = tmp_path_factory.mktemp("pretrain")
+    rows = [{"text": t} for t in tiny_texts] + [{"text": " ".join(tiny_texts[:9])}]
+    path = write_recipe(folder, "pretrain", rows, tiny_model_dir, text={"block_size": 64})
+    return path, *seen(path), folder
+
+
+def test_pretrain_agrees_with_the_ledger(pretrain):
+    _, inspection, trainer, _ = pretrain
+    counts, found = trainer.notes["data"]["train"], summary(inspection)
+    share = counts["predicted_tokens"] / counts["tokens"]
+    assert found["tokens"].startswith(f"{counts['tokens']:,} in an epoch, {share:.1%} of them trained")
+    assert f"65 of 65 rows, {counts['tokens']:,} tokens (100.0%)" in found["sources"]
+    assert "isolated: changing" in found["documents"] and "NOT" not in found["documents"]
+    assert "<|endoftext|>: trained at the end of 65 of" in found["turn end"]
+    assert "truncated" not in found["rows"]
+
+
+@pytest.mark.parametrize("flatten", [False, True])
+def test_blocks_are_read_alike_in_rows_and_flattened(pretrain, flatten):
+    _, _, trainer, _ = pretrain
+    trainer.data_collator.flatten = flatten
+    found = [s for rows, batch in all_batches(trainer, 7) for (s,) in sequences(trainer, rows, batch)]
+    for row, sequence in zip(trainer.train_dataset, found, strict=True):
+        assert sequence.ids == row["input_ids"] and sequence.padding == 64 - len(row["input_ids"])
+        assert len(sequence.starts) == len(row["seq_lengths"])
+        assert [k for k, t in enumerate(sequence.trained) if not t] == sequence.starts
+    trainer.data_collator.flatten = False
+
+
+def test_an_inspected_trainer_starts_with_the_rows_that_were_shown(sft, pretrain):
+    """Nothing that inspect does may change the order of training, or show another one."""
+    for path, *_ in (sft, pretrain):
+        with built_trainer(path, ["--train.max_steps", "1"]) as (_, trainer):
+            batches = first_batches(trainer)
+            shown = next(batches)[1]["input_ids"]
+            batches.close()
+            trained, step = [], trainer.training_step
+            trainer.training_step = lambda model, inputs, *rest, step=step, trained=trained: (
+                trained.append(inputs["input_ids"].clone()) or step(model, inputs, *rest)
+            )
+            trainer.train()
+        assert torch.equal(trained[0].cpu(), shown.cpu())
+
+
+class Reader(HTMLParser):
+    """Text of a page, and every tag and attribute in it."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.text, self.tags, self.attributes = "", set(), []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_page_is_escaped_and_needs_nothing_else(sft):
+    _, inspection, _, _ = sft
+    html = page(inspection)
+    found = Reader(html)
+    assert "<script>alert('x')</script> & \\x1b[31mred \\u202e \N{GRINNING FACE}" in found.text
+    assert not found.tags & {"script", "img", "link", "iframe"}
+    assert not [name for name, _ in found.attributes if name in ("src", "href") or name.startswith("on")]
+    assert "\x1b" not in html and "\u202e" not in html
+    assert re.search(r'<span class="cut" title="\d+: id [\d, ]+, cut">', html)
+
+
+def test_no_data_can_steer_the_terminal(sft):
+    _, inspection, _, _ = sft
+    plain = text(inspection, colours=False, width=100)
+    assert "\x1b" not in plain and "\u202e" not in plain and "\\x1b[31mred" in plain
+    coloured = text(inspection, colours=True, width=100)
+    assert "\\x1b[31mred" in re.sub(r"\x1b\[[\d;]*m", "", coloured)
+    assert coloured.count("\x1b[0m") > 100 and coloured.endswith("\x1b[0m")
+
+
+def test_without_colours_brackets_hold_the_trained_text(sft, tokenizer):
+    _, inspection, _, _ = sft
+    plain = text(inspection, colours=False, width=10_000)
+    assert "⟦It is red.<|im_end|>⟧" in plain and "tokens:  ⟦trained⟧  not trained  ⟨truncated" in plain
+    assert Paint(False, "ascii").brackets["trained"] == ("[[", "]]")
+
+
+@pytest.mark.parametrize(
+    "word", ["naïve café", "水 and 火", "\N{GRINNING FACE}\N{PILE OF POO}!", " a\tb\n\n c", "a\x00b"]
+)
+def test_pieces_give_the_text_back(tokenizer, word):
+    ids = tokenizer(f"<|im_start|>{word}<|im_end|>", add_special_tokens=False)["input_ids"]
+    found = pieces(tokenizer, Sequence("", ids, [False] * len(ids)))
+    assert "".join(p.text for p in found) == f"<|im_start|>{word}<|im_end|>"
+    assert [i for p in found for i in p.ids] == ids
+    assert [p.text for p in found if p.special] == ["<|im_start|>", "<|im_end|>"]
+
+
+def test_a_character_that_is_cut_through_is_shown_as_broken(tokenizer):
+    ids = tokenizer("\N{GRINNING FACE}", add_special_tokens=False)["input_ids"]
+    found = pieces(tokenizer, Sequence("", ids[:2], [False, True], cut=ids[2:]))
+    assert [p.state for p in found] == ["masked", "trained", "cut"]
+    assert {"\N{REPLACEMENT CHARACTER}"} == set("".join(p.text for p in found))
+
+
+def test_lines_are_cut_at_their_width():
+    cells = [(c, "") for c in "水水水abc\nd"]
+    assert ["".join(c for c, _ in line) for line in wrap(cells, 4)] == ["水水", "水ab", "c", "d"]
+    assert wide("é") == 1 and visible("a\tb\r\n") == "a⇥b\\x0d↵\n"
+
+
+def test_the_command_writes_the_page_and_nothing_else(sft, tmp_path, capsys):
+    path, _, _, folder = sft
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(SystemExit) as stopped:
+        main(
+            ["inspect", path, "--rows", "2", "--html", str(tmp_path / "page.html"), "--learning_rate", "2e-5"]
+        )
+    assert stopped.value.code == 0 and sorted(folder.rglob("*")) == before
+    out, err = capsys.readouterr()
+    assert f"page       {tmp_path}/page.html" in out and "===" not in out and "building the trainer" in err
+    assert Reader((tmp_path / "page.html").read_text()).text.count("batch 1, row") == 2
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_the_trainer_is_built(sft, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["inspect", sft[0], "--html", str(tmp_path / "none" / "page.html")])
+    assert stopped.value.code == 2
+    err = capsys.readouterr().err
+    assert "[html-unwritable]" in err and "building" not in err and "Traceback" not in err
+
+
+def test_a_stage_without_a_trainer_is_refused(tmp_path):
+    (tmp_path / "r.yaml").write_text(
+        f"stage: tokenizer\ntokenizer: {{output_dir: {tmp_path}/t, vocab_size: 300}}\n"
+        "data: {sources: [{path: a.jsonl}]}\n"
+    )
+    with pytest.raises(Exception, match="no-trainer"):
+        inspect(str(tmp_path / "r.yaml"))

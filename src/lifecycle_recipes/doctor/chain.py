@@ -220,10 +220,13 @@ def read(model, ids: list[int], trainer, runs: Any = None) -> Reading:
 
     runs: what is called in its place, where a wrapper must be.
     """
-    from .probe import mean_log_probability, score
+    from .probe import mean_log_probability, mean_log_probability_by_loss, score
 
-    causal, runs = is_causal(model), runs or model
-    value = mean_log_probability(runs, ids) if causal else score(runs, ids)
+    causal = is_causal(model)
+    if causal and runs is not None and runs is not model:
+        value = mean_log_probability_by_loss(runs, ids)
+    else:
+        value = mean_log_probability(model, ids) if causal else score(runs or model, ids)
     unit = "nats per token" if causal else "as the score"
     return Reading(value if math.isfinite(value) else math.inf, looseness(model, trainer), unit)
 

@@ -72,6 +72,18 @@ def mean_log_probability(model, ids: Sequence[int]) -> float:
     return found.mean().item()
 
 
+def mean_log_probability_by_loss(model, ids: Sequence[int]) -> float:
+    """The same from the model's own loss: under ZeRO-3 another way through it than training's breaks that.
+
+    TRL's chunked loss never calls the output head, and DeepSpeed's order of fetches must stay the same.
+    """
+    import torch
+
+    inputs = torch.tensor([list(ids)], device=next(model.parameters()).device)
+    with torch.no_grad():
+        return -model(input_ids=inputs, labels=inputs, use_cache=False).loss.item()
+
+
 def score(model, ids: Sequence[int]) -> float:
     """The logit that a reward model gives the conversation `ids`."""
     import torch

@@ -48,6 +48,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def build_trainer(recipe: KTORecipe, run):
     """The `trl.KTOTrainer` of this recipe; the ledger of its rows is noted in `run`."""
+    import logging
+
     from transformers import set_seed
     from trl import KTOTrainer
 
@@ -67,6 +69,9 @@ def build_trainer(recipe: KTORecipe, run):
             "one-label", f"every label is {train['label'][0]}", "KTO needs good and bad replies: give both"
         )
     adapter = peft_config(recipe.model)
+    # The check has said it already, as label-weights, unless the recipe waives it.
+    upstream = logging.getLogger("trl.trainer.kto_trainer")
+    upstream.addFilter(lambda record: "in an ideal range" not in record.getMessage())
     # Upstream's own choice of reference would be another one, see the dpo stage.
     needs_copy = adapter is None and not args.precompute_ref_log_probs
     trainer = KTOTrainer(

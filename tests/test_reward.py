@@ -69,6 +69,30 @@ def test_pairs_end_with_the_turn_end(trained):
         assert {ids[-1] for side in ("chosen_ids", "rejected_ids") for ids in rows[side]} == {end}
 
 
+def test_a_prompt_in_text_beside_whole_conversations(tmp_path, tiny_model_dir):
+    """The format of HuggingFaceH4/ultrafeedback_binarized: the conversations begin with the prompt."""
+    from lifecycle_recipes.doctor.check import check
+
+    rows = pairs()
+    whole = [
+        {
+            "prompt": row["prompt"][-1]["content"],
+            "chosen": row["prompt"] + row["chosen"],
+            "rejected": row["prompt"] + row["rejected"],
+        }
+        for row in rows
+    ]
+    built = []
+    for name, given in (("apart", rows), ("whole", whole)):
+        (tmp_path / name).mkdir()
+        path = write_recipe(tmp_path / name, "reward", given, tiny_model_dir)
+        without = ["--data.eval_sources", "[]"]
+        assert not check(path, without, upto=2).errors
+        trainer = reward.build_trainer(load_recipe(reward.RewardRecipe, [path, *without]), quiet_run())
+        built.append(trainer.train_dataset.to_list())
+    assert built[0] == built[1]
+
+
 def test_rows_longer_than_max_length_are_counted(tmp_path, tiny_model_dir):
     rows = pairs()
     rows[20]["chosen"][0]["content"] = "very long " * 40

@@ -2,9 +2,14 @@
 
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
+import yaml
+from conftest import ROOT
+from preference_runs import write_recipe
 from test_training import make_trainer, status, train
 from transformers import TrainerCallback
 
@@ -186,3 +191,64 @@ def test_reward_hacking_is_a_reward_that_rises_while_the_rubric_falls():
     assert find_reward_hacking(metrics | {"rubric_win_rate": 0.48}, prompts=300) == []  # noise
     assert find_reward_hacking(metrics | {"reward": 0.5}, prompts=300) == []
     assert find_reward_hacking({"reward": 2.0}) == []
+
+
+# Two processes
+
+POISONED = """
+import math, os, sys
+import lifecycle_recipes.stages.sft as sft
+
+build = sft.build_trainer
+
+def build_poisoned(recipe, run):
+    trainer = build(recipe, run)
+    compute = trainer.compute_loss
+    def compute_loss(model, inputs, *args, **kwargs):
+        bad = os.environ["RANK"] == "1" and trainer.state.global_step == 1 and model.training
+        loss = compute(model, inputs, *args, **kwargs)
+        return loss * math.nan if bad else loss
+    trainer.compute_loss = compute_loss
+    return trainer
+
+if "--poison" in sys.argv:
+    sys.argv.remove("--poison")
+    sft.build_trainer = build_poisoned
+sft.main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["cpu_ddp", "zero3"])
+def test_two_processes_chain_by_their_probes_and_leave_together(
+    tmp_path, tiny_model_dir, tiny_chat_rows, layout
+):
+    (tmp_path / "life.py").write_text(POISONED)
+    config = yaml.safe_load((ROOT / f"accelerate_configs/{layout}.yaml").read_text()) | {"num_processes": 2}
+    (tmp_path / "layout.yaml").write_text(yaml.safe_dump(config))
+    keys = {"ddp_backend": "gloo", "use_cpu": False, "bf16": False} if layout == "zero3" else {}
+
+    def run(name, parent, *flags):
+        sections = {"train": {"max_steps": 4, **keys}, "allow": {"eval-overlap": "a test"}}
+        recipe = write_recipe(tmp_path / name, "sft", tiny_chat_rows, parent, **sections)
+        command = [
+            sys.executable,
+            "-m",
+            "accelerate.commands.launch",
+            "--config_file",
+            tmp_path / "layout.yaml",
+        ]
+        command = [*map(str, command), str(tmp_path / "life.py"), recipe, *flags]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+        return done, record(tmp_path / name / "run")
+
+    done, first = run("first", tiny_model_dir)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert first["layout"]["processes"] == 2 and first["layout"]["zero_stage"] == (3 if keys else None)
+    done, second = run("second", tmp_path / "first/run")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert second["probe"]["start"] == pytest.approx(first["probe"]["value"], abs=1e-3)
+    done, bad = run("bad", tiny_model_dir, "--poison")
+    assert done.returncode == 1 and "loss is not finite on another process at step 2" in bad["status"]
+    assert bad["stopped_at"]["step"] == 2 and len(bad["stopped_at"]["rows"]) == 16
+    assert not list((tmp_path / "bad/run").glob("*.safetensors"))

@@ -107,8 +107,8 @@ def _measure_chats(tokenizer, template, places, stage) -> Iterator[Length]:
             ends = (trained[0], trained[-1]) if trained else (None, None)
             yield Length(row_set.where(i), row_set.number(i), 0, len(seen.ids), *ends)
         return
-    given = [row.get("prompt") or [] for row in rows]
-    # Where only the replies are given, upstream takes what they share as the prompt.
+    # Where only the replies are messages, upstream takes what they share as the prompt.
+    given = [prompt if isinstance(prompt := row.get("prompt"), list) else [] for row in rows]
     asked = [p or _shared(row) for p, row in zip(given, rows, strict=True)]
     prompts = _render(tokenizer, template, places, asked, add_generation_prompt=True)
     sides = list(

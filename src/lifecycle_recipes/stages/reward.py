@@ -86,7 +86,8 @@ def tokenize_pairs(rows, tokenizer):
     end = tokenizer.convert_tokens_to_ids(turn_end(tokenizer) or tokenizer.eos_token)
 
     def tokenize(row):
-        prompt = row.get("prompt") or []
+        # A prompt in plain text stands beside conversations that begin with it (UltraFeedback's format).
+        prompt = row["prompt"] if isinstance(row.get("prompt"), list) else []
         return {f"{k}_ids": scored_ids(tokenizer, prompt + row[k], end) for k in ("chosen", "rejected")}
 
     return rows.map(tokenize, remove_columns=rows.column_names)

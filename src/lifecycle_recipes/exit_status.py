@@ -102,6 +102,7 @@ def _stage_exit() -> Iterator[None]:
             yield
     except Refusal as refusal:
         _let_rank_0_speak()
+        _end_progress_bars()
         print(redact(str(refusal)), file=sys.stderr)
         if "--debug" in sys.argv:
             traceback.print_exc()
@@ -136,3 +137,10 @@ def _leave_process_group() -> None:
     distributed = getattr(sys.modules.get("torch"), "distributed", None)
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
+
+
+def _end_progress_bars() -> None:
+    """A running bar leaves the cursor on its own line, and a message would stand behind it."""
+    if "tqdm" in sys.modules:
+        for bar in list(getattr(sys.modules["tqdm"].tqdm, "_instances", ())):
+            bar.close()

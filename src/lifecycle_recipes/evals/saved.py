@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..finding import refuse
+from ..models.adapters import is_adapter
 from ..parents import hash_weights, is_local
 
 
@@ -32,7 +33,7 @@ def load_saved(path: str, model_config=None) -> Saved:
     tokenizer = AutoTokenizer.from_pretrained(path, **_revision(path, model_config))
     with _loading():
         model = _load(path, AutoModelForCausalLM, _quantisation(model_config) | _revision(path, model_config))
-    if _is_adapter(path) and (Path(path) / "generation_config.json").is_file():
+    if is_adapter(path) and (Path(path) / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(path)  # PEFT leaves the base's in place
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # only fills batches here; masked everywhere
@@ -46,7 +47,7 @@ def load_reward(path: str) -> Saved:
     tokenizer = AutoTokenizer.from_pretrained(path)
     options: dict = {"num_labels": 1}
     with _loading():
-        if _is_adapter(path):
+        if is_adapter(path):
             model = _load(path, AutoModelForSequenceClassification, options)
             headless = _adapter_lacks_head(path)
         else:
@@ -65,13 +66,13 @@ def weights_id(path: str) -> list[str] | None:
     """Hashes of a local model's weights and its adapter's base; None for a Hub id."""
     if not Path(path).is_dir():
         return None
-    base = _adapter_base(path) if _is_adapter(path) else None
+    base = _adapter_base(path) if is_adapter(path) else None
     return [hash_weights(place) or "" for place in (path, base) if place and Path(place).is_dir()]
 
 
 def _load(path: str, auto_class, options: dict):
     """`auto_class.from_pretrained`, through the base of an adapter when `path` holds one."""
-    if not _is_adapter(path):
+    if not is_adapter(path):
         return auto_class.from_pretrained(path, dtype="auto", **options)
     from peft import PeftModel
 
@@ -92,10 +93,6 @@ def _adapter_base(path: str) -> str:
     return str(beside) if not Path(base).is_dir() and beside.is_dir() else base
 
 
-def _is_adapter(path: str) -> bool:
-    return (Path(path) / "adapter_config.json").is_file()
-
-
 def _revision(path: str, model_config) -> dict:
     # A directory here has no revisions; the recipe's is that of the parent.
     return {} if model_config is None or Path(path).is_dir() else {"revision": model_config.model_revision}
@@ -111,7 +108,7 @@ def _quantisation(model_config) -> dict:
 
 def _refuse_other_heads(path: str) -> None:
     config = Path(path) / "config.json"
-    if not Path(path).is_dir() or _is_adapter(path):
+    if not Path(path).is_dir() or is_adapter(path):
         return
     if not config.is_file():
         raise refuse("missing-model", "there is no saved model here", "train it or correct the path", path)

@@ -1,11 +1,11 @@
 """LoRA from a recipe, and the chain of adapters: a new adapter never drops the one it starts from."""
 
 import json
-import re
 import warnings
 from pathlib import Path
 
 from ..finding import refuse
+from .targets import is_plain_name
 
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -30,8 +30,7 @@ def peft_config(model_config):
         config = get_peft_config(model_config)
         if config.target_modules is None and config.target_parameters is None:
             config.target_modules = "all-linear"
-        # TRL turns a list of one name into that name, which PEFT reads as a pattern for whole names.
-        if isinstance(config.target_modules, str) and re.fullmatch(r"[\w.]+", config.target_modules):
+        if is_plain_name(config.target_modules):
             config.target_modules = [config.target_modules]
         # Without it PEFT trains a copy of a tied input embedding only and leaves the output head as it was:
         # tokens that the base never saw could not be told apart (huggingface/peft#2777).

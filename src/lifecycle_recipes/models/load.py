@@ -1,11 +1,11 @@
 """Load what a parent run (or the Hub) holds: a full model or an adapter, with or without a reward head."""
 
-import hashlib
 import json
 from contextlib import contextmanager
 from pathlib import Path
 
 from ..finding import refuse
+from ..parents import hash_file
 from .adapters import is_adapter, is_local, merge_adapter
 from .targets import require_lora_targets
 
@@ -134,7 +134,7 @@ def _keep_4bit_layout(model):
 def _write_merged_base(path: str, model_config, train_args, auto_class) -> str:
     """Merge the adapter chain at `path` into `<output_dir>/base` (once, on the main process); return that."""
     target = Path(train_args.output_dir) / MERGED_BASE
-    origin = {"adapter": path, "sha256": _sha256(Path(path) / "adapter_model.safetensors")}
+    origin = {"adapter": path, "sha256": hash_file(Path(path) / "adapter_model.safetensors")}
     with train_args.main_process_first(local=False, desc="merging the parent's adapter"):
         if not _holds(target, origin):
             options = {
@@ -155,11 +155,6 @@ def _holds(target: Path, origin: dict) -> bool:
         return json.loads((target / MERGED_FROM).read_text(encoding="utf-8")) == origin
     except FileNotFoundError:
         return False
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @contextmanager

@@ -29,12 +29,17 @@ def require_lora_targets(model, model_config) -> None:
         raise Refusal(*findings)
 
 
+def is_plain_name(target) -> bool:
+    """Whether a LoRA target is one name. TRL turns a list of one into it, and PEFT would read a pattern."""
+    return isinstance(target, str) and re.fullmatch(r"[\w.]+", target) is not None
+
+
 def matches(name: str, target: str, key: str, given) -> bool:
     """As PEFT matches: a string is a pattern for the whole name, an item of a list is its end.
 
     A plain word is a list of one (see `peft_config`).
     """
-    if isinstance(given, str) and key == "lora_target_modules" and not re.fullmatch(r"[\w.]+", given):
+    if isinstance(given, str) and key == "lora_target_modules" and not is_plain_name(given):
         return re.fullmatch(target, name) is not None
     return name == target or name.endswith(f".{target}")
 

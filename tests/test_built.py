@@ -1,5 +1,6 @@
 """Level 3: real trainers on a tiny model, each sound until a fault is put in, which is then named."""
 
+import errno
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +12,13 @@ from preference_runs import LORA, pairs, save_lora_parent, thumbs, user, write_r
 from transformers import SchedulerType
 
 from lifecycle_recipes.doctor.batch import find_in_batches
-from lifecycle_recipes.doctor.build import built_trainer
+from lifecycle_recipes.doctor.build import built_trainer, upstream_refusals
 from lifecycle_recipes.doctor.built import find_in_trainer
 from lifecycle_recipes.doctor.chain import find_in_chain, find_in_parent
 from lifecycle_recipes.doctor.packing import find_in_packing
 from lifecycle_recipes.doctor.steps import find_in_steps
 from lifecycle_recipes.finding import Refusal
+from lifecycle_recipes.stages import kto
 
 
 def codes(findings) -> list[str]:
@@ -129,6 +131,20 @@ def test_what_upstream_refuses_is_no_traceback(recipe):
     path = recipe("sft", train={"packing": True, "max_length": None})
     with pytest.raises(Refusal, match="trainer-refused.*max_length"), built_trainer(path):
         pass
+
+
+def test_a_stage_that_upstream_refuses_exits_2_without_a_traceback(recipe, capsys):
+    path = recipe("kto", train={"per_device_train_batch_size": 1})
+    with pytest.raises(SystemExit) as ended:
+        kto.main([str(path)])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and "trainer-refused" in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no memory"), OSError(errno.ENOSPC, "disk full")])
+def test_a_machine_that_fails_is_not_the_recipes_fault(error):
+    with pytest.raises(type(error)), upstream_refusals("recipe.yaml"):
+        raise error
 
 
 def test_a_lora_target_that_does_not_exist_is_named_with_those_that_do(recipe):

@@ -1,5 +1,6 @@
 """Build a stage's trainer without starting a run: for `lifecycle check` and `lifecycle inspect`."""
 
+import errno
 import importlib
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,8 @@ from ..finding import refuse
 
 # They have no loss, so there is nothing to build.
 NO_TRAINER = ("tokenizer", "evaluate")
+# How upstream says no to a recipe.
+REJECTIONS = (ValueError, TypeError, NotImplementedError, ImportError, OSError, RuntimeError, KeyError)
 
 
 @contextmanager
@@ -67,18 +70,15 @@ def keep_to_ourselves(args, directory: str) -> None:
 
 @contextmanager
 def upstream_refusals(where: str) -> Iterator[None]:
-    """Inside, upstream's way of rejecting a recipe while it builds becomes a Refusal `trainer-refused`."""
+    """Inside, upstream's way of rejecting a recipe while it builds becomes a Refusal `trainer-refused`.
+
+    What the machine lacks (memory, disk, a peer) is not the recipe's fault and passes through.
+    """
     try:
         yield
-    except (
-        ValueError,
-        TypeError,
-        NotImplementedError,
-        ImportError,
-        OSError,
-        RuntimeError,
-        KeyError,
-    ) as error:
+    except REJECTIONS as error:
+        if is_of_the_machine(error):
+            raise
         says = " ".join(str(error).split()) or type(error).__name__
         raise refuse(
             "trainer-refused",
@@ -86,3 +86,12 @@ def upstream_refusals(where: str) -> Iterator[None]:
             "change what it names; --debug shows where upstream raised it",
             where,
         ) from error
+
+
+def is_of_the_machine(error: BaseException) -> bool:
+    """Whether memory, disk or another process failed, rather than the recipe."""
+    import torch
+
+    kinds = (torch.OutOfMemoryError, torch.AcceleratorError, torch.distributed.DistError)
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
+    return full or isinstance(error, kinds) or "can't allocate memory" in str(error)

@@ -27,6 +27,7 @@ class DPORecipe:
 
 
 def main(argv: list[str] | None = None) -> None:
+    from ..doctor.build import upstream_refusals
     from ..doctor.check import check_built, check_recipe, preflight
     from ..evals.measure import measure
     from ..recipe import load_recipe
@@ -38,7 +39,8 @@ def main(argv: list[str] | None = None) -> None:
             preflight(recipe, run)
             from ..training import train_and_save  # imports torch: a recipe is refused before that
 
-            trainer = build_trainer(recipe, run)
+            with upstream_refusals(recipe.raw.path):
+                trainer = build_trainer(recipe, run)
             check_built(trainer, recipe, run)
             train_and_save(trainer, recipe, run)
             measure(recipe.train.output_dir, recipe.evaluate, run, recipe.model)

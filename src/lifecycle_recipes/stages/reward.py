@@ -26,6 +26,7 @@ class RewardRecipe:
 
 
 def main(argv: list[str] | None = None) -> None:
+    from ..doctor.build import upstream_refusals
     from ..doctor.check import check_built, check_recipe, preflight
     from ..recipe import load_recipe
     from ..record import Run, stage_exit
@@ -36,7 +37,8 @@ def main(argv: list[str] | None = None) -> None:
             preflight(recipe, run)
             from ..training import train_and_save  # imports torch: a recipe is refused before that
 
-            trainer = build_trainer(recipe, run)
+            with upstream_refusals(recipe.raw.path):
+                trainer = build_trainer(recipe, run)
             check_built(trainer, recipe, run)
             train_and_save(trainer, recipe, run)
             if trainer.eval_dataset is not None and trainer.is_world_process_zero():

@@ -76,7 +76,7 @@ def _find_conflicts(pairs: list[tuple[RowSet, int]]) -> list[Finding]:
     if not found:
         return []
     row_set, i, other = found[0]
-    what = f"{len(found)} of {len(pairs)} pairs prefer what another rejects"
+    what = f"pairs that prefer what another rejects: {len(found)} of {len(pairs)}"
     says = f"{what}{numbers_of(found)}; the first is against {other}"
     return [Finding("pair-conflict", "warning", says, "keep one of the two", row_set.where(i))]
 

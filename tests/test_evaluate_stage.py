@@ -61,7 +61,7 @@ def test_a_run_is_measured_into_a_record_of_its_own(here):
     evaluate.main([write_recipe("colours.acc >= 0", against="runs/model")])
     run = record()
     assert run["status"] == "done" and run["stage"] == "evaluate"
-    assert set(run["metrics"]) == {"colours.acc", "rubric", "rubric_win_rate", "kl"}
+    assert set(run["metrics"]) == {"colours.acc", "rubric", "rubric_win_rate", "rubric_win_rate_lc", "kl"}
     assert run["metrics"]["rubric_win_rate"] == 0.5
     assert [sample["prompt"] for sample in run["samples"]] == [
         "Which?",

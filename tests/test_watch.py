@@ -190,6 +190,9 @@ def test_reward_hacking_is_a_reward_that_rises_while_the_rubric_falls():
     assert finding.code == "reward-hacking" and "win rate 0.30" in finding.says
     assert find_reward_hacking(metrics | {"rubric_win_rate": 0.48}, prompts=300) == []  # noise
     assert find_reward_hacking(metrics | {"reward": 0.5}, prompts=300) == []
+    longer = metrics | {"rubric_win_rate": 0.6, "rubric_win_rate_lc": 0.4}  # it wins by its length alone
+    (finding,) = find_reward_hacking(longer, prompts=300)
+    assert "win rate at equal length 0.40" in finding.says and "win rate 0.60" not in finding.says
     assert find_reward_hacking({"reward": 2.0}) == []
 
 

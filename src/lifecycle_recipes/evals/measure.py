@@ -12,8 +12,9 @@ from .config import EvaluateConfig
 def measure(model_dir: str, config: EvaluateConfig | None, run, model_config=None) -> None:
     """Load `model_dir` from disk once and measure what `config` asks for.
 
-    Adds to run.metrics: `<task>.<metric>`; `rubric` (mean score, 0..1) and `rubric_win_rate`; `reward` and
-    `reward_against` (mean logits); `kl` (nats per token). Notes `samples` and `evaluation` in the record.
+    Adds to run.metrics: `<task>.<metric>`; `rubric` (mean score, 0..1), `rubric_win_rate` and the same at
+    equal length, `rubric_win_rate_lc`; `reward` and `reward_against` (mean logits); `kl` (nats per token).
+    Notes `samples` and `evaluation` in the record.
     model_config: the recipe's trl.ModelConfig, for quantised parents. Only rank 0 measures.
     Reports `reward-hacking` where the reward rose and the rubric fell.
     Raises Refusal for a reward model, a missing file, or chat prompts without a chat template.
@@ -95,7 +96,7 @@ def _compare_models(saved, config: EvaluateConfig, rows, ids, own):
 
 
 def _judge_by_rubric(config: EvaluateConfig, rows, own, theirs) -> dict[str, float]:
-    from .compare import win_rate
+    from .compare import length_controlled_win_rate, win_rate
     from .rubric import load_score
 
     score = load_score(config.rubric)
@@ -104,6 +105,8 @@ def _judge_by_rubric(config: EvaluateConfig, rows, own, theirs) -> dict[str, flo
     if theirs is not None:
         other = [score(row, str(reply)) for row, reply in zip(rows, theirs, strict=True)]
         metrics["rubric_win_rate"] = win_rate(scores, other)
+        lengths = [[len(str(reply)) for reply in replies] for replies in (own, theirs)]
+        metrics["rubric_win_rate_lc"] = length_controlled_win_rate(scores, other, *lengths)
     return metrics
 
 

@@ -10,10 +10,13 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["eval_fixtures"]
 ROOT = Path(__file__).resolve().parents[1]
 COLOURS = ["red", "green", "blue", "white", "black", "amber", "violet", "grey"]
 
@@ -42,6 +45,19 @@ def tiny_chat_rows() -> list[dict]:
             messages += [{"role": "user", "content": "Sure?"}, {"role": "assistant", "content": "Yes."}]
         rows.append({"messages": messages})
     return rows
+
+
+@pytest.fixture(scope="session")
+def rows_of_stage(tiny_chat_rows) -> dict[str, list[dict]]:
+    """stage -> rows of its shape."""
+    asked = [row["messages"][-2:] for row in tiny_chat_rows]
+    return {
+        "sft": tiny_chat_rows,
+        "dpo": [{"prompt": [q], "chosen": [a], "rejected": [a | {"content": "No."}]} for q, a in asked],
+        "reward": [{"chosen": [q, a], "rejected": [q, a | {"content": "No."}]} for q, a in asked],
+        "kto": [{"prompt": [q], "completion": [a], "label": True} for q, a in asked],
+        "ppo": [{"prompt": [q]} for q, _ in asked],
+    }
 
 
 @pytest.fixture(scope="session")
@@ -84,6 +100,59 @@ def tiny_model_dir(tmp_path_factory, tiny_tokenizer_dir) -> Path:
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tiny_model_dir):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tiny_model_dir)
+
+
+@pytest.fixture(scope="session")
+def tiny_reward_dir(tmp_path_factory, tiny_model_dir) -> str:
+    """The tiny model with a random reward head."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    path = tmp_path_factory.mktemp("reward")
+    torch.manual_seed(2)
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_model_dir, num_labels=1)
+    torch.nn.init.normal_(model.score.weight)
+    model.save_pretrained(path)
+    AutoTokenizer.from_pretrained(tiny_model_dir).save_pretrained(path)
+    return str(path)
+
+
+@pytest.fixture
+def chat_model(tmp_path, tiny_model_dir) -> Path:
+    """A chat model's directory of one's own: the turn end is among the ends of a generation."""
+    shutil.copytree(tiny_model_dir, tmp_path / "model")
+    (tmp_path / "model/generation_config.json").write_text(json.dumps({"eos_token_id": [1, 3]}))
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def stage_recipe(tmp_path, tiny_model_dir, tiny_chat_rows):
+    """Writes a recipe of a stage on the tiny model and returns its path."""
+    from preference_runs import pairs, thumbs, user, write_recipe
+
+    rows = {
+        "sft": tiny_chat_rows,
+        "dpo": pairs(),
+        "reward": pairs(),
+        "kto": thumbs(),
+        "ppo": [{"prompt": user(i)} for i in range(24)],
+    }
+
+    def write(stage, parent=tiny_model_dir, data=None, **sections):
+        folder = tmp_path / f"{stage}{len(list(tmp_path.iterdir()))}"
+        sections["train"] = {"use_cpu": True, **sections.get("train", {})}
+        if stage == "ppo":
+            sections["train"] |= {"response_length": 8, "num_ppo_epochs": 1, "num_mini_batches": 1}
+        return write_recipe(folder, stage, data or rows[stage], parent, **sections)
+
+    return write
 
 
 @pytest.fixture(scope="session")

@@ -1,20 +1,17 @@
 """Level 3: real trainers on a tiny model, each sound until a fault is put in, which is then named."""
 
 import errno
-import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from preference_runs import LORA, pairs, save_lora_parent, thumbs, user, write_recipe, write_rows
+from preference_runs import LORA, write_rows
 from transformers import SchedulerType
 
 from lifecycle_recipes.doctor.batch import find_in_batches
 from lifecycle_recipes.doctor.build import built_trainer, upstream_refusals
 from lifecycle_recipes.doctor.built import find_in_trainer
-from lifecycle_recipes.doctor.chain import find_in_chain, find_in_parent
 from lifecycle_recipes.doctor.packing import find_in_packing
 from lifecycle_recipes.doctor.steps import find_in_steps
 from lifecycle_recipes.finding import Refusal
@@ -27,39 +24,6 @@ def codes(findings) -> list[str]:
 
 def errors(findings) -> list[str]:
     return [finding.code for finding in findings if finding.severity == "error"]
-
-
-@pytest.fixture
-def recipe(tmp_path, tiny_model_dir, tiny_chat_rows):
-    """Writes a recipe of a stage on the tiny model and returns its path."""
-    rows = {
-        "sft": tiny_chat_rows,
-        "dpo": pairs(),
-        "reward": pairs(),
-        "kto": thumbs(),
-        "ppo": [{"prompt": user(i)} for i in range(24)],
-    }
-
-    def write(stage, parent=tiny_model_dir, data=None, **sections):
-        folder = tmp_path / f"{stage}{len(list(tmp_path.iterdir()))}"
-        sections["train"] = {"use_cpu": True, **sections.get("train", {})}
-        if stage == "ppo":
-            sections["train"] |= {"response_length": 8, "num_ppo_epochs": 1, "num_mini_batches": 1}
-        return write_recipe(folder, stage, data or rows[stage], parent, **sections)
-
-    return write
-
-
-@pytest.fixture(scope="module")
-def reward_dir(tmp_path_factory, tiny_model_dir):
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    path = tmp_path_factory.mktemp("reward")
-    torch.manual_seed(2)
-    model = AutoModelForSequenceClassification.from_pretrained(tiny_model_dir, num_labels=1)
-    model.save_pretrained(path)
-    AutoTokenizer.from_pretrained(tiny_model_dir).save_pretrained(path)
-    return path
 
 
 @pytest.fixture
@@ -88,18 +52,15 @@ def text_recipe(tmp_path, tiny_model_dir, tiny_texts):
     return write
 
 
-def write_record(path: Path, **fields) -> None:
-    record = {"schema": 1, "status": "done", "stage": "sft", "metrics": {}, **fields}
-    (path / "run.json").write_text(json.dumps(record))
-
-
 # Building
 
 
 @pytest.mark.parametrize("stage", ["sft", "dpo", "reward", "kto", "ppo"])
-def test_a_sound_recipe_builds_gives_no_error_and_leaves_no_trace(recipe, stage, reward_dir, tmp_path):
-    sections = {"reward": {"model_name_or_path": str(reward_dir)}} if stage == "ppo" else {}
-    path = recipe(stage, **sections)
+def test_a_sound_recipe_builds_gives_no_error_and_leaves_no_trace(
+    stage_recipe, stage, tiny_reward_dir, tmp_path
+):
+    sections = {"reward": {"model_name_or_path": str(tiny_reward_dir)}} if stage == "ppo" else {}
+    path = stage_recipe(stage, **sections)
     before = sorted(tmp_path.rglob("*"))
     with built_trainer(path) as (built, trainer):
         modes = [m.training for m in trainer.model.modules()]
@@ -127,14 +88,14 @@ def test_a_stage_without_a_trainer_says_so(repo_root):
         pass
 
 
-def test_what_upstream_refuses_is_no_traceback(recipe):
-    path = recipe("sft", train={"packing": True, "max_length": None})
+def test_what_upstream_refuses_is_no_traceback(stage_recipe):
+    path = stage_recipe("sft", train={"packing": True, "max_length": None})
     with pytest.raises(Refusal, match="trainer-refused.*max_length"), built_trainer(path):
         pass
 
 
-def test_a_stage_that_upstream_refuses_exits_2_without_a_traceback(recipe, capsys):
-    path = recipe("kto", train={"per_device_train_batch_size": 1})
+def test_a_stage_that_upstream_refuses_exits_2_without_a_traceback(stage_recipe, capsys):
+    path = stage_recipe("kto", train={"per_device_train_batch_size": 1})
     with pytest.raises(SystemExit) as ended:
         kto.main([str(path)])
     said = capsys.readouterr().err
@@ -147,8 +108,8 @@ def test_a_machine_that_fails_is_not_the_recipes_fault(error):
         raise error
 
 
-def test_a_lora_target_that_does_not_exist_is_named_with_those_that_do(recipe):
-    path = recipe("sft", model={**LORA, "lora_target_modules": ["q_proj", "v_prj"]})
+def test_a_lora_target_that_does_not_exist_is_named_with_those_that_do(stage_recipe):
+    path = stage_recipe("sft", model={**LORA, "lora_target_modules": ["q_proj", "v_prj"]})
     with pytest.raises(Refusal) as refusal, built_trainer(path):
         pass
     (finding,) = refusal.value.findings
@@ -156,8 +117,11 @@ def test_a_lora_target_that_does_not_exist_is_named_with_those_that_do(recipe):
     assert "did you mean v_proj?" in finding.fix and "down_proj" in finding.fix
 
 
-def test_a_single_lora_target_is_a_name(recipe):
-    with built_trainer(recipe("sft", model={**LORA, "lora_target_modules": ["q_proj"]})) as (_, trainer):
+def test_a_single_lora_target_is_a_name(stage_recipe):
+    with built_trainer(stage_recipe("sft", model={**LORA, "lora_target_modules": ["q_proj"]})) as (
+        _,
+        trainer,
+    ):
         trained = {
             n.split(".lora_")[0].rpartition(".")[2]
             for n, p in trainer.model.named_parameters()
@@ -166,17 +130,20 @@ def test_a_single_lora_target_is_a_name(recipe):
     assert trained == {"q_proj"}
 
 
-def test_weights_that_would_be_random_are_refused(recipe, reward_dir):
-    with pytest.raises(Refusal, match="weights-missing.*lm_head"), built_trainer(recipe("sft", reward_dir)):
+def test_weights_that_would_be_random_are_refused(stage_recipe, tiny_reward_dir):
+    with (
+        pytest.raises(Refusal, match="weights-missing.*lm_head"),
+        built_trainer(stage_recipe("sft", tiny_reward_dir)),
+    ):
         pass
 
 
 # Steps
 
 
-def test_no_step_and_too_few_rows(recipe):
+def test_no_step_and_too_few_rows(stage_recipe):
     few = {"num_train_epochs": 1, "max_steps": -1, "per_device_train_batch_size": 64}
-    with built_trainer(recipe("sft", train=few)) as (_, trainer):
+    with built_trainer(stage_recipe("sft", train=few)) as (_, trainer):
         (finding,) = find_in_steps(trainer)
         assert finding.code == "rows-below-batch" and "32 rows do not fill one batch of 64" in finding.says
         trainer.args.dataloader_drop_last = True
@@ -189,9 +156,11 @@ def test_no_step_and_too_few_rows(recipe):
         assert find_in_steps(trainer) == []
 
 
-def test_ppo_with_fewer_prompts_than_a_batch_would_never_start(recipe, reward_dir):
+def test_ppo_with_fewer_prompts_than_a_batch_would_never_start(stage_recipe, tiny_reward_dir):
     train = {"per_device_train_batch_size": 32}
-    with built_trainer(recipe("ppo", reward={"model_name_or_path": str(reward_dir)}, train=train)) as (
+    with built_trainer(
+        stage_recipe("ppo", reward={"model_name_or_path": str(tiny_reward_dir)}, train=train)
+    ) as (
         _,
         trainer,
     ):
@@ -199,8 +168,8 @@ def test_ppo_with_fewer_prompts_than_a_batch_would_never_start(recipe, reward_di
     assert finding.code == "no-steps" and "24 prompts" in finding.says
 
 
-def test_a_frozen_model(recipe):
-    with built_trainer(recipe("sft")) as (_, trainer):
+def test_a_frozen_model(stage_recipe):
+    with built_trainer(stage_recipe("sft")) as (_, trainer):
         trainer.model.requires_grad_(False)
         assert errors(find_in_steps(trainer)) == ["nothing-trainable"]
 
@@ -208,8 +177,8 @@ def test_a_frozen_model(recipe):
 # Batches
 
 
-def test_replies_that_the_collator_cuts_away(recipe):
-    with built_trainer(recipe("dpo", train={"per_device_train_batch_size": 24})) as (_, trainer):
+def test_replies_that_the_collator_cuts_away(stage_recipe):
+    with built_trainer(stage_recipe("dpo", train={"per_device_train_batch_size": 24})) as (_, trainer):
         assert find_in_batches(trainer) == []
         lengths = sorted(map(len, trainer.train_dataset["prompt_ids"]))
         trainer.data_collator.max_length = lengths[-1]  # the longest prompts leave no room
@@ -233,8 +202,8 @@ def test_a_collator_that_masks_the_end(text_recipe):
     assert finding.code == "eos-masked" and "pad token too" in finding.says
 
 
-def test_a_bos_that_stands_twice(recipe):
-    with built_trainer(recipe("sft")) as (_, trainer):
+def test_a_bos_that_stands_twice(stage_recipe):
+    with built_trainer(stage_recipe("sft")) as (_, trainer):
         tokenizer = trainer.processing_class
         tokenizer.add_special_tokens({"bos_token": "<|system|>"})
         bos = tokenizer.bos_token_id
@@ -253,8 +222,8 @@ PACKED = {"packing": True, "max_length": 128, "max_steps": -1, "num_train_epochs
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_packed_documents_are_apart_and_a_mask_of_ones_is_found_out(recipe, attention):
-    path = recipe("sft", model={"attn_implementation": attention}, train=PACKED)
+def test_packed_documents_are_apart_and_a_mask_of_ones_is_found_out(stage_recipe, attention):
+    path = stage_recipe("sft", model={"attn_implementation": attention}, train=PACKED)
     with built_trainer(path) as (_, trainer):
         assert find_in_packing(trainer) == []
         collate = trainer.data_collator
@@ -275,107 +244,17 @@ def test_blocks_that_leak_are_found_out(text_recipe):
         assert errors(find_in_packing(trainer)) == ["packing-leaks"]
 
 
-def test_packing_that_cuts_and_packing_into_one_row(recipe):
-    with built_trainer(recipe("sft", train=PACKED | {"max_length": 40})) as (_, trainer):
+def test_packing_that_cuts_and_packing_into_one_row(stage_recipe):
+    with built_trainer(stage_recipe("sft", train=PACKED | {"max_length": 40})) as (_, trainer):
         (finding,) = find_in_packing(trainer)
         assert finding.code == "packing-discards" and "of 32 texts" in finding.says
-    with built_trainer(recipe("sft", train=PACKED | {"max_length": 40, "packing_strategy": "bfd_split"})) as (
+    with built_trainer(
+        stage_recipe("sft", train=PACKED | {"max_length": 40, "packing_strategy": "bfd_split"})
+    ) as (
         _,
         t,
     ):
         assert find_in_packing(t) == []
-    with built_trainer(recipe("sft", train=PACKED | {"max_length": 4096})) as (_, trainer):
+    with built_trainer(stage_recipe("sft", train=PACKED | {"max_length": 4096})) as (_, trainer):
         (finding,) = find_in_steps(trainer)
     assert finding.code == "one-packed-row" and "all 32 documents" in finding.says
-
-
-# The chain
-
-
-def test_a_new_adapter_that_drops_its_parent(recipe, tiny_model_dir, tmp_path):
-    """What alignment-handbook's way of loading does: the adapter's base, and a new adapter on it."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    parent = save_lora_parent(tiny_model_dir, tmp_path / "parent")
-    with built_trainer(recipe("dpo", parent, model=LORA)) as (built, trainer):
-        assert find_in_chain(trainer, built) == []
-        config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
-        trainer.model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model_dir), config)
-        (finding,) = find_in_chain(trainer, built)
-    assert finding.code == "parent-dropped" and "what the parent learnt is not in it" in finding.says
-    assert finding.where == str(parent)
-
-
-@pytest.fixture
-def parent(tiny_model_dir, tmp_path):
-    """A copy of the tiny model that says it is a run of ours."""
-    import shutil
-
-    path = tmp_path / "parent"
-    shutil.copytree(tiny_model_dir, path)
-    return path
-
-
-def test_a_model_that_does_not_say_what_its_parents_record_says(recipe, parent):
-    with built_trainer(recipe("sft", parent)) as (built, trainer):
-        from lifecycle_recipes.doctor.chain import probe_ids, read_prepared
-
-        probe = {"ids": probe_ids(trainer), "start": -9.0, "loose": 1e-3}
-        probe["value"] = read_prepared(trainer, probe["ids"]).value
-        write_record(parent, probe=probe)
-        assert find_in_chain(trainer, built) == []
-        write_record(parent, probe=probe | {"value": probe["value"] + 0.01})
-        assert errors(find_in_chain(trainer, built)) == ["parent-dropped"]
-        # In half precision a difference counts only where the model is nearer to where its parent began.
-        write_record(parent, probe=probe | {"value": probe["value"] + 0.06, "loose": 0.05})
-        assert find_in_chain(trainer, built) == []
-        write_record(
-            parent, probe=probe | {"value": probe["value"] + 1, "start": probe["value"], "loose": 0.3}
-        )
-        assert errors(find_in_chain(trainer, built)) == ["parent-dropped"]
-
-
-@pytest.mark.parametrize("adapter", [{}, LORA], ids=["full", "lora"])
-def test_a_reference_that_is_not_the_parent(recipe, adapter):
-    with built_trainer(recipe("dpo", model=adapter)) as (built, trainer):
-        assert find_in_chain(trainer, built) == []
-        moved = trainer.ref_model or trainer.model
-        with torch.no_grad():
-            for name, p in moved.named_parameters():
-                if "lora_B" in name or not adapter:
-                    p.add_(0.05 * torch.randn_like(p))
-        assert errors(find_in_chain(trainer, built)) == ["reference-differs"]
-
-
-def test_files_of_a_parent_that_changed(parent, tiny_model_dir, tmp_path):
-    from lifecycle_recipes.parents import hash_file, hash_weights
-
-    write_record(parent, tokenizer_sha256=hash_file(parent / "tokenizer.json"))
-    assert find_in_parent("model", str(parent)) == []
-    with (parent / "tokenizer.json").open("a") as stream:
-        stream.write("\n")
-    assert errors(find_in_parent("model", str(parent))) == ["tokenizer-differs"]
-    adapter = save_lora_parent(parent, tmp_path / "adapter")
-    trained_on = {"path": str(parent), "weights_sha256": hash_weights(parent)}
-    write_record(adapter, parents={"model": trained_on})
-    assert find_in_parent("model", str(adapter)) == []
-    write_record(adapter, parents={"model": trained_on | {"weights_sha256": "another"}})
-    assert errors(find_in_parent("model", str(adapter))) == ["base-differs"]
-
-
-def test_a_reward_model_with_another_vocabulary(recipe, reward_dir, tmp_path):
-    import shutil
-
-    other = tmp_path / "other"
-    shutil.copytree(reward_dir, other)
-    with built_trainer(recipe("ppo", reward={"model_name_or_path": str(other)})) as (built, trainer):
-        assert find_in_chain(trainer, built) == []
-        text = json.loads((other / "tokenizer.json").read_text())
-        vocabulary = text["model"]["vocab"]
-        a, b = list(vocabulary)[100:102]
-        vocabulary[a], vocabulary[b] = vocabulary[b], vocabulary[a]
-        (other / "tokenizer.json").write_text(json.dumps(text))
-        (finding,) = find_in_chain(trainer, built)
-    assert finding.code == "tokenizer-differs" and "2 tokens of the policy" in finding.says
-    assert replace(finding, says="").where == str(other)

@@ -1,4 +1,4 @@
-"""`lifecycle inspect`: what it shows is what the trainer gets, for every stage that has one."""
+"""`lifecycle inspect`: what it shows of sft and pretrain is what the trainer gets, on page and terminal."""
 
 import json
 import re
@@ -6,37 +6,17 @@ from html.parser import HTMLParser
 
 import pytest
 import torch
-from preference_runs import pairs, says, thumbs, user, write_recipe, write_rows
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from inspected import ids_in, seen, summary
+from preference_runs import says, user, write_recipe, write_rows
 
 from lifecycle_recipes.cli import main
 from lifecycle_recipes.doctor.build import built_trainer
-from lifecycle_recipes.doctor.inspect import inspect, look
+from lifecycle_recipes.doctor.inspect import inspect
 from lifecycle_recipes.doctor.inspect_html import page
-from lifecycle_recipes.doctor.inspect_text import Paint, text, wide, wrap
-from lifecycle_recipes.doctor.seen import Sequence, all_batches, first_batches, sequences
-from lifecycle_recipes.doctor.token_text import pieces, visible
+from lifecycle_recipes.doctor.inspect_text import Paint, text
+from lifecycle_recipes.doctor.seen import all_batches, first_batches, sequences
 
 HOSTILE = "<script>alert('x')</script> & \x1b[31mred \u202e \N{GRINNING FACE}\N{CJK UNIFIED IDEOGRAPH-6C34}"
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_model_dir):
-    return AutoTokenizer.from_pretrained(tiny_model_dir)
-
-
-def seen(path, overrides=(), rows=3):
-    """(Inspection, trainer) of a recipe; the trainer's datasets stay usable."""
-    with built_trainer(path, list(overrides)) as (recipe, trainer):
-        return look(path, recipe, trainer, rows), trainer
-
-
-def summary(inspection) -> dict[str, str]:
-    return {name: "\n".join(lines) for name, lines in inspection.summary}
-
-
-def ids_in(part, *states) -> list[int]:
-    return [i for piece in part.pieces for i in piece.ids if piece.state in states]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +34,7 @@ def sft(tmp_path_factory, tiny_model_dir, tiny_chat_rows):
     return path, *seen(path, rows=40), folder
 
 
-def test_sft_marks_exactly_the_assistants_tokens(sft, tokenizer):
+def test_sft_marks_exactly_the_assistants_tokens(sft, tiny_tokenizer):
     _, inspection, trainer, _ = sft
     assert len(inspection.rows) == 34
     for row in inspection.rows:
@@ -65,12 +45,12 @@ def test_sft_marks_exactly_the_assistants_tokens(sft, tokenizer):
         assert not {p.text for p in part.pieces if p.state == "trained"} & {"<|im_start|>", "user"}
 
 
-def test_a_row_names_its_source_and_shows_what_truncation_took(sft, tokenizer):
+def test_a_row_names_its_source_and_shows_what_truncation_took(sft, tiny_tokenizer):
     _, inspection, _, folder = sft
     (row,) = [r for r in inspection.rows if r.where == f"{folder}/second.jsonl:1"]
     (part,) = row.parts
     messages = json.loads((folder / "second.jsonl").read_text().splitlines()[0])["messages"]
-    whole = tokenizer.apply_chat_template(messages, return_dict=False)
+    whole = tiny_tokenizer.apply_chat_template(messages, return_dict=False)
     assert [i for piece in part.pieces for i in piece.ids] == whole
     assert ids_in(part, "cut") == whole[128:] and part.facts.endswith(f"{len(whole) - 128} truncated")
     found = {row.where for row in inspection.rows}
@@ -79,12 +59,12 @@ def test_a_row_names_its_source_and_shows_what_truncation_took(sft, tokenizer):
     }
 
 
-def test_the_sums_account_for_every_row_and_token(sft, tokenizer):
+def test_the_sums_account_for_every_row_and_token(sft, tiny_tokenizer):
     _, inspection, trainer, folder = sft
     found = summary(inspection)
     sizes = [len(row["input_ids"]) for row in trainer.train_dataset]
     first = sum(
-        len(tokenizer.apply_chat_template(json.loads(line)["messages"], return_dict=False))
+        len(tiny_tokenizer.apply_chat_template(json.loads(line)["messages"], return_dict=False))
         for line in (folder / "train.jsonl").read_text().splitlines()
     )
     trained = sum(label != -100 for row in trainer.train_dataset for label in row["labels"])
@@ -137,92 +117,6 @@ def test_rows_of_an_eval_fraction_are_not_called_missing(sft):
     inspection, _ = seen(path, ["--data.eval_sources", "[]", "--data.eval_fraction", "0.5"])
     gone = [line for line in dict(inspection.summary)["rows"] if line.startswith("dropped")]
     assert len(gone) == 1 and f"{folder}/second.jsonl:2" in gone[0]
-
-
-def test_dpo_shows_both_replies_after_their_common_prompt(tmp_path, tiny_model_dir, tokenizer):
-    rows = pairs(12)
-    rows[3]["rejected"] = says("who knows, who cares, " * 12)
-    path = write_recipe(tmp_path, "dpo", rows, tiny_model_dir, train={"max_length": 96})
-    inspection, _ = seen(path, rows=12)
-    (cut,) = [row for row in inspection.rows if row.where == f"{tmp_path}/train.jsonl:4"]
-    for row in inspection.rows:
-        number = int(row.where.rpartition(":")[2]) - 1
-        for part in row.parts:
-            prompt = tokenizer.apply_chat_template(
-                rows[number]["prompt"], add_generation_prompt=True, return_dict=False
-            )
-            whole = tokenizer.apply_chat_template(
-                rows[number]["prompt"] + rows[number][part.title], return_dict=False
-            )
-            assert ids_in(part, "masked") == prompt and ids_in(part, "trained") == whole[len(prompt) : 96]
-            assert ids_in(part, "cut") == whole[96:]
-    assert "truncated" in cut.parts[1].facts and "truncated" not in cut.parts[0].facts
-    found = summary(inspection)
-    assert "1 truncated" in found["rows"] and "train.jsonl: 12 of 12 rows" in found["sources"]
-    assert "chosen: shortest" in found["lengths"] and "trained at the end of 23 of 24" in found["turn end"]
-    beside = text(inspection, colours=False, width=120).split("=== ")[2].splitlines()
-    assert "user" in beside[1] and " | " not in beside[1]
-    assert any("chosen: " in line and " | rejected: " in line for line in beside)
-    assert all(len(line) <= 120 for line in beside)
-    narrow = text(inspection, colours=False, width=60)
-    assert "-- chosen: " in narrow and "-- rejected: " in narrow and " | " not in narrow
-
-
-def test_dpo_that_keeps_the_end_shows_what_the_front_lost(tmp_path, tiny_model_dir):
-    train = {"max_length": 24, "truncation_mode": "keep_end"}
-    path = write_recipe(tmp_path, "dpo", pairs(9), tiny_model_dir, train=train)
-    part = seen(path, rows=1)[0].rows[0].parts[0]
-    assert part.pieces[0].state == "cut" and part.pieces[-1].state == "trained"
-    assert len(ids_in(part, "trained", "masked")) == 24
-
-
-def test_kto_shows_label_reply_and_the_twin_for_the_kl(tmp_path, tiny_model_dir):
-    path = write_recipe(tmp_path, "kto", thumbs(), tiny_model_dir)
-    inspection, trainer = seen(path)
-    for row in inspection.rows:
-        number = int(row.where.rpartition(":")[2]) - 1
-        assert row.note == f"label: {'good' if thumbs()[number]['label'] else 'bad'}"
-        reply, twin = row.parts
-        assert ids_in(reply, "trained") and not ids_in(twin, "trained", "cut")
-        assert twin.title == "for the KL" and "nothing is learnt" in twin.facts
-    found = summary(inspection)
-    tokens = sum(len(r["prompt_ids"] + r["completion_ids"]) for r in trainer.train_dataset)
-    assert found["tokens"].startswith(f"{tokens:,} in an epoch") and "12 bad, 12 good" in found["rows"]
-
-
-def test_reward_names_the_scored_token_and_the_pairs_that_are_gone(tmp_path, tiny_model_dir):
-    rows = pairs(12)
-    rows[5]["chosen"] = says("yes " * 60)
-    rows[7]["rejected"] = rows[7]["chosen"]
-    path = write_recipe(tmp_path, "reward", rows, tiny_model_dir, train={"max_length": 64})
-    inspection, _ = seen(path, rows=10)
-    for row in inspection.rows:
-        for part in row.parts:
-            assert [p.state for p in part.pieces] == ["masked"] * (len(part.pieces) - 1) + ["scored"]
-            assert part.pieces[-1].text == "<|im_end|>" and part.pieces[-1].special
-    found = summary(inspection)
-    assert "dropped: " in found["rows"] and "train.jsonl:6 (" in found["rows"]
-    assert "chosen equals rejected" in found["rows"] and "train.jsonl:8" not in found["rows"]
-    assert "10 of 12 rows" in found["sources"] and "scored at the end of 20 of 20" in found["turn end"]
-
-
-def test_ppo_shows_prompts_and_says_what_is_sampled(tmp_path, tiny_model_dir):
-    rows = [{"prompt": row["prompt"]} for row in pairs(16)]
-    judge = AutoModelForSequenceClassification.from_pretrained(tiny_model_dir, num_labels=1)
-    judge.save_pretrained(tmp_path / "reward")
-    AutoTokenizer.from_pretrained(tiny_model_dir).save_pretrained(tmp_path / "reward")
-    reward = {"model_name_or_path": str(tmp_path / "reward")}
-    train = {"response_length": 8, "num_mini_batches": 1, "num_sample_generations": 0}
-    path = write_recipe(tmp_path, "ppo", rows, tiny_model_dir, reward=reward, train=train)
-    inspection, _ = seen(path)
-    assert (
-        inspection.rows[0].parts[0].pieces[-1].text == "\n" and inspection.rows[0].parts[0].title == "prompt"
-    )
-    assert not ids_in(inspection.rows[0].parts[0], "trained")
-    found = summary(inspection)
-    assert "replies of up to 8 tokens are sampled" in found["tokens"]
-    assert found["turn end"] == "<|im_end|>: sampled replies stop there"
-    assert "2 updates, 1.00 epochs\nglobal batch 8 rows" in found["steps"]
 
 
 @pytest.fixture(scope="module")
@@ -307,35 +201,11 @@ def test_no_data_can_steer_the_terminal(sft):
     assert coloured.count("\x1b[0m") > 100 and coloured.endswith("\x1b[0m")
 
 
-def test_without_colours_brackets_hold_the_trained_text(sft, tokenizer):
+def test_without_colours_brackets_hold_the_trained_text(sft, tiny_tokenizer):
     _, inspection, _, _ = sft
     plain = text(inspection, colours=False, width=10_000)
     assert "⟦It is red.<|im_end|>⟧" in plain and "tokens:  ⟦trained⟧  not trained  ⟨truncated" in plain
     assert Paint(False, "ascii").brackets["trained"] == ("[[", "]]")
-
-
-@pytest.mark.parametrize(
-    "word", ["naïve café", "水 and 火", "\N{GRINNING FACE}\N{PILE OF POO}!", " a\tb\n\n c", "a\x00b"]
-)
-def test_pieces_give_the_text_back(tokenizer, word):
-    ids = tokenizer(f"<|im_start|>{word}<|im_end|>", add_special_tokens=False)["input_ids"]
-    found = pieces(tokenizer, Sequence("", ids, [False] * len(ids)))
-    assert "".join(p.text for p in found) == f"<|im_start|>{word}<|im_end|>"
-    assert [i for p in found for i in p.ids] == ids
-    assert [p.text for p in found if p.special] == ["<|im_start|>", "<|im_end|>"]
-
-
-def test_a_character_that_is_cut_through_is_shown_as_broken(tokenizer):
-    ids = tokenizer("\N{GRINNING FACE}", add_special_tokens=False)["input_ids"]
-    found = pieces(tokenizer, Sequence("", ids[:2], [False, True], cut=ids[2:]))
-    assert [p.state for p in found] == ["masked", "trained", "cut"]
-    assert {"\N{REPLACEMENT CHARACTER}"} == set("".join(p.text for p in found))
-
-
-def test_lines_are_cut_at_their_width():
-    cells = [(c, "") for c in "水水水abc\nd"]
-    assert ["".join(c for c, _ in line) for line in wrap(cells, 4)] == ["水水", "水ab", "c", "d"]
-    assert wide("é") == 1 and visible("a\tb\r\n") == "a⇥b\\x0d↵\n"
 
 
 def test_the_command_writes_the_page_and_nothing_else(sft, tmp_path, capsys):

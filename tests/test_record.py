@@ -1,25 +1,23 @@
-"""run.json: written however a run ends, never over another run, never with a secret in it. No torch."""
+"""run.json: written however a run ends, by one rank, never with a secret in it. No torch."""
 
 import errno
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import textwrap
-import zipfile
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+from fake_runs import code_of, fake_recipe, save_weights, stop
 
 from lifecycle_recipes import environment, output_dir, record_file
 from lifecycle_recipes.finding import Refusal, refuse
-from lifecycle_recipes.gate import write_gate
-from lifecycle_recipes.record import Run, Stopped, is_done, read_record, stage_exit
+from lifecycle_recipes.record import Run, Stopped, read_record, stage_exit
 
 FIELDS = {"schema", "status", "stage", "recipe", "overrides", "output_dir", "identity", "parents", "data"}
+
+
 FIELDS |= {
     "git_commit",
     "versions",
@@ -30,40 +28,9 @@ FIELDS |= {
     "wall_seconds",
     "peak_memory_gb",
 }
+
+
 FIELDS |= {"gate", "metrics", "weights_sha256", "tokens_per_second"}
-
-
-def fake_recipe(directory, values=None, flags=(), **raw):
-    values = {"train": {"output_dir": str(directory), "seed": 7}} | (values or {})
-    fields = {"path": "r.yaml", "stage": "sft", "values": values, "text": "stage: sft\n", "overrides": []}
-    fields |= {"sha256": "0" * 64, "output_dir": str(directory), "gate": [], "flags": set(flags)}
-    return SimpleNamespace(raw=SimpleNamespace(**fields | raw))
-
-
-def save_weights(directory, content="weights"):
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "model.safetensors").write_text(content)
-
-
-def save_checkpoint(run_dir, step):
-    directory = run_dir / f"checkpoint-{step}"
-    save_weights(directory)
-    with zipfile.ZipFile(directory / "optimizer.pt", "w") as archive:
-        archive.writestr("data", "state" * 100)
-    shutil.copy(directory / "optimizer.pt", directory / "scheduler.pt")
-    (directory / "trainer_state.json").write_text("{}")
-    return directory
-
-
-def finish(directory, content="weights", **options):
-    """A finished run with weights."""
-    with Run.start(fake_recipe(directory, **options)) as run:
-        save_weights(directory, content)
-    return run
-
-
-def code_of(refusal) -> str:
-    return refusal.value.findings[0].code
 
 
 def test_a_finished_run_says_everything(tmp_path):
@@ -214,155 +181,6 @@ def test_a_full_disk_alone_is_the_error(tmp_path, monkeypatch):
     with pytest.raises(Refusal) as refusal:
         Run.start(fake_recipe(tmp_path / "other")).__enter__()
     assert (code_of(refusal), refusal.value.status) == ("output-dir-unwritable", 2)
-
-
-def test_a_finished_run_is_refused_or_moved_aside(tmp_path):
-    finish(tmp_path / "run", "first")
-    before = (tmp_path / "run" / "run.json").read_bytes()
-    with pytest.raises(Refusal) as refusal:
-        finish(tmp_path / "run", "second")
-    assert code_of(refusal) == "output-dir-finished"
-    assert (tmp_path / "run" / "run.json").read_bytes() == before
-    for content in ("second", "third"):
-        finish(tmp_path / "run", content, flags=["replace"])
-    kept = [tmp_path / name / "model.safetensors" for name in ("run.replaced-1", "run.replaced-2", "run")]
-    assert [file.read_text() for file in kept] == ["first", "second", "third"]
-
-
-def stop(directory, step=None, **options):
-    with pytest.raises(Stopped), Run.start(fake_recipe(directory, **options)):
-        if step:
-            save_checkpoint(directory, step)
-        raise Stopped
-
-
-def test_an_unfinished_run_is_resumed_also_with_replace(tmp_path):
-    stop(tmp_path / "run", 10)
-    write_gate(tmp_path / "run", [])
-    for flags in ([], ["replace"]):
-        with pytest.raises(Stopped), Run.start(fake_recipe(tmp_path / "run", flags=flags)) as run:
-            assert run.resume_from == str(tmp_path / "run" / "checkpoint-10")
-            assert not (tmp_path / "run" / "gate.ok").exists()
-            raise Stopped
-    assert read_record(tmp_path / "run")["resumed_from"] == run.resume_from
-
-
-def test_an_unfinished_run_of_another_recipe_is_refused(tmp_path):
-    other = {"values": {"train": {"output_dir": str(tmp_path / "run"), "max_steps": 3}}}
-    stop(tmp_path / "run")
-    stop(tmp_path / "run", 10, **other)  # nothing to lose yet: taken over
-    with pytest.raises(Refusal) as refusal:
-        Run.start(fake_recipe(tmp_path / "run")).__enter__()
-    assert code_of(refusal) == "output-dir-other-run"
-    with Run.start(fake_recipe(tmp_path / "run", flags=["replace"])) as run:
-        assert run.resume_from is None
-    assert (tmp_path / "run.replaced-1" / "checkpoint-10").is_dir()
-
-
-def test_a_comment_or_another_gate_is_the_same_run_and_other_data_is_not(tmp_path):
-    data = tmp_path / "rows.jsonl"
-    data.write_text("1")
-    values = {"data": {"sources": [{"path": str(data)}]}}
-    finish(tmp_path / "run", values=values)
-    changed = fake_recipe(tmp_path / "run", values, text="# a comment", sha256="1", gate=["acc > 1"])
-    assert is_done(changed.raw)
-    data.write_text("2")
-    assert not is_done(changed.raw)
-
-
-def test_foreign_weights_are_not_overwritten(tmp_path):
-    save_weights(tmp_path / "run")
-    with pytest.raises(Refusal) as refusal:
-        finish(tmp_path / "run")
-    assert code_of(refusal) == "output-dir-not-ours"
-    assert not (tmp_path / "run" / "run.json").exists()
-
-
-def test_only_complete_checkpoints_are_resumed_from(tmp_path):
-    good, no_adam, cut, torn = (save_checkpoint(tmp_path, step) for step in (9, 10, 11, 100))
-    (no_adam / "optimizer.pt").unlink()
-    (cut / "optimizer.pt").write_bytes((cut / "optimizer.pt").read_bytes()[:50])
-    (torn / "trainer_state.json").unlink()
-    assert output_dir.last_checkpoint(tmp_path) == str(good)
-    found = output_dir.find_incomplete_checkpoints(tmp_path)
-    assert [(f.code, f.severity, Path(f.where)) for f in found] == [
-        ("checkpoint-incomplete", "warning", directory) for directory in (torn, cut, no_adam)
-    ]
-    said = ("no trainer_state.json", "optimizer.pt is truncated", "no optimizer state")
-    assert all(text in f.says and str(good) in f.fix for text, f in zip(said, found, strict=True))
-
-
-@pytest.fixture
-def parent(tmp_path):
-    finish(tmp_path / "parent", gate=["acc > 0.5"])
-    set_metric(tmp_path / "parent", 0.9)
-    return tmp_path / "parent"
-
-
-def set_metric(directory, value, **fields):
-    record = read_record(directory) | {"metrics": {"acc": value}} | fields
-    (directory / "run.json").write_text(json.dumps(record))
-
-
-def start_child(parent, **options):
-    values = {"model": {"model_name_or_path": str(parent)}}
-    with Run.start(fake_recipe(parent.parent / "child", values, **options)) as run:
-        pass
-    return run
-
-
-def test_a_parent_is_recorded_with_its_hash(parent):
-    run = start_child(parent)
-    assert run.parents == {"model": str(parent)}
-    recorded = read_record(parent.parent / "child")["parents"]["model"]
-    assert recorded["identity"] == read_record(parent)["identity"]
-    assert recorded["weights_sha256"] == read_record(parent)["weights_sha256"] is not None
-    assert recorded["relative"] == "../parent"
-
-
-@pytest.mark.parametrize(
-    ("damage", "code"),
-    [
-        (lambda p: set_metric(p, 0.1), "parent-gate-failed"),
-        (lambda p: set_metric(p, None), "parent-gate-failed"),
-        (lambda p: set_metric(p, 0.9, status="stopped"), "parent-unfinished"),
-        (lambda p: (p / "model.safetensors").write_text("other"), "parent-changed"),
-        (lambda p: (p / "model.safetensors").unlink(), "parent-no-weights"),
-        (lambda p: (p / "run.json").write_text("{"), "bad-record"),
-        (lambda p: p.rename(p.with_name("gone")), "parent-missing"),
-    ],
-)
-def test_a_parent_that_must_not_be_used_is_refused_and_run_json_says_why(parent, damage, code):
-    damage(parent)
-    with pytest.raises(Refusal) as refusal:
-        start_child(parent)
-    assert (code_of(refusal), refusal.value.status) == (code, 2)
-    assert read_record(parent.parent / "child")["status"].startswith(f"failed: [{code}]")
-
-
-def test_a_failed_parent_is_allowed_on_request_and_judged_by_the_gate_it_passed(parent):
-    set_metric(parent, 0.1)
-    assert start_child(parent, flags=["allow-failed-parent"]).parents
-    from lifecycle_recipes.gate import judge
-
-    assert write_gate(parent, judge(parent, ["acc > 0.05"]))  # lifecycle gate RECIPE with a milder gate
-    assert start_child(parent, flags=["replace"]).parents
-
-
-def test_a_repaired_parent_needs_no_other_output_dir(parent):
-    set_metric(parent, 0.1)
-    with pytest.raises(Refusal):
-        start_child(parent)
-    (parent / "model.safetensors").write_text("trained again")
-    set_metric(parent, 0.9, weights_sha256=None)
-    assert start_child(parent)
-
-
-@pytest.mark.parametrize("path", ["HuggingFaceTB/SmolLM2-135M", "gpt2"])
-def test_a_hub_id_is_no_local_parent(tmp_path, monkeypatch, path):
-    monkeypatch.chdir(tmp_path)
-    with Run.start(fake_recipe(tmp_path / "run", {"model": {"model_name_or_path": path}})) as run:
-        assert run.parents == {}
 
 
 def test_other_ranks_write_nothing_and_follow_rank_0(tmp_path, monkeypatch):

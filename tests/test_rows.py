@@ -7,59 +7,13 @@ import sys
 import time
 
 import pytest
-from datasets import Dataset
+from sound_rows import assistant, chat, chats, pairs, sentence, thumbs, user
 
-from lifecycle_recipes.data.config import DataConfig, Source
 from lifecycle_recipes.data.row_faults import MISLEADING, UNTRAINABLE
-from lifecycle_recipes.data.sources import load_data
-from lifecycle_recipes.data.split import sample, split
 from lifecycle_recipes.doctor import overlap
 from lifecycle_recipes.doctor.codes import CODES
 from lifecycle_recipes.doctor.rows import find_in_rows, read_row_sets
 from lifecycle_recipes.recipe import RawRecipe
-
-WORDS = (
-    "amber basil cedar delta ember fjord grove haven inlet jetty knoll lagoon marsh north ocean plain".split()
-)
-
-
-def user(text="Where is it?"):
-    return {"role": "user", "content": text}
-
-
-def assistant(text="It is here."):
-    return {"role": "assistant", "content": text}
-
-
-def sentence(seed, words=24):
-    return " ".join(random.Random(seed).choices(WORDS, k=words))
-
-
-def chats(n, start=0):
-    """Sound conversations, all different."""
-    return [{"messages": [user(sentence(i)), assistant(sentence(-i - 1))]} for i in range(start, start + n)]
-
-
-def pairs(n, start=0):
-    return [
-        {
-            "prompt": [user(sentence(i))],
-            "chosen": [assistant(sentence(f"c{i}"))],
-            "rejected": [assistant(sentence(f"r{i}"))],
-        }
-        for i in range(start, start + n)
-    ]
-
-
-def thumbs(n, good=0.5):
-    return [
-        {
-            "prompt": [user(sentence(i))],
-            "completion": [assistant(sentence(f"c{i}"))],
-            "label": i % 4 < 4 * good,
-        }
-        for i in range(n)
-    ]
 
 
 @pytest.fixture
@@ -85,12 +39,12 @@ def find(tmp_path):
     return run
 
 
-def chat(*messages):
-    return {"messages": list(messages)}
-
-
 PAIR = {"prompt": [user()], "chosen": [assistant("A.")], "rejected": [assistant("B.")]}
+
+
 THUMB = {"prompt": [user()], "completion": [assistant()], "label": True}
+
+
 FAULTY = {
     "no-messages": ("sft", chat(), "no messages"),
     "not-messages": ("sft", {"messages": "a: b"}, "is a string"),
@@ -116,6 +70,8 @@ FAULTY = {
     "empty-text": ("pretrain", {"text": None}, "text is empty"),
     "not-text": ("pretrain", {"text": ["a"]}, "text is list"),
 }
+
+
 SOUND = {
     "sft": chats(12),
     "dpo": pairs(12),
@@ -282,71 +238,6 @@ def test_skewed_labels_are_told_the_weights_that_balance_them(find, good, weight
 def test_the_suggested_weights_silence_the_warning(find):
     weights = {"desirable_weight": 1.0, "undesirable_weight": 2.6}
     assert find("kto", thumbs(40, 0.75), train=weights) == {}
-
-
-# Reading
-
-
-def test_a_check_sees_the_rows_that_the_run_trains_on(tmp_path):
-    """Samples, splits, blank texts and renamed columns: as load_data chooses them, without datasets."""
-    texts = [{"body": f"text {i}" if i % 7 else " "} for i in range(60)]
-    path = tmp_path / "a.jsonl"
-    path.write_text("".join(json.dumps(t) + "\n" for t in texts))
-    source = {"path": str(path), "max_rows": 30, "columns": {"text": "body"}}
-    data = {"sources": [source, source | {"max_rows": 20}], "eval_fraction": 0.2, "seed": 5}
-    raw = RawRecipe("r.yaml", "pretrain", {"data": data}, "", [], "")
-    sets, findings = read_row_sets(raw)
-    config = DataConfig(**data | {"sources": [Source(**s) for s in data["sources"]]})
-    train, held_out, ledger = load_data(config, ["text"])
-    assert findings == [] and [s["kept"] for s in ledger["sources"]] == [30, 20]
-    for use, rows in (("train", train), ("eval", held_out)):
-        mine = [row["text"] for s in sets if s.use == use for row in s.rows]
-        assert sorted(mine) == sorted(rows["text"])
-    for row_set in sets:
-        for i, row in enumerate(row_set.rows):
-            assert texts[row_set.number(i) - 1]["body"] == row["text"]
-            assert row_set.where(i) == f"{path}:{row_set.number(i)}"
-
-
-def test_rows_that_are_left_out_do_not_shift_the_split(tmp_path):
-    rows = pairs(40)
-    for i in (3, 17):
-        rows[i]["rejected"] = rows[i]["chosen"]
-    rows[8]["chosen"] = [assistant("")]
-    path = tmp_path / "a.jsonl"
-    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    data, allow = {"sources": [{"path": str(path)}], "eval_fraction": 0.3}, {"empty-reply": "known"}
-    sets, _ = read_row_sets(RawRecipe("r.yaml", "dpo", {"data": data}, "", [], "", allow=allow))
-    config = DataConfig([Source(str(path))], eval_fraction=0.3)
-    _, held_out, ledger = load_data(config, ["chosen", "rejected"], ["prompt"], allow)
-    assert ledger["left_out"] == {"chosen equals rejected": 2, "empty-reply": 1}
-    (mine,) = [s for s in sets if s.use == "eval"]
-    assert [r["chosen"] for r in mine.rows] == held_out["chosen"][:]
-
-
-def test_seeds_choose_as_upstream_does():
-    rows = Dataset.from_dict({"i": list(range(101))})
-    assert sample(101, 10, 3) == rows.shuffle(seed=3).select(range(10))["i"][:]
-    parts = rows.train_test_split(test_size=0.15, seed=3)
-    assert split(101, 0.15, 3) == (parts["train"]["i"][:], parts["test"]["i"][:])
-    assert sample(5, None, 0) is None and sample(5, 5, 0) is None and sample(5, 0, 0) == []
-
-
-@pytest.mark.parametrize("form", ["parquet", "list.json", "columns.json", "lines.json"])
-def test_other_files_have_row_numbers(tmp_path, form):
-    rows = [*chats(2), chat(user(), assistant(""))]
-    path = tmp_path / f"rows.{form}"
-    if form == "parquet":
-        Dataset.from_list(rows).to_parquet(path)
-    elif form == "lines.json":
-        path.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    else:
-        column = {"messages": [r["messages"] for r in rows]}
-        path.write_text(json.dumps(rows if form == "list.json" else column))
-    raw = RawRecipe("r.yaml", "sft", {"data": {"sources": [{"path": str(path)}]}}, "", [], "")
-    (finding,) = find_in_rows(raw, read_row_sets(raw)[0])
-    where = ":3" if form == "lines.json" else ", row 3"
-    assert (finding.code, finding.where) == ("empty-reply", f"{path}{where}")
 
 
 def test_a_file_too_large_to_read_is_read_in_part_and_says_so(find, monkeypatch):

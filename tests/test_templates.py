@@ -1,13 +1,14 @@
 """The chat templates of this project, by real tokenizers, beside upstream's own where TRL ships them."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from upstream_templates import upstreams
 
 TEMPLATES = sorted((ROOT / "chat_templates").glob("*.jinja"))
+
+
 CONTROL = {
     "llama3": ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
     "gemma": ["<start_of_turn>", "<end_of_turn>"],
@@ -18,6 +19,8 @@ CONTROL = {
     ],
     "zephyr": ["</s>"],
 }
+
+
 TURN_END = {
     "llama3": "<|eot_id|>",
     "gemma": "<end_of_turn>",
@@ -25,7 +28,11 @@ TURN_END = {
     "mistral": "</s>",
     "zephyr": "</s>",
 }
+
+
 TOOL_FAMILIES = {"llama3", "qwen3", "mistral", "smollm3"}
+
+
 CHAT = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "Which colour?"},
@@ -50,11 +57,6 @@ def tokenizer_of(tiny_tokenizer_dir):
         return tokenizer
 
     return make
-
-
-def upstreams(name: str) -> str:
-    folder = Path(importlib.util.find_spec("trl").submodule_search_locations[0])
-    return (folder / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("file", TEMPLATES, ids=lambda file: file.stem)
@@ -235,139 +237,3 @@ def test_upstreams_training_version_is_found(tokenizer_of):
 
     assert training_version(upstreams("qwen3")) == upstreams("qwen3_training")
     assert training_version(tokenizer_of("chatml").chat_template) is None
-
-
-@pytest.fixture
-def a_run(tmp_path, tiny_model_dir):
-    """A chat model's directory: the tiny model, its turn end among the ends of a generation."""
-    import shutil
-
-    shutil.copytree(tiny_model_dir, tmp_path / "run")
-    (tmp_path / "run/generation_config.json").write_text(json.dumps({"eos_token_id": [1, 3]}))
-    return tmp_path / "run"
-
-
-class TestParity:
-    def test_a_sound_run(self, a_run):
-        from lifecycle_recipes.doctor.parity import parity
-
-        text, findings = parity(str(a_run))
-        assert findings == []
-        assert "ok    the stop token is in generation_config.eos_token_id" in text
-        assert "FAIL" not in text
-
-    def test_a_run_that_would_not_stop(self, a_run):
-        from lifecycle_recipes.doctor.parity import parity
-
-        (a_run / "generation_config.json").write_text(json.dumps({"eos_token_id": 1}))
-        text, findings = parity(str(a_run))
-        assert [finding.code for finding in findings] == ["stop-token-missing"]
-        assert "<|im_end|>" in findings[0].says
-        assert "FAIL  the stop token is in" in text
-
-    def test_another_template_in_training(self, a_run):
-        from lifecycle_recipes.doctor.parity import parity
-
-        _, findings = parity(str(a_run), str(ROOT / "chat_templates/llama3.jinja"))
-        assert {finding.code for finding in findings} >= {"template-differs", "control-token-split"}
-
-    def test_a_template_that_was_changed_after_the_run(self, a_run):
-        from lifecycle_recipes.doctor.parity import parity
-
-        record = {"stage": "sft", "status": "done", "template_sha256": "0" * 64, "metrics": {}, "schema": 1}
-        (a_run / "run.json").write_text(json.dumps(record))
-        _, findings = parity(str(a_run))
-        assert [finding.code for finding in findings] == ["template-changed"]
-
-    def test_no_template_is_refused(self, a_run):
-        from lifecycle_recipes.doctor.parity import parity
-        from lifecycle_recipes.finding import Refusal
-
-        (a_run / "chat_template.jinja").unlink()
-        with pytest.raises(Refusal) as refusal:
-            parity(str(a_run))
-        assert refusal.value.findings[0].code == "no-chat-template"
-
-    def test_the_command(self, a_run, capsys):
-        from lifecycle_recipes.cli import main
-
-        with pytest.raises(SystemExit) as end:
-            main(["template", str(a_run)])
-        assert end.value.code == 0
-        assert "bos exactly once" in capsys.readouterr().out
-        (a_run / "generation_config.json").write_text(json.dumps({"eos_token_id": 1}))
-        with pytest.raises(SystemExit) as end:
-            main(["template", str(a_run)])
-        assert end.value.code == 2
-        assert "[stop-token-missing]" in capsys.readouterr().err
-
-
-class TestTravels:
-    """A template named in the recipe of a base model's first chat stage is what all later ones find."""
-
-    @pytest.fixture
-    def base(self, tmp_path, tiny_model_dir):
-        """The tiny model as a base: its tokenizer has the tokens, like Llama 3's, but no template."""
-        import shutil
-
-        shutil.copytree(tiny_model_dir, tmp_path / "base")
-        (tmp_path / "base/chat_template.jinja").unlink()
-        config = tmp_path / "base/tokenizer_config.json"
-        values = json.loads(config.read_text())
-        del values["extra_special_tokens"]  # only tokenizer.json says that they are special
-        config.write_text(json.dumps(values))
-        return tmp_path / "base"
-
-    @pytest.fixture
-    def options(self, tmp_path):
-        named = {"chat_template_path": str(ROOT / "chat_templates/chatml.jinja"), "max_steps": 1}
-        quiet = {"use_cpu": True, "bf16": False, "report_to": "none", "save_strategy": "no"}
-        return named | quiet | {"output_dir": str(tmp_path / "run"), "disable_tqdm": True}
-
-    def test_through_sft(self, base, options, tmp_path, tiny_chat_rows):
-        from transformers import AutoTokenizer, GenerationConfig
-        from trl import ModelConfig, SFTConfig
-
-        from lifecycle_recipes.data.config import DataConfig, Source
-        from lifecycle_recipes.doctor.parity import parity
-        from lifecycle_recipes.parents import hash_file
-        from lifecycle_recipes.record import Run, read_record
-        from lifecycle_recipes.stages.sft import SFTRecipe, build_trainer
-        from lifecycle_recipes.training import train_and_save
-
-        rows = tmp_path / "rows.jsonl"
-        rows.write_text("".join(json.dumps(row) + "\n" for row in tiny_chat_rows))
-        model, train = ModelConfig(model_name_or_path=str(base)), SFTConfig(**options)
-        recipe = SFTRecipe(model=model, data=DataConfig([Source(str(rows))]), train=train)
-        with Run.start(stage="sft", output_dir=train.output_dir) as run:
-            train_and_save(build_trainer(recipe, run), recipe, run)
-        saved = AutoTokenizer.from_pretrained(train.output_dir)
-        assert saved.chat_template == (ROOT / "chat_templates/chatml.jinja").read_text(encoding="utf-8")
-        assert saved.eos_token == "<|im_end|>"
-        assert saved.eos_token_id in GenerationConfig.from_pretrained(train.output_dir).eos_token_id
-        template = tmp_path / "run/chat_template.jinja"
-        assert read_record(train.output_dir)["template_sha256"] == hash_file(template)
-        assert parity(train.output_dir)[1] == []
-
-    def test_through_reward(self, base, options, tmp_path, tiny_chat_rows):
-        from trl import ModelConfig, RewardConfig
-
-        from lifecycle_recipes.data.config import DataConfig, Source
-        from lifecycle_recipes.record import Run
-        from lifecycle_recipes.stages.reward import RewardRecipe, build_trainer
-
-        rows = tmp_path / "pairs.jsonl"
-        pairs = [
-            {
-                "chosen": row["messages"],
-                "rejected": [*row["messages"][:-1], {"role": "assistant", "content": f"N{i}"}],
-            }
-            for i, row in enumerate(tiny_chat_rows)
-        ]
-        rows.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
-        model, train = ModelConfig(model_name_or_path=str(base)), RewardConfig(**options)
-        recipe = RewardRecipe(model=model, data=DataConfig([Source(str(rows))]), train=train)
-        with Run.start(stage="reward", output_dir=train.output_dir) as run:
-            trainer = build_trainer(recipe, run)
-        tokenizer = trainer.processing_class
-        assert tokenizer.decode(trainer.train_dataset[0]["chosen_ids"]).endswith("<|im_end|>")

@@ -1,0 +1,117 @@
+"""An `evaluate` section and the tasks it names, checked before a model exists."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from lifecycle_recipes.evals.check import check_config
+from lifecycle_recipes.evals.tasks import members, missing_data, read_tasks
+from lifecycle_recipes.finding import Refusal
+
+
+def codes(config) -> list[str]:
+    with pytest.raises(Refusal) as refusal:
+        check_config(config)
+    return [finding.code for finding in refusal.value.findings]
+
+
+def test_a_good_section_passes(desk_config, tiny_model_dir):
+    check_config(None)
+    check_config(desk_config(tasks=["desk_facts", "desk_wiki"], against=str(tiny_model_dir)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"tasks": ["desk_fact"]}, "unknown-task"),
+        ({"include_path": "nowhere"}, "missing-tasks"),
+        ({"prompts": "nowhere.jsonl"}, "missing-file"),
+        ({"rubric": "nowhere.py"}, "missing-file"),
+        ({"prompts": None}, "missing-prompts"),
+        ({"prompts": None, "rubric": None}, "nothing-to-measure"),
+        ({"against": "./nowhere"}, "missing-model"),
+        ({"reward_model": "./nowhere"}, "missing-model"),
+        ({"batch_size": 0}, "bad-value"),
+        ({"limit": 0}, "bad-value"),
+    ],
+)
+def test_a_wrong_section_is_refused(desk_config, changes, code):
+    assert code in codes(desk_config(**changes))
+
+
+def test_all_mistakes_are_listed_at_once(desk_config):
+    wrong = desk_config(tasks=["nothing"], rubric="nowhere.py", against="./nowhere")
+    assert codes(wrong) == ["unknown-task", "missing-file", "missing-model"]
+
+
+def test_the_nearest_task_is_named(desk_config):
+    with pytest.raises(Refusal, match="did you mean desk_facts"):
+        check_config(desk_config(tasks=["desk_fact"]))
+
+
+def test_a_task_without_its_data_is_refused_with_both_paths(small_desk, desk_config, tmp_path):
+    shutil.copytree(small_desk, tmp_path / "desk")
+    (tmp_path / "desk/world/wiki_heldout.jsonl").unlink()
+    config = desk_config(tasks=["desk_wiki"], include_path=str(tmp_path / "desk/tasks"))
+    with pytest.raises(Refusal) as refusal:
+        check_config(config)
+    (finding,) = refusal.value.findings
+    assert finding.code == "missing-file" and "world/wiki_heldout.jsonl" in finding.says
+    assert finding.where.endswith("desk_wiki.yaml")
+
+
+def test_a_run_may_name_what_it_will_produce(desk_config):
+    check_config(desk_config(against="./runs/later"), produced=("./runs/later",))
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "line"),
+    [
+        ("", "empty-file", ""),
+        ('{"prompt": "a"}\n{"prompt": }\n', "bad-line", ":2"),
+        ('{"id": 1}\n', "bad-row", ":1"),
+    ],
+)
+def test_prompts_are_read_before_training(desk_config, tmp_path, text, code, line):
+    (tmp_path / "prompts.jsonl").write_text(text)
+    with pytest.raises(Refusal) as refusal:
+        check_config(desk_config(prompts=str(tmp_path / "prompts.jsonl")))
+    (finding,) = refusal.value.findings
+    assert finding.code == code and finding.where.endswith(f"prompts.jsonl{line}")
+
+
+def test_checking_imports_neither_torch_nor_lm_eval(small_desk):
+    script = (
+        "import sys; from lifecycle_recipes.evals.check import check_config;"
+        "from lifecycle_recipes.evals.config import EvaluateConfig;"
+        f"check_config(EvaluateConfig(tasks=['desk_facts'], include_path={str(small_desk / 'tasks')!r}));"
+        "print([m for m in ('torch', 'lm_eval', 'datasets', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_task_files_include_group_and_tag(tmp_path):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base/common.yaml").write_text(
+        "dataset_kwargs: {data_files: {test: rows.jsonl}}\ntag: mine\n"
+    )
+    (tmp_path / "base/rows.jsonl").write_text("{}\n")
+    (tmp_path / "a.yaml").write_text("include: base/common.yaml\ntask: a\nprocess_docs: !function m.f\n")
+    (tmp_path / "b.yaml").write_text("task: b\ndataset_kwargs: {data_files: [gone.jsonl, hf://x/y.jsonl]}\n")
+    (tmp_path / "g.yaml").write_text("group: g\ntask: [a, {task: b}]\n")
+    tasks = read_tasks(tmp_path)
+    assert members("g", tasks) == ["a", "b"] and members("mine", tasks) == ["a"] and members("c", tasks) == []
+    # Relative to the file that names it, not to the one that includes it.
+    assert tasks["a"].config["dataset_kwargs"]["data_files"] == {"test": str(tmp_path / "base/rows.jsonl")}
+    assert missing_data(tasks["a"]) == [] and missing_data(tasks["b"]) == [str(tmp_path / "gone.jsonl")]
+
+
+def test_data_files_may_be_relative_to_the_working_directory(tmp_path, monkeypatch):
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    (tmp_path / "tasks/a.yaml").write_text("task: a\ndataset_kwargs: {data_files: rows.jsonl}\n")
+    monkeypatch.chdir(tmp_path)
+    assert missing_data(read_tasks("tasks")["a"]) == []

@@ -1,0 +1,83 @@
+"""The parents of a run: recorded with their hashes; unfinished, failed or changed ones refused. No torch."""
+
+import json
+
+import pytest
+from fake_runs import code_of, fake_recipe, finish
+
+from lifecycle_recipes.finding import Refusal
+from lifecycle_recipes.gate import write_gate
+from lifecycle_recipes.record import Run, read_record
+
+
+@pytest.fixture
+def parent(tmp_path):
+    finish(tmp_path / "parent", gate=["acc > 0.5"])
+    set_metric(tmp_path / "parent", 0.9)
+    return tmp_path / "parent"
+
+
+def set_metric(directory, value, **fields):
+    record = read_record(directory) | {"metrics": {"acc": value}} | fields
+    (directory / "run.json").write_text(json.dumps(record))
+
+
+def start_child(parent, **options):
+    values = {"model": {"model_name_or_path": str(parent)}}
+    with Run.start(fake_recipe(parent.parent / "child", values, **options)) as run:
+        pass
+    return run
+
+
+def test_a_parent_is_recorded_with_its_hash(parent):
+    run = start_child(parent)
+    assert run.parents == {"model": str(parent)}
+    recorded = read_record(parent.parent / "child")["parents"]["model"]
+    assert recorded["identity"] == read_record(parent)["identity"]
+    assert recorded["weights_sha256"] == read_record(parent)["weights_sha256"] is not None
+    assert recorded["relative"] == "../parent"
+
+
+@pytest.mark.parametrize(
+    ("damage", "code"),
+    [
+        (lambda p: set_metric(p, 0.1), "parent-gate-failed"),
+        (lambda p: set_metric(p, None), "parent-gate-failed"),
+        (lambda p: set_metric(p, 0.9, status="stopped"), "parent-unfinished"),
+        (lambda p: (p / "model.safetensors").write_text("other"), "parent-changed"),
+        (lambda p: (p / "model.safetensors").unlink(), "parent-no-weights"),
+        (lambda p: (p / "run.json").write_text("{"), "bad-record"),
+        (lambda p: p.rename(p.with_name("gone")), "parent-missing"),
+    ],
+)
+def test_a_parent_that_must_not_be_used_is_refused_and_run_json_says_why(parent, damage, code):
+    damage(parent)
+    with pytest.raises(Refusal) as refusal:
+        start_child(parent)
+    assert (code_of(refusal), refusal.value.status) == (code, 2)
+    assert read_record(parent.parent / "child")["status"].startswith(f"failed: [{code}]")
+
+
+def test_a_failed_parent_is_allowed_on_request_and_judged_by_the_gate_it_passed(parent):
+    set_metric(parent, 0.1)
+    assert start_child(parent, flags=["allow-failed-parent"]).parents
+    from lifecycle_recipes.gate import judge
+
+    assert write_gate(parent, judge(parent, ["acc > 0.05"]))  # lifecycle gate RECIPE with a milder gate
+    assert start_child(parent, flags=["replace"]).parents
+
+
+def test_a_repaired_parent_needs_no_other_output_dir(parent):
+    set_metric(parent, 0.1)
+    with pytest.raises(Refusal):
+        start_child(parent)
+    (parent / "model.safetensors").write_text("trained again")
+    set_metric(parent, 0.9, weights_sha256=None)
+    assert start_child(parent)
+
+
+@pytest.mark.parametrize("path", ["HuggingFaceTB/SmolLM2-135M", "gpt2"])
+def test_a_hub_id_is_no_local_parent(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    with Run.start(fake_recipe(tmp_path / "run", {"model": {"model_name_or_path": path}})) as run:
+        assert run.parents == {}

@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 import shutil
+import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -169,7 +170,9 @@ def save_adapter(path: Path, base: str) -> None:
         if "lora_" in name:
             torch.nn.init.normal_(weight, std=0.3)
     model.peft_config["default"].base_model_name_or_path = base
-    model.save_pretrained(path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Could not find a config file in")  # gone on purpose
+        model.save_pretrained(path)
     tokenizer().save_pretrained(path)
 
 

@@ -3,6 +3,7 @@
 #   make lifecycle                    the whole life on the desk, then the card
 #   make sft                          one stage of RECIPES, then its gate
 #   make dpo RECIPES=recipes/mine LAYOUT=zero3 ARGS="--train.max_steps 5"
+#   make sft LAYOUT=zero3 PROCESSES=2 CPU=1   a layout, on so many processes, without its GPUs
 #   make variants                     LoRA and QLoRA lives beside the full one
 #   make broken                       one wrong recipe per failure: code, time, message
 #   make test / make test-slow        the tests
@@ -12,8 +13,11 @@ SHELL := /bin/bash
 PYTHON ?= python3
 RECIPES ?= recipes/desk
 LAYOUT ?=
+PROCESSES ?=
+CPU ?=
 ARGS ?=
 DESK := runs/desk
+LAUNCH = $(if $(LAYOUT),--layout $(LAYOUT)) $(if $(PROCESSES),--processes $(PROCESSES)) $(if $(CPU),--cpu)
 VENV := .venv
 BIN := $(VENV)/bin
 LIFECYCLE := $(BIN)/lifecycle
@@ -79,7 +83,7 @@ report: | $(INSTALLED)
 tokenizer pretrain sft reward ppo dpo kto evaluate sft-lora sft-qlora dpo-lora: %: | $(INSTALLED) $(WORLD)
 	@recipe=$$(ls $(RECIPES)/[0-9]*-$@.yaml 2>/dev/null | head -1); \
 	if [ -z "$$recipe" ]; then echo "no recipe for '$@' in $(RECIPES)" >&2; exit 2; fi; \
-	$(LIFECYCLE) run $$recipe $(if $(LAYOUT),--layout $(LAYOUT)) $(ARGS) && $(LIFECYCLE) gate $$recipe $(ARGS)
+	$(LIFECYCLE) run $$recipe $(LAUNCH) $(ARGS) && $(LIFECYCLE) gate $$recipe $(ARGS)
 
 # --- what goes wrong, and how it is named -----------------------------------------------------------------
 broken: | $(INSTALLED)

@@ -10,13 +10,19 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 
+import atexit
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 
 pytest_plugins = ["eval_fixtures"]
+# Prepared rows: none of the user's, and none left behind.
+if "LIFECYCLE_CACHE" not in os.environ:
+    os.environ["LIFECYCLE_CACHE"] = tempfile.mkdtemp(prefix="lifecycle-tests-")
+    atexit.register(shutil.rmtree, os.environ["LIFECYCLE_CACHE"], ignore_errors=True)
 ROOT = Path(__file__).resolve().parents[1]
 COLOURS = ["red", "green", "blue", "white", "black", "amber", "violet", "grey"]
 

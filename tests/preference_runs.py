@@ -72,7 +72,7 @@ def write_recipe(folder: Path, stage: str, rows: list[dict], parent: str, **sect
 
 def quiet_run():
     """What `build_trainer` needs of a Run, without a record on disk."""
-    run = SimpleNamespace(metrics={}, noted={}, findings=[], resume_from=None)
+    run = SimpleNamespace(metrics={}, noted={}, findings=[], resume_from=None, reloaded=None)
     run.note = lambda **fields: run.noted.update(fields)
     run.report = run.findings.extend
     return run

@@ -393,7 +393,7 @@ def test_a_stage_records_what_was_found_waived_and_spent(here, capsys):
     assert run_stage() == 0
     record = read_record("run")
     assert record["status"] == "done" and record["allowed"] == {"epochs-unused": "a test"}
-    assert set(record["check_seconds"]) == {"1", "2", "3"}
+    assert set(record["check_seconds"]) == {"1", "layout", "2", "3"}
     found = {f["code"]: f for f in record["findings"]}
     assert found["unused-waiver"]["where"].startswith("sft.yaml:") and "epochs-unused" not in found
     assert capsys.readouterr().err.count("[unused-waiver]") == 1
@@ -423,8 +423,10 @@ def test_other_ranks_check_nothing_alone(here, monkeypatch):
     monkeypatch.setattr(doctor, "find_in_recipe", lambda raw: pytest.fail("checked"))
     raw = read_recipe("sft.yaml")
     doctor.check_recipe(raw)
+    compared = []
+    monkeypatch.setattr(doctor, "_check_layout", lambda recipe, run: compared.append(recipe))
     doctor.preflight(type("Recipe", (), {"raw": raw})(), None)
-    assert raw.checked is None
+    assert raw.checked is None and len(compared) == 1
 
 
 def test_run_refuses_before_it_launches(here, capsys, monkeypatch):

@@ -1,6 +1,7 @@
 """Rows in, rows out: sources, splits, refusals, packed blocks."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -78,6 +79,16 @@ def test_every_row_is_accounted_for(tmp_path):
     assert ledger["rows_in"] == 100 == ledger["rows_out"] + 50
     assert (len(train), len(held_out), ledger["eval_rows"]) == (40, 10, 10)
     assert not set(train["text"]) & set(held_out["text"])
+
+
+def test_a_file_is_read_again_however_old_it_looks(tmp_path):
+    """Upstream's cache would give the first rows: it knows a file by its path and time of change."""
+    path = write_texts(tmp_path / "a.jsonl", ["first"])
+    before = os.stat(path)
+    assert load_data(config(path), ["text"])[0]["text"] == ["first"]
+    write_texts(path, ["other"])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert load_data(config(path), ["text"])[0]["text"] == ["other"]
 
 
 def test_the_split_is_seeded_and_the_fingerprint_follows_content(tmp_path):

@@ -15,10 +15,13 @@ GROUND = {
     "output_dir",
     "parents",
     "environment",
+    "launchers",
+    "layout",
+    "batch_size",
     "exit_status",
     "recipe",
 }
-MIDDLE = {"data", "models", "evals", "doctor", "planner", "training", "watch"}
+MIDDLE = {"data", "models", "evals", "doctor", "planner", "saving", "training", "watch", "layout_watch"}
 # What each front-end file may import besides the ground.
 FRONT = {"cli": {"launch", "report", "chat", "doctor"}, "launch": set(), "report": set(), "chat": {"evals"}}
 HEAVY = {

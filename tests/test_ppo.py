@@ -117,6 +117,14 @@ def test_the_record_and_the_saved_policy(recipe_of, tmp_path, monkeypatch):
     assert saved.tokenizer.padding_side == "right"
 
 
+@pytest.mark.parametrize("bf16", [True, False])
+def test_the_recipes_precision_reaches_its_accelerator(recipe_of, bf16):
+    """Upstream's PPOTrainer makes one that knows the launcher's variable alone."""
+    trainer = build(recipe_of(bf16=bf16, use_cpu=True))
+    assert trainer.accelerator.mixed_precision == ("bf16" if bf16 else "no")
+    assert trainer.accelerator.native_amp is bf16
+
+
 def test_two_runs_give_the_same_metrics(recipe_of, tmp_path):
     def run(name):
         trainer = build(recipe_of(folder=tmp_path / name))
@@ -238,8 +246,8 @@ def test_prompts_are_required(recipe_of):
     assert refusal.value.findings[0].code == "missing-column"
 
 
-def launch(command: list[str], arguments: list[str], seconds: int = 300) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+def launch(command: list[str], arguments: list[str], seconds: int = 300, **variables):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **variables}
     return subprocess.run(
         [str(Path(sys.executable).parent / command[0]), *command[1:], *arguments],
         cwd=ROOT,
@@ -288,10 +296,8 @@ def test_ppo_on_two_processes_saves_what_it_trained(tmp_path, recipe_of, tiny_mo
     config = yaml.safe_load((ROOT / f"accelerate_configs/{layout}.yaml").read_text())
     here = tmp_path / "layout.yaml"
     here.write_text(yaml.safe_dump(config | {"num_processes": 2}))
-    # Told to use the CPU, accelerate leaves DeepSpeed out; told nothing, it has no backend for it there.
-    keys = {"ddp_backend": "gloo", "use_cpu": False, "bf16": False} if layout.startswith("zero") else {}
     accelerate = ["accelerate", "launch", "--config_file", str(here), "-m", "lifecycle_recipes.stages.ppo"]
-    done = launch(accelerate, [recipe_of(**keys)], seconds=600)
+    done = launch(accelerate, [recipe_of()], seconds=600, CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 0, done.stderr[-3000:]
     record = json.loads((tmp_path / "run/run.json").read_text())
     assert record["layout"]["processes"] == 2

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from families import FAMILIES, save_model
 
+from lifecycle_recipes.layout import read_layout
 from lifecycle_recipes.recipe import read_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,13 +63,12 @@ def test_the_header_says_how_to_run_it_and_what_it_is(path):
 
 
 @each()
-def test_the_global_batch_in_the_header_is_the_recipes(path):
-    train = values_of(path)["train"]
-    says = re.search(r"Global batch (\d+) = (\d+) x (\d+) x (\d+) process", path.read_text())
-    total, per_device, accumulation, processes = map(int, says.groups())
-    assert per_device == train["per_device_train_batch_size"]
-    assert accumulation == train["gradient_accumulation_steps"]
-    assert total == per_device * accumulation * processes
+def test_the_global_batch_is_declared_once_and_fits_the_layout_of_the_header(path):
+    values = values_of(path)
+    assert "gradient_accumulation_steps" not in values["train"]
+    layout = read_layout(re.search(r"--layout (\w+)$", path.read_text().splitlines()[0])[1])
+    rows = values["train"]["per_device_train_batch_size"]
+    assert values["global_batch_size"] % (rows * layout.data_parallel) == 0
 
 
 @each()
@@ -211,8 +211,8 @@ def overrides(path: Path, tiny, folder: Path) -> list[str]:
     changes |= {
         "train.output_dir": str(folder / "run"),
         "train.max_steps": 2,
+        "global_batch_size": 2,
         "train.per_device_train_batch_size": 2,
-        "train.gradient_accumulation_steps": 1,
         "train.report_to": "none",
         "train.push_to_hub": False,
         "gate": [],

@@ -253,11 +253,13 @@ def test_precision_follows_the_hardware_unless_the_recipe_says(recipe, monkeypat
 
     assert load_recipe(SFTRecipe, [recipe()]).train.bf16 == torch.cuda.is_available()
     monkeypatch.setattr("transformers.utils.is_torch_bf16_gpu_available", lambda: True)
-    assert hardware_defaults({}) == {"bf16": True}
-    assert hardware_defaults({"fp16": True}) == hardware_defaults({"bf16": False}) == {}
-    assert hardware_defaults({"use_cpu": True, "bf16": None}) == {"bf16": False}
+    assert hardware_defaults({}) == {"bf16": True, "fp16": False}
+    assert hardware_defaults({"fp16": True}) == hardware_defaults({"bf16": True}) == {}
+    neither = {"bf16": False, "fp16": False}
+    assert hardware_defaults({"bf16": False}) == neither
+    assert hardware_defaults({"use_cpu": True, "bf16": None}) == neither
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")  # what `accelerate launch` sets for a CPU layout
-    assert hardware_defaults({}) == {"use_cpu": True, "bf16": False}
+    assert hardware_defaults({}) == {"use_cpu": True, **neither}
 
 
 def test_building_warns_of_nothing_the_recipe_did_not_write(recipe):

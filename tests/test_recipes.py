@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lifecycle_recipes.batch_size import ROWS, STEPS, batch_settings
 from lifecycle_recipes.recipe import read_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -73,3 +74,35 @@ def test_desk_recipes_do_not_name_the_hardware():
 def test_every_desk_stage_makes_a_promise():
     for path in DESK:
         assert read_recipe(path, []).gate, path.name
+
+
+TRAINED = [p for p in RECIPES if "train" in read_recipe(p, []).values]
+
+
+@pytest.mark.parametrize("path", TRAINED, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_batch_warmup_decay_clipping_and_checkpointing_are_written_out_with_a_reason(path):
+    """Upstream's defaults differ from trainer to trainer; what is left off says why."""
+    raw = read_recipe(path, [])
+    lines = {line.strip().partition(":")[0]: line for line in path.read_text().splitlines() if ": " in line}
+    train = raw.values["train"]
+    assert raw.values["global_batch_size"] > 0
+    assert not {"gradient_accumulation_steps"} & set(train), "it follows from the global batch"
+    wanted = {"lr_scheduler_type", "warmup_steps", "activation_checkpointing"}
+    wanted |= set() if raw.stage == "ppo" else {"max_grad_norm"}  # which cannot clip
+    assert wanted <= set(train)
+    assert all("  # " in lines[key] for key in wanted), "each with its reason"
+    assert train["warmup_steps"] > 0 or raw.stage == "ppo"
+    assert raw.stage == "ppo" or train["max_grad_norm"] == 1.0
+    assert train["activation_checkpointing"] == (path.parent.name != "desk" and raw.stage != "ppo")
+    if train["lr_scheduler_type"] == "constant_with_warmup":
+        assert "no decay" in lines["lr_scheduler_type"]
+
+
+def test_the_desk_takes_its_batch_at_once_in_one_process():
+    """Its figures were measured so; two processes share it."""
+    for path in DESK:
+        raw = read_recipe(path, [])
+        if "train" in raw.values:
+            rows = raw.values["train"]["per_device_train_batch_size"]
+            assert batch_settings(raw, 1) == {ROWS: rows, STEPS: 1}
+            assert batch_settings(raw, 2) == {ROWS: rows // 2, STEPS: 1}

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 
@@ -229,10 +230,10 @@ def test_two_processes_chain_by_their_probes_and_leave_together(
     (tmp_path / "life.py").write_text(POISONED)
     config = yaml.safe_load((ROOT / f"accelerate_configs/{layout}.yaml").read_text()) | {"num_processes": 2}
     (tmp_path / "layout.yaml").write_text(yaml.safe_dump(config))
-    keys = {"ddp_backend": "gloo", "use_cpu": False, "bf16": False} if layout == "zero3" else {}
+    hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}  # asks for the CPU, in every layout
 
     def run(name, parent, *flags):
-        sections = {"train": {"max_steps": 4, **keys}, "allow": {"eval-overlap": "a test"}}
+        sections = {"train": {"max_steps": 4}, "allow": {"eval-overlap": "a test"}}
         recipe = write_recipe(tmp_path / name, "sft", tiny_chat_rows, parent, **sections)
         command = [
             sys.executable,
@@ -242,12 +243,14 @@ def test_two_processes_chain_by_their_probes_and_leave_together(
             tmp_path / "layout.yaml",
         ]
         command = [*map(str, command), str(tmp_path / "life.py"), recipe, *flags]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+        options = {"cwd": ROOT, "env": hidden, "capture_output": True, "text": True, "timeout": 600}
+        done = subprocess.run(command, check=False, **options)
         return done, record(tmp_path / name / "run")
 
     done, first = run("first", tiny_model_dir)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert first["layout"]["processes"] == 2 and first["layout"]["zero_stage"] == (3 if keys else None)
+    ran = first["layout"]
+    assert ran["processes"] == 2 and ran["zero_stage"] == (3 if layout == "zero3" else None)
     done, second = run("second", tmp_path / "first/run")
     assert done.returncode == 0, done.stderr[-3000:]
     assert second["probe"]["start"] == pytest.approx(first["probe"]["value"], abs=1e-3)

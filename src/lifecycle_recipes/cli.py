@@ -71,15 +71,14 @@ def build_parser() -> argparse.ArgumentParser:
         default=3,
         help="1 recipe and files, 2 rows and tokens, 3 the built trainer (default)",
     )
+    _add_layout_options(sub, "check for a file of accelerate_configs/ too (default: for none)")
 
     example = "lifecycle run recipes/desk/04-sft.yaml --layout zero3 --train.learning_rate 2e-5"
     sub = command("run", run, "run the stage of a recipe, or resume it", example)
     sub.add_argument(
         "recipe", metavar="RECIPE", help="a recipe file; overrides (--train.max_steps 5) follow it"
     )
-    sub.add_argument(
-        "--layout", help="a file of accelerate_configs/ (default: one_gpu or cpu, what there is)"
-    )
+    _add_layout_options(sub, "a file of accelerate_configs/ (default: one_gpu or cpu, what there is)")
     sub.add_argument(
         "--unless-done",
         action="store_true",
@@ -120,11 +119,29 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_layout_options(command: argparse.ArgumentParser, help: str) -> None:
+    command.add_argument("--layout", metavar="NAME", help=help)
+    command.add_argument("--processes", type=int, metavar="N", help="processes in place of the layout's")
+    command.add_argument("--cpu", action="store_true", help="try the layout without its GPUs (not FSDP)")
+
+
+def _asked(args, raw):
+    """The layout that the options ask for, for this recipe; None where a check names none."""
+    from .layout import find_layout, read_layout
+
+    if args.command == "check" and args.layout is None and args.processes is None:
+        return None
+    on_cpu = args.cpu or bool(raw.values.get("train", {}).get("use_cpu"))
+    flags = {"num_processes": args.processes, "use_cpu": on_cpu}
+    return read_layout(find_layout(args.layout), flags)
+
+
 def check(args, overrides: list[str]) -> int:
     from .doctor import check as doctor
 
     tell = (lambda line: print(line, file=sys.stderr)) if sys.stderr.isatty() else (lambda line: None)
-    reports = [doctor.check(path, overrides, args.upto, tell) for path in args.recipes]
+    asked = lambda raw: _asked(args, raw)  # noqa: E731
+    reports = [doctor.check(path, overrides, args.upto, tell, asked) for path in args.recipes]
     if args.json:
         import json
         from dataclasses import asdict
@@ -139,7 +156,7 @@ def check(args, overrides: list[str]) -> int:
 
 def run(args, rest: list[str]) -> int:
     from .doctor.check import check_recipe
-    from .launch import stage_command, start
+    from .launch import require_one_machine, stage_command, start
     from .recipe import read_recipe
     from .record import is_done
 
@@ -147,8 +164,10 @@ def run(args, rest: list[str]) -> int:
     if args.unless_done and is_done(raw):
         print(f"{raw.output_dir}: done already")
         return DONE
+    raw.layout = _asked(args, raw)
     check_recipe(raw)
-    command = stage_command(raw.stage, args.recipe, args.layout, rest)
+    require_one_machine(raw.layout)
+    command = stage_command(raw.stage, args.recipe, args.layout, rest, args.processes, args.cpu)
     start(command)
     return DONE
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 import logging
 import os
 import signal
@@ -104,6 +105,7 @@ def _stage_exit() -> Iterator[None]:
         _let_rank_0_speak()
         _end_progress_bars()
         print(redact(str(refusal)), file=sys.stderr)
+        _tell_launcher(redact(str(refusal)))
         if "--debug" in sys.argv:
             traceback.print_exc()
         _exit(refusal.status)
@@ -125,6 +127,16 @@ def _let_rank_0_speak() -> None:
     if not is_main_process():
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(10)
+
+
+def _tell_launcher(message: str) -> None:
+    """torch's launcher ends its own report with what a worker left here, in place of `<N/A>`.
+
+    (torch/distributed/elastic/multiprocessing/errors; `lifecycle run` prints no such report.)
+    """
+    if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        with contextlib.suppress(OSError), open(file, "w", encoding="utf-8") as stream:
+            json.dump({"message": message, "timestamp": int(time.time())}, stream)
 
 
 def _exit(status: int) -> None:

@@ -18,41 +18,49 @@ from pathlib import Path
 
 from .exit_status import quiet
 from .finding import FAILED, STOPPED, refuse
+from .launchers import hand_on
+from .layout import Layout, find_layout
 
 # They use one process and neither an optimizer nor a layout.
 UNLAUNCHED = ("tokenizer", "evaluate")
 
 
-def stage_command(stage: str, recipe: str, layout: str | None, rest: list[str]) -> list[str]:
-    """The command line of a stage, starting with `python` or `accelerate`, as a user would type it."""
+def stage_command(
+    stage: str,
+    recipe: str,
+    layout: str | None,
+    rest: list[str],
+    processes: int | None = None,
+    cpu: bool = False,
+) -> list[str]:
+    """The command line of a stage, starting with `python` or `accelerate`, as a user would type it.
+
+    processes: in place of the layout's. cpu: hide the GPUs; the layout stays what it is.
+    """
     module = ["-m", f"lifecycle_recipes.stages.{stage}", recipe, *rest]
     if stage in UNLAUNCHED:
         return ["python", *module]
-    return ["accelerate", "launch", "--quiet", "--config_file", str(find_layout(layout)), *module]
+    flags = ["--num_processes", str(processes)] if processes else []
+    flags += ["--gpu_ids", "all"] if cpu else []  # a list of ids in the file would show them again
+    command = ["accelerate", "launch", "--quiet", "--config_file", str(find_layout(layout)), *flags, *module]
+    return ["CUDA_VISIBLE_DEVICES=", *command] if cpu else command
 
 
-def find_layout(name: str | None) -> Path:
-    """The accelerate config of a layout: a path, or a name in accelerate_configs/ here or in the repository.
-
-    Without a name: one_gpu where there is a GPU, else cpu.
-    """
-    name = name or ("one_gpu" if os.path.exists("/dev/nvidia0") else "cpu")
-    if name.endswith((".yaml", ".yml")) and os.path.isfile(name):
-        return Path(name)
-    places = [Path("accelerate_configs"), Path(__file__).parents[2] / "accelerate_configs"]
-    for place in places:
-        if (place / f"{name}.yaml").is_file():
-            return place / f"{name}.yaml"
-    known = sorted({file.stem for place in places for file in place.glob("*.yaml")})
-    raise refuse(
-        "unknown-layout", f"there is no layout `{name}`", f"one of: {', '.join(known) or 'none found'}"
-    )
+def require_one_machine(layout: Layout) -> None:
+    """Raises Refusal layout-machines: one command cannot start the others."""
+    if layout.machines > 1:
+        says = f"{layout} spans {layout.machines} machines, and this command starts one"
+        fix = "sbatch slurm/train.sbatch, or start accelerate on each machine (docs/layouts.md)"
+        raise refuse("layout-machines", says, fix)
 
 
 def start(command: list[str]) -> None:
     """Print the command and become it; does not return."""
     print("+ " + shlex.join(command), flush=True)
     quiet()  # for what the stage imports before it can say so itself
+    if command[0].endswith("="):
+        os.environ[command[0].removesuffix("=")] = ""
+        command = command[1:]
     arguments = command[1:] if command[0] == "python" else ["-m", "lifecycle_recipes.launch", *command[2:]]
     os.execv(sys.executable, [sys.executable, *arguments])
 
@@ -69,10 +77,10 @@ def main(argv: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore", message="Port .* is already in use")
     launch.simple_launcher = become
     launch.multi_gpu_launcher = on_cpu_if_asked(launch.multi_gpu_launcher)
+    args = launch.launch_command_parser().parse_args(argv)
+    hand_on(args)
     with _signals_handed_on() as handed_on:
-        sys.exit(
-            run_workers(launch.launch_command, launch.launch_command_parser().parse_args(argv), handed_on)
-        )
+        sys.exit(run_workers(launch.launch_command, args, handed_on))
 
 
 def become(args) -> None:

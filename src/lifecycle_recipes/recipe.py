@@ -14,7 +14,9 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+from .batch_size import batch_settings, processes_here
 from .finding import Finding, Refusal, refuse
+from .layout import Layout, asked_layout, mend_deepspeed_path
 from .recipe_check import Checker, show
 from .recipe_names import hide_secrets
 from .recipe_overrides import apply_overrides, split_arguments
@@ -32,7 +34,7 @@ class RawRecipe:
     values: {section: plain values}, with overrides, without defaults. overrides: as given, without flags.
     sha256: of the file's text and the overrides. places: `train.seed` -> `file:line` or the override.
     allow: code of a finding -> why it is waived. Pinned revisions stand where they apply. checked: what
-    doctor.check found so far, for the record.
+    doctor.check found so far, for the record. layout: the one asked for, where a launch asked.
     """
 
     path: str
@@ -46,6 +48,7 @@ class RawRecipe:
     places: dict[str, str] = field(default_factory=dict, repr=False)
     allow: dict[str, str] = field(default_factory=dict)
     checked: Any = field(default=None, repr=False)
+    layout: Layout | None = None
 
     @property
     def output_dir(self) -> str:
@@ -183,6 +186,8 @@ def load_recipe(
     if not argv or argv[0].startswith("--"):
         raise refuse("missing-recipe", "no recipe given", "write the path of a recipe first, then overrides")
     raw = read_recipe(argv[0], argv[1:], _stage_name(module))
+    raw.layout = asked_layout(bool(raw.values.get("train", {}).get("use_cpu")))
+    mend_deepspeed_path()
     check(raw)
 
     sections: dict[str, Any] = {"gate": raw.gate, "allow": raw.allow}
@@ -203,7 +208,8 @@ def _stage_name(module) -> str:
 def _build_section(raw: RawRecipe, name: str, hint: Any) -> Any:
     values = raw.values[name]
     if name == "train":
-        values = values | hardware_defaults(values) | publishing_defaults(values)
+        values = values | hardware_defaults(values, raw.layout) | publishing_defaults(values)
+        values |= batch_settings(raw, processes_here())
     try:
         with warnings.catch_warnings():
             # TRL's own default still has the old name; a recipe cannot, so there is nobody to warn
@@ -236,24 +242,37 @@ def publishing_defaults(train: dict[str, Any]) -> dict[str, bool]:
     return {"hub_private_repo": True} if undecided else {}
 
 
-def hardware_defaults(train: dict[str, Any]) -> dict[str, bool]:
+def hardware_defaults(train: dict[str, Any], layout: Layout | None = None) -> dict[str, Any]:
     """What the `train` section says about device and precision when its recipe leaves it to the hardware.
 
-    Upstream's defaults are bf16 on (TRL, which then refuses to start on a CPU) or off (transformers).
+    Upstream's defaults are bf16 on (TRL, which then refuses to start on a CPU) or off (transformers); both
+    win over the layout's mixed_precision without a word.
     """
     import torch
     from accelerate.utils import str_to_bool
     from transformers.utils import is_torch_bf16_gpu_available
 
-    defaults = {}
+    defaults: dict[str, Any] = {}
     cpu_layout = bool(str_to_bool(os.environ.get("ACCELERATE_USE_CPU", "false")))
     # With several processes accelerate does not pass its use_cpu on; without it each would run on its own.
     if "LOCAL_RANK" in os.environ:
         cpu_layout = cpu_layout or not torch.accelerator.is_available()
     if cpu_layout and train.get("use_cpu") is None:
-        defaults["use_cpu"] = True  # else transformers picks mps or a GPU for a single process
-    if train.get("bf16") is None and train.get("fp16") is None:
-        on_cpu = cpu_layout or train.get("use_cpu")
-        emulated = torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False)
-        defaults["bf16"] = bool(not on_cpu and is_torch_bf16_gpu_available() and not emulated)
-    return defaults
+        if str_to_bool(os.environ.get("ACCELERATE_USE_DEEPSPEED", "false")):
+            # Told to use the CPU, accelerate leaves DeepSpeed out; told nothing, it has no backend there.
+            defaults |= {"use_cpu": False} | ({} if train.get("ddp_backend") else {"ddp_backend": "gloo"})
+        else:
+            defaults["use_cpu"] = True  # else transformers picks mps or a GPU for a single process
+    on_cpu = cpu_layout or train.get("use_cpu")
+    emulated = torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False)
+    has_bf16 = bool(not on_cpu and is_torch_bf16_gpu_available() and not emulated)
+    return defaults | _precision(train, layout.precision if layout else None, has_bf16)
+
+
+def _precision(train: dict[str, Any], asked: str | None, has_bf16: bool) -> dict[str, bool]:
+    """bf16 and fp16 where the recipe turns neither on: as the layout asks, else by the hardware."""
+    if train.get("bf16") or train.get("fp16"):
+        return {}
+    if asked is None:
+        asked = "bf16" if has_bf16 and train.get("bf16") is None else "no"
+    return {"bf16": asked == "bf16", "fp16": asked == "fp16"}

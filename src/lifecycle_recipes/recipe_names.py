@@ -147,6 +147,9 @@ HELP = {
     "stage": {"description": "What the recipe is for."},
     "gate": {"description": "Promises about the result: METRIC OP TERM, such as `eval_loss < 2.5`."},
     "allow": {"description": "Findings that are fine here: code -> why. The record and the card show them."},
+    "global_batch_size": {
+        "description": "Rows per optimizer step over all processes; what `train` leaves out follows from it."
+    },
     "pinned": {"description": "Dataset or model id -> revision, where its own section gives none."},
 }
 

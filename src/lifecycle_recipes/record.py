@@ -51,8 +51,9 @@ class Run:
     """One run of a stage; made by `Run.start`, used as a context manager.
 
     metrics: name -> number; a stage adds to it. parents: role -> path. resume_from: last complete
-    checkpoint of this same run, unfinished, else None. Only rank 0 checks and writes; other ranks wait
-    for its decision.
+    checkpoint of this same run, unfinished, else None. reloaded: the saved model, where checking it has
+    loaded it already (saving.py). earlier_layout: of the attempt to resume from. Only rank 0 checks and
+    writes; other ranks wait for its decision.
     """
 
     def __init__(self, raw, seed: int | None = None):
@@ -62,6 +63,8 @@ class Run:
         self.findings: list[Finding] = []
         self.parents = find_parents(raw.values)
         self.resume_from: str | None = None
+        self.reloaded = None
+        self.earlier_layout: dict | None = None
         self._record: dict = {}
         self._clock, self._earlier_seconds = time.monotonic() - environment.startup_seconds(), 0.0
         self._restore = contextlib.ExitStack()
@@ -99,6 +102,7 @@ class Run:
         self.resume_from = last_checkpoint(self.output_dir) if earlier else None
         if self.resume_from:
             self._earlier_seconds = earlier.get("wall_seconds") or 0.0
+            self.earlier_layout = earlier.get("layout")
         self._record = self._describe(identity, parents, inputs)
         self._create()
         self.report(find_incomplete_checkpoints(self.output_dir) if earlier else [])
@@ -129,7 +133,7 @@ class Run:
             "git_commit": environment.git_commit(),
             "versions": environment.versions(),
             "hardware": environment.hardware(),
-            "layout": None,
+            "layout": self.earlier_layout,
             "seed": self.seed,
             "process": environment.this_process(),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -5,14 +5,17 @@ import re
 import signal
 import time
 from contextlib import contextmanager
-from pathlib import Path
 
 from transformers import TrainerCallback
 
+from .data.order import keep_order
 from .doctor.chain import differs_from_parent, probe_ids, read_prepared
 from .doctor.weights import find_unmoved, fingerprints
+from .evals.held_out import measure_once
 from .finding import FAILED, Finding, Refusal
+from .layout_watch import LayoutWatch
 from .record import Stopped
+from .saving import Saves
 from .watch import Watch, require_finite_weights
 
 # Timings differ from run to run; the metrics of two runs with one seed do not.
@@ -28,7 +31,8 @@ def train_and_save(trainer, recipe, run) -> None:
     Fields: tokens (seen in training, padding apart), tokens_per_second, train_seconds, layout.
     Notes `probe`, by which a child sees that it starts from this model (doctor/chain.py).
     Raises Stopped after a SIGTERM or SIGINT (a checkpoint has been written), and Refusal with exit status 1:
-    non-finite, weights-unmoved, parent-dropped, disk-full, no-steps, nothing-saved.
+    non-finite, weights-unmoved, parent-dropped, disk-full, no-steps, and what saving.py finds; with 2, before
+    the first step, what layout_watch.py finds.
     """
     args = trainer.args
     # Upstream replaces a NaN loss by the mean of the others in the log: a dead run would look healthy.
@@ -37,10 +41,11 @@ def train_and_save(trainer, recipe, run) -> None:
         args.include_num_input_tokens_seen = "non_padding"
     stop = StopOnSignal()
     start = AtStart(trainer, recipe)
-    for callback in (stop, Watch(trainer, run), start):
+    saves = Saves(trainer, recipe, run)
+    for callback in (LayoutWatch(trainer, recipe, run), stop, Watch(trainer, run), start, saves):
         trainer.add_callback(callback)
     end_replies_at(trainer.model, trainer.processing_class)
-    run.note(layout=effective_layout(trainer))
+    train_alike_everywhere(trainer, recipe)
     with _name_full_disk(args.output_dir), stop.listening():
         output = trainer.train(resume_from_checkpoint=run.resume_from)
         if stop.stopped:
@@ -55,38 +60,22 @@ def train_and_save(trainer, recipe, run) -> None:
         run.note(tokens=seen, tokens_per_second=speed, train_seconds=seconds)
         require_finite_weights(trainer)
         start.require_moved(run)
-        run.note(probe=start.probe())
-        save_model(trainer)
+        ids = probe_ids(trainer)
+        says = read_prepared(trainer, ids)
+        run.note(probe=start.probe(ids, says))
+        saves.finish(says, ids)
     if trainer.eval_dataset is not None:
         run.metrics.update({k: v for k, v in trainer.evaluate().items() if not NOT_A_RESULT.search(k)})
 
 
-def save_model(trainer) -> None:
-    """Write model and tokenizer to output_dir, and see that the weights are there. Called on every rank."""
-    output_dir = trainer.args.output_dir
-    trainer.save_model(output_dir)
-    if not trainer.args.should_save:
+def train_alike_everywhere(trainer, recipe) -> None:
+    """Rows, their order and the held-out loss as in one process. PPO has a loop of its own."""
+    if hasattr(trainer, "reward_model"):
         return
-    trainer.save_state()
-    # PEFT saves the adapter alone; what ends a reply belongs beside it.
-    if getattr(trainer.model, "generation_config", None) is not None:
-        trainer.model.generation_config.save_pretrained(output_dir)
-    if not any(Path(output_dir).glob("*.safetensors")):
-        raise _failure("nothing-saved", "saving wrote no weights", "see the layout's state dict setting")
-
-
-def effective_layout(trainer) -> dict:
-    """What really runs: processes, distributed_type, zero_stage, device, precision, global_batch (rows)."""
-    args, accelerator = trainer.args, trainer.accelerator
-    plugin = accelerator.state.deepspeed_plugin
-    return {
-        "processes": accelerator.num_processes,
-        "distributed_type": accelerator.distributed_type.value,
-        "zero_stage": plugin.zero_stage if plugin else None,
-        "device": accelerator.device.type,
-        "precision": accelerator.mixed_precision,
-        "global_batch": args.train_batch_size * args.gradient_accumulation_steps * accelerator.num_processes,
-    }
+    batch = getattr(recipe, "global_batch_size", None)
+    if batch is not None:
+        keep_order(trainer, batch)
+    measure_once(trainer)
 
 
 class AtStart(TrainerCallback):
@@ -95,12 +84,12 @@ class AtStart(TrainerCallback):
     def __init__(self, trainer, recipe):
         self.trainer, self.recipe = trainer, recipe
         self.before: dict = {}
-        self.reading = None
+        self.value: float | None = None
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.first_step = state.global_step
         self.before = fingerprints(self.trainer.model)
-        self.reading = read_prepared(self.trainer, probe_ids(self.trainer))
+        self.value = read_prepared(self.trainer, probe_ids(self.trainer)).value
         path = getattr(getattr(self.recipe, "model", None), "model_name_or_path", None)
         allowed = getattr(self.recipe, "allow", {})
         # A resumed model has left its parent behind.
@@ -117,14 +106,10 @@ class AtStart(TrainerCallback):
             raise Refusal(*found, status=FAILED)
         run.report(found)
 
-    def probe(self) -> dict | None:
+    def probe(self, ids: list[int], says) -> dict:
         """What the trained model says to one text, for its children: {ids, value, start, loose}."""
-        ids = probe_ids(self.trainer)
-        end = read_prepared(self.trainer, ids)
-        if end is None:
-            return None
-        start = self.reading.value if self.reading and not self.first_step else None
-        return {"ids": ids, "value": end.value, "start": start, "loose": end.loose}
+        start = None if self.first_step else self.value
+        return {"ids": ids, "value": says.value, "start": start, "loose": says.loose}
 
 
 class StopOnSignal(TrainerCallback):

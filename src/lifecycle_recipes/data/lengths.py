@@ -9,11 +9,12 @@ def count_left_out(ledger: dict, reason: str, rows: int, held_out: int = 0) -> N
         ledger["eval_rows"] -= held_out
 
 
-def count_too_long(ledger: dict, trainer, train, held_out) -> None:
-    """Book the rows that the built `trainer` no longer has of `train` and `held_out` (None without)."""
-    rows = len(train) - len(trainer.train_dataset)
-    gone = len(held_out) - len(trainer.eval_dataset) if held_out is not None else 0
-    count_left_out(ledger, "longer than train.max_length", rows, gone)
+def count_too_long(ledger: dict, before: tuple, after: tuple) -> None:
+    """Book the rows that a trainer leaves out, given (train, held-out or None) as read and as prepared."""
+    gone = [
+        len(rows) - len(kept) if rows is not None else 0 for rows, kept in zip(before, after, strict=True)
+    ]
+    count_left_out(ledger, "longer than train.max_length", *gone)
 
 
 def count_truncated(ledger: dict, dataset, max_length: int | None, replies: list[str]) -> None:

@@ -1,7 +1,10 @@
 """Rows from files or the Hub, checked before anything trains, and the ledger that accounts for them."""
 
+import atexit
 import hashlib
 import logging
+import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterable
 from contextlib import contextmanager
@@ -19,12 +22,16 @@ def load_data(
     required_columns: list[str],
     optional_columns: Iterable[str] = (),
     allow: Collection[str] = (),
+    scratch: str | Path | None = None,
 ):
     """Return (train Dataset, eval Dataset or None, ledger).
 
     Only `required_columns` and those `optional_columns` that every source has are kept. The split is seeded,
     so every rank gets the same rows. Rows with a fault whose code is in `allow`, and pairs whose two replies
     are the same, are left out and counted.
+    scratch: an empty directory for the files of `datasets` and all that is derived from these rows; without
+    one, a temporary directory for the rows alone. In upstream's own cache a file is known by its time of
+    change, a step by its function's name: neither a restored file nor another version is noticed there.
     Raises Refusal: missing-file, empty-file, missing-column, no-rows, two-eval-splits, bad-line (with file
     and line) and the codes of row_faults.UNTRAINABLE (with file and rows, counted from 1).
     ledger: {fingerprint, rows_in, rows_out, eval_rows, left_out, sources}, where a source is
@@ -38,7 +45,9 @@ def load_data(
             "keep one of them",
         )
     digest, ledger = hashlib.sha256(), {"sources": [], "left_out": Counter()}
-    reader = _Reader(required_columns, list(optional_columns), config.seed, set(allow), digest, ledger)
+    reader = _Reader(
+        required_columns, list(optional_columns), config.seed, set(allow), digest, ledger, scratch
+    )
     train = reader.concatenate(config.sources, "train")
     held_out = reader.concatenate(config.eval_sources, "eval")
     if config.eval_fraction:
@@ -62,11 +71,11 @@ def load_data(
 
 
 class _Reader:
-    """One reading of all sources of a recipe: they share columns, seed, digest and ledger."""
+    """One reading of all sources of a recipe: they share columns, seed, digest, ledger and scratch."""
 
-    def __init__(self, required, optional, seed, allow, digest, ledger):
+    def __init__(self, required, optional, seed, allow, digest, ledger, scratch):
         self.required, self.optional, self.seed, self.allow = required, optional, seed, allow
-        self.digest, self.ledger = digest, ledger
+        self.digest, self.ledger, self.scratch = digest, ledger, scratch
 
     def concatenate(self, sources: list[Source], use: str):
         """All rows of `sources` as one Dataset; None without sources to evaluate on."""
@@ -93,7 +102,7 @@ class _Reader:
 
     def read(self, source: Source, use: str):
         """The rows of one source that are used, under our column names."""
-        rows = _read(source, self.digest)
+        rows = _read(source, self.digest, self.scratch)
         entry = {"path": source.path, "split": source.split, "rows": len(rows), "use": use}
         self.ledger["sources"].append(entry)
         rows = self.keep_columns(rows, source)
@@ -107,7 +116,8 @@ class _Reader:
         faulty = self.check_rows(rows.select(kept), kept, source.path)
         kept = [i for i in kept if i not in faulty]
         entry |= {"kept": len(kept), "characters": self.characters}
-        return rows.select(kept) if len(kept) < len(rows) else rows
+        rows = rows.select(kept) if len(kept) < len(rows) else rows
+        return _copy(rows, self.scratch) if self.scratch and not check_local(source.path) else rows
 
     def find_blank(self, rows) -> set[int]:
         texts = [c for c in self.required if c not in (*CONVERSATIONS, "label")]
@@ -174,7 +184,7 @@ def name_columns(source: Source, required: list[str], optional: list[str], has: 
     return found
 
 
-def _read(source: Source, digest):
+def _read(source: Source, digest, scratch: str | Path | None):
     """One source as a Dataset; its content (file) or identity (Hub) goes into the digest."""
     from datasets import load_dataset
 
@@ -185,7 +195,8 @@ def _read(source: Source, digest):
     try:
         # A named local file has one split whatever the recipe calls it; `datasets` names it train.
         with _quiet("datasets.packaged_modules.json.json"):
-            rows = load_dataset(BUILDERS[path.suffix], data_files=str(path), split="train")
+            cache = str(scratch or until_exit())
+            rows = load_dataset(BUILDERS[path.suffix], data_files=str(path), split="train", cache_dir=cache)
     except Exception as error:
         # Upstream names neither the file nor the line (DatasetGenerationError, UnicodeDecodeError, ...).
         if path.suffix in (".jsonl", ".txt"):
@@ -194,6 +205,22 @@ def _read(source: Source, digest):
     if not len(rows):
         raise empty_file(source.path)
     return rows
+
+
+def until_exit() -> str:
+    """A temporary directory that is gone when this process ends."""
+    directory = tempfile.mkdtemp(prefix="lifecycle-rows-")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return directory
+
+
+def _copy(rows, scratch: str | Path):
+    """The same rows in files below `scratch`: `datasets` writes what it derives beside them."""
+    from datasets import load_from_disk
+
+    directory = tempfile.mkdtemp(dir=scratch)
+    rows.save_to_disk(directory)
+    return load_from_disk(directory)
 
 
 def unreadable_file(error: Exception, path: str) -> Refusal:

@@ -51,8 +51,9 @@ def built_trainer(path: str | Path, overrides: Sequence[str] | None = None) -> I
 
 def stand_in_for_run() -> SimpleNamespace:
     """What `build_trainer` needs of a Run, without a record on disk: `notes` keeps what was noted."""
-    run = SimpleNamespace(metrics={}, notes={}, resume_from=None, parents={})
+    run = SimpleNamespace(metrics={}, notes={}, findings=[], resume_from=None, parents={})
     run.note = lambda **fields: run.notes.update(fields)
+    run.report = run.findings.extend
     return run
 
 

@@ -22,7 +22,7 @@ def find_in_trainer(trainer, recipe: Any) -> list[Finding]:
         return [Finding("no-rows", "error", "no row is left to train on", fix)]
     with no_trace(trainer):
         return [
-            *find_in_steps(trainer),
+            *find_in_steps(trainer, recipe.global_batch_size),
             *find_in_batches(trainer),
             *find_in_packing(trainer),
             *find_in_chain(trainer, recipe),

@@ -21,11 +21,15 @@ LARGEST_LOADED = 500_000_000
 
 @dataclass(frozen=True)
 class Reading:
-    """What a model says to a probe's text. loose: how far another reading of it may be off."""
+    """What a model says to a probe's text. loose: how far another reading of it may be off.
+
+    logits: float32 on the CPU, [tokens, vocabulary] or [1]; None where only a loss can be asked for.
+    """
 
     value: float
     loose: float
     unit: str = "nats per token"
+    logits: Any = None
 
 
 def find_in_chain(trainer, recipe: Any) -> list[Finding]:
@@ -113,14 +117,11 @@ def step_0_differs(trainer, recipe: Any) -> list[Finding]:
     return found
 
 
-def read_prepared(trainer, ids: list[int]) -> Reading | None:
-    """What the trainer's model, prepared for training, says to `ids`; None where it cannot run alone."""
+def read_prepared(trainer, ids: list[int]) -> Reading:
+    """What the trainer's model, prepared for training, says to `ids`. Collective under ZeRO-3."""
     from .probe import language_model, no_trace, prepared_model
 
-    runs = prepared_model(trainer)
-    if runs is None:
-        return None
-    with no_trace(trainer):
+    with no_trace(trainer), prepared_model(trainer) as runs:
         return read(language_model(trainer), ids, trainer, runs)
 
 
@@ -131,8 +132,7 @@ def differs_from_parent(trainer, path: str | None) -> list[Finding]:
     probe = recorded_probe(path)
     if probe is None or not is_causal(language_model(trainer)):
         return []
-    reading = read_prepared(trainer, probe["ids"])
-    return compare(reading, probe, path) if reading is not None else []
+    return compare(read_prepared(trainer, probe["ids"]), probe, path)
 
 
 def recorded_probe(path: str | None) -> dict | None:
@@ -220,15 +220,17 @@ def read(model, ids: list[int], trainer, runs: Any = None) -> Reading:
 
     runs: what is called in its place, where a wrapper must be.
     """
-    from .probe import mean_log_probability, mean_log_probability_by_loss, score
+    from .probe import logits, mean_log_probability_by_loss, mean_of
 
     causal = is_causal(model)
     if causal and runs is not None and runs is not model:
-        value = mean_log_probability_by_loss(runs, ids)
+        value, found = mean_log_probability_by_loss(runs, ids)
     else:
-        value = mean_log_probability(model, ids) if causal else score(runs or model, ids)
+        found = logits(runs or model, ids)
+        value = mean_of(found, ids) if causal else found[0].item()
     unit = "nats per token" if causal else "as the score"
-    return Reading(value if math.isfinite(value) else math.inf, looseness(model, trainer), unit)
+    found = None if found is None else found.float().cpu()
+    return Reading(value if math.isfinite(value) else math.inf, looseness(model, trainer), unit, found)
 
 
 def looseness(model, trainer) -> float:

@@ -17,6 +17,7 @@ from typing import Any
 
 from ..exit_status import is_main_process, quiet
 from ..finding import Finding, Refusal
+from ..layout import Layout
 from ..recipe import RawRecipe, read_recipe
 from ..record import Run
 from .codes import ELSEWHERE
@@ -27,6 +28,7 @@ LEVELS = (1, 2, 3)
 NAMES = {1: "recipe and files", 2: "rows and tokens", 3: "the built trainer"}
 # What this machine or moment lacks: a warning where a recipe is looked at, an error where it is run.
 HERE = {"missing-package", "no-hub-token", "push-offline", "not-cached", "missing-revision", "disk-too-small"}
+HERE |= {"layout-gpus", "fp8-unsupported"}
 
 
 @dataclass
@@ -94,10 +96,12 @@ def check(
     overrides: list[str] | None = None,
     upto: int = 3,
     say: Callable[[str], None] = lambda line: None,
+    read_layout: Callable[[RawRecipe], Layout | None] = lambda raw: None,
 ) -> Report:
     """Check the recipe at `path` as far as level `upto`, stopping after a level with errors.
 
-    say: is told what is going on. Nothing is raised for a bad recipe: it is in the report.
+    say: is told what is going on. read_layout: gives the layout to check the recipe for, if any. Nothing is
+    raised for a bad recipe: it is in the report.
     """
     quiet()  # before transformers is imported, whichever level does that
     report = Report(str(path))
@@ -106,6 +110,7 @@ def check(
     def recipe_level() -> list[Finding]:
         nonlocal raw
         raw = read_recipe(path, overrides)
+        raw.layout = read_layout(raw)
         return find_in_recipe(raw)
 
     report.run_level(1, {}, recipe_level)
@@ -201,18 +206,42 @@ def check_recipe(raw: RawRecipe) -> None:
 
 
 def preflight(recipe: Any, run: Any) -> None:
-    """Level 2 of a stage, on the main process; what levels 1 and 2 found goes into the run's record.
+    """The layout that runs, on every rank, then level 2 of a stage, on the main process.
 
-    Warnings are printed. Raises Refusal with every error.
+    What levels 1 and 2 found goes into the run's record. Warnings are printed. Raises Refusal with every
+    error.
     """
     raw = recipe.raw
+    if is_main_process() and raw.checked is None:
+        check_recipe(raw)
+    if "train" in raw.values:
+        _check_layout(recipe, run)
     if not is_main_process():
         return
-    if raw.checked is None:
-        check_recipe(raw)
     if _last_level(raw) >= 2:
         raw.checked.run_level(2, raw.allow, lambda: map(_as_run, find_in_data(raw)))
     _settle(raw, run, 2)
+
+
+def _check_layout(recipe: Any, run: Any) -> None:
+    """Refuse, on every rank, where what runs is not what was asked for, or cannot resume."""
+    from ..batch_size import find_in_effective
+    from .layout import compare, effective_layout, find_data_parallel, find_in_resume, layout_record
+
+    raw, args, started = recipe.raw, recipe.train, time.monotonic()
+    runs = effective_layout(args)
+    record = layout_record(args, raw.layout, runs)
+    found = compare(raw.layout, runs) if raw.layout else find_data_parallel(args)
+    found += find_in_effective(raw, args, record["data_parallel"])
+    if raw.stage != "ppo":  # which starts again
+        found += find_in_resume(getattr(run, "earlier_layout", None), runs, record["global_batch"])
+    if is_main_process():
+        spent = time.monotonic() - started
+        raw.checked.seconds["layout"] = round(spent, 3)
+        raw.checked.allowed |= {f.code: raw.allow[f.code] for f in found if f.code in raw.allow}
+    if errors := [finding for finding in found if finding.code not in raw.allow]:
+        raise Refusal(*errors)
+    run.note(layout=record)
 
 
 def check_built(trainer: Any, recipe: Any, run: Any) -> None:

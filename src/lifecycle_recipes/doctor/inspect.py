@@ -81,7 +81,7 @@ def look(path: str, recipe, trainer, rows: int) -> Inspection:
     ends = end_ids(trainer) | turn_end_ids(trainer.processing_class)
     shown = first_rows(trainer, origins, rows)
     totals = count(trainer, origins, ends)
-    summary = summarise(recipe, trainer, totals, steps(trainer), ends)
+    summary = summarise(recipe, trainer, totals, steps(trainer, recipe.global_batch_size), ends)
     return Inspection(str(path), recipe.raw.stage, summary, shown)
 
 

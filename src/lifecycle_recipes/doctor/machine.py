@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from ..finding import Finding
+from ..layout import ACCELERATORS
 from ..recipe import RawRecipe
 from .settings import error, place, setting, warning
 
@@ -34,7 +35,6 @@ OPTIMIZERS = {
 }
 # NVIDIA before Ampere computes bfloat16 by emulation: Volta, Turing and older.
 OLD_GPU = re.compile(r"\b(V100|T4|P100|P40|P4|K80|M60|M40|TITAN|GTX|RTX 20\d\d|Quadro RTX \d000)\b")
-ACCELERATORS = ("/dev/nvidia0", "/dev/kfd", "/dev/accel0", "/dev/davinci0", "/dev/neuron0", "/dev/dxg")
 
 
 def find_in_machine(raw: RawRecipe) -> list[Finding]:

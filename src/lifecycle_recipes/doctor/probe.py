@@ -43,15 +43,26 @@ def can_run(model) -> bool:
     return not any(p.device.type == "meta" or hasattr(p, "ds_id") for p in model.parameters())
 
 
-def prepared_model(trainer) -> Any:
-    """What runs the policy once it is prepared for training; None where that cannot be done (PPO, ZeRO-3).
+@contextmanager
+def prepared_model(trainer) -> Iterator[Any]:
+    """What runs the policy once it is prepared for training: the bare model, but for FSDP and ZeRO-3.
 
-    Under ZeRO-3 that is the engine, which fetches the shards; elsewhere the bare model.
+    There it is the wrapper or engine, which fetches the shards; for PPO, whose engine holds two models, the
+    policy with its weights gathered, as for a rollout.
     """
     model = language_model(trainer)
-    if not any(hasattr(p, "ds_id") for p in model.parameters()):
-        return model
-    return None if hasattr(trainer, "reward_model") else trainer.model_wrapped
+    if getattr(trainer, "is_fsdp_enabled", False):
+        yield trainer.model_wrapped  # FSDP2 shards the model itself: this is the model
+    elif not any(hasattr(p, "ds_id") for p in model.parameters()):
+        yield model
+    elif not hasattr(trainer, "reward_model"):
+        yield trainer.model_wrapped
+    else:
+        from trl.models.utils import unwrap_model_for_generation
+
+        gather = trainer.args.ds3_gather_for_generation
+        with unwrap_model_for_generation(trainer.model, trainer.accelerator, gather) as gathered:
+            yield gathered.policy
 
 
 def language_model(trainer) -> Any:
@@ -62,18 +73,19 @@ def language_model(trainer) -> Any:
 
 def mean_log_probability(model, ids: Sequence[int]) -> float:
     """Mean log-probability, in nats per token, that a causal LM gives ids[1:], each after those before it."""
+    return mean_of(logits(model, ids), ids)
+
+
+def mean_of(found, ids: Sequence[int]) -> float:
+    """The same, of the logits [tokens, vocabulary]."""
     import torch
 
-    device = next(model.parameters()).device
-    inputs = torch.tensor([list(ids)], device=device)
-    with torch.no_grad():
-        logits = model(input_ids=inputs, attention_mask=torch.ones_like(inputs), use_cache=False).logits
-    found = logits[0, :-1].float().log_softmax(-1).gather(-1, inputs[0, 1:, None])
-    return found.mean().item()
+    wanted = torch.tensor(ids[1:], device=found.device)[:, None]
+    return found[:-1].float().log_softmax(-1).gather(-1, wanted).mean().item()
 
 
-def mean_log_probability_by_loss(model, ids: Sequence[int]) -> float:
-    """The same from the model's own loss: under ZeRO-3 another way through it than training's breaks that.
+def mean_log_probability_by_loss(model, ids: Sequence[int]) -> tuple[float, Any]:
+    """(the same from the model's own loss, its logits or None): ZeRO-3's engine must be run as in training.
 
     TRL's chunked loss never calls the output head, and DeepSpeed's order of fetches must stay the same.
     """
@@ -81,18 +93,17 @@ def mean_log_probability_by_loss(model, ids: Sequence[int]) -> float:
 
     inputs = torch.tensor([list(ids)], device=next(model.parameters()).device)
     with torch.no_grad():
-        return -model(input_ids=inputs, labels=inputs, use_cache=False).loss.item()
+        output = model(input_ids=inputs, labels=inputs, use_cache=False)
+    return -output.loss.item(), None if output.logits is None else output.logits[0]
 
 
-def score(model, ids: Sequence[int]) -> float:
-    """The logit that a reward model gives the conversation `ids`."""
+def logits(model, ids: Sequence[int]):
+    """What `model` gives to `ids`: [tokens, vocabulary] of a causal LM, [1] (the score) of a reward model."""
     import torch
 
-    device = next(model.parameters()).device
-    inputs = torch.tensor([list(ids)], device=device)
+    inputs = torch.tensor([list(ids)], device=next(model.parameters()).device)
     with torch.no_grad():
-        logits = model(input_ids=inputs, attention_mask=torch.ones_like(inputs), use_cache=False).logits
-    return logits.reshape(-1)[0].float().item()
+        return model(input_ids=inputs, attention_mask=torch.ones_like(inputs), use_cache=False).logits[0]
 
 
 def row_ids(row: dict[str, Any]) -> list[int]:

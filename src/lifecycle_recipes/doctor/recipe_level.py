@@ -5,10 +5,13 @@ import errno
 from ..finding import Finding
 from ..recipe import RawRecipe
 from .files import find_in_files
+from .global_batch import find_in_global_batch
 from .hub import find_in_hub
+from .launch_level import find_in_launch
 from .machine import find_in_machine
 from .output import find_in_output
 from .paths import find_bad_paths
+from .precision import find_in_precision
 from .settings import find_in_settings
 from .waivers import find_in_waivers
 
@@ -17,7 +20,8 @@ def find_in_recipe(raw: RawRecipe) -> list[Finding]:
     """Findings about the recipe's values, its files, the machine, the Hub's cache and output_dir."""
     if bad := find_bad_paths(raw):
         return bad  # nothing else could be looked up
-    parts = (find_in_waivers, find_in_settings, find_in_files, find_in_hub, find_in_machine, find_in_output)
+    parts = (find_in_waivers, find_in_settings, find_in_global_batch, find_in_files, find_in_hub)
+    parts += (find_in_machine, find_in_launch, find_in_precision, find_in_output)
     try:
         return [finding for part in parts for finding in part(raw)]
     except OSError as error:

@@ -5,9 +5,12 @@ import math
 from ..finding import Finding
 
 
-def find_in_steps(trainer) -> list[Finding]:
-    """no-steps, rows-below-batch, one-packed-row, all-warmup and nothing-trainable."""
-    return [*_trainable(trainer), *(_ppo_steps(trainer) if is_ppo(trainer) else _steps(trainer))]
+def find_in_steps(trainer, declared: int | None = None) -> list[Finding]:
+    """no-steps, rows-below-batch, one-packed-row, all-warmup and nothing-trainable.
+
+    declared: the recipe's global_batch_size, where it has one.
+    """
+    return [*_trainable(trainer), *(_ppo_steps(trainer) if is_ppo(trainer) else _steps(trainer, declared))]
 
 
 def is_ppo(trainer) -> bool:
@@ -15,12 +18,18 @@ def is_ppo(trainer) -> bool:
     return hasattr(trainer, "reward_model") and hasattr(trainer, "dataloader")
 
 
-def planned_steps(trainer) -> tuple[int, int]:
-    """(optimizer steps of the run, rows in one of them over all processes), as upstream counts them."""
+def planned_steps(trainer, declared: int | None = None) -> tuple[int, int]:
+    """(optimizer steps of the run, rows in one of them over all processes), as upstream counts them.
+
+    declared: of a global batch that is, rows are dropped by it (data/order.py), not by each process's own.
+    """
     args = trainer.args
     shared = args.train_batch_size * trainer.accelerator.num_processes
     accumulated = args.gradient_accumulation_steps
-    batches = len(trainer.train_dataset) / shared
+    rows = len(trainer.train_dataset)
+    if declared and args.dataloader_drop_last:
+        rows -= rows % declared
+    batches = rows / shared
     batches = math.floor(batches) if args.dataloader_drop_last else math.ceil(batches)
     if args.max_steps > 0:
         return (args.max_steps if batches else 0), shared * accumulated
@@ -29,9 +38,9 @@ def planned_steps(trainer) -> tuple[int, int]:
     return math.ceil(args.num_train_epochs * per_epoch), shared * accumulated
 
 
-def _steps(trainer) -> list[Finding]:
+def _steps(trainer, declared: int | None) -> list[Finding]:
     args, rows = trainer.args, len(trainer.train_dataset)
-    steps, batch = planned_steps(trainer)
+    steps, batch = planned_steps(trainer, declared)
     if not steps:
         says = f"no optimizer step: {rows} rows, {batch} to a step, {args.num_train_epochs:g} epochs"
         fix = "give it more rows, a smaller batch or more epochs"
@@ -48,7 +57,8 @@ def _steps(trainer) -> list[Finding]:
     elif rows < batch:
         kind = "packed rows" if packed else "rows"
         says = f"{rows} {kind} do not fill one batch of {batch} (all processes, accumulation included)"
-        fix = "lower train.per_device_train_batch_size or train.gradient_accumulation_steps, or add rows"
+        keys = "train.per_device_train_batch_size or train.gradient_accumulation_steps"
+        fix = f"lower {'global_batch_size' if declared else keys}, or add rows"
         findings.append(Finding("rows-below-batch", "warning", says, fix))
     warmup = args.get_warmup_steps(steps)
     if warmup >= steps and args.lr_scheduler_type.value != "constant":
@@ -64,7 +74,7 @@ def _ppo_steps(trainer) -> list[Finding]:
         batch = args.local_batch_size * trainer.accelerator.num_processes
         # Upstream drops a last batch that is not full and then looks for the next one for ever.
         says = f"no update: {rows} prompts do not fill one batch of {batch}"
-        fix = "give it more prompts, or lower train.per_device_train_batch_size or num_mini_batches"
+        fix = "give it more prompts, or lower global_batch_size or train.per_device_train_batch_size"
         return [Finding("no-steps", "error", says, fix)]
     if not args.num_total_batches:
         says = f"no update: {args.total_episodes} episodes are less than one batch of {args.batch_size}"

@@ -124,9 +124,10 @@ def step_lines(trainer, totals: Totals, run: dict) -> list[str]:
     args, batch = trainer.args, run["global_batch"]
     kind = "updates" if is_ppo(trainer) else "steps"
     tokens = round(totals.tokens * batch / max(totals.rows, 1))
+    declared = ", as declared" if run["declared"] else ""
     return [
         f"{run['steps']:,} {kind}, {run['epochs']:.2f} epochs",
-        f"global batch {batch:,} rows: {args.per_device_train_batch_size} a process"
+        f"global batch {batch:,} rows{declared}: {args.per_device_train_batch_size} a process"
         f" x {args.gradient_accumulation_steps} accumulated x {run['processes']} process"
         + ("es" if run["processes"] > 1 else ""),
         f"{tokens:,} tokens a step" + (" of prompts" if is_ppo(trainer) else ""),

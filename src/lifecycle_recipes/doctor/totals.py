@@ -112,8 +112,8 @@ def quantiles(lengths: list[int]) -> list[int]:
     return [lengths[round(q * (len(lengths) - 1))] for q in QUANTILES]
 
 
-def steps(trainer) -> dict[str, float]:
-    """{steps, epochs, global_batch, processes, padding}: as training would run, here and now.
+def steps(trainer, declared: int | None = None) -> dict[str, float]:
+    """{steps, epochs, global_batch, declared, processes, padding}: as training would run, here and now.
 
     padding: share of padding in the first batches. For PPO a step is one update on `global_batch` replies.
     """
@@ -121,7 +121,7 @@ def steps(trainer) -> dict[str, float]:
     if is_ppo(trainer):
         total, batch = args.num_total_batches, args.batch_size
     else:
-        total, batch = planned_steps(trainer)
+        total, batch = planned_steps(trainer, declared)
     tokens = padding = 0
     for number, (rows, made) in enumerate(first_batches(trainer), start=1):
         for parts in sequences(trainer, rows, made):
@@ -133,6 +133,7 @@ def steps(trainer) -> dict[str, float]:
         "steps": total,
         "epochs": total * batch / len(trainer.train_dataset),
         "global_batch": batch,
+        "declared": declared is not None,
         "processes": trainer.accelerator.num_processes,
         "padding": padding / max(tokens + padding, 1),
     }

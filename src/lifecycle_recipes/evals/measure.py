@@ -10,7 +10,7 @@ from .config import EvaluateConfig
 
 
 def measure(model_dir: str, config: EvaluateConfig | None, run, model_config=None) -> None:
-    """Load `model_dir` from disk once and measure what `config` asks for.
+    """Measure what `config` asks for on the model as it lies in `model_dir`; saving may have loaded it.
 
     Adds to run.metrics: `<task>.<metric>`; `rubric` (mean score, 0..1), `rubric_win_rate` and the same at
     equal length, `rubric_win_rate_lc`; `reward` and `reward_against` (mean logits); `kl` (nats per token).
@@ -26,7 +26,7 @@ def measure(model_dir: str, config: EvaluateConfig | None, run, model_config=Non
     from .replies import Replies
     from .saved import load_saved
 
-    saved = load_saved(model_dir, model_config)
+    saved = run.reloaded.bring_back() if run.reloaded else load_saved(model_dir, model_config)
     replies = Replies(saved, config.batch_size)
     evaluation = {"chat_template": config.chat, "batch_size": config.batch_size, "limit": config.limit}
     if config.prompts:

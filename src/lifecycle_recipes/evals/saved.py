@@ -19,33 +19,49 @@ class Saved:
     model: Any
     tokenizer: Any
 
+    def set_aside(self) -> "Saved | None":
+        """This model in host memory, for a later measurement; None where it cannot move (4-bit on a GPU)."""
+        if getattr(self.model, "is_quantized", False) and self.model.device.type != "cpu":
+            return None
+        self.model.to("cpu")
+        return self
 
-def load_saved(path: str, model_config=None) -> Saved:
+    def bring_back(self) -> "Saved":
+        """This model where a freshly loaded one would be."""
+        _place(self.model, _device())
+        return self
+
+
+def load_saved(path: str, model_config=None, device=None) -> Saved:
     """Load a saved causal LM, or an adapter on its base, in the dtype it was saved in.
 
     model_config: trl.ModelConfig; its quantisation is used, so that a QLoRA adapter is measured on the
-    4-bit base that it was trained on, and for a Hub id its revision. Raises Refusal when `path` holds no
-    causal LM.
+    4-bit base that it was trained on, and for a Hub id its revision. device: the accelerator where there is
+    one, if not given. Raises Refusal when `path` holds no causal LM.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     _refuse_other_heads(path)
     tokenizer = AutoTokenizer.from_pretrained(path, **_revision(path, model_config))
     with _loading():
-        model = _load(path, AutoModelForCausalLM, _quantisation(model_config) | _revision(path, model_config))
+        options = _quantisation(model_config, device) | _revision(path, model_config)
+        model = _load(path, AutoModelForCausalLM, options)
     if is_adapter(path) and (Path(path) / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(path)  # PEFT leaves the base's in place
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # only fills batches here; masked everywhere
-    return Saved(path, _place(model), tokenizer)
+    return Saved(path, _place(model, device or _device()), tokenizer)
 
 
-def load_reward(path: str) -> Saved:
-    """Load a saved reward model. Raises Refusal when its score head was not saved with it."""
+def load_reward(path: str, model_config=None, device=None) -> Saved:
+    """Load a saved reward model. Raises Refusal when its score head was not saved with it.
+
+    model_config, device: as for `load_saved`.
+    """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(path)
-    options: dict = {"num_labels": 1}
+    options: dict = {"num_labels": 1} | _quantisation(model_config, device)
     with _loading():
         if is_adapter(path):
             model = _load(path, AutoModelForSequenceClassification, options)
@@ -59,7 +75,7 @@ def load_reward(path: str) -> Saved:
         raise refuse("no-reward-head", "this model has no trained score head", fix, path)
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
-    return Saved(path, _place(model), tokenizer)
+    return Saved(path, _place(model, device or _device()), tokenizer)
 
 
 def weights_id(path: str) -> list[str] | None:
@@ -73,7 +89,7 @@ def weights_id(path: str) -> list[str] | None:
 def _load(path: str, auto_class, options: dict):
     """`auto_class.from_pretrained`, through the base of an adapter when `path` holds one."""
     if not is_adapter(path):
-        return auto_class.from_pretrained(path, dtype="auto", **options)
+        return auto_class.from_pretrained(path, **{"dtype": "auto"} | options)
     from peft import PeftModel
 
     base = _adapter_base(path)
@@ -81,7 +97,7 @@ def _load(path: str, auto_class, options: dict):
         raise refuse(
             "adapter-base-missing", f"the adapter's base {base} is gone", "train the base again", path
         )
-    model = auto_class.from_pretrained(base, dtype="auto", **options)
+    model = auto_class.from_pretrained(base, **{"dtype": "auto"} | options)
     return PeftModel.from_pretrained(model, path)
 
 
@@ -98,12 +114,14 @@ def _revision(path: str, model_config) -> dict:
     return {} if model_config is None or Path(path).is_dir() else {"revision": model_config.model_revision}
 
 
-def _quantisation(model_config) -> dict:
+def _quantisation(model_config, device=None) -> dict:
     if model_config is None or not (model_config.load_in_4bit or model_config.load_in_8bit):
         return {}
     from trl import get_quantization_config
 
-    return {"quantization_config": get_quantization_config(model_config), "device_map": {"": _device()}}
+    # Other codes come of the same weights in another dtype.
+    options = {"quantization_config": get_quantization_config(model_config), "dtype": model_config.dtype}
+    return options | {"device_map": {"": device or _device()}}
 
 
 def _refuse_other_heads(path: str) -> None:
@@ -129,7 +147,7 @@ def _adapter_lacks_head(path: str) -> bool:
         return not any("score" in name for name in tensors.keys())  # noqa: SIM118 - not a dict
 
 
-def _place(model):
+def _place(model, device):
     """In eval mode on its device; quantised weights are there already."""
     if getattr(model, "is_quantized", False):
         for module in model.modules():
@@ -137,7 +155,7 @@ def _place(model):
             if hasattr(module, "support_avx512bf16_for_cpu"):
                 module.support_avx512bf16_for_cpu = False
     else:
-        model.to(_device())
+        model.to(device)
     return model.eval()
 
 

@@ -1,6 +1,7 @@
 """Load what a parent run (or the Hub) holds: a full model or an adapter, with or without a reward head."""
 
 import json
+import os
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -106,6 +107,8 @@ def _require_weights(path: str) -> None:
 def _options(model_config, train_args) -> dict:
     """Keyword arguments of `from_pretrained`."""
     from accelerate import PartialState
+    from transformers.distributed import DistributedConfig
+    from transformers.integrations import is_deepspeed_zero3_enabled
     from trl import get_quantization_config
 
     options = {
@@ -115,8 +118,23 @@ def _options(model_config, train_args) -> dict:
         "trust_remote_code": getattr(train_args, "trust_remote_code", False),
     }
     if quantization := get_quantization_config(model_config):
-        options |= {"quantization_config": quantization, "device_map": {"": PartialState().device}}
+        options["quantization_config"] = quantization
+        # Under ZeRO-3 upstream takes no device map: every rank reads the model, DeepSpeed then shards it.
+        if not is_deepspeed_zero3_enabled():
+            options["device_map"] = {"": PartialState().device}
+    if (size := tensor_parallel_size()) > 1:
+        options["distributed_config"] = DistributedConfig(tp_size=size)
     return options
+
+
+def tensor_parallel_size() -> int:
+    """tp_size of the layout, from where accelerate's launcher puts it; 1 without tensor parallelism.
+
+    accelerate splits no weight itself: a model that was loaded whole would train whole on every rank.
+    """
+    if os.environ.get("ACCELERATE_USE_PARALLELISM_CONFIG", "").lower() != "true":
+        return 1
+    return int(os.environ.get("PARALLELISM_CONFIG_TP_SIZE", 1))
 
 
 def _keep_4bit_layout(model):

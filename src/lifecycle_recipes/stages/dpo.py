@@ -21,6 +21,7 @@ class DPORecipe:
     data: DataConfig
     train: "trl.DPOConfig"  # noqa: F821
     evaluate: EvaluateConfig | None = None
+    global_batch_size: int | None = None
     gate: list[str] = field(default_factory=list)
     allow: dict[str, str] = field(default_factory=dict)
     pinned: dict[str, str] = field(default_factory=dict)
@@ -49,36 +50,45 @@ def main(argv: list[str] | None = None) -> None:
 def build_trainer(recipe: DPORecipe, run):
     """The `trl.DPOTrainer` of this recipe; the ledger of its rows is noted in `run`."""
     from transformers import set_seed
-    from trl import DPOTrainer
 
-    from ..data.lengths import count_too_long, count_truncated
-    from ..data.sources import load_data
+    from ..data.prepare import over_prepared, prepared_rows
     from ..models.adapters import peft_config
+    from ..models.dpo import dpo_trainer
     from ..models.load import load_causal_lm, load_tokenizer
 
     args = recipe.train
+    tokenizer = load_tokenizer(recipe.model.model_name_or_path, recipe.model.model_revision)
+    rows = prepared_rows(recipe, tokenizer, prepare_rows, run)
     set_seed(args.seed)  # a new adapter is random, and made before upstream seeds
-    with args.main_process_first(desc="reading"):
-        train, held_out, ledger = load_data(
-            recipe.data, ["chosen", "rejected"], ["prompt", "tools"], recipe.allow
-        )
     adapter = peft_config(recipe.model)
     # Left to itself, upstream loads the reference by the name in the model's config, in float32 and without
     # the recipe's revision. Below an adapter, or precomputed, it is the policy itself: no copy is needed.
     needs_copy = adapter is None and not args.precompute_ref_log_probs
-    trainer = DPOTrainer(
+    return over_prepared(dpo_trainer(recipe.global_batch_size))(
         model=load_causal_lm(recipe.model, args),
         ref_model=load_causal_lm(recipe.model, args) if needs_copy else None,
         args=args,
-        train_dataset=train,
-        eval_dataset=held_out,
-        processing_class=load_tokenizer(recipe.model.model_name_or_path, recipe.model.model_revision),
+        train_dataset=rows.train,
+        eval_dataset=rows.held_out,
+        processing_class=tokenizer,
         peft_config=adapter,
     )
-    count_too_long(ledger, trainer, train, held_out)
-    count_truncated(ledger, trainer.train_dataset, args.max_length, ["chosen_ids", "rejected_ids"])
-    run.note(data=ledger)
-    return trainer
+
+
+def prepare_rows(recipe: DPORecipe, tokenizer, scratch) -> tuple:
+    """(train, held-out, ledger), tokenised as upstream does it; see data/prepare.py."""
+    from trl import DPOTrainer
+
+    from ..data.lengths import count_too_long, count_truncated
+    from ..data.prepare import rows_of_trainer
+    from ..data.sources import load_data
+
+    columns = ["chosen", "rejected"], ["prompt", "tools"]
+    train, held_out, ledger = load_data(recipe.data, *columns, recipe.allow, scratch)
+    done = rows_of_trainer(DPOTrainer, recipe.train, tokenizer, train, held_out)
+    count_too_long(ledger, (train, held_out), done)
+    count_truncated(ledger, done[0], recipe.train.max_length, ["chosen_ids", "rejected_ids"])
+    return *done, ledger
 
 
 if __name__ == "__main__":

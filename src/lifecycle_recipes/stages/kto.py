@@ -23,6 +23,7 @@ class KTORecipe:
     data: DataConfig
     train: "trl.KTOConfig"  # noqa: F821
     evaluate: EvaluateConfig | None = None
+    global_batch_size: int | None = None
     gate: list[str] = field(default_factory=list)
     allow: dict[str, str] = field(default_factory=dict)
     pinned: dict[str, str] = field(default_factory=dict)
@@ -50,45 +51,58 @@ def main(argv: list[str] | None = None) -> None:
 
 def build_trainer(recipe: KTORecipe, run):
     """The `trl.KTOTrainer` of this recipe; the ledger of its rows is noted in `run`."""
-    import logging
-
     from transformers import set_seed
-    from trl import KTOTrainer
 
-    from ..data.lengths import count_too_long, count_truncated
-    from ..data.sources import load_data
+    from ..data.prepare import over_prepared, prepared_rows
     from ..models.adapters import peft_config
+    from ..models.kto import kto_trainer
     from ..models.load import load_causal_lm, load_tokenizer
 
     args = recipe.train
+    tokenizer = load_tokenizer(recipe.model.model_name_or_path, recipe.model.model_revision)
+    # Each prompt is paired with its neighbour's reply within so many rows.
+    neighbours = recipe.global_batch_size or args.per_device_train_batch_size
+    rows = prepared_rows(recipe, tokenizer, prepare_rows, run, neighbours=neighbours)
     set_seed(args.seed)  # a new adapter is random, and made before upstream seeds
-    with args.main_process_first(desc="reading"):
-        train, held_out, ledger = load_data(
-            recipe.data, ["prompt", "completion", "label"], ["tools"], recipe.allow
-        )
+    adapter = peft_config(recipe.model)
+    # Upstream's own choice of reference would be another one, see the dpo stage.
+    needs_copy = adapter is None and not args.precompute_ref_log_probs
+    return over_prepared(kto_trainer(recipe.global_batch_size))(
+        model=load_causal_lm(recipe.model, args),
+        ref_model=load_causal_lm(recipe.model, args) if needs_copy else None,
+        args=args,
+        train_dataset=rows.train,
+        eval_dataset=rows.held_out,
+        processing_class=tokenizer,
+        peft_config=adapter,
+    )
+
+
+def prepare_rows(recipe: KTORecipe, tokenizer, scratch, neighbours: int) -> tuple:
+    """(train, held-out, ledger), tokenised as upstream does it; see data/prepare.py."""
+    import logging
+
+    from trl import KTOTrainer
+
+    from ..data.lengths import count_too_long, count_truncated
+    from ..data.prepare import rows_of_trainer
+    from ..data.sources import load_data
+
+    columns = ["prompt", "completion", "label"], ["tools"]
+    train, held_out, ledger = load_data(recipe.data, *columns, recipe.allow, scratch)
     if len(set(train["label"])) < 2:
         raise refuse(
             "one-label", f"every label is {train['label'][0]}", "KTO needs good and bad replies: give both"
         )
-    adapter = peft_config(recipe.model)
     # The check has said it already, as label-weights, unless the recipe waives it.
     upstream = logging.getLogger("trl.trainer.kto_trainer")
     upstream.addFilter(lambda record: "in an ideal range" not in record.getMessage())
-    # Upstream's own choice of reference would be another one, see the dpo stage.
-    needs_copy = adapter is None and not args.precompute_ref_log_probs
-    trainer = KTOTrainer(
-        model=load_causal_lm(recipe.model, args),
-        ref_model=load_causal_lm(recipe.model, args) if needs_copy else None,
-        args=args,
-        train_dataset=train,
-        eval_dataset=held_out,
-        processing_class=load_tokenizer(recipe.model.model_name_or_path, recipe.model.model_revision),
-        peft_config=adapter,
-    )
-    count_too_long(ledger, trainer, train, held_out)
-    count_truncated(ledger, trainer.train_dataset, args.max_length, ["completion_ids"])
-    run.note(data=ledger)
-    return trainer
+    args = recipe.train
+    args.per_device_train_batch_size = neighbours  # read for the pairing and for nothing else
+    done = rows_of_trainer(KTOTrainer, args, tokenizer, train, held_out)
+    count_too_long(ledger, (train, held_out), done)
+    count_truncated(ledger, done[0], args.max_length, ["completion_ids"])
+    return *done, ledger
 
 
 if __name__ == "__main__":

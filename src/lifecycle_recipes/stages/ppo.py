@@ -29,6 +29,7 @@ class PPORecipe:
     train: "trl.experimental.ppo.PPOConfig"  # noqa: F821
     value: "trl.ModelConfig | None" = None  # noqa: F821
     evaluate: EvaluateConfig | None = None
+    global_batch_size: int | None = None
     gate: list[str] = field(default_factory=list)
     allow: dict[str, str] = field(default_factory=dict)
     pinned: dict[str, str] = field(default_factory=dict)
@@ -59,7 +60,7 @@ def build_trainer(recipe: PPORecipe, run):
     """The PPOTrainer of this recipe, its saving repaired; the ledger of its rows is noted in `run`."""
     from transformers import GenerationConfig, set_seed
 
-    from ..data.sources import load_data
+    from ..data.prepare import prepared_rows
     from ..models.adapters import peft_config
     from ..models.load import load_causal_lm, load_tokenizer
     from ..training import end_replies_at
@@ -78,10 +79,8 @@ def build_trainer(recipe: PPORecipe, run):
     # A parent's repetition_penalty, top_p or bad words would change the sampled log-probabilities but not the
     # reference's: the KL would not start at 0.
     policy.generation_config = GenerationConfig(pad_token_id=tokenizer.pad_token_id)
-    with args.main_process_first(desc="reading"):
-        train, _, ledger = load_data(recipe.data, ["prompt"], allow=recipe.allow)
-        train = tokenize_prompts(train, rollout_tokenizer, room(policy, args.response_length), ledger)
-    run.note(data=ledger)
+    longest = room(policy, args.response_length)
+    rows = prepared_rows(recipe, rollout_tokenizer, prepare_rows, run, longest=longest)
     return policy_trainer(reply_config, tokenizer)(
         args=args,
         processing_class=rollout_tokenizer,
@@ -89,9 +88,17 @@ def build_trainer(recipe: PPORecipe, run):
         ref_model=load_causal_lm(recipe.model, args),
         reward_model=load_scorer(recipe.reward, args, "reward"),
         value_model=load_scorer(recipe.value or recipe.reward, args, "value"),
-        train_dataset=train,
+        train_dataset=rows.train,
         peft_config=peft_config(recipe.model),
     )
+
+
+def prepare_rows(recipe: PPORecipe, tokenizer, scratch, longest: int | None) -> tuple:
+    """(prompts, None, ledger), tokenised; see data/prepare.py."""
+    from ..data.sources import load_data
+
+    train, _, ledger = load_data(recipe.data, ["prompt"], (), recipe.allow, scratch)
+    return tokenize_prompts(train, tokenizer, longest, ledger), None, ledger
 
 
 def load_scorer(model_config, args, role: str):
@@ -185,6 +192,7 @@ def policy_trainer(reply_config, tokenizer):
     import time
     import warnings
 
+    from accelerate.utils import patch_environment
     from transformers import TrainerCallback
     from transformers.trainer_utils import TrainOutput
     from trl.experimental.ppo import PPOTrainer
@@ -202,6 +210,11 @@ def policy_trainer(reply_config, tokenizer):
 
     class PolicyTrainer(PPOTrainer):
         _initial_num_input_tokens_seen = 0  # as in Trainer, which sets it where it could resume
+
+        def __init__(self, args, **parts):
+            # Upstream's Accelerator reads the layout's precision alone: train.bf16 and fp16 would do nothing.
+            with patch_environment(ACCELERATE_MIXED_PRECISION=args.mixed_precision):
+                super().__init__(args=args, **parts)
 
         def train(self, resume_from_checkpoint=None):
             self.add_callback(LeaveWhenAsked())

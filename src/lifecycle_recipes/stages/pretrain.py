@@ -48,6 +48,7 @@ class PretrainRecipe:
     architecture: Architecture | None = None
     model: "trl.ModelConfig | None" = None  # noqa: F821
     evaluate: EvaluateConfig | None = None
+    global_batch_size: int | None = None
     gate: list[str] = field(default_factory=list)
     allow: dict[str, str] = field(default_factory=dict)
     pinned: dict[str, str] = field(default_factory=dict)
@@ -79,8 +80,8 @@ def build_trainer(recipe: PretrainRecipe, run):
     """The stock `transformers.Trainer` over packed blocks; `run` gets the ledger of rows and tokens."""
     from transformers import Trainer, set_seed
 
-    from ..data.blocks import BlockCollator, pack_documents, text_measures, token_losses
-    from ..data.sources import load_data
+    from ..data.blocks import BlockCollator, text_measures, token_losses
+    from ..data.prepare import prepared_rows
     from ..models.build import build_causal_lm
     from ..models.load import load_causal_lm, load_tokenizer
 
@@ -111,28 +112,34 @@ def build_trainer(recipe: PretrainRecipe, run):
             f"text.block_size {text.block_size} is more than the model's {longest} positions",
             "lower it, or raise max_position_embeddings",
         )
-    with args.main_process_first(desc="packing"):
-        train, held_out, ledger = load_data(recipe.data, [text.column], allow=recipe.allow)
-        train, counts = pack_documents(train, tokenizer, text.column, text.block_size, text.packing)
-        ledger |= {"train": counts}
-        if held_out is not None:
-            held_out, ledger["eval"] = pack_documents(
-                held_out, tokenizer, text.column, text.block_size, text.packing
-            )
-    run.note(data=ledger)
+    rows = prepared_rows(recipe, tokenizer, prepare_rows, run)
     # The collator reads seq_lengths, which is no input of the model.
     args.remove_unused_columns = False
     flash = "flash" in (model.config._attn_implementation or "")
     return Trainer(
         model=model,
         args=args,
-        train_dataset=train,
-        eval_dataset=held_out,
+        train_dataset=rows.train,
+        eval_dataset=rows.held_out,
         processing_class=tokenizer,
         data_collator=BlockCollator(tokenizer.pad_token_id or 0, text.block_size, flatten=flash),
-        compute_metrics=None if held_out is None else text_measures(ledger["eval"]["bytes"]),
+        compute_metrics=None if rows.held_out is None else text_measures(rows.ledger["eval"]["bytes"]),
         preprocess_logits_for_metrics=token_losses,
     )
+
+
+def prepare_rows(recipe: PretrainRecipe, tokenizer, scratch) -> tuple:
+    """(train, held-out, ledger), tokenised and packed; see data/prepare.py."""
+    from ..data.blocks import pack_documents
+    from ..data.sources import load_data
+
+    text = recipe.text
+    how = tokenizer, text.column, text.block_size, text.packing
+    train, held_out, ledger = load_data(recipe.data, [text.column], (), recipe.allow, scratch)
+    train, ledger["train"] = pack_documents(train, *how)
+    if held_out is not None:
+        held_out, ledger["eval"] = pack_documents(held_out, *how)
+    return train, held_out, ledger
 
 
 if __name__ == "__main__":

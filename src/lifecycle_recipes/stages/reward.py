@@ -20,6 +20,7 @@ class RewardRecipe:
     model: "trl.ModelConfig"  # noqa: F821
     data: DataConfig
     train: "trl.RewardConfig"  # noqa: F821
+    global_batch_size: int | None = None
     gate: list[str] = field(default_factory=list)
     allow: dict[str, str] = field(default_factory=dict)
     pinned: dict[str, str] = field(default_factory=dict)
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
             check_built(trainer, recipe, run)
             train_and_save(trainer, recipe, run)
             if trainer.eval_dataset is not None and trainer.is_world_process_zero():
-                run.metrics.update(measure_pairs(recipe.train.output_dir, trainer))
+                run.metrics.update(measure_pairs(recipe.train.output_dir, trainer, run.reloaded))
 
 
 def build_trainer(recipe: RewardRecipe, run):
@@ -50,32 +51,40 @@ def build_trainer(recipe: RewardRecipe, run):
     from transformers import set_seed
     from trl import RewardTrainer
 
-    from ..data.lengths import count_too_long
-    from ..data.sources import load_data
+    from ..data.prepare import over_prepared, prepared_rows
     from ..models.adapters import peft_config
     from ..models.load import load_reward_model, load_tokenizer, use_template
 
     args = recipe.train
-    set_seed(args.seed)  # the new head is random
     tokenizer = load_tokenizer(recipe.model.model_name_or_path, recipe.model.model_revision)
     use_template(tokenizer, args.chat_template_path)
-    with args.main_process_first(desc="reading"):
-        train, held_out, ledger = load_data(
-            recipe.data, ["chosen", "rejected"], ["prompt", "tools"], recipe.allow
-        )
-        train, held_out = (rows and tokenize_pairs(rows, tokenizer) for rows in (train, held_out))
-    trainer = RewardTrainer(
+    rows = prepared_rows(recipe, tokenizer, prepare_rows, run)
+    set_seed(args.seed)  # the new head is random
+    return over_prepared(RewardTrainer)(
         model=load_reward_model(recipe.model, args, new_head=True),
         args=args,
-        train_dataset=train,
-        eval_dataset=held_out,
+        train_dataset=rows.train,
+        eval_dataset=rows.held_out,
         processing_class=tokenizer,
         # The task type makes PEFT train and save the head beside the adapter.
         peft_config=peft_config(replace(recipe.model, lora_task_type="SEQ_CLS")),
     )
-    count_too_long(ledger, trainer, train, held_out)
-    run.note(data=ledger)
-    return trainer
+
+
+def prepare_rows(recipe: RewardRecipe, tokenizer, scratch) -> tuple:
+    """(train, held-out, ledger), tokenised; see data/prepare.py."""
+    from trl import RewardTrainer
+
+    from ..data.lengths import count_too_long
+    from ..data.prepare import rows_of_trainer
+    from ..data.sources import load_data
+
+    columns = ["chosen", "rejected"], ["prompt", "tools"]
+    train, held_out, ledger = load_data(recipe.data, *columns, recipe.allow, scratch)
+    train, held_out = (rows and tokenize_pairs(rows, tokenizer) for rows in (train, held_out))
+    done = rows_of_trainer(RewardTrainer, recipe.train, tokenizer, train, held_out)
+    count_too_long(ledger, (train, held_out), done)
+    return *done, ledger
 
 
 def tokenize_pairs(rows, tokenizer):
@@ -95,13 +104,16 @@ def tokenize_pairs(rows, tokenizer):
     return rows.map(tokenize, remove_columns=rows.column_names)
 
 
-def measure_pairs(path: str, trainer) -> dict[str, float]:
-    """Metrics of the model saved at `path` on the trainer's held-out pairs: what others load is measured."""
+def measure_pairs(path: str, trainer, reloaded=None) -> dict[str, float]:
+    """Metrics of the model saved at `path` on the trainer's held-out pairs: what others load is measured.
+
+    reloaded: that model, where it has been loaded already (an evals.saved.Saved).
+    """
     import torch
 
     from ..evals.saved import load_reward
 
-    model = load_reward(path).model
+    model = (reloaded.bring_back() if reloaded else load_reward(path)).model
     rewards = {"chosen": [], "rejected": []}
     for batch in trainer.eval_dataset.iter(trainer.args.per_device_eval_batch_size):
         pairs = [dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True)]

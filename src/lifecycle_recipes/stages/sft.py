@@ -19,6 +19,7 @@ class SFTRecipe:
     data: DataConfig
     train: "trl.SFTConfig"  # noqa: F821
     evaluate: EvaluateConfig | None = None
+    global_batch_size: int | None = None
     gate: list[str] = field(default_factory=list)
     allow: dict[str, str] = field(default_factory=dict)
     pinned: dict[str, str] = field(default_factory=dict)
@@ -52,7 +53,7 @@ def build_trainer(recipe: SFTRecipe, run):
     from transformers import set_seed
     from trl import SFTTrainer
 
-    from ..data.sources import load_data
+    from ..data.prepare import over_prepared, prepared_rows
     from ..models.adapters import peft_config
     from ..models.load import load_causal_lm, load_tokenizer, turn_end, use_template
 
@@ -64,35 +65,50 @@ def build_trainer(recipe: SFTRecipe, run):
         raise refuse("no-chat-template", "the parent's tokenizer has none", "set train.chat_template_path")
     # A chat model's eos is its turn end: generation then stops there for every user of the tokenizer.
     args.eos_token = args.eos_token or turn_end(tokenizer)
-    set_seed(args.seed)
     adapter = peft_config(recipe.model)
-    with args.main_process_first(desc="reading"):
-        train, held_out, ledger = load_data(recipe.data, ["messages"], ["tools"], recipe.allow)
-    trainer = SFTTrainer(
+    rows = prepared_rows(recipe, tokenizer, prepare_rows, run)
+    set_seed(args.seed)
+    # Upstream wants to see conversations where it masks them itself; packed rows are none.
+    args.assistant_only_loss = False
+    trainer = over_prepared(SFTTrainer)(
         model=load_causal_lm(recipe.model, args),
         args=args,
-        train_dataset=train,
-        eval_dataset=held_out,
+        train_dataset=rows.train,
+        eval_dataset=rows.held_out,
         processing_class=tokenizer,
         peft_config=adapter,
     )
-    account_for_rows(ledger, trainer, train, held_out)
-    run.note(data=ledger)
+    args.assistant_only_loss = True
     return trainer
 
 
-def account_for_rows(ledger: dict, trainer, train, held_out) -> None:
-    """Book the rows that the built trainer dropped, and count those it cut short; refuse if none is left."""
+def prepare_rows(recipe: SFTRecipe, tokenizer, scratch) -> tuple:
+    """(train, held-out, ledger), tokenised and masked as upstream does it; see data/prepare.py."""
+    from trl import SFTTrainer
+
+    from ..data.prepare import rows_of_trainer
+    from ..data.sources import load_data
+
+    train, held_out, ledger = load_data(recipe.data, ["messages"], ["tools"], recipe.allow, scratch)
+    done = rows_of_trainer(SFTTrainer, recipe.train, tokenizer, train, held_out)
+    account_for_rows(ledger, recipe.train, tokenizer.eos_token_id, (train, held_out), done)
+    return *done, ledger
+
+
+def account_for_rows(ledger: dict, args, end: int, before: tuple, after: tuple) -> None:
+    """Book the rows that upstream dropped, and count those it cut short; refuse if none is left.
+
+    before, after: (train, held-out or None) as read and as prepared. end: the id that ends a turn.
+    """
     from ..data.lengths import count_left_out
 
-    args, end = trainer.args, trainer.processing_class.eos_token_id
-    parts = [part for part in (trainer.train_dataset, trainer.eval_dataset) if part is not None]
+    parts = [part for part in after if part is not None]
     conversations = [list(pieces(part)) for part in parts]
     # Packing leaves no conversation out; bfd_split and wrapped make several pieces of one and lose no token.
     packed = [args.packing, args.packing if args.eval_packing is None else args.eval_packing]
     gone = [
         0 if pack else len(rows) - len(kept)
-        for rows, kept, pack in zip([train, held_out], conversations, packed, strict=False)
+        for rows, kept, pack in zip(before, conversations, packed, strict=False)
     ]
     count_left_out(ledger, "no assistant token within train.max_length", *gone)
     if not all(conversations):

@@ -1,0 +1,192 @@
+"""The global batch: rows per optimizer step over all processes, declared once. No torch.
+
+`global_batch_size` of a recipe = train.per_device_train_batch_size x train.gradient_accumulation_steps x the
+processes that see different rows. What the recipe leaves out of the two follows from the rest, so that the
+recipe means the same training on any number of processes.
+"""
+
+import os
+from typing import Any
+
+from .finding import Finding, Refusal
+
+KEY = "global_batch_size"
+ROWS, STEPS = "per_device_train_batch_size", "gradient_accumulation_steps"
+UPSTREAM = 8  # TrainingArguments' per_device_train_batch_size: the most that is taken where none is given
+# KTO estimates its KL from replies to the other prompts of a micro-batch (kto_trainer.py refuses one row).
+KTO_ROWS = 2
+
+
+def processes_here() -> int:
+    """Processes of this launch that see different rows: those of a tensor or context group share theirs."""
+    shared = 1
+    for name in ("TP", "CP", "SP"):
+        shared *= int(os.environ.get(f"PARALLELISM_CONFIG_{name}_SIZE") or 1)
+    return max(1, int(os.environ.get("WORLD_SIZE") or 1) // shared)
+
+
+def batch_settings(raw: Any, processes: int) -> dict[str, int]:
+    """Both keys of `train` for that many processes; {} where the recipe declares no global batch.
+
+    Raises Refusal: batch-does-not-divide, batch-inconsistent.
+    """
+    if raw.values.get(KEY) is None:
+        return {}
+    if findings := find_in_batch_size(raw, processes):
+        raise Refusal(*findings)
+    rows, steps = share_out(raw.values[KEY], processes, *given(raw), least_rows(raw))
+    return {ROWS: rows, STEPS: steps}
+
+
+def given(raw: Any) -> tuple[int | None, int | None]:
+    """(rows per process, accumulation) where the recipe gives them."""
+    train = raw.values.get("train") or {}
+    return train.get(ROWS), train.get(STEPS)
+
+
+def least_rows(raw: Any) -> int:
+    """The fewest rows that one process may take at a time."""
+    needs_kl = (raw.values.get("train") or {}).get("loss_type", "kto") == "kto"
+    return KTO_ROWS if raw.stage == "kto" and needs_kl else 1
+
+
+def share_out(
+    total: int, processes: int, rows: int | None = None, steps: int | None = None, least: int = 1
+) -> tuple[int, int] | None:
+    """(rows per process, accumulation) whose product with `processes` is `total`; None where there is none.
+
+    rows, steps: what the recipe gives. Rows alone are the most that fit a device: a process whose share is
+    smaller takes that at once. With neither, the most rows that divide, up to upstream's default of 8.
+    """
+    if total % processes:
+        return None
+    own = total // processes
+    if rows is None:
+        most = UPSTREAM if steps is None else own
+        fits = [n for n in range(least, min(own, most) + 1) if own % n == 0 and steps in (None, own // n)]
+        rows = max(fits, default=None)
+    elif steps is None:
+        rows = min(rows, own)
+    if rows is None or rows < least or own % rows or steps not in (None, own // rows):
+        return None
+    return rows, own // rows
+
+
+def find_in_batch_size(raw: Any, processes: int) -> list[Finding]:
+    """batch-does-not-divide, batch-inconsistent and mini-batches-merged, for that many processes."""
+    total, (rows, steps) = raw.values.get(KEY), given(raw)
+    if total is None:
+        return []
+    if wrong := [n for n in (total, rows, steps) if n is not None and n < 1]:
+        return [_error(raw, "bad-value", f"a batch of {wrong[0]} cannot be", "write 1 or more")]
+    if other := _other_forms(raw):
+        return other
+    found = share_out(total, processes, rows, steps, least_rows(raw))
+    if found is None:
+        return [_inconsistent(raw, processes) if rows and steps else _does_not_divide(raw, processes)]
+    return _in_mini_batches(raw, processes, *found) if raw.stage == "ppo" else []
+
+
+def find_undeclared(raw: Any, processes: int) -> list[Finding]:
+    """batch-undeclared: the same recipe trains on another batch on every number of processes."""
+    if processes == 1 or raw.values.get(KEY) is not None or "train" not in raw.values:
+        return []
+    rows, steps = given(raw)
+    total = (rows or UPSTREAM) * (steps or 1) * processes
+    says = f"on {processes} processes a step is {total} rows, on one it is {total // processes}"
+    fix = f"write `{KEY}: {total}`: {STEPS} then follows from the processes"
+    return [Finding("batch-undeclared", "warning", says, fix, _place(raw, f"train.{ROWS}"))]
+
+
+def effective(args: Any, processes: int) -> int:
+    """Rows per optimizer step of a built trainer's arguments. processes: those that see different rows."""
+    return args.train_batch_size * args.gradient_accumulation_steps * processes
+
+
+def find_in_effective(raw: Any, args: Any, processes: int) -> list[Finding]:
+    """batch-differs: what the built trainer would train on is not what the recipe declares."""
+    total = raw.values.get(KEY)
+    if total is None or effective(args, processes) == total:
+        return []
+    says = f"a step would be {effective(args, processes)} rows: {args.train_batch_size} a process x"
+    says += f" {args.gradient_accumulation_steps} accumulated x {processes}, not the {total} declared"
+    fix = "start it by `lifecycle run` or accelerate launch: one process must not take several GPUs"
+    return [_error(raw, "batch-differs", says, fix)]
+
+
+def _other_forms(raw: Any) -> list[Finding]:
+    """Settings that change the batch behind its own keys."""
+    train = raw.values.get("train") or {}
+    config = train.get("accelerator_config")
+    config = config if isinstance(config, dict) else {}
+    forms = {
+        "auto_find_batch_size": train.get("auto_find_batch_size"),
+        "accelerator_config.split_batches": config.get("split_batches"),
+        "accelerator_config.gradient_accumulation_kwargs.num_steps": (
+            config.get("gradient_accumulation_kwargs") or {}
+        ).get("num_steps"),
+    }
+    return [
+        _error(raw, "batch-inconsistent", f"train.{name} sets the batch, too", "keep one of the two", name)
+        for name, value in forms.items()
+        if value
+    ]
+
+
+def _inconsistent(raw: Any, processes: int) -> Finding:
+    rows, steps = given(raw)
+    says = f"train.{ROWS} {rows} x train.{STEPS} {steps} x {_count(processes)} is {rows * steps * processes}"
+    says += f" rows, not {KEY} {raw.values[KEY]}"
+    return _error(raw, "batch-inconsistent", says, f"leave out train.{STEPS}: it follows from the others")
+
+
+def _does_not_divide(raw: Any, processes: int) -> Finding:
+    total, (rows, steps) = raw.values[KEY], given(raw)
+    fixed = [f"{_count(processes)}"]
+    fixed += [f"train.{name} {value}" for name, value in ((ROWS, rows), (STEPS, steps)) if value]
+    least = least_rows(raw)
+    if least > 1 and not rows:
+        fixed.append(f"at least {least} rows each, for the KL")
+    says = f"{KEY} {total} does not divide over {' x '.join(fixed)}"
+    unit = processes * (rows or least) * (steps or 1)
+    near = [n for n in (total // unit * unit, total // unit * unit + unit) if n and n != total]
+    fix = f"write {' or '.join(map(str, near))}" if near else "write another one"
+    own = total // processes
+    if rows and total % processes == 0:
+        fitting = max((n for n in range(least, min(own, rows) + 1) if own % n == 0), default=None)
+        fix += f", or train.{ROWS}: {fitting}" if fitting else ""
+    elif total % processes:
+        some = [n for n in range(processes - 1, 0, -1) if total % (n * (rows or least) * (steps or 1)) == 0]
+        fix += f", or take {_count(some[0])}" if some else ""
+    return _error(raw, "batch-does-not-divide", says, fix)
+
+
+def _in_mini_batches(raw: Any, processes: int, rows: int, steps: int) -> list[Finding]:
+    """PPO cuts the rows of a process into num_mini_batches, and each of these into micro-batches."""
+    parts = (raw.values.get("train") or {}).get("num_mini_batches") or 1
+    own = rows * steps
+    if own % parts:
+        says = f"{own} rows on each of {_count(processes)} cannot be cut into {parts} mini-batches"
+        unit = processes * parts * rows
+        near = [n for n in (own * processes // unit * unit, own * processes // unit * unit + unit) if n]
+        fix = f"write {' or '.join(map(str, near))}, or lower train.num_mini_batches"
+        return [_error(raw, "batch-does-not-divide", says, fix)]
+    if parts > 1 and steps > 1:
+        # ppo_trainer.py steps once per `gradient_accumulation_steps` micro-batches, mini-batch or not.
+        says = f"PPO would take {max(1, parts // steps)} optimizer steps per epoch for {parts} mini-batches,"
+        says += f" since {steps} micro-batches are accumulated: another layout takes others"
+        fix = f"write `{ROWS}: {own}` or `num_mini_batches: 1`"
+        return [_error(raw, "mini-batches-merged", says, fix, "train.num_mini_batches")]
+    return []
+
+
+def _count(processes: int) -> str:
+    return f"{processes} process" + ("es" if processes > 1 else "")
+
+
+def _error(raw: Any, code: str, says: str, fix: str, *keys: str) -> Finding:
+    return Finding(code, "error", says, fix, _place(raw, *keys, KEY))
+
+
+def _place(raw: Any, *keys: str) -> str:
+    return next((raw.places[key] for key in keys if key in raw.places), raw.path)

@@ -1,0 +1,183 @@
+"""Rows are tokenised once: by one process, into the cache (cache.py); every other only reads them."""
+
+import logging
+import shutil
+import sys
+from collections.abc import Callable
+from copy import copy, deepcopy
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+from ..finding import Finding, refuse
+from .cache import NOT_ROWS, Rows, describe, entry_of, find_damage, key_of, read_entry, workplace, write_entry
+from .sources import until_exit
+from .waiting import Turn, no_barriers
+
+# Sections of a recipe that shape no row.
+NOT_DATA = ("model", "reward", "value", "architecture", "evaluate", "gate", "pinned", "raw")
+
+
+def prepared_rows(recipe, tokenizer, prepare: Callable[..., tuple], run, **facts) -> Rows:
+    """The rows of `recipe`, from the cache where it has them; `run` gets their ledger and data_cache.
+
+    prepare: `(recipe, tokenizer, scratch, **facts) -> (train, held-out or None, ledger)` of a stage. It sees
+    of the recipe what is in the key and nothing else; scratch: the directory for its temporary files.
+    Called on every rank: one process prepares, the others wait, without a time limit. Where the cache cannot
+    be used, each prepares for itself and the run is told so.
+    Raises Refusal: what `prepare` raises, machines-differ, rows-not-prepared.
+    """
+    turn = Turn()
+
+    def describe_inputs() -> dict:
+        return describe(only_data(recipe), tokenizer, Path(prepare.__code__.co_filename), facts)
+
+    with turn.together():
+        parts = describe_inputs() if turn.first else None
+        told = turn.wait()
+        if told and parts and told != parts:
+            raise machines_differ(told, parts)
+        parts = parts or told
+        key = key_of(parts)
+        rows, problem = find(key, thorough=turn.first)
+        if problem:
+            run.report([damaged(key, problem)])
+        hit = rows is not None
+        if not hit:
+            if turn.main and turn.processes > 1:
+                print(
+                    f"preparing the rows, once for {turn.processes} processes; others wait", file=sys.stderr
+                )
+
+            def make(scratch: Path) -> Rows:
+                with no_barriers():
+                    return Rows(*prepare(only_data(recipe), deepcopy(tokenizer), scratch, **facts))
+
+            rows = make_entry(key, parts, make, describe_inputs, run)
+        turn.tell(parts)
+    run.note(data=rows.ledger, data_cache={"key": key, "hit": hit})
+    return rows
+
+
+def only_data(recipe) -> Any:
+    """A copy of `recipe` in which what is not in the key is as if it had not been given."""
+    own = copy(recipe)
+    for name in NOT_DATA:
+        if hasattr(own, name):
+            setattr(own, name, None)
+    own.train = copy(recipe.train)
+    for field in fields(own.train):
+        if field.name in NOT_ROWS:
+            default = field.default if field.default_factory is MISSING else field.default_factory()
+            setattr(own.train, field.name, None if default is MISSING else default)
+    return own
+
+
+def find(key: str, thorough: bool) -> tuple[Rows | None, str]:
+    """(the rows of an entry that is whole, what is wrong with one that is not)."""
+    entry = entry_of(key)
+    try:
+        if not entry.exists():
+            return None, ""
+        problem = find_damage(entry, thorough)
+        return (None, problem) if problem else (read_entry(entry), "")
+    except OSError as error:
+        return None, str(error)
+
+
+def make_entry(key: str, parts: dict, make: Callable[[Path], Rows], again: Callable[[], dict], run) -> Rows:
+    """Prepare rows and keep them; where that fails, prepare them for this process alone and say so.
+
+    again: describes the inputs once more, since a file may change while it is read.
+    """
+    try:
+        place = workplace(key)
+    except OSError as error:
+        return make_alone(make, error, run)
+    try:
+        (place / "steps").mkdir()
+        rows = make(place / "steps")
+        if again() != parts:
+            raise OSError("an input changed while the rows were made from it")
+        write_entry(key, rows, parts, place)
+        return read_entry(entry_of(key))
+    except OSError as error:
+        return make_alone(make, error, run)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def make_alone(make: Callable[[Path], Rows], error: OSError, run) -> Rows:
+    """Rows for this process, in files that go with it."""
+    run.report([unusable(error)])
+    return make(Path(until_exit()))
+
+
+def rows_of_trainer(trainer_class, args, tokenizer, train, held_out) -> tuple:
+    """(train, held-out) as the `trainer_class` of TRL prepares them, before it does anything else.
+
+    Its constructor runs as far as that, around a model of a few units: no weights are read, no device used.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1, "num_hidden_layers": 1}
+    config = LlamaConfig(**sizes, vocab_size=len(tokenizer), num_labels=1)
+    done, logger = {}, logging.getLogger(trainer_class.__module__)
+    level = logger.level
+
+    class Preparing(trainer_class):
+        def _prepare_dataset(self, dataset, *arguments):
+            logger.setLevel(level)
+            done[arguments[-1]] = super()._prepare_dataset(dataset, *arguments)
+            if held_out is None or "eval" in done:
+                raise _Prepared
+            return done[arguments[-1]]
+
+    # What it says before it prepares rows it says once more when the real trainer is built.
+    logger.setLevel(logging.ERROR)
+    try:
+        Preparing(
+            model=LlamaForCausalLM(config),
+            args=args,
+            train_dataset=train,
+            eval_dataset=held_out,
+            processing_class=tokenizer,
+        )
+    except _Prepared:
+        return done["train"], done.get("eval")
+    finally:
+        logger.setLevel(level)
+    raise RuntimeError(f"{trainer_class.__name__} has prepared no rows")
+
+
+class _Prepared(Exception):
+    """Both sets of rows are there."""
+
+
+def over_prepared(trainer_class) -> type:
+    """`trainer_class` of TRL that takes prepared rows as they are; others it prepares as it always does."""
+
+    class OverPrepared(trainer_class):
+        def _prepare_dataset(self, dataset, *arguments):
+            ready = {"input_ids", "prompt_ids", "chosen_ids"} & set(dataset.column_names or [])
+            return dataset if ready else super()._prepare_dataset(dataset, *arguments)
+
+    OverPrepared.__name__ = OverPrepared.__qualname__ = trainer_class.__name__  # upstream's messages name it
+    return OverPrepared
+
+
+def machines_differ(theirs: dict, ours: dict):
+    names = [name for name in ours if ours[name] != theirs.get(name)]
+    says = f"this machine would make other rows than rank 0's: {', '.join(names)} differ"
+    return refuse("machines-differ", says, "give every machine the same files and packages")
+
+
+def damaged(key: str, problem: str) -> Finding:
+    says = f"an entry of the data cache is damaged: {problem}"
+    return Finding("cache-entry-damaged", "warning", says, "the rows are made again", str(entry_of(key)))
+
+
+def unusable(error: OSError) -> Finding:
+    says = f"the data cache cannot be used: {error}"
+    fix = "free some space, or name a directory in LIFECYCLE_CACHE; every process tokenises for itself now"
+    return Finding("cache-unusable", "warning", says, fix, str(entry_of("").parent))

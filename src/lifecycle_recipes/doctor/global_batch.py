@@ -1,0 +1,87 @@
+"""Level 1, the batch: is global_batch_size shared out by this layout, and is the training then the same?"""
+
+from ..batch_size import KEY, batch_settings, find_in_batch_size, find_undeclared, processes_here
+from ..finding import Finding
+from ..recipe import RawRecipe
+from .settings import place, setting
+
+PAIRWISE = ("reward", "dpo", "kto")
+# dpo_trainer.py: what a loss takes from the other rows of a micro-batch.
+BY_MICRO_BATCH = {
+    "aot": "sorts the rows of each micro-batch",
+    "aot_unpaired": "sorts the rows of each micro-batch",
+}
+
+# Of train.accelerator_config (accelerate/data_loader.py).
+ACCELERATOR = {
+    ("use_seedable_sampler", False): "the order of rows comes from a generator that the processes move",
+    ("dispatch_batches", True): "rank 0 fills the last batch with repeated rows, which stay in the loss",
+    ("even_batches", False): "some processes may get a batch more than others, and wait for them for ever",
+}
+
+
+def find_in_global_batch(raw: RawRecipe) -> list[Finding]:
+    """Findings about the batch on the processes that the layout asks for, or else on those of this launch."""
+    layout = getattr(raw, "layout", None)
+    processes = layout.data_parallel if layout else processes_here()
+    findings = [*find_in_batch_size(raw, processes), *find_undeclared(raw, processes)]
+    if findings or raw.values.get(KEY) is None:
+        return findings
+    return find_what_the_layout_changes(raw, processes, batch_settings(raw, processes))
+
+
+def find_what_the_layout_changes(raw: RawRecipe, processes: int, batch: dict[str, int]) -> list[Finding]:
+    """batch-depends-on-layout: what would not be the same in one process that takes the batch at once."""
+    divided = processes > 1 or batch["gradient_accumulation_steps"] > 1
+    findings = []
+    if processes > 1:
+        findings += _across_processes(raw)
+    if raw.stage == "dpo" and divided:
+        findings += _in_dpo(raw)
+    if (
+        raw.stage in PAIRWISE
+        and divided
+        and setting(raw, "train.train_sampling_strategy") == "batch_rebalance"
+    ):
+        says = "batch_rebalance gives micro-batches of unequal rows, each of which counts the same"
+        fix = "write `train_sampling_strategy: group_by_length`"
+        findings.append(_warning(raw, says, fix, "train.train_sampling_strategy"))
+    return findings
+
+
+def _across_processes(raw: RawRecipe) -> list[Finding]:
+    findings = []
+    if raw.stage in ("pretrain", "sft") and setting(raw, "train.average_tokens_across_devices") is False:
+        says = "each process would divide by its own tokens: those of a process with few count for more"
+        fix = "leave out `average_tokens_across_devices: false`"
+        findings.append(_warning(raw, says, fix, "train.average_tokens_across_devices"))
+    config = raw.values["train"].get("accelerator_config")
+    for (key, value), says in ACCELERATOR.items():
+        if isinstance(config, dict) and config.get(key) is value:
+            fix = f"leave out `{key}: {str(value).lower()}`"
+            findings.append(_warning(raw, says, fix, "train.accelerator_config"))
+    if raw.stage == "ppo":
+        says = "the prompts of an update stay the same, but each process samples its own replies, and whitens"
+        says += " their advantages by itself"
+        fix = "compare runs of one layout; nothing is wrong with either"
+        findings.append(_warning(raw, says, fix, KEY))
+    return findings
+
+
+def _in_dpo(raw: RawRecipe) -> list[Finding]:
+    losses = setting(raw, "train.loss_type") or []
+    losses = [losses] if isinstance(losses, str) else losses
+    return [
+        _warning(
+            raw,
+            f"loss_type {loss} {BY_MICRO_BATCH[loss]}, and the layout makes these smaller",
+            "give train.per_device_train_batch_size the whole batch of one process, or accept the difference",
+            "train.loss_type",
+        )
+        for loss in losses
+        if loss in BY_MICRO_BATCH
+    ]
+
+
+def _warning(raw: RawRecipe, says: str, fix: str, *keys: str) -> Finding:
+    return Finding("batch-depends-on-layout", "warning", says, fix, place(raw, *keys, KEY))

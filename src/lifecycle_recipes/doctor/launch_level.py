@@ -1,0 +1,72 @@
+"""Level 1, the launch: what a layout asks for, what accelerate starts, what this machine has. No torch."""
+
+import os
+import re
+from pathlib import Path
+
+from ..finding import Finding
+from ..layout import ACCELERATORS, Layout
+from ..recipe import RawRecipe
+from .support import find_in_layout
+
+# TrainingArguments' own ways to a layout.
+TOPOLOGY = ("deepspeed", "fsdp", "fsdp_config", "parallelism_config")
+ONE_PROCESS = ("NO", "MULTI_CPU")
+CPU_CURE = (
+    "to try it on the CPU: `lifecycle run ... --cpu`, or CUDA_VISIBLE_DEVICES= before accelerate launch"
+)
+
+
+def find_in_launch(raw: RawRecipe) -> list[Finding]:
+    """What accelerate, or this machine, would make of the layout asked for; nothing where none was.
+
+    layout-in-recipe, layout-processes, layout-type, layout-gpus (a warning where nothing is run), and what
+    support.py refuses.
+    """
+    train = raw.values.get("train") or {}
+    if given := [key for key in TOPOLOGY if train.get(key)]:
+        says = f"train.{given[0]} is topology, and that belongs to the layout: one owner for each setting"
+        fix = "remove it, and name a layout: --layout zero3, fsdp2, ... (docs/layouts.md)"
+        return [
+            Finding("layout-in-recipe", "error", says, fix, raw.places.get(f"train.{given[0]}", raw.path))
+        ]
+    if raw.layout is None or not train:
+        return []
+    # Both: who checks on a laptop what a cluster will run wants the second as well.
+    return [*find_in_machine_for(raw.layout), *find_in_layout(raw, raw.layout)]
+
+
+def find_in_machine_for(layout: Layout) -> list[Finding]:
+    """What accelerate and this machine would make of a layout, whatever the recipe."""
+    if layout.kind != "single" and layout.distributed_type in ONE_PROCESS:
+        asks = f"{layout.processes} processes" if layout.processes > 1 else layout.kind
+        why = f"distributed_type is {layout.distributed_type}, or --cpu was given"
+        says = f"{layout} asks for {asks}, but accelerate would start one plain process ({why})"
+        fix = (
+            "write `distributed_type: MULTI_GPU`, with `use_cpu: true` on a CPU (accelerate_configs/cpu_ddp)"
+        )
+        return [Finding("layout-processes", "error", says, fix)]
+    gpus = count_gpus()
+    if layout.kind == "fsdp" and layout.cpu:
+        says = (
+            f"{layout} asks for FSDP, which accelerate has not on a CPU: it would be plain data parallelism"
+        )
+        return [Finding("layout-type", "error", says, "on a CPU take zero3, or cpu_ddp")]
+    here = -(-layout.processes // layout.machines)
+    if not layout.cpu and gpus is not None and here > gpus:
+        says = f"{layout} asks for {here} GPU{'s' * (here > 1)} on this machine, which shows {gpus or 'none'}"
+        fewer = f"--processes {gpus * layout.machines} (accelerate's --num_processes)"
+        none = "on a CPU take zero3, or cpu_ddp" if layout.kind == "fsdp" else CPU_CURE
+        return [Finding("layout-gpus", "warning", says, fewer if gpus else none)]
+    return []
+
+
+def count_gpus() -> int | None:
+    """GPUs that a process started now would see; None where there is an accelerator of another make."""
+    if any(os.path.exists(device) for device in ACCELERATORS if "nvidia" not in device):
+        return None
+    here = len([file for file in Path("/dev").glob("nvidia*") if re.fullmatch(r"nvidia\d+", file.name)])
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return here
+    return min(here, len([part for part in visible.split(",") if part.strip() not in ("", "-1")]))

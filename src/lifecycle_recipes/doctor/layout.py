@@ -1,0 +1,166 @@
+"""Layouts: what was asked for against what really runs, before any weight is loaded.
+
+Upstream falls back without an error: fewer processes, no sharding, another precision (each seen with
+accelerate 1.15; the tests plant them).
+"""
+
+import os
+from dataclasses import replace
+from typing import Any
+
+from ..batch_size import effective
+from ..finding import Finding
+from ..launchers import ASKED
+from ..layout import PARALLEL, Layout
+from .launch_level import CPU_CURE
+
+NAMES = {"single": "one process", "ddp": "data parallel", "deepspeed": "DeepSpeed", "fsdp": "FSDP"}
+
+
+def layout_record(args: Any, asked: Layout | None, runs: Layout) -> dict:
+    """`layout` of the record: what was asked, by name, and what runs. global_batch: rows per step."""
+    asked = asked or runs
+    return {
+        "asked": asked.name or None,
+        "kind": runs.kind,
+        "processes": runs.processes,
+        "machines": runs.machines,
+        "data_parallel": replace(runs, tp=asked.tp, cp=asked.cp, sp=asked.sp).data_parallel,
+        "parallel": {name: getattr(asked, name) for name in PARALLEL if getattr(asked, name) > 1},
+        "distributed_type": runs.distributed_type,
+        "zero_stage": runs.zero_stage,
+        "fsdp_version": runs.fsdp_version,
+        "device": args.device.type,
+        "precision": runs.precision,
+        "global_batch": effective(args, asked.data_parallel),
+    }
+
+
+def effective_layout(args: Any) -> Layout:
+    """What runs in this process, by its built `TrainingArguments`: the process group exists, no model."""
+    from accelerate import PartialState
+
+    state = PartialState()
+    plugin = getattr(args, "deepspeed_plugin", None)
+    kind, version = _kind(args, state), None
+    precision = args.mixed_precision
+    if kind == "deepspeed":
+        precision = _deepspeed_precision(plugin.deepspeed_config, precision)
+    if kind == "fsdp":
+        version = int((args.fsdp_plugin_args or {}).get("fsdp_version", os.environ.get("FSDP_VERSION", 1)))
+    return Layout(
+        kind=kind,
+        processes=state.num_processes,
+        machines=int(os.environ.get("GROUP_WORLD_SIZE", 1)),
+        zero_stage=plugin.zero_stage if kind == "deepspeed" else None,
+        fsdp_version=version,
+        precision=precision,
+        cpu=args.device.type == "cpu",
+        distributed_type="FSDP" if kind == "fsdp" else state.distributed_type.value,
+    )
+
+
+def _kind(args: Any, state: Any) -> str:
+    name = state.distributed_type.value
+    if name == "DEEPSPEED":
+        return "deepspeed"
+    if name == "NO":
+        return "single"
+    # accelerate decides so once its Accelerator is built, and for no CPU (state.py).
+    wants = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" or bool(args.fsdp_plugin_args)
+    return "fsdp" if name == "FSDP" or (wants and name != "MULTI_CPU") else "ddp"
+
+
+def _deepspeed_precision(config: dict, otherwise: str) -> str:
+    for name in ("fp16", "bf16"):
+        if (config.get(name) or {}).get("enabled") is True:
+            return name if otherwise != "fp8" else "fp8"
+    return "no" if otherwise != "fp8" else "fp8"
+
+
+def compare(asked: Layout, runs: Layout) -> list[Finding]:
+    """An error for each difference that the user would not see otherwise."""
+    found = []
+
+    def differs(code: str, wanted: str, got: str, fix: str) -> None:
+        found.append(Finding(code, "error", f"{asked} asks for {wanted}, but what runs is {got}", fix))
+
+    if (asked.processes, asked.machines) != (runs.processes, runs.machines):
+        fix = "start it with `lifecycle run RECIPE --layout NAME --processes N`, which starts what it says"
+        differs("layout-processes", _count(asked), _count(runs), fix)
+    if asked.kind != runs.kind and not found:
+        fix = "start it with `lifecycle run RECIPE --layout NAME`, which starts what it says"
+        if os.environ.get(ASKED, "{")[:1] != "{":
+            fix = "torchrun reads no layout: start it with accelerate launch --config_file"
+        elif asked.kind == "deepspeed" and runs.cpu:
+            fix = "remove train.use_cpu, with which accelerate leaves DeepSpeed out"
+        differs("layout-type", NAMES[asked.kind], NAMES[runs.kind], fix)
+    elif asked.zero_stage != runs.zero_stage:
+        fix = "correct zero_optimization.stage, or the layout's name"
+        differs("layout-zero-stage", f"ZeRO-{asked.zero_stage}", f"ZeRO-{runs.zero_stage}", fix)
+    elif asked.fsdp_version != runs.fsdp_version:
+        fix = "write `fsdp_version` in fsdp_config"
+        differs("layout-fsdp", f"FSDP{asked.fsdp_version}", f"FSDP{runs.fsdp_version}", fix)
+    if asked.cpu != runs.cpu:
+        fix = CPU_CURE if runs.cpu else "remove use_cpu from the recipe or the layout"
+        differs("layout-device", _device(asked), _device(runs), fix)
+    if asked.precision not in (None, runs.precision):
+        fix = "give the precision in one place: train.bf16 or fp16, or the layout's mixed_precision"
+        differs("layout-precision", f"precision {asked.precision}", f"{runs.precision}", fix)
+    return found
+
+
+def find_data_parallel(args: Any) -> list[Finding]:
+    """torch's DataParallel: what transformers makes of one process that sees several GPUs."""
+    if args.n_gpu <= 1:
+        return []
+    says = f"one process sees {args.n_gpu} GPUs: it would be DataParallel, with {args.n_gpu} times the batch"
+    fix = f"--layout ddp --processes {args.n_gpu}, or CUDA_VISIBLE_DEVICES=0 for one GPU"
+    return [Finding("layout-type", "error", says, fix)]
+
+
+def find_in_resume(earlier: dict | None, runs: Layout, global_batch: int) -> list[Finding]:
+    """resume-layout-differs: a checkpoint that this layout cannot go on from, or not to the same end.
+
+    earlier: `layout` of the record of the attempt that wrote the checkpoint. Plain data parallel and one
+    process write the same files, whatever their number; ZeRO and FSDP write what their own ranks read.
+    """
+    if not earlier or "processes" not in earlier:
+        return []
+    was = replace(
+        runs,
+        kind=earlier.get("kind", runs.kind),
+        processes=earlier["processes"],
+        zero_stage=earlier.get("zero_stage"),
+        fsdp_version=earlier.get("fsdp_version"),
+    )
+    plain = {was.kind, runs.kind} <= {"single", "ddp"}
+    same = (was.kind, was.processes, was.zero_stage, was.fsdp_version) == (
+        *(runs.kind, runs.processes, runs.zero_stage, runs.fsdp_version),
+    )
+    if not plain and not same:
+        says = f"the checkpoint was written by {_shown(was)}; {_shown(runs)} cannot read its optimizer state"
+    elif earlier.get("global_batch") not in (None, global_batch):
+        says = (
+            f"a step was {earlier['global_batch']} rows and would be {global_batch}: other rows, other steps"
+        )
+    else:
+        return []
+    fix = f"go on with {_shown(was)}, or start again with --replace"
+    if plain:
+        fix = f"go on with {_count(was)}, declare global_batch_size from the start, or give --replace"
+    return [Finding("resume-layout-differs", "error", says, fix)]
+
+
+def _shown(layout: Layout) -> str:
+    names = {"deepspeed": f"ZeRO-{layout.zero_stage}", "fsdp": f"FSDP{layout.fsdp_version}"}
+    return f"{names.get(layout.kind, NAMES[layout.kind])} on {_count(layout)}"
+
+
+def _count(layout: Layout) -> str:
+    count = f"{layout.processes} process{'es' * (layout.processes > 1)}"
+    return count + (f" on {layout.machines} machines" if layout.machines > 1 else "")
+
+
+def _device(layout: Layout) -> str:
+    return "the CPU" if layout.cpu else "a GPU"

@@ -1,0 +1,153 @@
+"""Level 1, precision: one owner, hardware that has it, and weights that can be trained in it. No torch.
+
+Facts of transformers 5.23 and accelerate 1.15: train.bf16 and fp16 win over the layout's mixed_precision
+without a word (training_args.py); fp16 on a CPU computes in float32 and fp8 on an older GPU in fp16
+(accelerator.py, state.py); fp16 weights end in "Attempting to unscale FP16 gradients" after the first
+backward; bf16 weights round most updates of a small learning rate away.
+"""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from ..finding import Finding
+from ..layout import Layout
+from ..recipe import RawRecipe
+from .settings import error, place, setting, warning
+
+FP8_MODULES = {"AO": ("torchao",), "TE": ("transformer_engine",), None: ("torchao", "transformer_engine")}
+HOPPER = (9, 0)
+# The sections whose weights a stage trains; PPO's value model starts from the reward model.
+TRAINED = ("model", "value")
+
+
+def find_in_precision(raw: RawRecipe) -> list[Finding]:
+    """precision-conflict, precision-on-cpu, fp16-weights; warnings bf16-weights and fp8-unsupported."""
+    if "train" not in raw.values:
+        return []
+    layout = raw.layout
+    precision = _precision(raw, layout)
+    findings = _conflict(raw, layout)
+    if layout and layout.cpu and not findings:
+        findings += _on_cpu(raw, layout, precision)
+    if precision == "fp8":
+        findings += _fp8(layout)
+    for section in TRAINED if raw.stage == "ppo" else TRAINED[:1]:
+        findings += _weights(raw, section, precision, layout)
+    return findings
+
+
+def _precision(raw: RawRecipe, layout: Layout | None) -> str | None:
+    """fp16, bf16, fp8, no; None where neither the recipe nor the layout says."""
+    train = raw.values["train"]
+    given = next((name for name in ("bf16", "fp16") if train.get(name)), None)
+    given = given or (layout.precision if layout else None)
+    return "no" if given is None and train.get("bf16") is False else given
+
+
+def _conflict(raw: RawRecipe, layout: Layout | None) -> list[Finding]:
+    """The recipe and the layout both own the precision, and differ."""
+    if layout is None or layout.precision is None:
+        return []
+    train = raw.values["train"]
+    for key in ("bf16", "fp16"):
+        value, wanted = train.get(key), layout.precision == key
+        if value is None or value is wanted or (value is False and not wanted):
+            continue
+        says = f"train.{key}: {str(value).lower()}, but {layout} says {layout.precision}"
+        fix = f"remove train.{key}, or take a layout without mixed_precision"
+        return [error("precision-conflict", says, fix, place(raw, f"train.{key}"))]
+    return []
+
+
+def _on_cpu(raw: RawRecipe, layout: Layout, precision: str | None) -> list[Finding]:
+    if precision == "fp16":
+        says = "fp16 on a CPU would compute in float32: its loss scaling needs a GPU"
+    elif precision == "bf16" and layout.kind == "deepspeed":
+        # training_args.py allows bf16 there only with use_cpu, with which accelerate leaves DeepSpeed out.
+        says = "bf16 with DeepSpeed on a CPU is refused by transformers"
+    else:
+        return []
+    fix = f"leave {precision} out to try the layout, or take it to GPUs"
+    return [error("precision-on-cpu", says, fix, place(raw, f"train.{precision}"))]
+
+
+def _fp8(layout: Layout) -> list[Finding]:
+    says = None
+    modules = FP8_MODULES[layout.fp8_backend if layout.fp8_backend in FP8_MODULES else None]
+    capability = None if layout.cpu else gpu_capability()
+    if not any(importlib.util.find_spec(module) for module in modules):
+        says, fix = f"needs {' or '.join(modules)}, which is not installed", f"pip install {modules[0]}"
+    elif capability is None:
+        says, fix = "needs a GPU, and this machine or layout has none", "take bf16"
+    elif capability < HOPPER:
+        has = ".".join(map(str, capability))
+        says, fix = f"needs Hopper or newer (compute capability 9.0), this GPU has {has}", "take bf16"
+    return [warning("fp8-unsupported", f"{layout} asks for fp8, which {says}", fix)] if says else []
+
+
+def gpu_capability() -> tuple[int, int] | None:
+    """Compute capability of the first GPU as the NVIDIA driver names it; None without one."""
+    program = shutil.which("nvidia-smi")
+    if program is None or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return None
+    command = [program, "--query-gpu=compute_cap", "--format=csv,noheader"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False).stdout
+        major, _, minor = said.split()[0].partition(".")
+        return int(major), int(minor)
+    except (OSError, subprocess.TimeoutExpired, IndexError, ValueError):
+        return None
+
+
+def _weights(raw: RawRecipe, section: str, precision: str | None, layout: Layout | None) -> list[Finding]:
+    """The dtype in which trained weights are stored."""
+    source = section if raw.values.get(section) else {"value": "reward"}.get(section, section)
+    given = raw.values.get(source) or {}
+    if not given or setting(raw, f"{section}.use_peft") or _quantised(given):
+        return []
+    dtype = _dtype(given)
+    where = place(raw, f"{source}.dtype", source)
+    if _keeps_masters(layout, precision):
+        return []
+    if dtype in ("float16", "fp16", "half"):
+        says = f"{source}.dtype: float16 trains float16 weights: gradients underflow and cannot be unscaled"
+        fix = "leave dtype out (float32 weights) and write `fp16: true` under train, or bfloat16"
+        return [error("fp16-weights", says, fix, where)]
+    if dtype in ("bfloat16", "bf16"):
+        says = f"{source}.dtype: bfloat16 trains weights of 8 bits precision without float32 master weights: "
+        says += "an update below 1/512 of its weight is rounded away"
+        fix = (
+            "leave dtype out (float32 weights, `bf16: true` computes in bfloat16), or take a DeepSpeed layout"
+        )
+        return [warning("bf16-weights", says, fix, where)]
+    return []
+
+
+def _quantised(given: dict) -> bool:
+    return bool(given.get("load_in_4bit") or given.get("load_in_8bit"))
+
+
+def _dtype(given: dict) -> str:
+    """As the recipe gives it; for `auto`, what a local model's config says."""
+    dtype = str(given.get("dtype") or "float32")
+    if dtype != "auto":
+        return dtype
+    try:
+        config = json.loads((Path(given["model_name_or_path"]) / "config.json").read_text("utf-8"))
+    except (OSError, ValueError, KeyError):
+        return "auto"
+    return str(config.get("dtype") or config.get("torch_dtype") or "float32")
+
+
+def _keeps_masters(layout: Layout | None, precision: str | None) -> bool:
+    """DeepSpeed keeps float32 copies of 16-bit weights; FSDP stores float32 under mixed precision.
+
+    (accelerate's fsdp2_prepare_model; without mixed precision it leaves them as they are.)
+    """
+    if layout is None:
+        return False
+    return layout.kind == "deepspeed" or (layout.kind == "fsdp" and precision != "no")

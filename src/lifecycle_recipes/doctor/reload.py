@@ -1,0 +1,131 @@
+"""Load a saved model as any user would, and see that it says what the trainer's model says."""
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..finding import Finding, Refusal
+from .chain import EXACT, Reading
+
+# Allowed difference of two sets of logits: root mean square of the difference over the spread of the logits
+# (a reward's only logit: over its size, if that is above 1). In float32 another kernel gives 1e-6; bfloat16
+# rounds each product to 0.4 %; an adapter that was not loaded, or a stale file, is far above both.
+EXACT_LOGITS, ROUNDED_LOGITS = 1e-3, 0.05
+# Memory that loading and a forward over the probe need, over the model's own bytes.
+MARGIN, EXTRA = 1.2, 1 << 30
+
+
+@dataclass(frozen=True)
+class Reloaded:
+    """What came of loading a save. differs, allowed: see EXACT_LOGITS. saved: an evals.saved.Saved."""
+
+    findings: list[Finding]
+    differs: float | None = None
+    allowed: float | None = None
+    saved: Any = None
+
+
+def compare_reloaded(trainer, recipe, trained: Reading, ids: list[int], size: int) -> Reloaded:
+    """saved-incomplete, saved-differs or, where no memory holds a second model, saved-not-compared.
+
+    trained: what the trainer's model says to `ids`. size: bytes of the model in memory.
+    The model is loaded onto the trainer's device if there is room, else in host memory; on this rank alone.
+    """
+    import torch
+
+    directory = trainer.args.output_dir
+    device = find_room(trainer, size)
+    if device is None:
+        return Reloaded([_not_compared(directory, size)])
+    try:
+        saved = _load(directory, trained, recipe, device)
+    except torch.OutOfMemoryError:
+        return Reloaded([_not_compared(directory, size)])
+    except Refusal as refusal:
+        return Reloaded(refusal.findings)
+    except _cannot_load() as error:
+        says = f"the saved model cannot be loaded: {' '.join(str(error).split())[:300]}"
+        fix = "the weights do not fit their config; save again from the last checkpoint"
+        return Reloaded([Finding("saved-incomplete", "error", says, fix, directory)])
+    with _as_in_training(trainer, device):
+        differs, allowed = _difference(saved.model, trained, ids, trainer, device)
+    found = []
+    if not differs <= allowed:
+        how = "of the logits' spread" if trained.logits is not None else "nats per token"
+        says = "reloaded, the model does not say what the trained one says: on the probe text they are"
+        says += f" {differs:.2g} {how} apart (allowed {allowed:g})"
+        fix = "do not use this model: see the layout's state dict setting, or save from the last checkpoint"
+        found = [Finding("saved-differs", "error", says, fix, directory)]
+    return Reloaded(found, differs, allowed, saved)
+
+
+def _not_compared(directory: str, size: int) -> Finding:
+    says = f"no memory for a second model of {size / 1e9:.1f} GB: the saved one was not run"
+    fix = "load it elsewhere and compare what it says"
+    return Finding("saved-not-compared", "warning", says, fix, directory)
+
+
+def find_room(trainer, size: int) -> Any:
+    """The trainer's device, else the CPU, where `size` bytes and a margin are free; else None."""
+    import torch
+
+    device = torch.device(trainer.accelerator.device)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        if torch.cuda.mem_get_info(device)[0] > MARGIN * size + EXTRA:
+            return device
+    return torch.device("cpu") if _free_host_memory() > MARGIN * size else None
+
+
+def _free_host_memory() -> float:
+    """Bytes; infinite where the system does not say."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return float("inf")
+
+
+def _load(directory: str, trained: Reading, recipe, device):
+    from ..evals.saved import load_reward, load_saved
+
+    load = load_saved if trained.unit == Reading.unit else load_reward
+    return load(directory, getattr(recipe, "model", None), device)
+
+
+def _cannot_load() -> tuple[type[Exception], ...]:
+    from safetensors import SafetensorError
+
+    return (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
+
+
+@contextlib.contextmanager
+def _as_in_training(trainer, device):
+    """The trainer's own precision: accelerate runs float32 weights under autocast; DeepSpeed casts them."""
+    import torch
+
+    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(trainer.accelerator.mixed_precision)
+    if kind is None or trainer.accelerator.distributed_type.value == "DEEPSPEED":
+        yield
+        return
+    with torch.autocast(device.type, kind):
+        yield
+
+
+def _difference(model, trained: Reading, ids: list[int], trainer, device) -> tuple[float, float]:
+    """(difference, allowed): of the logits, or of the mean log-probability where training shows no logits."""
+    import torch
+
+    from .probe import logits, mean_of
+
+    theirs = logits(model, ids).float().cpu()
+    if trained.logits is None:
+        return abs(mean_of(theirs, ids) - trained.value), trained.loose
+    if theirs.shape != trained.logits.shape:
+        return float("inf"), 0.0
+    away = (theirs - trained.logits).square().mean().sqrt().item()
+    spread = trained.logits.std().item() if len(ids) > 1 and theirs.numel() > 1 else None
+    scale = max(1.0, trained.logits.abs().max().item()) if spread is None else spread
+    rounds = trained.loose > EXACT or (device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32)
+    return away / scale, ROUNDED_LOGITS if rounds else EXACT_LOGITS

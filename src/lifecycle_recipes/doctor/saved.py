@@ -1,0 +1,187 @@
+"""What a save left on disk, against the model that was trained: files, tensor names, shapes, finite values.
+
+Torch inside functions only; the weights of one file after the other are mapped, never held.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..finding import Finding
+
+SHOWN = 3
+FULL, ADAPTER = ("model.safetensors", "config.json"), ("adapter_model.safetensors", "adapter_config.json")
+# Weights as pickles: torch.load runs what is in them, and from_pretrained may take them for the model.
+PICKLES = ("pytorch_model*.bin", "adapter_model*.bin", "model*.pt", "model*.pth", "consolidated*.pth")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The tensors that a save must hold, by their names on disk.
+
+    groups: names of which one is enough (tied weights); a name alone is a group of one.
+    others: names that may be there besides. size: bytes of the whole model in memory.
+    """
+
+    shapes: dict[str, tuple[int, ...]]
+    groups: tuple[frozenset[str], ...]
+    others: frozenset[str] = frozenset()
+    adapter: bool = False
+    size: int = 0
+
+
+def wanted_of(model: Any) -> Wanted:
+    """What a save of `model` must hold: an adapter's trained weights, else every weight.
+
+    To be asked before the model is wrapped for training: FSDP changes names and shapes. ZeRO-3's shards
+    know the whole shape.
+    """
+    size = sum(p.element_size() * _numel(p) for p in model.parameters())
+    return _of_adapter(model, size) if hasattr(model, "peft_config") else _of_model(model, size)
+
+
+def _of_model(model: Any, size: int) -> Wanted:
+    """Names on disk may differ from those in memory (experts are fused in memory): upstream's own mapping."""
+    import torch
+    from transformers.core_model_loading import revert_weight_conversion
+
+    weights = model.state_dict(keep_vars=True)
+    blank = {id(w): torch.empty(_shape(w), device="meta") for w in weights.values()}
+    left_out = set(model._keys_to_ignore_on_save or ())
+    state = {name: blank[id(w)] for name, w in weights.items() if name not in left_out}
+    state = revert_weight_conversion(model, state)
+    tied: dict[int, set[str]] = {}
+    for name, tensor in state.items():
+        tied.setdefault(id(tensor), set()).add(name)
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    return Wanted(shapes, tuple(map(frozenset, tied.values())), frozenset(left_out), False, size)
+
+
+def _of_adapter(model: Any, size: int) -> Wanted:
+    """Every trained weight, by PEFT's name for it on disk; whether PEFT means to save it is not asked."""
+    shapes = {_on_disk(name): _shape(p) for name, p in model.named_parameters() if p.requires_grad}
+    others = frozenset(map(_on_disk, model.state_dict(keep_vars=True)))
+    return Wanted(shapes, tuple(frozenset([name]) for name in shapes), others, True, size)
+
+
+def _on_disk(name: str) -> str:
+    """`...lora_A.default.weight` is saved without the adapter's name, as is a module beside the adapter."""
+    name = name.replace(".modules_to_save.default.", ".").replace(".default", "")
+    # DoRA's vector became a module, its name on disk did not (peft/tuners/lora/model.py).
+    return name.replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
+
+
+def _shape(parameter: Any) -> tuple[int, ...]:
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def _numel(parameter: Any) -> int:
+    return getattr(parameter, "ds_numel", parameter.numel())
+
+
+def find_in_saved(directory: str, wanted: Wanted) -> list[Finding]:
+    """nothing-saved, saved-incomplete and non-finite of what a save left in `directory`."""
+    place = Path(directory)
+    weights, config = ADAPTER if wanted.adapter else FULL
+    found = _config(place / config)
+    try:
+        files = weight_files(place, weights)
+        if not files:
+            fix = "see the layout's state dict setting"
+            return [Finding("nothing-saved", "error", "saving wrote no weights", fix, directory), *found]
+        return found + _tensors(directory, files, wanted)
+    except _unreadable() as error:
+        return [_incomplete(directory, f"its weights cannot be read: {error}"), *found]
+
+
+def weight_files(place: Path, name: str) -> list[Path]:
+    """The safetensors that from_pretrained reads, in its order: the single file first, then the index's."""
+    if (place / name).is_file():
+        return [place / name]
+    index = place / f"{name}.index.json"
+    if not index.is_file():
+        return []
+    return [place / file for file in sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))]
+
+
+def _unreadable() -> tuple[type[Exception], ...]:
+    from safetensors import SafetensorError
+
+    return (OSError, ValueError, KeyError, SafetensorError)
+
+
+def _config(file: Path) -> list[Finding]:
+    try:
+        if isinstance(json.loads(file.read_text("utf-8")), dict):
+            return []
+        says = f"{file.name} is not an object"
+    except (OSError, ValueError) as error:
+        says = f"{file.name} cannot be read: {error}"
+    return [_incomplete(str(file.parent), says)]
+
+
+def find_pickles(directory: str) -> list[Finding]:
+    """saved-pickled: weights as pickles beside the safetensors."""
+    names = sorted(file.name for pattern in PICKLES for file in Path(directory).glob(pattern))
+    if not names:
+        return []
+    says = f"weights lie here as a pickle: {_some(names)}"
+    fix = "remove them: loading a pickle runs what is in it, and some tools prefer it to the safetensors"
+    return [Finding("saved-pickled", "error", says, fix, directory)]
+
+
+def _tensors(directory: str, files: list[Path], wanted: Wanted) -> list[Finding]:
+    shapes, broken = {}, []
+    for name, tensor in tensors(files):
+        shapes[name] = tuple(tensor.shape)
+        if not _is_finite(tensor):
+            broken.append(name)
+    found = []
+    if missing := sorted(min(group) for group in wanted.groups if not group & shapes.keys()):
+        says = f"{len(missing)} trained weights are not in it: {_some(missing)}"
+        found.append(_incomplete(directory, says))
+    if other := sorted(shapes.keys() - wanted.shapes.keys() - wanted.others):
+        says = f"it has {len(other)} weights that the model does not have: {_some(other)}"
+        found.append(_incomplete(directory, says))
+    both = shapes.keys() & wanted.shapes.keys()
+    if unlike := sorted(name for name in both if shapes[name] != wanted.shapes[name]):
+        first = unlike[0]
+        says = f"{len(unlike)} weights have another shape, {first} first: {list(shapes[first])} on disk"
+        found.append(_incomplete(directory, f"{says}, {list(wanted.shapes[first])} in training"))
+    if broken:
+        says = f"{len(broken)} saved weights are not finite: {_some(sorted(broken))}"
+        fix = "do not use this model; start again from the last checkpoint"
+        found.append(Finding("non-finite", "error", says, fix, directory))
+    return found
+
+
+def tensors(files: list[Path]) -> Iterator[tuple[str, Any]]:
+    """(name, tensor) of every weight in the files, mapped from disk."""
+    from safetensors import safe_open
+
+    for file in files:
+        with safe_open(file, framework="pt") as weights:
+            for name in weights.keys():  # noqa: SIM118 - not a dict
+                yield name, weights.get_tensor(name)
+
+
+def _is_finite(tensor: Any) -> bool:
+    import torch
+
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    if tensor.element_size() == 1:  # float8 has no reductions
+        tensor = tensor.float()
+    # A NaN is both the least and the greatest; one pass and no copy, where isfinite() makes a mask.
+    return bool(torch.isfinite(torch.stack(tensor.aminmax())).all())
+
+
+def _incomplete(directory: str, says: str) -> Finding:
+    fix = "the model is not what was trained: resume the run, or save it again from the last checkpoint"
+    return Finding("saved-incomplete", "error", says, fix, directory)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

@@ -1,0 +1,221 @@
+"""What runs on which layout: stages x {full, LoRA, QLoRA} x layouts; refusals at check time. No torch.
+
+A verdict goes by the kind of a layout, not by its name, so that a user's own file gets one as well. Facts of
+transformers 5.23, trl 1.12, accelerate 1.15, peft 0.21, deepspeed 0.19; the file that says so is named beside
+each. What one recipe sets is looked at in layout_settings.py. After a change, for the table:
+
+    python -m lifecycle_recipes.doctor.support docs/layouts.md
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ..finding import Finding
+from ..layout import Layout, read_layout
+from ..recipe import RawRecipe
+from .layout_settings import find_in_layout_settings, method_of
+from .settings import error, place
+
+STAGES = ("pretrain", "sft", "reward", "ppo", "dpo", "kto")
+METHODS = ("full", "LoRA", "QLoRA")
+# The files of accelerate_configs/, as the documentation lists them.
+LAYOUTS = (
+    *("cpu", "cpu_ddp", "one_gpu", "one_gpu_fp16", "one_gpu_fp8", "ddp", "ddp_fp16"),
+    *("zero1", "zero2", "zero3", "zero3_offload", "fsdp2", "fsdp2_offload", "fsdp2_fp8", "hsdp"),
+    *("tp", "cp", "multi_node_fsdp2", "multi_node_zero3"),
+)
+KNOWN_TYPES = ("NO", "MULTI_CPU", "MULTI_GPU", "DEEPSPEED", "FSDP")
+
+Cell = tuple[str, str]  # stage, method
+_EVERY_STAGE = frozenset((stage, method) for stage in STAGES for method in ("full", "LoRA")) - {
+    ("pretrain", "LoRA")
+}
+_QUANTISED = frozenset({("sft", "QLoRA"), ("dpo", "QLoRA")})
+# Trained, saved and reloaded by tests/test_matrix.py, which runs every cell that stands here: one process
+# for cpu, two for the others, on the CPU.
+TESTED: dict[str, frozenset[Cell]] = {
+    "cpu": _EVERY_STAGE | _QUANTISED,
+    "cpu_ddp": _EVERY_STAGE | _QUANTISED,
+    "zero1": frozenset({("sft", "full")}),
+    "zero2": _EVERY_STAGE | _QUANTISED,
+    "zero3": _EVERY_STAGE | _QUANTISED,
+    "zero3_offload": frozenset({("sft", "full")}),
+}
+# (layout, stage, method) -> the day on which benchmarks/gpu_layouts.py passed on a GPU.
+ON_GPU: dict[tuple[str, str, str], str] = {}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """says, fix: why it is refused and what to do instead. date: of the run on a GPU."""
+
+    status: Literal["tested", "on-gpu", "expected", "refused"]
+    says: str = ""
+    fix: str = ""
+    date: str = ""
+
+
+Refused = tuple[str, str] | None  # why, and the cure
+
+
+def verdict(stage: str, method: str, layout: Layout) -> Verdict:
+    """Whether `stage` runs with `method` (one of METHODS) on `layout`."""
+    if reason := _without_layout(stage, method) or refusal(stage, method, layout):
+        return Verdict("refused", *reason)
+    if date := ON_GPU.get((layout.name, stage, method)):
+        return Verdict("on-gpu", date=date)
+    return Verdict("tested" if (stage, method) in TESTED.get(layout.name, ()) else "expected")
+
+
+def find_in_layout(raw: RawRecipe, layout: Layout) -> list[Finding]:
+    """layout-unsupported, or what a setting of this recipe has against the layout (layout_settings.py)."""
+    if raw.stage not in STAGES:
+        return []
+    method = method_of(raw)
+    if reason := refusal(raw.stage, method, layout):
+        says, fix = reason
+        trained = f"{raw.stage} ({method})" if method != "full" else raw.stage
+        says = f"{trained} does not run on the layout {layout.name or layout.kind}: {says}"
+        return [error("layout-unsupported", says, fix, place(raw, "model.use_peft", "model", "train"))]
+    return find_in_layout_settings(raw, layout)
+
+
+def refusal(stage: str, method: str, layout: Layout) -> Refused:
+    """The first reason against this combination, or None."""
+    return next((reason for rule in RULES if (reason := rule(stage, method, layout))), None)
+
+
+def _without_layout(stage: str, method: str) -> Refused:
+    """What no layout changes (settings.py refuses it by a code of its own)."""
+    if stage == "pretrain" and method != "full":
+        return "pretraining trains every weight", "fine-tune with the sft stage"
+    if stage == "ppo" and method == "QLoRA":
+        return "PPO cannot train quantised models", "take LoRA"
+    return None
+
+
+def _type(stage: str, method: str, layout: Layout) -> Refused:
+    if layout.distributed_type in KNOWN_TYPES:
+        return None
+    says = f"distributed_type {layout.distributed_type} is none of {', '.join(KNOWN_TYPES)}"
+    return says, "start from a file of accelerate_configs/"
+
+
+def _fsdp(stage: str, method: str, layout: Layout) -> Refused:
+    if layout.kind != "fsdp":
+        return None
+    if layout.fsdp_version != 2:
+        # The default of accelerate's launcher; transformers/training_args.py announces its removal.
+        return "it asks for FSDP 1, which upstream is giving up", "write `fsdp_version: 2` in fsdp_config"
+    if layout.state_dict != "FULL_STATE_DICT":
+        # transformers/trainer.py, save_model: it returns without a word.
+        says = f"with {layout.state_dict} the last save writes no weights"
+        return says, "write `fsdp_state_dict_type: FULL_STATE_DICT` in fsdp_config"
+    if stage == "ppo":
+        # trl/experimental/ppo knows DeepSpeed alone: the rollouts call the policy below its wrapper, whose
+        # weights are then shards (huggingface/trl#1726).
+        return "PPO generates below FSDP's wrapper, where the weights are shards", "take zero3 or zero2"
+    reference = stage in ("dpo", "kto") and method == "full"
+    if layout.rank0_loading and reference:
+        # trl/models/utils.py, prepare_fsdp: it shards without handing on what rank 0 has read.
+        says = "rank 0 alone reads the weights, and the reference model of the other ranks would be empty"
+        return says, "write `fsdp_cpu_ram_efficient_loading: false` in fsdp_config"
+    return None
+
+
+def _tensor_parallel(stage: str, method: str, layout: Layout) -> Refused:
+    if layout.tp == 1:
+        return None
+    if layout.kind != "ddp":
+        return "nobody has tried tensor parallelism beside FSDP or DeepSpeed here", "take tp, or fsdp2"
+    if stage == "pretrain":
+        # accelerate splits nothing itself, transformers does so in from_pretrained (models/load.py).
+        return "weights are split while a saved model is read, and pretraining may have none", "take fsdp2"
+    if method != "full":
+        return "nobody has tried adapters over split weights here", "take fsdp2, zero2 or zero3"
+    if stage == "ppo":
+        return "nobody has tried rollouts over split weights here", "take zero3 or zero2"
+    return None
+
+
+def _context_parallel(stage: str, method: str, layout: Layout) -> Refused:
+    if layout.sp > 1:
+        return "DeepSpeed's sequence parallelism (sp_size) is not offered here", "take cp"
+    if layout.cp == 1:
+        return None
+    if layout.kind != "fsdp":
+        return (
+            "context parallelism needs FSDP 2 (accelerate/state.py)",
+            "start from accelerate_configs/cp.yaml",
+        )
+    losses = {
+        # transformers/trainer.py splits input_ids, labels, attention_mask and position_ids over the ranks,
+        # and nothing else. The losses of these stages shift or index whole rows.
+        "reward": "the score is read at the last token of a whole row",
+        "dpo": "its loss masks the completion over whole rows",
+        "kto": "its loss masks the completion over whole rows",
+        "ppo": "its rollouts are whole rows",
+        # data/blocks.py: documents are kept apart by position_ids, and bits per byte count whole rows.
+        "pretrain": "packed documents are kept apart by a mask that it drops",
+    }
+    return (losses[stage], "take fsdp2 or zero3; cp is for sft") if stage in losses else None
+
+
+def _float8(stage: str, method: str, layout: Layout) -> Refused:
+    if layout.precision != "fp8":
+        return None
+    if method != "full":
+        # accelerate/utils/ao.py converts every nn.Linear, the adapters' and bitsandbytes' included.
+        return (
+            "float8 would convert the adapter's own layers as well",
+            "take a layout without fp8",
+        )
+    if stage in ("dpo", "kto", "ppo"):
+        # accelerate's prepare() converts the trained model; TRL prepares the reference on other ways.
+        return "the reference would compute in another precision than the policy", "take a layout without fp8"
+    if layout.kind == "deepspeed":
+        return "DeepSpeed casts the weights that float8 needs in float32", "take fsdp2_fp8"
+    return None
+
+
+RULES: tuple[Callable[[str, str, Layout], Refused], ...] = (
+    *(_type, _context_parallel, _tensor_parallel, _fsdp, _float8),
+)
+
+
+def table() -> str:
+    """The support table in Markdown: a row per layout, a column per stage, three marks in a cell."""
+    reasons: list[tuple[str, str]] = []
+
+    def mark(found: Verdict) -> str:
+        if found.status != "refused":
+            return {"tested": "✓", "on-gpu": "G", "expected": "○"}[found.status]
+        if (found.says, found.fix) not in reasons:
+            reasons.append((found.says, found.fix))
+        return f"[{reasons.index((found.says, found.fix)) + 1}]"
+
+    rows = [f"| layout | {' | '.join(STAGES)} |", "|---" * (len(STAGES) + 1) + "|"]
+    for layout in map(read_layout, LAYOUTS):
+        cells = (" ".join(mark(verdict(stage, m, layout)) for m in METHODS) for stage in STAGES)
+        rows.append(f"| `{layout.name}` | {' | '.join(cells)} |")
+    why = [f"{i}. {says}: {fix}." for i, (says, fix) in enumerate(reasons, 1)]
+    dates = [f"{' '.join(cell)}: {date}" for cell, date in ON_GPU.items()]
+    return "\n".join([*rows, "", *why, *(["", "On a GPU (G): " + "; ".join(dates) + "."] if dates else [])])
+
+
+START, END = "<!-- support: start -->\n", "\n<!-- support: end -->"
+
+
+def write_table(file: str) -> None:
+    """Put the table between its two markers in a Markdown file."""
+    path = Path(file)
+    head, _, rest = path.read_text(encoding="utf-8").partition(START)
+    tail = rest.partition(END)[2]
+    path.write_text(f"{head}{START}{table()}{END}{tail}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_table(sys.argv[1])

@@ -1,0 +1,282 @@
+"""Layouts: what an accelerate config, and the DeepSpeed file it points to, ask for. No torch, no accelerate.
+
+The keys are those of accelerate 1.15 (commands/config/config_args.py) and its flags (commands/launch.py).
+"""
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from .finding import refuse
+from .launchers import asked_by_launcher, was_launched
+
+PARALLEL = ("dp_replicate", "dp_shard", "tp", "cp", "sp")
+PRECISIONS = ("no", "fp16", "bf16", "fp8")
+ACCELERATORS = ("/dev/nvidia0", "/dev/kfd", "/dev/accel0", "/dev/davinci0", "/dev/neuron0", "/dev/dxg")
+DEEPSPEED_FILE = "ACCELERATE_DEEPSPEED_CONFIG_FILE"
+KINDS = {"NO": "single", "DEEPSPEED": "deepspeed", "FSDP": "fsdp"}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What was asked for, or what is.
+
+    processes: on all machines together. precision: None leaves it to the recipe. offload: weights or
+    optimizer state live in host memory. tp, cp, sp, dp_replicate, dp_shard: sizes of accelerate's
+    parallelism_config. distributed_type: as the file writes it. name: `zero3`, or the file's path.
+    Of FSDP: state_dict, the type that is saved; rank0_loading: rank 0 alone reads the weights;
+    fsdp_checkpointing: it recomputes activations itself.
+    """
+
+    kind: Literal["single", "ddp", "deepspeed", "fsdp"] = "single"
+    processes: int = 1
+    machines: int = 1
+    zero_stage: int | None = None
+    fsdp_version: int | None = None
+    precision: str | None = None
+    offload: bool = False
+    cpu: bool = False
+    tp: int = 1
+    cp: int = 1
+    sp: int = 1
+    dp_replicate: int = 1
+    dp_shard: int = 1
+    distributed_type: str = "NO"
+    fp8_backend: str | None = None
+    state_dict: str | None = None
+    rank0_loading: bool = False
+    fsdp_checkpointing: bool = False
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"the layout {self.name}" if self.name else "the launch"
+
+    @property
+    def data_parallel(self) -> int:
+        """Ranks that see different rows: those of one tensor, context or sequence group share theirs."""
+        return max(1, self.processes // (self.tp * self.cp * self.sp))
+
+
+def asked_layout(on_cpu: bool = False) -> Layout | None:
+    """What the launch of this process asked for; None for `python -m ...`, which asked for nothing.
+
+    on_cpu: the recipe asks for the CPU. Raises Refusal as read_layout does.
+    """
+    if not was_launched():
+        return None
+    config, flags = asked_by_launcher()
+    if config is None and not any(os.path.exists(device) for device in ACCELERATORS):
+        on_cpu = True  # no file names a device: it takes what there is
+    return read_layout(config, flags | {"use_cpu": on_cpu or flags.get("use_cpu")})
+
+
+def find_layout(name: str | None) -> Path:
+    """The accelerate config of a layout: a path, or a name in accelerate_configs/ here or in the repository.
+
+    Without a name: one_gpu where there is a GPU, else cpu. Raises Refusal: unknown-layout.
+    """
+    name = name or ("one_gpu" if os.path.exists("/dev/nvidia0") else "cpu")
+    if name.endswith((".yaml", ".yml", ".json")) and os.path.isfile(name):
+        return Path(name)
+    places = [Path("accelerate_configs"), Path(__file__).parents[2] / "accelerate_configs"]
+    for place in places:
+        if (place / f"{name}.yaml").is_file():
+            return place / f"{name}.yaml"
+    known = sorted({file.stem for place in places for file in place.glob("*.yaml")})
+    raise refuse(
+        "unknown-layout", f"there is no layout `{name}`", f"one of: {', '.join(known) or 'none found'}"
+    )
+
+
+def read_layout(path_or_name: str | Path | None, flags: dict[str, Any] | None = None) -> Layout:
+    """The layout of an accelerate config under the flags of `accelerate launch`, which win over the file.
+
+    path_or_name: a file, a name of accelerate_configs/, or None for flags alone. flags: by accelerate's own
+    names (num_processes, cpu, use_deepspeed, zero_stage, ...), without those that were not given.
+    Raises Refusal: unknown-layout, bad-layout, missing-file (of DeepSpeed).
+    """
+    flags = {key: value for key, value in (flags or {}).items() if value is not None and value is not False}
+    path = find_layout(str(path_or_name)) if path_or_name is not None else None
+    given = _read_mapping(path) if path else {}
+    kind = _distributed_type(given, flags)
+    nested = _nested(given) | flags
+    cpu = bool(flags.get("cpu") or flags.get("use_cpu") or given.get("use_cpu"))
+    processes = _whole(flags.get("num_processes") or given.get("num_processes") or 1, "num_processes", path)
+    fields: dict[str, Any] = {
+        "kind": KINDS.get(kind, "ddp"),
+        "processes": processes,
+        "machines": _whole(flags.get("num_machines") or given.get("num_machines") or 1, "num_machines", path),
+        "precision": _precision(flags.get("mixed_precision") or given.get("mixed_precision"), path),
+        "cpu": cpu or _gpus_hidden(),
+        # --cpu starts one process, whatever the file says.
+        "distributed_type": "NO" if flags.get("cpu") else kind,
+        "fp8_backend": (given.get("fp8_config") or {}).get("backend"),
+        "name": _name_of(path),
+    }
+    if kind == "DEEPSPEED":
+        fields |= _deepspeed(nested, path, fields["precision"])
+    if kind == "FSDP":
+        fields["fsdp_version"] = _whole(nested.get("fsdp_version", 1), "fsdp_version", path)
+        fields |= _fsdp(nested)
+    for name in PARALLEL:
+        key = f"parallelism_config_{name}_size"
+        fields[name] = _whole(nested.get(key, 1), key, path)
+    if fields["kind"] == "single" and processes > 1:
+        fields["kind"] = "ddp"  # asked for by its processes; accelerate starts one all the same
+    _require_what_its_name_says(fields, path)
+    return Layout(**fields)
+
+
+def _require_what_its_name_says(fields: dict[str, Any], path: Path | None) -> None:
+    """A file called zero3 that points to a stage 2 file would be run, and reported, as ZeRO-3."""
+    for code, key, word in (
+        ("layout-zero-stage", "zero_stage", "zero"),
+        ("layout-fsdp", "fsdp_version", "fsdp"),
+    ):
+        named = re.search(rf"{word}-?(\d)", path.stem) if path else None
+        if named and fields.get(key) != int(named[1]):
+            says = f"its name says {named[0]}, but it asks for {key.replace('_', ' ')} {fields.get(key)}"
+            raise refuse(code, says, "correct the file, or name it for what it does", str(path))
+
+
+def _distributed_type(given: dict, flags: dict) -> str:
+    """As accelerate decides: a flag before the file."""
+    for flag, kind in (("use_deepspeed", "DEEPSPEED"), ("use_fsdp", "FSDP"), ("multi_gpu", "MULTI_GPU")):
+        if flags.get(flag):
+            return kind
+    # YAML reads NO as false.
+    kind = given.get("distributed_type", "NO")
+    return "NO" if kind is False else str(kind)
+
+
+def _nested(given: dict) -> dict:
+    """The keys inside deepspeed_config, fsdp_config and parallelism_config, by their flags' names."""
+    found = dict(given.get("deepspeed_config") or {})
+    found |= {
+        key if key.startswith("fsdp") else f"fsdp_{key}": value
+        for key, value in (given.get("fsdp_config") or {}).items()
+    }
+    return found | (given.get("parallelism_config") or {})
+
+
+def _fsdp(nested: dict) -> dict[str, Any]:
+    """offload, state_dict, rank0_loading, fsdp_checkpointing, with the defaults of accelerate launch."""
+    default = "SHARDED_STATE_DICT" if str(nested.get("fsdp_version", 1)) == "2" else "FULL_STATE_DICT"
+    return {
+        "offload": _is_true(nested.get("fsdp_offload_params")),
+        "state_dict": str(nested.get("fsdp_state_dict_type") or default).upper(),
+        "rank0_loading": _is_true(nested.get("fsdp_cpu_ram_efficient_loading", True)),
+        "fsdp_checkpointing": _is_true(nested.get("fsdp_activation_checkpointing")),
+    }
+
+
+def _deepspeed(nested: dict, path: Path | None, precision: str | None) -> dict[str, Any]:
+    """zero_stage, offload and precision: of the DeepSpeed file alone, where there is one."""
+    if file := nested.get("deepspeed_config_file"):
+        config = _read_mapping(deepspeed_file(str(file), path))
+        zero = config.get("zero_optimization") or {}
+        devices = [(zero.get(f"offload_{part}") or {}).get("device") for part in ("param", "optimizer")]
+        stage = _whole(zero.get("stage", 0), "zero_optimization.stage", path)
+        if nested.get("zero_stage") not in (None, stage, str(stage)):
+            says = f"zero_stage is {nested['zero_stage']}, but {file} says {stage}"
+            raise refuse(
+                "layout-zero-stage", says, "keep the DeepSpeed file's alone", str(path or "command line")
+            )
+        for name in ("bf16", "fp16"):
+            if (config.get(name) or {}).get("enabled") is True:
+                precision = name
+    else:
+        devices = [nested.get("offload_param_device"), nested.get("offload_optimizer_device")]
+        stage = _whole(nested.get("zero_stage", 2), "zero_stage", path)  # accelerate's default
+    return {
+        "zero_stage": stage,
+        "offload": any(d not in (None, "none") for d in devices),
+        "precision": precision,
+    }
+
+
+def deepspeed_file(named: str, config: Path | None) -> Path:
+    """The DeepSpeed file that an accelerate config names: as written, else beside the config's directory.
+
+    accelerate looks from the working directory only, so a config would work from one directory alone.
+    Raises Refusal: missing-file.
+    """
+    places = [Path(named)]
+    if config is not None and not Path(named).is_absolute():
+        here = config.resolve().parent
+        places += [here / named, here.parent / named]
+    places.append(Path(__file__).parents[2] / named)
+    for place in places:
+        if place.is_file():
+            return place
+    raise refuse(
+        "missing-file",
+        f"the DeepSpeed file {named} is neither in the working directory nor beside the layout",
+        "write its path from the repository's root, or an absolute one",
+        str(config or "command line"),
+    )
+
+
+def mend_deepspeed_path() -> None:
+    """Let this process find the DeepSpeed file of its launch, whatever the working directory.
+
+    Raises Refusal: missing-file. To be called before a TrainingArguments is built.
+    """
+    named = os.environ.get(DEEPSPEED_FILE)
+    if named and not os.path.isfile(named):
+        config = asked_by_launcher()[0]
+        os.environ[DEEPSPEED_FILE] = str(deepspeed_file(named, config and Path(config)))
+
+
+def _read_mapping(path: Path) -> dict:
+    """A YAML or JSON file that holds one mapping. Raises Refusal: bad-layout."""
+    import yaml
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        says = " ".join(str(error).split())
+        raise refuse("bad-layout", f"cannot be read: {says}", "correct the file", str(path)) from None
+    if not isinstance(found, dict):
+        raise refuse("bad-layout", "holds no mapping of keys", "see accelerate_configs/", str(path))
+    return found
+
+
+def _whole(value: Any, key: str, path: Path | None) -> int:
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        number = -1
+    if number < 0 or isinstance(value, bool):
+        says = f"{key} is {value!r}, not a number"
+        raise refuse("bad-layout", says, "write a whole number", str(path or "command line"))
+    return number
+
+
+def _precision(value: Any, path: Path | None) -> str | None:
+    """None where the file leaves it out, which leaves it to the recipe. YAML reads no as false."""
+    value = "no" if value is False else value
+    if value is None or str(value).lower() in PRECISIONS:
+        return value and str(value).lower()
+    says = f"mixed_precision is {value!r}"
+    raise refuse("bad-layout", says, f"one of: {', '.join(PRECISIONS)}", str(path or "command line"))
+
+
+def _is_true(value: Any) -> bool:
+    return str(value).lower() in ("true", "1", "yes")
+
+
+def _gpus_hidden() -> bool:
+    """`CUDA_VISIBLE_DEVICES= accelerate launch ...` asks for the CPU, whatever the file says."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+
+
+def _name_of(path: Path | None) -> str:
+    """The bare name for a file of accelerate_configs/, else its path."""
+    if path is None:
+        return ""
+    return path.stem if path.parent.name == "accelerate_configs" else str(path)

@@ -1,0 +1,137 @@
+"""Save, under every layout, what from_pretrained loads; see after every save that it is what was trained."""
+
+import time
+import zipfile
+from pathlib import Path
+
+from transformers import TrainerCallback
+
+from .doctor.probe import language_model
+from .doctor.reload import compare_reloaded
+from .doctor.saved import find_in_saved, find_pickles, wanted_of
+from .finding import FAILED, Finding, Refusal
+
+
+class Saves(TrainerCallback):
+    """Checks every checkpoint; makes and checks the final save. To be made before training wraps the model.
+
+    Raises Refusal with exit status 1, on every rank: nothing-saved, saved-incomplete, saved-pickled,
+    saved-differs, non-finite. Reports saved-not-compared to `run`; notes `saved` in its record.
+    """
+
+    def __init__(self, trainer, recipe, run):
+        self.trainer, self.recipe, self.run = trainer, recipe, run
+        self.wanted = wanted_of(language_model(trainer))
+
+    def on_save(self, args, state, control, **kwargs):
+        """Right after upstream has written checkpoint-<step>. A signal's and PPO's come here too."""
+        directory = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        found = find_lost_shards(self.trainer, directory)
+        if args.should_save and saves_whole_tensors(self.trainer):
+            found += find_in_saved(str(directory), self.wanted)
+        raise_together(found, args)
+
+    def finish(self, reading, ids: list[int]) -> None:
+        """The final save, to output_dir. reading: what the trainer's model says to `ids`. On every rank."""
+        trainer, args = self.trainer, self.trainer.args
+        consolidate(trainer)
+        # Upstream would push to the Hub at once; here that waits for the check.
+        trainer.save_model(args.output_dir, True)
+        found = []
+        if args.should_save:
+            trainer.save_state()
+            # PEFT saves the adapter alone; what ends a reply belongs beside it.
+            if getattr(trainer.model, "generation_config", None) is not None:
+                trainer.model.generation_config.save_pretrained(args.output_dir)
+            found = self._check(reading, ids)
+        raise_together(found, args)
+        if args.push_to_hub:
+            trainer.push_to_hub("Model save", revision=args.hub_revision)
+
+    def _check(self, reading, ids: list[int]) -> list[Finding]:
+        directory, started = self.trainer.args.output_dir, time.perf_counter()
+        found = [*find_in_saved(directory, self.wanted), *find_pickles(directory)]
+        if found or not self.trainer.is_world_process_zero():
+            return found
+        files_seconds = time.perf_counter() - started
+        told = compare_reloaded(self.trainer, self.recipe, reading, ids, self.wanted.size)
+        seconds = time.perf_counter() - started
+        self.run.note(
+            saved={
+                "tensors": len(self.wanted.groups),
+                "compared": "logits" if reading.logits is not None else "log-probability",
+                "differs": told.differs,
+                "allowed": told.allowed,
+                "files_seconds": round(files_seconds, 3),
+                "seconds": round(seconds, 3),
+            }
+        )
+        errors = [finding for finding in told.findings if finding.severity == "error"]
+        self.run.report([finding for finding in told.findings if finding.severity == "warning"])
+        if told.saved is not None and not errors:
+            self.run.reloaded = told.saved.set_aside()
+        return errors
+
+
+def consolidate(trainer) -> None:
+    """Make the next save write whole tensors, whatever the layout's file says about its checkpoints.
+
+    FSDP with SHARDED_STATE_DICT would write nothing (transformers' Trainer.save_model saves FULL_STATE_DICT
+    only), ZeRO-3 without stage3_gather_16bit_weights_on_model_save its own pickled shards.
+    """
+    state = trainer.accelerator.state
+    if getattr(trainer, "is_fsdp_enabled", False):
+        state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+    engine = getattr(trainer, "deepspeed", None)
+    if engine is not None:
+        engine._config.zero_config.gather_16bit_weights_on_model_save = True
+
+
+def saves_whole_tensors(trainer) -> bool:
+    """Whether a checkpoint has a consolidated model too; some layouts ask for shards alone until the end."""
+    if getattr(trainer, "is_fsdp_enabled", False):
+        return "FULL_STATE_DICT" in str(trainer.accelerator.state.fsdp_plugin.state_dict_type)
+    engine = getattr(trainer, "deepspeed", None)
+    sharded = engine is not None and engine.zero_optimization_partition_weights()
+    return not sharded or engine.zero_gather_16bit_weights_on_model_save()
+
+
+def find_lost_shards(trainer, directory: Path) -> list[Finding]:
+    """saved-incomplete: a state that this rank should have written to a sharded checkpoint, and has not.
+
+    DeepSpeed: by its engine's own file names. FSDP: any empty file, or no table of contents.
+    """
+    engine = getattr(trainer, "deepspeed", None)
+    lost = []
+    if engine is not None and not trainer.args.save_only_model:
+        tag = f"global_step{engine.global_steps}"
+        names = [engine._get_ckpt_name] if engine.save_non_zero_checkpoint else []
+        names += [engine._get_zero_ckpt_name] if engine.save_zero_checkpoint else []
+        lost = [file for name in names if not _is_whole(file := Path(name(str(directory), tag)))]
+    for part in (*directory.glob("pytorch_model_fsdp_*/"), *directory.glob("optimizer_*/")):
+        files = [part / ".metadata", *part.glob("*.distcp")]
+        lost += [file for file in files if not file.is_file() or not file.stat().st_size]
+    if not lost:
+        return []
+    says = f"{len(lost)} files of the sharded state are missing, empty or cut short, {lost[0].name} first"
+    fix = "it cannot be resumed from: see the disk, and that all nodes share output_dir"
+    return [Finding("saved-incomplete", "error", says, fix, str(directory))]
+
+
+def _is_whole(file: Path) -> bool:
+    # torch.save writes zip archives, whose table of contents comes last.
+    return file.is_file() and zipfile.is_zipfile(file)
+
+
+def raise_together(found: list[Finding], args) -> None:
+    """Raise a Refusal on every rank where one of them found something. Collective."""
+    anywhere = bool(found)
+    if args.world_size > 1:
+        import torch
+
+        flag = torch.tensor(int(anywhere), device=args.device)
+        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
+        anywhere = bool(flag)
+    if anywhere:
+        other = Finding("saved-incomplete", "error", "another process found its save incomplete", "see there")
+        raise Refusal(*(found or [other]), status=FAILED)

@@ -1,0 +1,99 @@
+"""Stopping on one layout and going on with another: to the same weights, or not at all."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+from safetensors.torch import load_file
+
+# A stage that asks itself to stop after its second step, as a signal would.
+STAGE = """
+import sys
+from lifecycle_recipes import training
+from lifecycle_recipes.stages import sft
+
+stop = training.StopOnSignal.on_step_end
+
+def on_step_end(self, args, state, control, **kwargs):
+    if state.global_step == 2:
+        self.asked_at = 0.0
+    stop(self, args, state, control, **kwargs)
+
+if "--stop" in sys.argv:
+    sys.argv.remove("--stop")
+    training.StopOnSignal.on_step_end = on_step_end
+sft.main(sys.argv[1:])
+"""
+RECIPE = """stage: sft
+model: {{model_name_or_path: {model}}}
+data: {{sources: [{{path: {rows}}}]}}
+{batch}
+train: {{output_dir: {output}, max_steps: 4, learning_rate: 1e-2, report_to: none, save_strategy: 'no'}}
+"""
+
+
+@pytest.fixture
+def life(tmp_path, tiny_model_dir, tiny_chat_rows):
+    """Runs the stage on a layout, to its end or with --stop; returns (status, what it said, its record)."""
+    (tmp_path / "stage.py").write_text(STAGE)
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tiny_chat_rows))
+
+    def run(layout: str, processes: int, *flags, name: str = "run", batch: str = "global_batch_size: 4"):
+        recipe = tmp_path / f"{name}.yaml"
+        names = {"model": tiny_model_dir, "rows": tmp_path / "rows.jsonl", "output": tmp_path / name}
+        recipe.write_text(RECIPE.format(**names, batch=batch))
+        command = [sys.executable, "-m", "lifecycle_recipes.launch", "--quiet", "--config_file"]
+        command += [str(ROOT / f"accelerate_configs/{layout}.yaml"), "--num_processes", str(processes)]
+        environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [*command, str(tmp_path / "stage.py"), str(recipe), *flags],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=400,
+        )
+        return done.returncode, done.stderr, json.loads((tmp_path / name / "run.json").read_text())
+
+    return run
+
+
+@pytest.mark.slow
+def test_data_parallel_goes_on_with_one_process_to_the_same_weights(life, tmp_path):
+    status, said, record = life("cpu_ddp", 2, "--stop")
+    assert (status, record["status"]) == (4, "stopped"), said
+    status, said, record = life("cpu", 1)
+    assert (status, record["status"]) == (0, "done"), said
+    assert record["resumed_from"].endswith("checkpoint-2") and record["layout"]["processes"] == 1
+    assert life("cpu", 1, name="whole")[0] == 0
+    ours, whole = (load_file(tmp_path / name / "model.safetensors") for name in ("run", "whole"))
+    # Sums over two ranks add in another order: float32 rounding, which Adam's early steps enlarge.
+    assert all(torch.allclose(ours[name], whole[name], atol=1e-4) for name in whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(("zero2", 2), ("zero2", 1)), (("zero3", 2), ("cpu_ddp", 2))],
+    ids=["fewer-processes", "another-layout"],
+)
+def test_a_sharded_checkpoint_is_refused_by_another_layout(life, tmp_path, before, after):
+    status, said, _ = life(*before, "--stop")
+    assert status == 4, said
+    for _ in range(2):  # the record still knows what wrote the checkpoint
+        status, said, record = life(*after)
+        assert status == 2 and said.count("error [resume-layout-differs]") == 1, said
+        assert record["layout"]["zero_stage"] == int(before[0][-1])
+    status, said, record = life(*before)
+    assert (status, record["status"]) == (0, "done"), said
+
+
+@pytest.mark.slow
+def test_another_batch_is_refused(life):
+    assert life("cpu_ddp", 2, "--stop", batch="")[0] == 4
+    status, said, _ = life("cpu", 1, batch="")
+    assert status == 2 and "a step was 16 rows and would be 8" in said and "global_batch_size" in said

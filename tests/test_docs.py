@@ -144,7 +144,7 @@ def test_make_targets_exist(words):
     targets = {target for rule in rules for target in rule.split()}
     settings = dict(word.split("=", 1) for word in words if "=" in word)
     assert {word for word in words if "=" not in word} <= targets
-    assert set(settings) <= {"RECIPES", "LAYOUT", "ARGS", "PYTHON"}
+    assert set(settings) <= {"RECIPES", "LAYOUT", "PROCESSES", "CPU", "ARGS", "PYTHON"}
     if "LAYOUT" in settings:
         find_layout(settings["LAYOUT"])
 

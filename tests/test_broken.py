@@ -57,7 +57,7 @@ BY_NO_RECIPE = {
     "record-not-seen": "needs several nodes; test_record.py",
     "record-unwritable": "needs a full disk; test_record.py",
     "reference-differs": "the stages make the reference themselves: a guard; test_built_chain.py",
-    "resume-layout-differs": "needs a stopped run on two processes; test_layout.py",
+    "resume-layout-differs": "needs a stopped run on two processes; test_layout_resume.py",
     "rows-not-prepared": "needs several processes; test_cache_ranks.py",
     "rows-without-loss": "such rows are left out before the trainer is built: a guard; test_built.py",
     "saved-differs": "no recipe saves another model than it trains: a guard; test_saving.py",

@@ -4,11 +4,15 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import ROOT
 from safetensors.torch import load_file
+
+from lifecycle_recipes.doctor.layout import find_in_resume
+from lifecycle_recipes.layout import Layout
 
 # A stage that asks itself to stop after its second step, as a signal would.
 STAGE = """
@@ -97,3 +101,29 @@ def test_another_batch_is_refused(life):
     assert life("cpu_ddp", 2, "--stop", batch="")[0] == 4
     status, said, _ = life("cpu", 1, batch="")
     assert status == 2 and "a step was 16 rows and would be 8" in said and "global_batch_size" in said
+
+
+TWO = Layout("ddp", 2)
+ASKED = Layout("deepspeed", 2, zero_stage=3, distributed_type="DEEPSPEED", name="zero3")
+
+
+@pytest.mark.parametrize(
+    ("earlier", "runs", "batch", "refused"),
+    [
+        (TWO, Layout("single", 1), 8, False),
+        (Layout("single", 1), TWO, 8, False),
+        (TWO, Layout("single", 1), 4, True),
+        (ASKED, ASKED, 8, False),
+        (ASKED, replace(ASKED, processes=1), 8, True),
+        (ASKED, TWO, 8, True),
+        (TWO, ASKED, 8, True),
+        (ASKED, replace(ASKED, zero_stage=2), 8, True),
+    ],
+)
+def test_a_checkpoint_goes_on_only_to_the_same_end(earlier, runs, batch, refused):
+    keys = ("kind", "processes", "zero_stage", "fsdp_version")
+    record = {key: getattr(earlier, key) for key in keys} | {"global_batch": 8}
+    found = find_in_resume(record, runs, batch)
+    assert [f.code for f in found] == (["resume-layout-differs"] if refused else [])
+    assert not refused or str(earlier.processes) in found[0].fix
+    assert find_in_resume(None, runs, batch) == []

@@ -88,6 +88,7 @@ def test_without_it_everything_is_as_before():
         (3, {}, 8, "3 does not divide over 8 processes", "write 8, or take 3 processes"),
         (20, {ROWS: 8}, 1, f"over 1 process x train.{ROWS} 8", f"write 16 or 24, or train.{ROWS}: 5"),
         (20, {STEPS: 3}, 2, f"over 2 processes x train.{STEPS} 3", "write 18 or 24"),
+        (16, {ROWS: 16}, 3, f"over 3 processes x train.{ROWS} 16", "write 15 or 18, or take 2 processes"),
     ],
 )
 def test_what_does_not_divide_is_refused_with_the_nearest_that_do(total, train, processes, says, fix):

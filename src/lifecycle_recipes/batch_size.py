@@ -148,17 +148,25 @@ def _does_not_divide(raw: Any, processes: int) -> Finding:
     if least > 1 and not rows:
         fixed.append(f"at least {least} rows each, for the KL")
     says = f"{KEY} {total} does not divide over {' x '.join(fixed)}"
-    unit = processes * (rows or least) * (steps or 1)
-    near = [n for n in (total // unit * unit, total // unit * unit + unit) if n and n != total]
-    fix = f"write {' or '.join(map(str, near))}" if near else "write another one"
+
+    def fits(total: int, processes: int) -> bool:
+        return total > 0 and share_out(total, processes, rows, steps, least) is not None
+
+    far = total + processes * max(rows or 1, least) * (steps or 1)
+    near = [next(filter(lambda n: fits(n, processes), numbers), None) for numbers in _around(total, far)]
+    fix = f"write {' or '.join(str(n) for n in near if n)}"
     own = total // processes
     if rows and total % processes == 0:
         fitting = max((n for n in range(least, min(own, rows) + 1) if own % n == 0), default=None)
         fix += f", or train.{ROWS}: {fitting}" if fitting else ""
-    elif total % processes:
-        some = [n for n in range(processes - 1, 0, -1) if total % (n * (rows or least) * (steps or 1)) == 0]
-        fix += f", or take {_count(some[0])}" if some else ""
+    if fewer := next((n for n in range(processes - 1, 0, -1) if fits(total, n)), None):
+        fix += f", or take {_count(fewer)}"
     return _error(raw, "batch-does-not-divide", says, fix)
+
+
+def _around(total: int, far: int) -> tuple[range, range]:
+    """The numbers below `total`, nearest first, and those above it up to `far`."""
+    return range(total - 1, 0, -1), range(total + 1, far + 1)
 
 
 def _in_mini_batches(raw: Any, processes: int, rows: int, steps: int) -> list[Finding]:

@@ -7,10 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from conftest import ROOT
 from preference_runs import LORA, pairs, thumbs, user, write_recipe
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from lifecycle_recipes.doctor.support import TESTED
 
@@ -41,19 +39,7 @@ TEXTS = [f"Service {i} is red. Port: {8000 + i}. It belongs to team {i // 8} alo
 
 
 @pytest.fixture(scope="session")
-def reward_dir(tmp_path_factory, tiny_model_dir):
-    """A reward model with a head of its own."""
-    path = tmp_path_factory.mktemp("rm")
-    torch.manual_seed(3)
-    model = AutoModelForSequenceClassification.from_pretrained(tiny_model_dir, num_labels=1)
-    torch.nn.init.normal_(model.score.weight)
-    model.save_pretrained(path)
-    AutoTokenizer.from_pretrained(tiny_model_dir).save_pretrained(path)
-    return path
-
-
-@pytest.fixture(scope="session")
-def write_case(tiny_model_dir, tiny_chat_rows, reward_dir):
+def write_case(tiny_model_dir, tiny_chat_rows, tiny_reward_dir):
     """Writes the recipe of one case into a folder; returns its path."""
 
     def write(folder: Path, stage: str, method: str) -> str:
@@ -66,7 +52,7 @@ def write_case(tiny_model_dir, tiny_chat_rows, reward_dir):
         sections = {"train": {"per_device_train_batch_size": 4}, "model": MODEL[method]}
         if stage == "ppo":
             sections["train"] |= PPO
-            sections["reward"] = {"model_name_or_path": str(reward_dir)}
+            sections["reward"] = {"model_name_or_path": str(tiny_reward_dir)}
         else:
             # A checkpoint as well: its shards are checked by the run.
             sections["train"] |= {"save_strategy": "steps", "save_steps": 2}

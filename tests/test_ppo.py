@@ -36,25 +36,13 @@ PROMPTS = [{"prompt": user(i)} for i in range(24)]
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture(scope="module")
-def reward_dir(tmp_path_factory, tiny_model_dir):
-    """A reward model with a head of its own, as the reward stage saves it."""
-    path = tmp_path_factory.mktemp("rm")
-    torch.manual_seed(3)
-    model = AutoModelForSequenceClassification.from_pretrained(tiny_model_dir, num_labels=1)
-    torch.nn.init.normal_(model.score.weight)
-    model.save_pretrained(path)
-    AutoTokenizer.from_pretrained(tiny_model_dir).save_pretrained(path)
-    return path
-
-
 @pytest.fixture
-def recipe_of(tmp_path, tiny_model_dir, reward_dir):
+def recipe_of(tmp_path, tiny_model_dir, tiny_reward_dir):
     """Path of a ppo recipe; keyword arguments are keys of its train section, or sections."""
 
     def write(parent=tiny_model_dir, rows=PROMPTS, folder=tmp_path, **keys):
         sections = {name: keys.pop(name) for name in ("model", "reward", "value") if name in keys}
-        sections = {"reward": {"model_name_or_path": str(reward_dir)}} | sections
+        sections = {"reward": {"model_name_or_path": str(tiny_reward_dir)}} | sections
         return write_recipe(folder, "ppo", rows, parent, train=TRAIN | keys, **sections)
 
     return write
@@ -68,10 +56,10 @@ def updates(trainer):
     return [entry for entry in trainer.state.log_history if "objective/kl" in entry]
 
 
-def test_policy_and_value_model_move_and_the_others_do_not(recipe_of, tiny_model_dir, reward_dir):
+def test_policy_and_value_model_move_and_the_others_do_not(recipe_of, tiny_model_dir, tiny_reward_dir):
     trainer = build(recipe_of())
     parent = snapshot(AutoModelForCausalLM.from_pretrained(tiny_model_dir))
-    judge = snapshot(AutoModelForSequenceClassification.from_pretrained(reward_dir, num_labels=1))
+    judge = snapshot(AutoModelForSequenceClassification.from_pretrained(tiny_reward_dir, num_labels=1))
     assert moved(trainer.model.value_model, judge) == set()
     trainer.train()
     assert moved(trainer.model.policy, parent) == set(parent)
@@ -166,13 +154,13 @@ def test_the_reward_is_read_where_it_was_trained(tiny_tokenizer_dir):
 
 
 def test_an_adapter_parent_is_the_reference_and_its_base_is_not_overwritten(
-    recipe_of, tiny_model_dir, reward_dir, tmp_path
+    recipe_of, tiny_model_dir, tiny_reward_dir, tmp_path
 ):
     parent = save_lora_parent(tiny_model_dir, tmp_path / "sft-lora")
-    judge = AutoModelForSequenceClassification.from_pretrained(reward_dir, num_labels=1)
+    judge = AutoModelForSequenceClassification.from_pretrained(tiny_reward_dir, num_labels=1)
     adapter = LoraConfig(r=4, target_modules="all-linear", task_type="SEQ_CLS")
     get_peft_model(judge, adapter).save_pretrained(tmp_path / "rm-lora")
-    AutoTokenizer.from_pretrained(reward_dir).save_pretrained(tmp_path / "rm-lora")
+    AutoTokenizer.from_pretrained(tiny_reward_dir).save_pretrained(tmp_path / "rm-lora")
     run = quiet_run()
     rewards = {"model_name_or_path": str(tmp_path / "rm-lora")}
     recipe = load_recipe(ppo.PPORecipe, [recipe_of(parent, model=LORA, reward=rewards)])

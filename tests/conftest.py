@@ -164,3 +164,24 @@ def stage_recipe(tmp_path, tiny_model_dir, tiny_chat_rows):
 @pytest.fixture(scope="session")
 def repo_root() -> Path:
     return ROOT
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch) -> None:
+    """A data cache that is empty."""
+    monkeypatch.setenv("LIFECYCLE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def recipe_of(stage_recipe, tmp_path, tiny_texts, chat_model, tiny_reward_dir):
+    """Writes a small recipe of any trainer stage, on a parent of its own, and returns its path."""
+    from cached_rows import write_pretrain
+
+    def write(stage, **sections):
+        if stage == "pretrain":
+            return write_pretrain(tmp_path / "pretrain", tiny_texts, chat_model)
+        if stage == "ppo":
+            sections["reward"] = {"model_name_or_path": tiny_reward_dir}
+        return stage_recipe(stage, chat_model, **sections)
+
+    return write

@@ -38,8 +38,8 @@ RECIPES = [broken for broken in ALL if runner.can_be_shown(broken)]
 # What no recipe can show: why, and where it is tested.
 BY_NO_RECIPE = {
     "batch-differs": "needs several GPUs in one process; test_batch_size.py",
-    "cache-entry-damaged": "what happens to files after they were written; test_cache.py",
-    "cache-unusable": "depends on the disk; test_cache.py",
+    "cache-entry-damaged": "what happens to files after they were written; test_cache_entries.py",
+    "cache-unusable": "depends on the disk; test_cache_entries.py",
     "context-full": "a conversation with `lifecycle chat`; test_report.py",
     "disk-full": "needs a full disk; test_training.py",
     "layout-attention": "upstream refuses most of these itself: a guard; test_layout.py",

@@ -185,3 +185,15 @@ def recipe_of(stage_recipe, tmp_path, tiny_texts, chat_model, tiny_reward_dir):
         return stage_recipe(stage, chat_model, **sections)
 
     return write
+
+
+@pytest.fixture
+def recipe_here(tmp_path, monkeypatch, tiny_model_dir, tiny_chat_rows):
+    """A directory with a parent, its rows and the recipe `sft.yaml`, which has nothing wrong."""
+    from checked import RECIPE
+
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_model_dir, "parent")
+    Path("rows.jsonl").write_text("\n".join(map(json.dumps, tiny_chat_rows)))
+    Path("sft.yaml").write_text(RECIPE)
+    return tmp_path

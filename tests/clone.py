@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+# The stages of the desk, in the order of `make lifecycle`; those of `make variants`.
+LIFE = ["02-tokenizer", "03-pretrain", "04-sft", "05-reward", "06-ppo", "07-dpo", "08-kto"]
+VARIANTS = ["04-sft-lora", "04-sft-qlora", "07-dpo-lora"]
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

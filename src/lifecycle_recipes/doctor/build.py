@@ -1,4 +1,7 @@
-"""Build a stage's trainer without starting a run: for `lifecycle check` and `lifecycle inspect`."""
+"""Build a stage's trainer without starting a run, for `lifecycle check` and `lifecycle inspect`.
+
+What upstream has against a recipe then is a Refusal, as it is where a stage builds its own.
+"""
 
 import errno
 import importlib

@@ -133,14 +133,14 @@ def find_in_optimizer(trainer, wanted: Layout, float32: bool) -> tuple[dict, lis
         dtypes["gradients"] = name_of(parameter.grad.dtype)
     sharded_mixed = wanted.kind == "fsdp" and trainer.accelerator.mixed_precision != "no"
     promised = wanted.kind == "deepspeed" or sharded_mixed or float32
-    if not promised or parameter.dtype.itemsize >= 4 or is_adapter(trainer.model):
+    if not promised or parameter.dtype.itemsize >= 4 or has_adapter(trainer.model):
         return dtypes, []
     says = f"the optimizer updates {dtypes['master_weights']} weights where float32 ones were asked for"
     fix = "leave model.dtype out, and the precision to train.bf16 or fp16"
     return dtypes, [Finding("layout-precision", "error", says, fix)]
 
 
-def is_adapter(model) -> bool:
+def has_adapter(model) -> bool:
     """Whether PEFT wraps the model: what it trains has a dtype of PEFT's choice."""
     return any(hasattr(part, "peft_config") for part in (model, getattr(model, "policy", None)))
 

@@ -131,14 +131,15 @@ def is_bad(record: dict) -> bool:
 
 def judge(layout: str, method: str, record: dict, reloaded: dict) -> None:
     """One case has trained, in the layout it asked for, and what it saved is what it trained."""
-    exact, loose = (1e-2, 0.05) if method == "QLoRA" else (1e-4, 1e-4)  # 4 bits and bfloat16, or float32
+    exact, loose = (1e-3, 0.05) if method == "QLoRA" else (1e-5, 1e-4)  # 4 bits and bfloat16, or float32
     ran = record["layout"]
     assert (ran["processes"], ran["distributed_type"], ran["zero_stage"]) == LAYOUTS[layout]
     assert record["metrics"]["steps"] == 2
     # Under every sharding: the run compares each trained weight with what it was (doctor/weights.py).
     assert "some-weights-unmoved" not in {finding["code"] for finding in record["findings"]}
     assert reloaded["unmoved"] == []
-    assert abs(record["probe"]["start"] - record["probe"]["value"]) > 1e-3
+    # What is read back is the trained model and not the parent. (PPO's rewards pull both ways: a small step.)
+    assert abs(record["probe"]["start"] - record["probe"]["value"]) > 10 * exact
     assert reloaded["value"] == pytest.approx(record["probe"]["value"], abs=exact)
     assert record["saved"]["differs"] < loose
 

@@ -27,7 +27,7 @@ def load(case: dict):
     if case["quantised"]:
         bits = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype="bfloat16")
         bits.bnb_4bit_quant_type = "nf4"
-        options = {"dtype": torch.bfloat16, "device_map": {"": "cpu"}, "quantization_config": bits}
+        options |= {"dtype": torch.bfloat16, "device_map": {"": "cpu"}, "quantization_config": bits}
     return PeftModel.from_pretrained(kind.from_pretrained(base, **options), case["path"]).eval()
 
 

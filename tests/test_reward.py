@@ -150,3 +150,24 @@ def test_bad_pairs_are_refused(tmp_path, tiny_model_dir, row, code, says):
         reward.build_trainer(recipe, quiet_run())
     assert refusal.value.findings[0].code == code
     assert says in refusal.value.findings[0].says
+
+
+def test_gradients_pass_4_bit_weights_after_an_evaluation_as_before(tmp_path, tiny_model_dir):
+    """On a CPU with AVX512-BF16 bitsandbytes would repack them, and the first layers would learn nothing."""
+    quantised = LORA | {"load_in_4bit": True, "dtype": "bfloat16"}
+    recipe = load_recipe(
+        reward.RewardRecipe, [write_recipe(tmp_path, "reward", pairs(), tiny_model_dir, model=quantised)]
+    )
+    model = reward.build_trainer(recipe, quiet_run()).model
+    ids = torch.arange(4, 20)[None]
+
+    def first_gradient():
+        model.train().zero_grad()
+        model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.sum().backward()
+        weights = dict(model.named_parameters())
+        return next(w.grad for name, w in weights.items() if "layers.0" in name and "lora_B" in name).clone()
+
+    before = first_gradient()
+    with torch.no_grad():
+        model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids))
+    assert before.any() and torch.equal(first_gradient(), before)

@@ -80,7 +80,7 @@ def load_reward_model(model_config, train_args, new_head: bool = False):
             path,
         )
     require_lora_targets(model, model_config)
-    return model
+    return _keep_4bit_layout(model)
 
 
 def turn_end(tokenizer) -> str | None:
@@ -140,8 +140,9 @@ def tensor_parallel_size() -> int:
 def _keep_4bit_layout(model):
     """Without this, evaluation on a CPU with AVX512-BF16 repacks 4-bit weights for inference.
 
-    That fails where a layer's width is no multiple of the quantisation block (64), and training goes on with
-    weights it does not expect (bitsandbytes 0.50, nn/modules.py, Linear4bit.forward).
+    That fails where a layer's width is no multiple of the quantisation block (64), and no gradient passes
+    repacked weights: training goes on, and is wrong (bitsandbytes 0.50, nn/modules.py, Linear4bit.forward;
+    autograd/_functions.py, matmul_4bit).
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lifecycle_recipes.data.blocks import BlockCollator, pack_documents, text_measures, token_losses
 from lifecycle_recipes.data.config import DataConfig, Source
+from lifecycle_recipes.data.origins import number_rows, take_off
 from lifecycle_recipes.data.sources import load_data
 from lifecycle_recipes.finding import Refusal
 
@@ -115,7 +116,7 @@ def test_sources_are_joined_and_optional_columns_kept_where_all_have_them(tmp_pa
     (tmp_path / "b.jsonl").write_text('{"text": "b", "kind": "y"}\n')
     data = DataConfig(sources=[Source(str(tmp_path / "a.jsonl")), Source(str(tmp_path / "b.jsonl"))])
     train, _, _ = load_data(data, ["text"], ["kind", "only"])
-    assert train.to_list() == [{"text": "a", "kind": "x"}, {"text": "b", "kind": "y"}]
+    assert take_off(train).to_list() == [{"text": "a", "kind": "x"}, {"text": "b", "kind": "y"}]
 
 
 def test_columns_are_read_under_our_names(tmp_path):
@@ -124,7 +125,7 @@ def test_columns_are_read_under_our_names(tmp_path):
     data = config(tmp_path / "a.jsonl")
     data.sources[0].columns = {"messages": "conversations", "tools": ""}
     train, _, ledger = load_data(data, ["messages"], ["tools"])
-    assert train.to_list() == [{"messages": row["conversations"]}]
+    assert take_off(train).to_list() == [{"messages": row["conversations"]}]
     other = {"path": str(tmp_path / "a.jsonl"), "split": "train", "rows": 1, "use": "train"}
     assert ledger["sources"] == [other | {"kept": 1, "characters": 2}]
     mistakes = {
@@ -167,7 +168,8 @@ def tokenizer(tiny_tokenizer_dir):
 
 
 def pack(tokenizer, texts, block_size, packing="bfd"):
-    return pack_documents(Dataset.from_dict({"text": texts}), tokenizer, "text", block_size, packing)
+    rows = number_rows(Dataset.from_dict({"text": texts}), 0)
+    return pack_documents(rows, tokenizer, "text", block_size, packing)
 
 
 @pytest.mark.parametrize("packing", ["bfd", "none"])

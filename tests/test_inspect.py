@@ -71,7 +71,10 @@ def test_the_sums_account_for_every_row_and_token(sft, tiny_tokenizer):
     assert f"train.jsonl: 32 of 32 rows, {first:,} tokens ({first / sum(sizes):.1%})" in found["sources"]
     assert f"second.jsonl: 2 of 3 rows, {sum(sizes) - first:,} tokens" in found["sources"]
     assert found["tokens"].startswith(f"{sum(sizes):,} in an epoch, {trained / sum(sizes):.1%} of them")
-    assert "1 truncated" in found["rows"] and "1 left out: no assistant token within" in found["rows"]
+    long = json.loads((folder / "second.jsonl").read_text().splitlines()[0])["messages"]
+    lost = len(tiny_tokenizer.apply_chat_template(long, return_dict=False)) - 128
+    assert f"1 truncated: {lost} tokens lost" in found["rows"]
+    assert "1 left out: no assistant token within" in found["rows"]
     assert f"dropped: {folder}/second.jsonl:2 (" in found["rows"]
     assert "44 read: 34 to train on, 9 held out" in found["rows"]
     assert (
@@ -96,12 +99,43 @@ def test_packed_documents_are_counted_traced_and_measured(sft):
     assert re.search(r"train.jsonl, lines \d+, \d+", " ".join(row.where for row in inspection.rows))
 
 
+def test_nothing_is_read_again_where_nothing_was_cut_or_dropped(sft, pretrain, monkeypatch):
+    from lifecycle_recipes.data import sources
+
+    def load_again(*args, **kwargs):
+        raise AssertionError("the sources were read again")
+
+    monkeypatch.setattr(sources, "load_data", load_again)
+    seen(pretrain[0])
+    with pytest.raises(AssertionError, match="read again"):
+        seen(sft[0])
+
+
+def test_equal_rows_are_told_apart_and_only_the_rows_in_question_are_tokenised(sft, tmp_path, monkeypatch):
+    from lifecycle_recipes.doctor import origin
+
+    path, _, _, folder = sft
+    rows = (folder / "second.jsonl").read_text().splitlines()
+    (tmp_path / "twice.jsonl").write_text("\n".join([*rows, *rows]))
+    whole, asked = origin.whole_rows, []
+    monkeypatch.setattr(
+        origin,
+        "whole_rows",
+        lambda stage, trainer, rows: asked.append(len(rows)) or whole(stage, trainer, rows),
+    )
+    inspection, _ = seen(path, ["--data.sources", f"[{{path: {tmp_path}/twice.jsonl}}]"], rows=4)
+    assert {row.where for row in inspection.rows} == {f"{tmp_path}/twice.jsonl:{n}" for n in (1, 3, 4, 6)}
+    found = summary(inspection)["rows"]
+    assert "2 truncated" in found and "twice.jsonl:2 (" in found and "twice.jsonl:5 (" in found
+    assert asked == [1, 1, 2, 2]  # each cut row that is shown; all that were cut; all that were dropped
+
+
 def test_wrapped_documents_are_said_to_run_into_one_another(sft):
     inspection, trainer = seen(sft[0], ["--train.packing", "true", "--train.packing_strategy", "wrapped"])
     found = summary(inspection)
     tokens = sum(map(len, trainer.train_dataset["input_ids"]))
     assert found["tokens"].startswith(f"{tokens:,} in an epoch") and "run into one" in found["documents"]
-    assert "cannot be told apart" in found["sources"] and inspection.rows[0].where == "source unknown"
+    assert "cannot be told apart" in found["sources"] and ", lines " in inspection.rows[0].where
     assert "left out" not in found["rows"] and "truncated" not in found["rows"]
 
 

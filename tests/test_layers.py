@@ -22,6 +22,7 @@ GROUND = {
     "recipe",
 }
 MIDDLE = {"data", "models", "evals", "doctor", "planner", "saving", "training", "watch", "layout_watch"}
+MIDDLE |= {"ddp_notice"}
 # What each front-end file may import besides the ground.
 FRONT = {"cli": {"launch", "report", "chat", "doctor"}, "launch": set(), "report": set(), "chat": {"evals"}}
 HEAVY = {
@@ -38,7 +39,10 @@ HEAVY = {
 LIGHT = {*GROUND, *FRONT, "stages", "planner", "doctor", "models.special_tokens"}
 LIGHT |= {
     f"data.{name}"
-    for name in ("config", "lengths", "lines", "pairs", "row_faults", "sources", "split", "turns")
+    for name in (
+        *("config", "lengths", "lines", "order", "origins", "pairs"),
+        *("row_faults", "sources", "split", "turns"),
+    )
 }
 LIGHT |= {f"evals.{name}" for name in ("config", "check", "tasks")}
 

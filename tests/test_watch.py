@@ -178,6 +178,11 @@ def test_signs_in_a_log_are_told_once():
     assert codes(LogSigns(kl_bound=28), kl) == ["kl-past-bound"] and codes(LogSigns(), kl) == []
 
 
+def test_the_reference_point_of_kto_is_held_to_no_bound():
+    """TRL calls it `kl`; what a gate promises is measured on the model's own replies."""
+    assert codes(LogSigns(kl_bound=28), [{"kl": 30.0}, {"eval_kl": 30.0}]) == []
+
+
 def test_the_kl_bound_is_what_the_gate_promises():
     gate = ["kl <= 0.5", "acc >= parent/acc - 0.1", "no line at all"]
     assert kl_bound(gate, 56) == 28 and kl_bound(gate, None) is None
@@ -257,4 +262,6 @@ def test_two_processes_chain_by_their_probes_and_leave_together(
     done, bad = run("bad", tiny_model_dir, "--poison")
     assert done.returncode == 1 and "loss is not finite on another process at step 2" in bad["status"]
     assert bad["stopped_at"]["step"] == 2 and len(bad["stopped_at"]["rows"]) == 16
+    assert all(str(tmp_path / "bad/train.jsonl:") in place for place in bad["stopped_at"]["places"])
+    assert len(bad["stopped_at"]["places"]) == 8
     assert not list((tmp_path / "bad/run").glob("*.safetensors"))

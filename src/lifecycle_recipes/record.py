@@ -52,8 +52,9 @@ class Run:
 
     metrics: name -> number; a stage adds to it. parents: role -> path. resume_from: last complete
     checkpoint of this same run, unfinished, else None. reloaded: the saved model, where checking it has
-    loaded it already (saving.py). earlier_layout: of the attempt to resume from. Only rank 0 checks and
-    writes; other ranks wait for its decision.
+    loaded it already (saving.py). origins: where the rows to train on lie (data/prepare.py).
+    earlier_layout: of the attempt to resume from. Only rank 0 checks and writes; other ranks wait for its
+    decision.
     """
 
     def __init__(self, raw, seed: int | None = None):
@@ -64,6 +65,7 @@ class Run:
         self.parents = find_parents(raw.values)
         self.resume_from: str | None = None
         self.reloaded = None
+        self.origins = None
         self.earlier_layout: dict | None = None
         self._record: dict = {}
         self._clock, self._earlier_seconds = time.monotonic() - environment.startup_seconds(), 0.0

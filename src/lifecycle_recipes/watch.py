@@ -11,6 +11,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from .data.order import Remembering, innermost
+from .data.origins import places
 from .doctor.signs import LogSigns, kl_bound
 from .doctor.weights import not_finite
 from .finding import FAILED, Finding, Refusal
@@ -36,7 +38,7 @@ class Watch(TrainerCallback):
     """Raises Refusal `non-finite` with exit status 1 on every rank; reports findings about the log to `run`.
 
     `non-finite` notes `stopped_at` in the record: step, learning_rate, rows (numbers in the built training
-    set of the whole global batch) and the first of their texts.
+    set of the whole global batch), and of the first of them where they lie in the sources, and their texts.
     """
 
     def __init__(self, trainer, run):
@@ -135,12 +137,18 @@ class Watch(TrainerCallback):
         if step.rows:
             more = f" and {len(step.rows) - SHOWN} more" if len(step.rows) > SHOWN else ""
             says += f", rows {', '.join(map(str, step.rows[:SHOWN]))}{more} of the built training set"
+        # Nobody knows the origin of the rows of a trainer that no stage has built.
+        origins = getattr(self.run, "origins", None)
+        lie = [origins.of(row) for row in step.rows[:SHOWN]] if origins else []
+        if lie:
+            says += f": {places([place for row in lie for place in row], SHOWN)}"
         self.run.note(
             stopped_at={
                 "step": step.number,
                 "learning_rate": step.learning_rate,
                 name: str(what),
                 "rows": step.rows,
+                "places": [places(row, len(row)) for row in lie],
                 "texts": texts(self.trainer, step.rows[:SHOWN]),
             }
         )
@@ -160,10 +168,8 @@ class BatchRows:
 
     def follow(self, loader, args, processes: int) -> None:
         """Remember what the sampler of `loader` gives from now on."""
-        batches = getattr(loader, "batch_sampler", None)
-        while hasattr(batches, "batch_sampler"):
-            batches = batches.batch_sampler
-        if getattr(batches, "sampler", None) is None or not getattr(batches, "batch_size", None):
+        batches = innermost(loader)
+        if not getattr(batches, "batch_size", None):
             return
         accumulation = 1 if batches.batch_size > args.train_batch_size else args.gradient_accumulation_steps
         self.per_step = batches.batch_size * processes * accumulation
@@ -174,25 +180,6 @@ class BatchRows:
         """The rows of optimizer step `number` (from 1), if its epoch is the current one."""
         start = (number - 1) % self.steps * self.per_step
         return self.numbers[start : start + self.per_step]
-
-
-class Remembering:
-    """A sampler that writes what it yields into a list, emptied at each new pass."""
-
-    def __init__(self, sampler, numbers: list[int]):
-        self.sampler, self.numbers = sampler, numbers
-
-    def __iter__(self):
-        self.numbers.clear()
-        for number in self.sampler:
-            self.numbers.append(number)
-            yield number
-
-    def __len__(self) -> int:
-        return len(self.sampler)
-
-    def __getattr__(self, name: str):
-        return getattr(self.sampler, name)
 
 
 def texts(trainer, rows: list[int], characters: int = 200) -> list[str]:

@@ -7,7 +7,7 @@ from ..finding import refuse
 
 
 def pack_documents(dataset, tokenizer, column: str, block_size: int, packing: str = "bfd"):
-    """Tokenise `column` and pack it. Return (Dataset of input_ids and seq_lengths, counts).
+    """Tokenise `column` and pack it. Return (Dataset of input_ids, seq_lengths and ROW, counts).
 
     A document is [bos] text eos, where the bos is the tokenizer's own (ours is <|endoftext|>, which lets the
     model predict a document's first token). One longer than a block is cut into pieces that overlap by one
@@ -17,6 +17,8 @@ def pack_documents(dataset, tokenizer, column: str, block_size: int, packing: st
     """
     from trl import pack_dataset
 
+    from .origins import ROW, with_packed_numbers
+
     if tokenizer.eos_token_id is None:
         raise refuse(
             "no-eos", "the tokenizer has no eos_token: the model would never learn to stop", "set one"
@@ -25,20 +27,26 @@ def pack_documents(dataset, tokenizer, column: str, block_size: int, packing: st
     eos = [tokenizer.eos_token_id]
 
     def cut(rows: dict[str, list]) -> dict[str, list]:
-        pieces = []
+        pieces, numbers = [], []
         # add_special_tokens=False: the ids are added here, once (a tokenizer may add its own).
-        for ids in tokenizer(rows[column], add_special_tokens=False)["input_ids"]:
+        documents = tokenizer(rows[column], add_special_tokens=False)["input_ids"]
+        for ids, number in zip(documents, rows[ROW], strict=True):
             document = bos + ids + eos
             starts = range(0, max(len(document) - 1, 1), block_size - 1)
             pieces += [document[i : i + block_size] for i in starts]
-        return {"input_ids": pieces}
+            numbers += [number] * len(starts)
+        return {"input_ids": pieces, ROW: numbers}
+
+    def pack(rows):
+        # batch_size: 1000 rows, the default, leaves a half-empty block every thousand.
+        options = {"batch_size": 10_000, "desc": "Packing"}
+        return pack_dataset(rows.select_columns("input_ids"), block_size, "bfd", options)
 
     counts = {"documents": len(dataset), "bytes": sum(len(text.encode()) for text in dataset[column])}
     quiet = {"batched": True, "remove_columns": dataset.column_names}
     pieces = dataset.map(cut, **quiet, desc="Tokenizing")
     if packing == "bfd":
-        # batch_size: 1000 rows, the default, leaves a half-empty block every thousand.
-        packed = pack_dataset(pieces, block_size, "bfd", {"batch_size": 10_000, "desc": "Packing"})
+        packed = with_packed_numbers(pack(pieces), pieces, pack)
     else:
         packed = pieces.map(lambda row: {"seq_lengths": [len(row["input_ids"])]}, desc="Rows")
     lengths = [sum(row) for row in packed["seq_lengths"]]

@@ -10,6 +10,7 @@ from .row_faults import Faults
 
 # `datasets` builder of a local file, by its ending.
 BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".txt": "text"}
+LINED = (".jsonl", ".txt")  # a row to each line
 _CURES = {
     "bad-line": "repair or remove the line",
     "line-not-utf8": "save the file as UTF-8",
@@ -75,6 +76,16 @@ def read_lines(path: Path, step: int = 1) -> tuple[list[dict], list[int], list[F
                 rows.append(row)
                 numbers.append(number)
     return rows, numbers, faults.findings(_CURES)
+
+
+def blank_lines(path: Path) -> tuple[list[int], int]:
+    """(numbers, from 1, of the lines that hold no row, all lines) of a .jsonl or .txt file."""
+    number, blank, text = 0, [], path.suffix == ".txt"
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not text and line.isspace():
+                blank.append(number)
+    return blank, number
 
 
 def line_step(path: Path, most_lines: int, most_bytes: int) -> int:

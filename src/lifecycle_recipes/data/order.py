@@ -102,6 +102,25 @@ def by_global_length(sampler: Any, rows: int, args: Any) -> Any:
     return sampler
 
 
+class Remembering:
+    """A sampler that writes what it yields into a list, emptied at each new pass."""
+
+    def __init__(self, sampler, numbers: list[int]):
+        self.sampler, self.numbers = sampler, numbers
+
+    def __iter__(self):
+        self.numbers.clear()
+        for number in self.sampler:
+            self.numbers.append(number)
+            yield number
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __getattr__(self, name: str):
+        return getattr(self.sampler, name)
+
+
 def ignore_repeats(trainer: Any) -> None:
     """Take the rows that accelerate repeats, so that every process has a last batch, out of the loss."""
     gather = trainer.get_batch_samples

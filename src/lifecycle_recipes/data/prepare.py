@@ -6,11 +6,13 @@ import sys
 from collections.abc import Callable
 from copy import copy, deepcopy
 from dataclasses import MISSING, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..finding import Finding, refuse
 from .cache import NOT_ROWS, Rows, describe, entry_of, find_damage, key_of, read_entry, workplace, write_entry
+from .origins import ROW, Origins, take_off, with_packed_numbers
 from .sources import until_exit
 from .waiting import Turn, no_barriers
 
@@ -19,10 +21,11 @@ NOT_DATA = ("model", "reward", "value", "architecture", "evaluate", "gate", "pin
 
 
 def prepared_rows(recipe, tokenizer, prepare: Callable[..., tuple], run, **facts) -> Rows:
-    """The rows of `recipe`, from the cache where it has them; `run` gets their ledger and data_cache.
+    """The rows of `recipe`, from the cache where it has them; `run` gets ledger, origins and data_cache.
 
     prepare: `(recipe, tokenizer, scratch, **facts) -> (train, held-out or None, ledger)` of a stage. It sees
-    of the recipe what is in the key and nothing else; scratch: the directory for its temporary files.
+    of the recipe what is in the key and nothing else; scratch: the directory for its temporary files. It
+    keeps the column ROW of the training rows.
     Called on every rank: one process prepares, the others wait, without a time limit. Where the cache cannot
     be used, each prepares for itself and the run is told so.
     Raises Refusal: what `prepare` raises, machines-differ, rows-not-prepared.
@@ -56,7 +59,8 @@ def prepared_rows(recipe, tokenizer, prepare: Callable[..., tuple], run, **facts
             rows = make_entry(key, parts, make, describe_inputs, run)
         turn.tell(parts)
     run.note(data=rows.ledger, data_cache={"key": key, "hit": hit})
-    return rows
+    run.origins = Origins(rows.train.select_columns(ROW), rows.ledger["sources"])
+    return Rows(take_off(rows.train), take_off(rows.held_out), rows.ledger)
 
 
 def only_data(recipe) -> Any:
@@ -128,11 +132,18 @@ def rows_of_trainer(trainer_class, args, tokenizer, train, held_out) -> tuple:
     class Preparing(trainer_class):
         def _prepare_dataset(self, dataset, *arguments):
             logger.setLevel(level)
-            done[arguments[-1]] = super()._prepare_dataset(dataset, *arguments)
+            prepare, name = super()._prepare_dataset, arguments[-1]
+            if name == "train" and getattr(args, "packing", False):
+                prepare = partial(pack_numbered, prepare)
+            done[name] = prepare(dataset, *arguments)
             if held_out is None or "eval" in done:
                 raise _Prepared
-            return done[arguments[-1]]
+            return done[name]
 
+    # With it upstream drops all columns that the model does not read, the numbers of the rows as well.
+    if getattr(args, "use_liger_kernel", False):
+        args = copy(args)
+        args.use_liger_kernel = False
     # What it says before it prepares rows it says once more when the real trainer is built.
     logger.setLevel(logging.ERROR)
     try:
@@ -148,6 +159,18 @@ def rows_of_trainer(trainer_class, args, tokenizer, train, held_out) -> tuple:
     finally:
         logger.setLevel(level)
     raise RuntimeError(f"{trainer_class.__name__} has prepared no rows")
+
+
+def pack_numbered(prepare: Callable, dataset, tokenizer, args, packing, formatting, name: str):
+    """`prepare(dataset, ...)` of TRL's SFTTrainer, which packs, with the numbers of what each row holds."""
+    apart = copy(args)
+    apart.max_length, apart.shuffle_dataset = None, False
+    rows = prepare(dataset, tokenizer, apart, False, formatting, name)
+
+    def pack(rows):
+        return prepare(rows, tokenizer, args, packing, formatting, name)
+
+    return with_packed_numbers(pack(rows), rows, pack)
 
 
 class _Prepared(Exception):

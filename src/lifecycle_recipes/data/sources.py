@@ -12,7 +12,8 @@ from pathlib import Path
 
 from ..finding import Refusal, refuse
 from .config import DataConfig, Source
-from .lines import BUILDERS, check_local, digest_file, empty_file, find_bad_line
+from .lines import BUILDERS, LINED, check_local, digest_file, empty_file, find_bad_line
+from .origins import number_rows
 from .row_faults import CONVERSATIONS, SAME_PAIR, Faults, count_characters, is_blank, row_fault, why_left_out
 from .split import sample, split
 
@@ -26,9 +27,9 @@ def load_data(
 ):
     """Return (train Dataset, eval Dataset or None, ledger).
 
-    Only `required_columns` and those `optional_columns` that every source has are kept. The split is seeded,
-    so every rank gets the same rows. Rows with a fault whose code is in `allow`, and pairs whose two replies
-    are the same, are left out and counted.
+    Kept are `required_columns`, those `optional_columns` that every source has, and the row's number
+    (origins.py). The split is seeded, so every rank gets the same rows. Rows with a fault whose code is in
+    `allow`, and pairs whose two replies are the same, are left out and counted.
     scratch: an empty directory for the files of `datasets` and all that is derived from these rows; without
     one, a temporary directory for the rows alone. In upstream's own cache a file is known by its time of
     change, a step by its function's name: neither a restored file nor another version is noticed there.
@@ -116,6 +117,7 @@ class _Reader:
         faulty = self.check_rows(rows.select(kept), kept, source.path)
         kept = [i for i in kept if i not in faulty]
         entry |= {"kept": len(kept), "characters": self.characters}
+        rows = number_rows(rows, sum(source["rows"] for source in self.ledger["sources"][:-1]))
         rows = rows.select(kept) if len(kept) < len(rows) else rows
         return _copy(rows, self.scratch) if self.scratch and not check_local(source.path) else rows
 
@@ -199,7 +201,7 @@ def _read(source: Source, digest, scratch: str | Path | None):
             rows = load_dataset(BUILDERS[path.suffix], data_files=str(path), split="train", cache_dir=cache)
     except Exception as error:
         # Upstream names neither the file nor the line (DatasetGenerationError, UnicodeDecodeError, ...).
-        if path.suffix in (".jsonl", ".txt"):
+        if path.suffix in LINED:
             find_bad_line(path)
         raise unreadable_file(error, source.path) from error
     if not len(rows):

@@ -25,7 +25,8 @@ def built_trainer(path: str | Path, overrides: Sequence[str] | None = None) -> I
     """Yield (recipe, trainer) as the stage of the recipe at `path` builds them, before its first step.
 
     train.output_dir is a directory that is gone afterwards; nothing is written in the user's tree, nothing
-    is reported or pushed. `trainer.notes` holds what the stage noted for its record (`data`: the ledger).
+    is reported or pushed. `trainer.notes` holds what the stage noted for its record (`data`: the ledger),
+    `trainer.origins` where its training rows lie (data/origins.py).
     Raises Refusal: what reading the recipe and building raise; no-trainer for a stage without one;
     trainer-refused where upstream does not accept the recipe.
     """
@@ -48,7 +49,7 @@ def built_trainer(path: str | Path, overrides: Sequence[str] | None = None) -> I
         keep_to_ourselves(recipe.train, scratch)
         with upstream_refusals(str(path)):
             trainer = module.build_trainer(recipe, run)
-        trainer.notes = run.notes
+        trainer.notes, trainer.origins = run.notes, run.origins
         yield recipe, trainer
 
 

@@ -5,9 +5,10 @@ import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ..data.origins import places
 from ..finding import refuse
 from .batch import end_ids
-from .origin import Origins, places, row_keys, trace
+from .origin import Trace
 from .seen import Sequence, first_batches, sequences
 from .summary import summarise
 from .token_text import Piece, pieces
@@ -77,11 +78,11 @@ def require_writable(html: str) -> None:
 
 def look(path: str, recipe, trainer, rows: int) -> Inspection:
     """The Inspection of a built trainer."""
-    origins = trace(recipe, trainer)
+    trace = Trace(recipe, trainer)
     ends = end_ids(trainer) | turn_end_ids(trainer.processing_class)
-    shown = first_rows(trainer, origins, rows)
-    totals = count(trainer, origins, ends)
-    summary = summarise(recipe, trainer, totals, steps(trainer, recipe.global_batch_size), ends)
+    shown = first_rows(trainer, trace, rows)
+    totals = count(trainer, trace, ends)
+    summary = summarise(trace, totals, steps(trainer, recipe.global_batch_size), ends)
     return Inspection(str(path), recipe.raw.stage, summary, shown)
 
 
@@ -93,29 +94,29 @@ def turn_end_ids(tokenizer) -> set[int]:
     return {tokenizer.convert_tokens_to_ids(end)} if end else set()
 
 
-def first_rows(trainer, origins: Origins, count: int) -> list[Row]:
+def first_rows(trainer, trace: Trace, count: int) -> list[Row]:
     """The first `count` rows in the order of training."""
     found = []
     if count <= 0:
         return found
-    for step, (rows, batch) in enumerate(first_batches(trainer), start=1):
-        for place, (row, parts) in enumerate(
-            zip(rows, sequences(trainer, rows, batch), strict=True), start=1
-        ):
-            found.append(show_row(trainer, origins, row, parts, f"batch {step}, row {place}"))
+    for step, (rows, batch, numbers) in enumerate(first_batches(trainer), start=1):
+        shown = zip(numbers, rows, sequences(trainer, rows, batch), strict=True)
+        for place, (number, row, parts) in enumerate(shown, start=1):
+            found.append(show_row(trainer, trace, number, row, parts, f"batch {step}, row {place}"))
             if len(found) == count:
                 return found
     return found
 
 
-def show_row(trainer, origins: Origins, row: dict, parts: list[Sequence], title: str) -> Row:
-    found = [origins.find(key) for key in row_keys(row, parts[0].starts)]
+def show_row(trainer, trace: Trace, number: int, row: dict, parts: list[Sequence], title: str) -> Row:
+    """number: of the row in the training set."""
+    (held,) = trace.origins.numbers_of(number, number + 1)
     for part in parts:
-        if len(found) == 1 and found[0] and found[0].ids:
-            give_back_cut(part, list(found[0].ids))
+        if len(held) == 1 and trace.may_be_cut(len(part.ids)):
+            give_back_cut(part, trace.whole(held)[held[0]][0])
     note = f"label: {'good' if row['label'] else 'bad'}" if "label" in row else ""
     shown = [Part(p.title, pieces(trainer.processing_class, p), facts(p)) for p in parts]
-    return Row(title, places(found), note, shown)
+    return Row(title, places(trace.origins.of(number)), note, shown)
 
 
 def give_back_cut(part: Sequence, whole: list[int]) -> None:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..data.order import Remembering, innermost
 from .steps import is_ppo
 
 
@@ -51,14 +52,24 @@ class RecordingCollator:
         return self.collator(rows)
 
 
-def first_batches(trainer) -> Iterator[tuple[list[dict], dict]]:
-    """(rows, batch) of the trainer's own dataloader, in the order in which training will read them."""
+def first_batches(trainer) -> Iterator[tuple[list[dict], dict, list[int]]]:
+    """(rows, batch, the rows' numbers in the training set), in the order in which training will read them.
+
+    From the trainer's own dataloader.
+    """
     import torch
 
     # PPO's order comes from torch's generator as it stands: it is left as it was found.
     with torch.random.fork_rng(devices=[]), _recording(trainer) as (loader, recorder):
-        for batch in loader:
-            yield recorder.rows.popleft(), batch
+        batches, numbers, first = innermost(loader), [], 0
+        sampler, batches.sampler = batches.sampler, Remembering(batches.sampler, numbers)
+        try:
+            for batch in loader:
+                rows = recorder.rows.popleft()
+                yield rows, batch, numbers[first : first + len(rows)]
+                first += len(rows)
+        finally:
+            batches.sampler = sampler  # PPO trains with this very loader
 
 
 @contextmanager

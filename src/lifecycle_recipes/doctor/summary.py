@@ -1,6 +1,6 @@
 """The sums of an inspection in words: (name, lines) for the terminal and the page alike."""
 
-from .origin import places
+from .origin import Trace
 from .packing import change_behind_a_boundary, two_documents
 from .steps import is_ppo
 from .totals import Totals, quantiles
@@ -8,15 +8,15 @@ from .totals import Totals, quantiles
 SHOWN = 5  # dropped rows, named one by one
 
 
-def summarise(recipe, trainer, totals: Totals, run: dict, ends: set[int]) -> list[tuple[str, list[str]]]:
+def summarise(trace: Trace, totals: Totals, run: dict, ends: set[int]) -> list[tuple[str, list[str]]]:
     """In order: model, rows, sources, tokens, lengths, turn end, documents, steps.
 
     run: what totals.steps returned. ends: ids that end a turn.
     """
-    ledger = trainer.notes["data"]
+    recipe, trainer = trace.recipe, trace.trainer
     lines = [
         ("model", [f"{recipe_model(recipe)}, trained by {trainer_name(trainer)}"]),
-        ("rows", row_lines(ledger, totals)),
+        ("rows", row_lines(trainer.notes["data"], trace, totals)),
         ("sources", source_lines(totals)),
         ("tokens", token_lines(trainer, totals, run)),
         ("lengths", length_lines(trainer, totals)),
@@ -37,14 +37,15 @@ def trainer_name(trainer) -> str:
     return next(c.__name__ for c in type(trainer).__mro__ if not c.__module__.startswith("lifecycle_recipes"))
 
 
-def row_lines(ledger: dict, totals: Totals) -> list[str]:
+def row_lines(ledger: dict, trace: Trace, totals: Totals) -> list[str]:
     kept = ledger["rows_out"] - ledger["eval_rows"]
     lines = [f"{ledger['rows_in']:,} read: {kept:,} to train on, {ledger['eval_rows']:,} held out"]
     lines += [f"{rows:,} left out: {reason}" for reason, rows in ledger["left_out"].items()]
     if totals.truncated:
         share = totals.cut_tokens / max(totals.tokens + totals.cut_tokens, 1)
         lines.append(f"{totals.truncated:,} truncated: {totals.cut_tokens:,} tokens lost ({share:.1%})")
-    lines += [f"dropped: {places([row])} ({row.tokens:,} tokens)" for row in totals.gone[:SHOWN]]
+    for number, parts in trace.whole(totals.gone[:SHOWN]).items():
+        lines.append(f"dropped: {trace.origins.place(number)} ({sum(map(len, parts)):,} tokens)")
     if len(totals.gone) > SHOWN:
         lines.append(f"dropped: {len(totals.gone) - SHOWN:,} more")
     if totals.labels:
@@ -62,9 +63,6 @@ def source_lines(totals: Totals) -> list[str]:
         f" ({source.tokens / every:.1%})"
         for source in totals.sources
     ]
-    if totals.unattributed:
-        why = "a large source is traced in part" if totals.partly else "their source is not known"
-        lines.append(f"{totals.unattributed:,} more rows or documents: {why}")
     return lines
 
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from .origin import Origin, Origins, row_keys
+from .origin import Trace
 from .seen import Sequence, all_batches, first_batches, sequences
 from .steps import is_ppo, planned_steps
 
@@ -28,7 +28,7 @@ class Totals:
     rows: of the trainer's dataset (packed, a row holds several documents). trained: tokens in the loss.
     truncated: documents, prompts or replies that lost tokens; cut_tokens: how many. lengths: title -> token
     counts, sorted. ends: id of a turn end -> sequences that are trained to close with it, of `sequences`.
-    gone: training rows of the sources of which the trainer has nothing. partly: a source was traced in part.
+    gone: numbers of the training rows of the sources of which the trainer has nothing.
     """
 
     rows: int = 0
@@ -42,19 +42,19 @@ class Totals:
     lengths: dict[str, list[int]] = field(default_factory=dict)
     sources: list[SourceTotals] = field(default_factory=list)
     unattributed: int = 0
-    gone: list[Origin] = field(default_factory=list)
-    partly: bool = False
+    gone: list[int] = field(default_factory=list)
     labels: dict[str, int] = field(default_factory=dict)
 
 
-def count(trainer, origins: Origins, ends: set[int]) -> Totals:
+def count(trainer, trace: Trace, ends: set[int]) -> Totals:
     """Totals over every training row. ends: the token ids that end a turn or a document."""
-    read = [entry for entry in trainer.notes["data"]["sources"] if entry["use"] == "train"]
+    read = [entry for entry in trace.sources if entry["use"] == "train"]
     totals = Totals(sources=[SourceTotals(entry["path"], entry["rows"]) for entry in read])
-    booked = set()
+    booked, full = set(), []
     for rows, batch in all_batches(trainer):
-        for row, parts in zip(rows, sequences(trainer, rows, batch), strict=True):
-            totals.rows += 1
+        held = trace.origins.numbers_of(totals.rows, totals.rows + len(rows))
+        totals.rows += len(rows)
+        for row, numbers, parts in zip(rows, held, sequences(trainer, rows, batch), strict=True):
             if "label" in row:
                 label = "good" if row["label"] else "bad"
                 totals.labels[label] = totals.labels.get(label, 0) + 1
@@ -62,10 +62,11 @@ def count(trainer, origins: Origins, ends: set[int]) -> Totals:
             for part in parts:
                 _add(totals, part, ends)
             totals.truncated += any(part.cut for part in parts)
-            _attribute(totals, origins, row, parts, booked)
+            full += _attribute(totals, trace, numbers, parts, booked)
     for lengths in totals.lengths.values():
         lengths.sort()
-    totals.gone, totals.partly = origins.missing(), origins.partly
+    _add_cut(totals, trace, full)
+    totals.gone = trace.missing()
     return totals
 
 
@@ -89,22 +90,26 @@ def _add(totals: Totals, sequence: Sequence, ends: set[int]) -> None:
             totals.ends.update([i for i in trained[-2:] or last if i in ends][-1:])
 
 
-def _attribute(totals: Totals, origins: Origins, row: dict, parts: list[Sequence], booked: set) -> None:
-    """Book the row's tokens to the source of each of its documents, and what was cut before it was packed."""
-    keys = row_keys(row, parts[0].starts)
-    sizes = [b - a for a, b in documents(parts[0])] if len(keys) > 1 else [sum(len(p.ids) for p in parts)]
-    for key, size in zip(keys, sizes, strict=True):
-        origin = origins.take(key)
-        if origin is None:
-            totals.unattributed += 1
-            continue
-        source = totals.sources[origin.source]
+def _attribute(totals: Totals, trace: Trace, numbers: list[int], parts: list[Sequence], booked: set):
+    """Book the row's tokens to the source of each of its documents; return those that may have been cut."""
+    if not trace.documents_end:
+        totals.unattributed += len(documents(parts[0]))
+        return []
+    sizes = [b - a for a, b in documents(parts[0])] if len(numbers) > 1 else [sum(len(p.ids) for p in parts)]
+    for number, size in zip(numbers, sizes, strict=True):
+        source = totals.sources[trace.origins.source(number)]
         source.tokens += size
-        source.trained += origin not in booked
-        booked.add(origin)
-        if origin.ids:
-            totals.truncated += 1
-            totals.cut_tokens += len(origin.ids) - size
+        source.trained += number not in booked
+        booked.add(number)
+    return [number for number, size in zip(numbers, sizes, strict=True) if trace.may_be_cut(size)]
+
+
+def _add_cut(totals: Totals, trace: Trace, full: list[int]) -> None:
+    """Count what was cut of the documents `full` before the trainer got them. Each fills train.max_length."""
+    limit = trace.trainer.args.max_length if full else 0
+    lost = [len(document) - limit for (document,) in trace.whole(full).values()]
+    totals.truncated += sum(tokens > 0 for tokens in lost)
+    totals.cut_tokens += sum(lost)
 
 
 def quantiles(lengths: list[int]) -> list[int]:
@@ -123,7 +128,7 @@ def steps(trainer, declared: int | None = None) -> dict[str, float]:
     else:
         total, batch = planned_steps(trainer, declared)
     tokens = padding = 0
-    for number, (rows, made) in enumerate(first_batches(trainer), start=1):
+    for number, (rows, made, _) in enumerate(first_batches(trainer), start=1):
         for parts in sequences(trainer, rows, made):
             tokens += sum(len(part.ids) for part in parts)
             padding += sum(part.padding for part in parts)

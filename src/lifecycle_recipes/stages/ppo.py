@@ -167,6 +167,7 @@ def room(policy, response_length: int) -> int | None:
 def tokenize_prompts(rows, tokenizer, longest: int | None, ledger: dict):
     """Dataset with `input_ids`, generation prompt included; over-long prompts are left out and counted."""
     from ..data.lengths import count_left_out
+    from ..data.origins import ROW
 
     def tokenize(row):
         prompt = row["prompt"]
@@ -176,7 +177,7 @@ def tokenize_prompts(rows, tokenizer, longest: int | None, ledger: dict):
             "input_ids": tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
         }
 
-    tokens = rows.map(tokenize, remove_columns=rows.column_names)
+    tokens = rows.map(tokenize, remove_columns=[c for c in rows.column_names if c != ROW])
     kept = tokens if longest is None else tokens.filter(lambda row: len(row["input_ids"]) <= longest)
     if not len(kept):
         raise refuse(

@@ -89,6 +89,7 @@ def prepare_rows(recipe: RewardRecipe, tokenizer, scratch) -> tuple:
 
 def tokenize_pairs(rows, tokenizer):
     """Dataset with `chosen_ids` and `rejected_ids`, both up to the turn end. Text is left to upstream."""
+    from ..data.origins import ROW
     from ..data.turns import scored_ids
     from ..models.load import turn_end
 
@@ -101,7 +102,7 @@ def tokenize_pairs(rows, tokenizer):
         prompt = row["prompt"] if isinstance(row.get("prompt"), list) else []
         return {f"{k}_ids": scored_ids(tokenizer, prompt + row[k], end) for k in ("chosen", "rejected")}
 
-    return rows.map(tokenize, remove_columns=rows.column_names)
+    return rows.map(tokenize, remove_columns=[c for c in rows.column_names if c != ROW])
 
 
 def measure_pairs(path: str, trainer, reloaded=None) -> dict[str, float]:

@@ -1,0 +1,162 @@
+"""Where a row of a built training set lies: its number in the sources, carried along while rows are prepared.
+
+`load_data` numbers the rows of all sources on end, in a column that tokenising, filtering and shuffling leave
+alone. Packing takes no such column: there the numbers are packed once more in place of the tokens. Before a
+trainer gets the rows the column is taken off, so it can reach neither a collator nor a model.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from .lines import LINED, blank_lines
+
+ROW = "__row__"  # no column of a user's
+
+
+@dataclass(frozen=True)
+class Place:
+    """A row of a source. source: counts the ledger's sources from 0. number: its `unit` in it, from 1."""
+
+    source: int
+    path: str
+    number: int
+    unit: str  # lines or rows
+
+    def __str__(self) -> str:
+        return places([self])
+
+
+class Origins:
+    """The places of the rows of a training set. Nothing is read before one is asked for.
+
+    numbers: the column ROW of the set, a number per row (over all sources, from 0), or a list where rows are
+    packed. sources: those of the ledger.
+    """
+
+    def __init__(self, numbers: Any, sources: list[dict]):
+        self.numbers, self.sources = numbers, sources
+        self.starts = [0, *accumulate(source["rows"] for source in sources)]
+        self._lines: dict[int, Callable[[int], int] | None] = {}
+
+    def numbers_of(self, first: int, last: int) -> list[list[int]]:
+        """Per row of the training set from `first` to before `last` the numbers of what it holds."""
+        found = self.numbers[first:last][ROW]
+        return [numbers if isinstance(numbers, list) else [numbers] for numbers in found]
+
+    def of(self, row: int) -> list[Place]:
+        """The place of all that row `row` of the training set holds, in order."""
+        return [self.place(number) for number in self.numbers_of(row, row + 1)[0]]
+
+    def source(self, number: int) -> int:
+        """Which source holds the row of this number."""
+        return bisect_right(self.starts, number) - 1
+
+    def place(self, number: int) -> Place:
+        source = self.source(number)
+        path, row = self.sources[source]["path"], number - self.starts[source]
+        if source not in self._lines:
+            self._lines[source] = line_of_row(path, self.sources[source]["rows"])
+        line = self._lines[source]
+        return Place(source, path, line(row), "lines") if line else Place(source, path, row + 1, "rows")
+
+
+def line_of_row(path: str, rows: int) -> Callable[[int], int] | None:
+    """Row (from 0) -> line (from 1) of a file with a row to each line that is not blank.
+
+    None for other sources, and for a file that does not, or no longer, hold that many `rows` in lines.
+    """
+    if Path(path).suffix not in LINED:
+        return None
+    try:
+        blank, lines = blank_lines(Path(path))
+    except OSError:
+        return None
+    if lines - len(blank) != rows:
+        return None
+    before = [line - 1 - k for k, line in enumerate(blank)]  # rows above each blank line
+    return lambda row: row + 1 + bisect_right(before, row)
+
+
+def places(found: Iterable[Place], most: int = 5) -> str:
+    """`file:4 and other.parquet, rows 2, 7`; at most `most` rows of each file are named, each once."""
+    files: dict[tuple[str, str], list[int]] = {}
+    for place in dict.fromkeys(found):
+        files.setdefault((place.path, place.unit), []).append(place.number)
+    parts = []
+    for (path, unit), numbers in files.items():
+        more = f" and {len(numbers) - most} more" if len(numbers) > most else ""
+        shown = ", ".join(map(str, numbers[:most])) + more
+        if len(numbers) == 1 and unit == "lines":
+            parts.append(f"{path}:{shown}")
+        else:
+            parts.append(f"{path}, {unit if len(numbers) > 1 else unit.removesuffix('s')} {shown}")
+    return " and ".join(parts)
+
+
+# The column
+
+
+def number_rows(rows: Any, first: int) -> Any:
+    """`rows` of a source with their numbers, `first` the first."""
+    import numpy as np
+
+    return rows.add_column(ROW, np.arange(first, first + len(rows)))
+
+
+def take_off(rows: Any) -> Any:
+    """`rows` without their numbers."""
+    return rows if rows is None or ROW not in rows.column_names else rows.remove_columns(ROW)
+
+
+def with_packed_numbers(packed: Any, rows: Any, pack: Callable[[Any], Any]) -> Any:
+    """`packed` with the numbers of what each row holds: per piece, or per row that was cut without regard.
+
+    rows: what was packed, with ROW and `input_ids`. pack: packs any Dataset of `input_ids` and `labels` with
+    rows as long as those in the same way.
+    """
+    import pyarrow as pa
+    from datasets import Dataset, concatenate_datasets
+
+    wanted = rows.select_columns(["input_ids", ROW]).with_format("arrow")
+    marks = pack(wanted.map(_mark, batched=True, remove_columns=[ROW]).with_format(None))
+    tables = [_unmark(table) for table in marks.with_format("arrow").iter(10_000)]
+    return concatenate_datasets([packed, Dataset(pa.concat_tables(tables))], axis=1)
+
+
+def _mark(table):
+    """Every token replaced by the number of its row."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    lengths = pc.list_value_length(table["input_ids"].combine_chunks()).to_numpy(zero_copy_only=False)
+    marks = np.repeat(table[ROW].to_numpy(), lengths)
+    offsets = np.concatenate([[0], lengths.cumsum()]).astype("int32")
+    lists = pa.ListArray.from_arrays(offsets, marks)
+    return pa.table({"input_ids": lists, "labels": lists})
+
+
+def _unmark(table):
+    """One number for all tokens of a piece, or, where pieces have no ends, for each run of one number."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    def sizes(column: str):
+        return pc.list_value_length(table[column]).to_numpy()
+
+    marks = pc.list_flatten(table["input_ids"]).to_numpy()
+    ends = sizes("input_ids").cumsum()
+    if "seq_lengths" in table.column_names:
+        starts = np.concatenate([[0], pc.list_flatten(table["seq_lengths"]).to_numpy().cumsum()[:-1]])
+        counts = sizes("seq_lengths")
+    else:
+        starts = np.flatnonzero(np.concatenate([[True], marks[1:] != marks[:-1]]))
+        starts = np.union1d(starts, np.concatenate([[0], ends[:-1]]))
+        counts = np.diff(np.searchsorted(starts, np.concatenate([[0], ends])))
+    offsets = np.concatenate([[0], counts.cumsum()]).astype("int32")
+    return pa.table({ROW: pa.ListArray.from_arrays(offsets, marks[starts])})

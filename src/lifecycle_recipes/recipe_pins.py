@@ -3,23 +3,33 @@
 from collections.abc import Iterator
 from typing import Any
 
-MODEL_SECTIONS = ("model", "reward", "value")
 SOURCE_LISTS = ("sources", "eval_sources")
+# Section, key of the id, key of its revision.
+MODELS = (
+    *((section, "model_name_or_path", "model_revision") for section in ("model", "reward", "value")),
+    ("architecture", "tokenizer", "tokenizer_revision"),
+    *(("evaluate", key, f"{key}_revision") for key in ("against", "reward_model")),
+)
 
 
 def apply_pins(values: dict[str, Any], pinned: dict[str, str]) -> None:
-    """Write the pinned revision into every source and model section of `values` that gives none itself."""
-    for section, identity, revision in pinnable(values):
-        if section.get(revision) is None and section.get(identity) in pinned:
+    """Write the pinned revision beside every id of `values` that has none itself."""
+    for _, section, identity, revision in pinnable(values):
+        if section.get(revision) is None and section[identity] in pinned:
             section[revision] = pinned[section[identity]]
 
 
-def pinnable(values: dict[str, Any]) -> Iterator[tuple[dict, str, str]]:
-    """(mapping, key of its id, key of its revision) of everything in a recipe that a pin can fix."""
+def pinnable(values: dict[str, Any]) -> Iterator[tuple[str, dict, str, str]]:
+    """(section's name, mapping, key of its id, key of its revision) of each given id that a pin can fix.
+
+    Left out: what only an lm-eval task names (its YAML has `dataset_kwargs: {revision: ...}`), and
+    train.chat_template_path, which upstream reads at no revision.
+    """
     data = values.get("data") or {}
-    for name in SOURCE_LISTS:
-        for source in data.get(name) or []:
-            yield source, "path", "revision"
-    for name in MODEL_SECTIONS:
-        if values.get(name):
-            yield values[name], "model_name_or_path", "model_revision"
+    given = [
+        ("data.sources", source, "path", "revision") for n in SOURCE_LISTS for source in data.get(n) or []
+    ]
+    given += [(name, values.get(name) or {}, identity, revision) for name, identity, revision in MODELS]
+    for name, section, identity, revision in given:
+        if section.get(identity):
+            yield name, section, identity, revision

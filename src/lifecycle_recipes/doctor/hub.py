@@ -22,32 +22,22 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 def find_in_hub(raw: RawRecipe) -> list[Finding]:
     """not-cached, missing-revision (both while offline), remote-code, license-non-commercial."""
     findings = []
-    for kind, path, revision, where in named(raw):
+    for kind, path, revision, where in named(raw, raw.values):
         if is_on_hub(path) and is_offline() and not maker(raw, path):
             findings += _cached(kind, path, revision, where)
+    # What a model is only compared with is not in it, and is loaded without its code.
+    started_from = list(named(raw, {**raw.values, "evaluate": None}))
+    for kind, path, _, where in started_from:
         findings += _licence(kind, path, where)
-    return list(dict.fromkeys([*findings, *_remote_code(raw)]))
+    return list(dict.fromkeys([*findings, *_remote_code(raw, started_from)]))
 
 
-def named(raw: RawRecipe) -> Iterator[tuple[str, str, str | None, str]]:
-    """(`datasets` or `models`, path or id, revision, place) of all data and models that a recipe reads."""
-    for section, identity, revision in pinnable(raw.values):
+def named(raw: RawRecipe, values: dict) -> Iterator[tuple[str, str, str | None, str]]:
+    """(`datasets` or `models`, path or id, revision, place) of all data and models that `values` name."""
+    for name, section, identity, revision in pinnable(values):
         kind = "datasets" if identity == "path" else "models"
-        where = place(raw, "data.sources", "data") if kind == "datasets" else _section_place(raw, section)
-        if section.get(identity):
-            yield kind, section[identity], section.get(revision), where
-    if tokenizer := (raw.values.get("architecture") or {}).get("tokenizer"):
-        yield (
-            "models",
-            tokenizer,
-            raw.values.get("pinned", {}).get(tokenizer),
-            place(raw, "architecture.tokenizer"),
-        )
-
-
-def _section_place(raw: RawRecipe, section: dict) -> str:
-    name = next(n for n in ("model", "reward", "value") if raw.values.get(n) is section)
-    return place(raw, f"{name}.model_name_or_path", name)
+        where = place(raw, f"{name}.{identity}", name, name.split(".")[0])
+        yield kind, section[identity], section.get(revision), where
 
 
 def is_on_hub(path: str) -> bool:
@@ -110,12 +100,12 @@ def licence_of(card: Path) -> str | None:
     return ", ".join(map(str, [*named, *filter(None, [values.get("license_name")])]))
 
 
-def _remote_code(raw: RawRecipe) -> list[Finding]:
+def _remote_code(raw: RawRecipe, started_from: list[tuple]) -> list[Finding]:
     if not setting(raw, "train.trust_remote_code"):
         return []
     free = [
         path
-        for kind, path, revision, _ in named(raw)
+        for kind, path, revision, _ in started_from
         if kind == "models" and is_on_hub(path) and not COMMIT.fullmatch(revision or "")
     ]
     if not free:

@@ -19,6 +19,10 @@ from ..recipe import RawRecipe
 from .settings import error, place, setting, warning
 
 FP8_MODULES = {"AO": ("torchao",), "TE": ("transformer_engine",), None: ("torchao", "transformer_engine")}
+INSTALL = {
+    "torchao": "pip install -c constraints.txt -e '.[fp8]'",
+    "transformer_engine": "pip install 'transformer_engine[pytorch]'",
+}
 HOPPER = (9, 0)
 # The sections whose weights a stage trains; PPO's value model starts from the reward model.
 TRAINED = ("model", "value")
@@ -80,7 +84,7 @@ def _fp8(layout: Layout) -> list[Finding]:
     modules = FP8_MODULES[layout.fp8_backend if layout.fp8_backend in FP8_MODULES else None]
     capability = None if layout.cpu else gpu_capability()
     if not any(importlib.util.find_spec(module) for module in modules):
-        says, fix = f"needs {' or '.join(modules)}, which is not installed", f"pip install {modules[0]}"
+        says, fix = f"needs {' or '.join(modules)}, which is not installed", INSTALL[modules[0]]
     elif capability is None:
         says, fix = "needs a GPU, and this machine or layout has none", "take bf16"
     elif capability < HOPPER:

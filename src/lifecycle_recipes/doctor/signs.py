@@ -62,6 +62,12 @@ class LogSigns:
             yield Finding("eval-loss-rising", "warning", says, fix)
 
     def _kl(self, logs: dict, step: int):
+        """PPO's alone. KTO's `kl`, though in nats per reply, is no distance of the model from its parent.
+
+        It is the mean log-ratio of the data's replies after other prompts, never below 0: the point that its
+        loss measures rewards from (trl/trainer/kto_trainer.py). It tends to fall as the model moves away: on
+        the desk from 1.6 to 0.1, where the KL on the model's own replies had risen to 12.
+        """
         kl = logs.get("objective/kl")
         if kl is not None and self.kl_bound is not None and kl > self.kl_bound:
             says = f"KL to the parent is {kl:.3g} nats per reply at step {step}, past {self.kl_bound:.3g}"

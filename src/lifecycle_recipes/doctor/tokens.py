@@ -38,8 +38,9 @@ def find_in_tokens(raw, row_sets: list[RowSet]) -> list[Finding]:
 def find_in_text(raw, row_sets: list[RowSet]) -> list[Finding]:
     """Pretraining: documents get bos and eos around them, once."""
     start = (raw.values.get("model") or {}).get("model_name_or_path")
-    path = start or raw.values["architecture"]["tokenizer"]
-    revision = (raw.values.get("model") or {}).get("model_revision")
+    new = raw.values.get("architecture") or {}
+    path = start or new["tokenizer"]
+    revision = raw.values["model"].get("model_revision") if start else new.get("tokenizer_revision")
     tokenizer = load(path, revision)
     if tokenizer.eos_token_id is None:
         says = "the tokenizer has no eos_token: the model would never learn to stop"

@@ -25,17 +25,18 @@ def find_in_waivers(raw: RawRecipe) -> list[Finding]:
 
 def _find_in_pins(raw: RawRecipe) -> list[Finding]:
     named: dict[str, list] = {}
-    for section, identity, revision in pinnable(raw.values):
-        named.setdefault(section.get(identity), []).append(section.get(revision))
-    tokenizer = (raw.values.get("architecture") or {}).get("tokenizer")
+    for _, section, identity, revision in pinnable(raw.values):
+        named.setdefault(section[identity], []).append(section.get(revision))
     findings = []
     for identity, revision in raw.values.get("pinned", {}).items():
         where = raw.places.get(f"pinned.{identity}", "")
-        if identity not in named and identity != tokenizer:
+        if identity not in named:
             says, fix = (
                 f"no source or model of this recipe is called {identity}",
                 "correct the id or remove it",
             )
+            if (raw.values.get("evaluate") or {}).get("tasks"):
+                fix += "; an lm-eval task's data is pinned in its YAML, dataset_kwargs: {revision: ...}"
             findings.append(Finding("unused-pin", "warning", says, fix, where))
         for other in {str(r) for r in named.get(identity, []) if r != revision}:
             says = f"{identity} is pinned to {revision}, but its own section asks for {other}"

@@ -48,6 +48,10 @@ def _check_numbers(config: EvaluateConfig) -> list[Finding]:
 
 
 def _check_companions(config: EvaluateConfig) -> list[Finding]:
+    for key in ("against", "reward_model"):
+        if getattr(config, f"{key}_revision") and not getattr(config, key):
+            says = f"evaluate.{key}_revision has no effect without evaluate.{key}"
+            return [_error("no-effect", says, f"give evaluate.{key} its Hub id, or remove this")]
     needs = [key for key in ("rubric", "reward_model", "against") if getattr(config, key)]
     if needs and not config.prompts:
         says = f"evaluate.{needs[0]} judges replies, but there are no prompts to reply to"

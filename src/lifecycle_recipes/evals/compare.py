@@ -46,7 +46,7 @@ def length_controlled_win_rate(
         slope = features.T @ (chance - outcome) + ridge @ weights
         curve = features.T @ (features * (chance * (1 - chance))[:, None]) + ridge
         step = np.linalg.solve(curve, slope)
-        weights -= step * min(1.0, 1 / np.abs(step).max())
+        weights -= step / max(1.0, np.abs(step).max())
         if np.abs(step).max() < 1e-9:
             break
     return float(1 / (1 + np.exp(-weights[0])))

@@ -34,8 +34,15 @@ class EvaluateConfig:
         default=None,
         metadata={"help": "Run directory or Hub id to compare with: rubric win rate, reward and KL."},
     )
+    against_revision: str | None = field(
+        default=None,
+        metadata={"help": "Branch, tag or commit of `against` on the Hub; `pinned` sets it, too."},
+    )
     reward_model: str | None = field(
         default=None, metadata={"help": "Reward model (run directory or Hub id) that scores the replies."}
+    )
+    reward_model_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of `reward_model` on the Hub."}
     )
     prompts: str | None = field(
         default=None,

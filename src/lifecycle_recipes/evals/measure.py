@@ -14,7 +14,7 @@ def measure(model_dir: str, config: EvaluateConfig | None, run, model_config=Non
 
     Adds to run.metrics: `<task>.<metric>`; `rubric` (mean score, 0..1), `rubric_win_rate` and the same at
     equal length, `rubric_win_rate_lc`; `reward` and `reward_against` (mean logits); `kl` (nats per token).
-    Notes `samples` and `evaluation` in the record.
+    Notes `samples` and `evaluation` in the record, with the commits of what was read from the Hub.
     model_config: the recipe's trl.ModelConfig, for quantised parents. Only rank 0 measures.
     Reports `reward-hacking` where the reward rose and the rubric fell.
     Raises Refusal for a reward model, a missing file, or chat prompts without a chat template.
@@ -46,6 +46,7 @@ def _measure_replies(replies, config: EvaluateConfig, run) -> dict:
     """Everything that judges the replies to config.prompts; returns what the record says about it."""
     from .replies import encode, refuse_without_template, render
     from .rubric import read_prompts
+    from .saved import load_reward, load_saved
 
     saved = replies.saved
     if config.chat:
@@ -63,8 +64,9 @@ def _measure_replies(replies, config: EvaluateConfig, run) -> dict:
     facts = {"prompts": len(rows), "stopped": sum(r.stopped for r in own)}
     theirs = None
     if config.against:
-        theirs, kl = _compare_models(saved, config, rows, ids, own)
-        facts["against"] = config.against
+        other = load_saved(config.against, revision=config.against_revision)
+        facts |= _origin("against", other)
+        theirs, kl = _compare_models(saved, other, config, rows, ids, own)
         if kl is None:
             facts["kl"] = "not measured: the two models have different vocabularies"
         else:
@@ -72,17 +74,22 @@ def _measure_replies(replies, config: EvaluateConfig, run) -> dict:
     if config.rubric:
         run.metrics.update(_judge_by_rubric(config, rows, own, theirs))
     if config.reward_model:
-        run.metrics.update(_judge_by_reward(config, rows, own, theirs))
+        reward = load_reward(config.reward_model, revision=config.reward_model_revision)
+        facts |= _origin("reward_model", reward)
+        run.metrics.update(_judge_by_reward(reward, config, rows, own, theirs))
     return facts
 
 
-def _compare_models(saved, config: EvaluateConfig, rows, ids, own):
+def _origin(role: str, saved) -> dict[str, str]:
+    """What the record says of a model that was read: its path or id, and of an id the commit."""
+    return {role: saved.path} | ({f"{role}_revision": saved.revision} if saved.revision else {})
+
+
+def _compare_models(saved, other, config: EvaluateConfig, rows, ids, own):
     """(the other model's replies to the same prompts, KL(model || other) or None)."""
     from .compare import mean_kl, same_vocabulary
     from .replies import Replies, encode, render
-    from .saved import load_saved
 
-    other = load_saved(config.against)
     cache = Replies(other, config.batch_size)
     prompts = [
         encode(other.tokenizer, render(other.tokenizer, row["prompt"], config.chat), config.chat)
@@ -110,11 +117,9 @@ def _judge_by_rubric(config: EvaluateConfig, rows, own, theirs) -> dict[str, flo
     return metrics
 
 
-def _judge_by_reward(config: EvaluateConfig, rows, own, theirs) -> dict[str, float]:
+def _judge_by_reward(reward, config: EvaluateConfig, rows, own, theirs) -> dict[str, float]:
     from .compare import rewards
-    from .saved import load_reward
 
-    reward = load_reward(config.reward_model)
     prompts = [row["prompt"] for row in rows]
     metrics = {"reward": fmean(rewards(reward, prompts, own, config.batch_size))}
     if theirs is not None:

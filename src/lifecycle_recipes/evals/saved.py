@@ -7,17 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from ..finding import refuse
-from ..models.adapters import is_adapter
+from ..models.adapters import base_revision, is_adapter
 from ..parents import hash_weights, is_local
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A model in eval mode on its device, its tokenizer, and where both came from."""
+    """A model in eval mode on its device, its tokenizer, and where both came from.
+
+    revision: the commit that was read, or what was asked for where the Hub's cache does not tell; None for a
+    directory.
+    """
 
     path: str
     model: Any
     tokenizer: Any
+    revision: str | None = None
 
     def set_aside(self) -> "Saved | None":
         """This model in host memory, for a later measurement; None where it cannot move (4-bit on a GPU)."""
@@ -32,36 +37,37 @@ class Saved:
         return self
 
 
-def load_saved(path: str, model_config=None, device=None) -> Saved:
+def load_saved(path: str, model_config=None, device=None, revision: str | None = None) -> Saved:
     """Load a saved causal LM, or an adapter on its base, in the dtype it was saved in.
 
     model_config: trl.ModelConfig; its quantisation is used, so that a QLoRA adapter is measured on the
-    4-bit base that it was trained on, and for a Hub id its revision. device: the accelerator where there is
-    one, if not given. Raises Refusal when `path` holds no causal LM.
+    4-bit base that it was trained on, and for a Hub id its revision, if none is given. device: the
+    accelerator where there is one, if not given. Raises Refusal when `path` holds no causal LM.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     _refuse_other_heads(path)
-    tokenizer = AutoTokenizer.from_pretrained(path, **_revision(path, model_config))
+    revision = _revision(path, revision or getattr(model_config, "model_revision", None))
+    tokenizer = AutoTokenizer.from_pretrained(path, **revision)
     with _loading():
-        options = _quantisation(model_config, device) | _revision(path, model_config)
-        model = _load(path, AutoModelForCausalLM, options)
+        model = _load(path, AutoModelForCausalLM, _quantisation(model_config, device) | revision)
     if is_adapter(path) and (Path(path) / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(path)  # PEFT leaves the base's in place
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # only fills batches here; masked everywhere
-    return Saved(path, _place(model, device or _device()), tokenizer)
+    return Saved(path, _place(model, device or _device()), tokenizer, _commit(revision))
 
 
-def load_reward(path: str, model_config=None, device=None) -> Saved:
+def load_reward(path: str, model_config=None, device=None, revision: str | None = None) -> Saved:
     """Load a saved reward model. Raises Refusal when its score head was not saved with it.
 
-    model_config, device: as for `load_saved`.
+    model_config, device, revision: as for `load_saved`.
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    options: dict = {"num_labels": 1} | _quantisation(model_config, device)
+    revision = _revision(path, revision or getattr(model_config, "model_revision", None))
+    tokenizer = AutoTokenizer.from_pretrained(path, **revision)
+    options: dict = {"num_labels": 1} | _quantisation(model_config, device) | revision
     with _loading():
         if is_adapter(path):
             model = _load(path, AutoModelForSequenceClassification, options)
@@ -75,7 +81,7 @@ def load_reward(path: str, model_config=None, device=None) -> Saved:
         raise refuse("no-reward-head", "this model has no trained score head", fix, path)
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
-    return Saved(path, _place(model, device or _device()), tokenizer)
+    return Saved(path, _place(model, device or _device()), tokenizer, _commit(revision))
 
 
 def weights_id(path: str) -> list[str] | None:
@@ -93,6 +99,7 @@ def _load(path: str, auto_class, options: dict):
     from peft import PeftModel
 
     base = _adapter_base(path)
+    options |= base_revision(path, base)
     if is_local(base) and not Path(base).is_dir():
         raise refuse(
             "adapter-base-missing", f"the adapter's base {base} is gone", "train the base again", path
@@ -109,9 +116,17 @@ def _adapter_base(path: str) -> str:
     return str(beside) if not Path(base).is_dir() and beside.is_dir() else base
 
 
-def _revision(path: str, model_config) -> dict:
+def _revision(path: str, revision: str | None) -> dict:
+    """The revision of an id, resolved once: tokenizer and weights are of one commit, and it can be told."""
+    from transformers.utils import resolve_revision
+
     # A directory here has no revisions; the recipe's is that of the parent.
-    return {} if model_config is None or Path(path).is_dir() else {"revision": model_config.model_revision}
+    return {} if Path(path).is_dir() else {"revision": resolve_revision(path, revision or "main")}
+
+
+def _commit(revision: dict) -> str | None:
+    given = revision.get("revision")
+    return getattr(given, "resolved", given)
 
 
 def _quantisation(model_config, device=None) -> dict:

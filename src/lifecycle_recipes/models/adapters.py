@@ -30,6 +30,9 @@ def peft_config(model_config):
         config = get_peft_config(model_config)
         if config.target_modules is None and config.target_parameters is None:
             config.target_modules = "all-linear"
+        # Saved with the adapter: without it the base would be read from the Hub's `main` ever after.
+        if model_config.model_revision != "main" and not is_local(model_config.model_name_or_path):
+            config.revision = model_config.model_revision
         if is_plain_name(config.target_modules):
             config.target_modules = [config.target_modules]
         # Without it PEFT trains a copy of a tied input embedding only and leaves the output head as it was:
@@ -82,8 +85,14 @@ def merge_adapter(path: str, auto_class, **load_options):
     if is_adapter(base):
         model = merge_adapter(base, auto_class, **load_options)
     else:
-        model = auto_class.from_pretrained(base, **load_options)
+        model = auto_class.from_pretrained(base, **load_options, **base_revision(path, base))
     return PeftModel.from_pretrained(model, path).merge_and_unload()
+
+
+def base_revision(path: str, base: str) -> dict[str, str]:
+    """`{"revision": ...}` that the adapter at `path` was trained on; {} for a base that is a directory."""
+    revision = json.loads((Path(path) / ADAPTER_CONFIG).read_text(encoding="utf-8")).get("revision")
+    return {"revision": revision} if revision and not is_local(base) else {}
 
 
 def is_local(path: str) -> bool:

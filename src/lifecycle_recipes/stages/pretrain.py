@@ -19,12 +19,13 @@ class Architecture:
     """A model built from nothing. model_type: as in transformers (`llama`, `qwen3`, ...).
 
     config: keys of that model's config class; vocabulary size and special ids come from the tokenizer.
-    tokenizer: the run directory (or Hub id) whose tokenizer the model speaks.
+    tokenizer: the run directory (or Hub id, with tokenizer_revision) whose tokenizer the model speaks.
     """
 
     model_type: str
     tokenizer: str
     config: dict[str, Any] = field(default_factory=dict)
+    tokenizer_revision: str | None = None
 
 
 @dataclass
@@ -98,8 +99,8 @@ def build_trainer(recipe: PretrainRecipe, run):
     if start:
         tokenizer = load_tokenizer(start, recipe.model.model_revision)
     else:
-        source = recipe.architecture.tokenizer
-        tokenizer = load_tokenizer(source, recipe.pinned.get(source, "main"))
+        source = recipe.architecture
+        tokenizer = load_tokenizer(source.tokenizer, source.tokenizer_revision or "main")
     set_seed(args.seed)
     if start:
         model = load_causal_lm(recipe.model, args)

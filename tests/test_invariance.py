@@ -1,4 +1,4 @@
-"""One recipe, three layouts: 1 x 8 rows, 1 row accumulated 8 times, 2 processes x 4. The same training.
+"""One recipe, the same training: 1 x 8 rows, 1 row accumulated 8 times, 2 processes x 4, plain and FSDP2.
 
 Rows differ in length and do not fill whole batches (27 to train on, 9 held out), so that a mean of means, a
 repeated row or another pairing would show. Real processes; four stages to a launch, to import upstream once.
@@ -89,7 +89,19 @@ def write_recipe(folder: Path, stage: str, parent: Path) -> str:
     return str(path)
 
 
-def train(folder: Path, parent: Path, processes: int, **per_stage) -> dict[str, dict]:
+PROCESSES = {"whole": 1, "accumulated": 1, "two": 2, "fsdp2": 2}
+
+
+def launcher(layout: str) -> list[str]:
+    if PROCESSES[layout] == 1:
+        return []
+    if layout == "two":
+        return ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = ["-m", "accelerate.commands.launch", "--config_file", f"accelerate_configs/{layout}.yaml"]
+    return [*command, "--num_processes", "2", "tests/sharded_on_cpu.py"]
+
+
+def train(folder: Path, parent: Path, layout: str, **per_stage) -> dict[str, dict]:
     """stage -> {losses, eval_loss, layout, held_out} of one launch of all stages."""
     script = folder.parent / "stages.py"
     script.write_text(SCRIPT)
@@ -97,11 +109,9 @@ def train(folder: Path, parent: Path, processes: int, **per_stage) -> dict[str, 
         [stage, write_recipe(folder / stage, stage, parent), *per_stage.get(stage, per_stage.get("all", []))]
         for stage in STAGES
     ]
-    launcher = ["--standalone", "--nproc_per_node", str(processes), str(script), json.dumps(runs)]
-    command = [sys.executable, "-m", "torch.distributed.run", *launcher]
-    if processes == 1:
-        command = [sys.executable, str(script), json.dumps(runs)]
+    command = [sys.executable, *launcher(layout), str(script), json.dumps(runs)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
+    environment["CUDA_VISIBLE_DEVICES"] = ""
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-4000:]
     return {stage: result(folder / stage) for stage in STAGES}
@@ -124,15 +134,16 @@ def trained(tmp_path_factory, tiny_model_dir) -> dict[str, dict[str, dict]]:
     place = tmp_path_factory.mktemp("layouts")
     one, two = (["--per_device_train_batch_size", str(rows)] for rows in (1, 2))
     return {
-        "whole": train(place / "whole", tiny_model_dir, 1),
+        "whole": train(place / "whole", tiny_model_dir, "whole"),
         # KTO's KL needs two rows at a time.
-        "accumulated": train(place / "accumulated", tiny_model_dir, 1, all=one, kto=two),
-        "two": train(place / "two", tiny_model_dir, 2),
+        "accumulated": train(place / "accumulated", tiny_model_dir, "accumulated", all=one, kto=two),
+        "two": train(place / "two", tiny_model_dir, "two"),
+        "fsdp2": train(place / "fsdp2", tiny_model_dir, "fsdp2"),
     }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", ["accumulated", "two"])
+@pytest.mark.parametrize("layout", ["accumulated", "two", "fsdp2"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_layout_does_not_change_what_is_learnt(trained, stage, layout):
     whole, other = trained["whole"][stage], trained[layout][stage]
@@ -143,7 +154,8 @@ def test_the_layout_does_not_change_what_is_learnt(trained, stage, layout):
     assert "eval_loss" in exact
     assert max(whole["losses"]) - min(whole["losses"]) > 100 * TOLERANCE, "or nothing could be told"
     assert whole["layout"]["global_batch"] == other["layout"]["global_batch"] == BATCH
-    assert other["layout"]["processes"] == (2 if layout == "two" else 1)
+    assert other["layout"]["processes"] == PROCESSES[layout]
+    assert other["layout"]["sharded"] == (layout == "fsdp2")
 
 
 @pytest.mark.slow
@@ -170,7 +182,7 @@ def test_zero_3_on_two_processes_learns_what_one_process_learns(trained, tmp_pat
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_process_holds_out_the_same_rows(trained, stage):
     sets = [rows for layout in trained.values() for rows in layout[stage]["held_out"]]
-    assert len(sets) == 4 and all(rows == sets[0] for rows in sets) and len(sets[0]) == 9
+    assert len(sets) == 6 and all(rows == sets[0] for rows in sets) and len(sets[0]) == 9
 
 
 def test_an_epoch_is_whole_batches_in_the_order_of_its_sampler():

@@ -1,6 +1,6 @@
 """Tensor parallelism: the weights are split while they are read, else every rank would train all of them.
 
-accelerate has none on a CPU, so this looks at what the stages load, not at a whole stage.
+This looks at what the stages load; whole stages run in test_matrix.py.
 """
 
 import os

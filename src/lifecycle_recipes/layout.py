@@ -27,8 +27,7 @@ class Layout:
     processes: on all machines together. precision: None leaves it to the recipe. offload: weights or
     optimizer state live in host memory. tp, cp, sp, dp_replicate, dp_shard: sizes of accelerate's
     parallelism_config. distributed_type: as the file writes it. name: `zero3`, or the file's path.
-    Of FSDP: state_dict, the type that is saved; rank0_loading: rank 0 alone reads the weights;
-    fsdp_checkpointing: it recomputes activations itself.
+    Of FSDP: state_dict, the type of its checkpoints; fsdp_checkpointing: it recomputes activations itself.
     """
 
     kind: Literal["single", "ddp", "deepspeed", "fsdp"] = "single"
@@ -47,7 +46,6 @@ class Layout:
     distributed_type: str = "NO"
     fp8_backend: str | None = None
     state_dict: str | None = None
-    rank0_loading: bool = False
     fsdp_checkpointing: bool = False
     name: str = ""
 
@@ -163,12 +161,11 @@ def _nested(given: dict) -> dict:
 
 
 def _fsdp(nested: dict) -> dict[str, Any]:
-    """offload, state_dict, rank0_loading, fsdp_checkpointing, with the defaults of accelerate launch."""
+    """offload, state_dict, fsdp_checkpointing, with the defaults of accelerate launch."""
     default = "SHARDED_STATE_DICT" if str(nested.get("fsdp_version", 1)) == "2" else "FULL_STATE_DICT"
     return {
         "offload": _is_true(nested.get("fsdp_offload_params")),
         "state_dict": str(nested.get("fsdp_state_dict_type") or default).upper(),
-        "rank0_loading": _is_true(nested.get("fsdp_cpu_ram_efficient_loading", True)),
         "fsdp_checkpointing": _is_true(nested.get("fsdp_activation_checkpointing")),
     }
 

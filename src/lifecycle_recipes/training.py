@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from transformers import TrainerCallback
 
 from .data.order import keep_order
+from .ddp_notice import HideNotice
 from .doctor.chain import differs_from_parent, probe_ids, read_prepared
 from .doctor.weights import find_unmoved, fingerprints
 from .evals.held_out import measure_once
@@ -39,17 +40,19 @@ def train_and_save(trainer, recipe, run) -> None:
     args.logging_nan_inf_filter = False
     if args.include_num_input_tokens_seen == "no":
         args.include_num_input_tokens_seen = "non_padding"
-    stop = StopOnSignal()
+    stop = StopOnSignal(trainer)
     start = AtStart(trainer, recipe)
     saves = Saves(trainer, recipe, run)
-    for callback in (LayoutWatch(trainer, recipe, run), stop, Watch(trainer, run), start, saves):
+    watches = (LayoutWatch(trainer, recipe, run), stop, Watch(trainer, run), start, saves)
+    for callback in (*watches, HideNotice(trainer)):
         trainer.add_callback(callback)
     end_replies_at(trainer.model, trainer.processing_class)
     train_alike_everywhere(trainer, recipe)
     with _name_full_disk(args.output_dir), stop.listening():
         output = trainer.train(resume_from_checkpoint=run.resume_from)
         if stop.stopped:
-            raise Stopped(f"step {trainer.state.global_step} of {trainer.state.max_steps}")
+            again = "" if stop.resumable else "; split weights cannot be resumed: it starts from the first"
+            raise Stopped(f"step {trainer.state.global_step} of {trainer.state.max_steps}{again}")
         if not trainer.state.global_step:
             raise _failure("no-steps", "training ended without one optimizer step", "give it more rows")
         seen = trainer.state.num_input_tokens_seen
@@ -118,9 +121,11 @@ class StopOnSignal(TrainerCallback):
     Within a second it is the same request: make passes on a signal that the process group has already had.
     """
 
-    def __init__(self):
+    def __init__(self, trainer):
         self.asked_at: float | None = None
         self.stopped = False
+        # Upstream writes no optimizer state under tensor parallelism (transformers/trainer.py).
+        self.resumable = not getattr(trainer, "is_distributed_loading_by_transformers", False)
 
     @contextmanager
     def listening(self):
@@ -141,6 +146,8 @@ class StopOnSignal(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if self._asked_anywhere(args) and state.global_step < state.max_steps:
             self.stopped = control.should_save = control.should_training_stop = True
+            # This checkpoint is there to go on from, also where the recipe keeps the others' weights alone.
+            args.save_only_model = not self.resumable
 
     def _asked_anywhere(self, args) -> bool:
         # A signal reaches the ranks at different moments; all of them must leave after the same step.

@@ -25,7 +25,7 @@ def method_of(raw: RawRecipe) -> str:
 
 def find_in_layout_settings(raw: RawRecipe, layout: Layout) -> list[Finding]:
     """Errors quant-storage, layout-setting, layout-parallel."""
-    parts = (_sizes, _storage, _optimizer, _context, _heads, _checkpointing, _upstream)
+    parts = (_sizes, _storage, _optimizer, _context, _heads, _checkpointing, _split, _upstream)
     return [finding for part in parts for finding in part(raw, layout)]
 
 
@@ -142,6 +142,16 @@ def _checkpointing(raw: RawRecipe, layout: Layout) -> list[Finding]:
     says = "the recipe and the layout both recompute activations, which upstream refuses"
     fix = "write `fsdp_activation_checkpointing: false` in the layout"
     return _conflict(raw, says, fix, "train.activation_checkpointing", "train")
+
+
+def _split(raw: RawRecipe, layout: Layout) -> list[Finding]:
+    """Upstream writes no optimizer state under tensor parallelism (transformers/trainer.py)."""
+    strategy, alone = setting(raw, "train.save_strategy"), setting(raw, "train.save_only_model")
+    if layout.tp == 1 or strategy == "no" or alone:
+        return []
+    says = "no checkpoint of weights split by tensor parallelism can be resumed, and upstream writes none"
+    fix = "write `save_only_model: true` (checkpoints of weights alone), or `save_strategy: 'no'`"
+    return _conflict(raw, says, fix, "train.save_only_model", "train.save_strategy", "train")
 
 
 def _upstream(raw: RawRecipe, layout: Layout) -> list[Finding]:

@@ -33,9 +33,10 @@ Cell = tuple[str, str]  # stage, method
 _EVERY_STAGE = frozenset((stage, method) for stage in STAGES for method in ("full", "LoRA")) - {
     ("pretrain", "LoRA")
 }
-_QUANTISED = frozenset({("sft", "QLoRA"), ("dpo", "QLoRA")})
-# Trained, saved and reloaded by tests/test_matrix.py, which runs every cell that stands here: one process
-# for cpu, two for the others, on the CPU.
+_PPO = frozenset({("ppo", "full"), ("ppo", "LoRA")})
+_QUANTISED = frozenset((stage, "QLoRA") for stage in ("sft", "reward", "dpo", "kto"))
+# Trained, saved and reloaded by tests/test_matrix.py, which runs every cell that stands here, on the CPU: one
+# process for cpu, four for hsdp, two for the others.
 TESTED: dict[str, frozenset[Cell]] = {
     "cpu": _EVERY_STAGE | _QUANTISED,
     "cpu_ddp": _EVERY_STAGE | _QUANTISED,
@@ -43,7 +44,17 @@ TESTED: dict[str, frozenset[Cell]] = {
     "zero2": _EVERY_STAGE | _QUANTISED,
     "zero3": _EVERY_STAGE | _QUANTISED,
     "zero3_offload": frozenset({("sft", "full")}),
+    "fsdp2": _EVERY_STAGE - _PPO | _QUANTISED,
+    "hsdp": frozenset({("sft", "full"), ("sft", "LoRA"), ("dpo", "full"), ("kto", "LoRA")}),
+    "tp": frozenset((stage, "full") for stage in ("sft", "reward", "dpo", "kto")),
 }
+# As two machines with a process each, by tests/test_two_nodes.py.
+ON_TWO_NODES: dict[str, frozenset[Cell]] = {
+    "multi_node_fsdp2": frozenset({("dpo", "full")}),
+    "multi_node_zero3": frozenset({("dpo", "full")}),
+}
+# Of these, accelerate runs none on a CPU: tests/sharded_on_cpu.py makes it.
+SHARDED_ON_CPU = ("fsdp2", "hsdp", "tp", "multi_node_fsdp2")
 # (layout, stage, method) -> the day on which benchmarks/gpu_layouts.py passed on a GPU.
 ON_GPU: dict[tuple[str, str, str], str] = {}
 
@@ -67,7 +78,8 @@ def verdict(stage: str, method: str, layout: Layout) -> Verdict:
         return Verdict("refused", *reason)
     if date := ON_GPU.get((layout.name, stage, method)):
         return Verdict("on-gpu", date=date)
-    return Verdict("tested" if (stage, method) in TESTED.get(layout.name, ()) else "expected")
+    tested = (TESTED | ON_TWO_NODES).get(layout.name, ())
+    return Verdict("tested" if (stage, method) in tested else "expected")
 
 
 def find_in_layout(raw: RawRecipe, layout: Layout) -> list[Finding]:
@@ -110,19 +122,14 @@ def _fsdp(stage: str, method: str, layout: Layout) -> Refused:
     if layout.fsdp_version != 2:
         # The default of accelerate's launcher; transformers/training_args.py announces its removal.
         return "it asks for FSDP 1, which upstream is giving up", "write `fsdp_version: 2` in fsdp_config"
-    if layout.state_dict != "FULL_STATE_DICT":
-        # transformers/trainer.py, save_model: it returns without a word.
-        says = f"with {layout.state_dict} the last save writes no weights"
+    if layout.state_dict not in ("FULL_STATE_DICT", "SHARDED_STATE_DICT"):
+        # accelerate/utils/dataclasses.py; of the two, saving.py makes the last save a whole one.
+        says = f"FSDP2 has no {layout.state_dict}"
         return says, "write `fsdp_state_dict_type: FULL_STATE_DICT` in fsdp_config"
     if stage == "ppo":
-        # trl/experimental/ppo knows DeepSpeed alone: the rollouts call the policy below its wrapper, whose
-        # weights are then shards (huggingface/trl#1726).
+        # trl/experimental/ppo knows DeepSpeed alone: the rollouts call the policy below its wrapper, and its
+        # embedding meets a sharded weight with plain ids (seen on two processes; huggingface/trl#1726).
         return "PPO generates below FSDP's wrapper, where the weights are shards", "take zero3 or zero2"
-    reference = stage in ("dpo", "kto") and method == "full"
-    if layout.rank0_loading and reference:
-        # trl/models/utils.py, prepare_fsdp: it shards without handing on what rank 0 has read.
-        says = "rank 0 alone reads the weights, and the reference model of the other ranks would be empty"
-        return says, "write `fsdp_cpu_ram_efficient_loading: false` in fsdp_config"
     return None
 
 
@@ -130,14 +137,17 @@ def _tensor_parallel(stage: str, method: str, layout: Layout) -> Refused:
     if layout.tp == 1:
         return None
     if layout.kind != "ddp":
-        return "nobody has tried tensor parallelism beside FSDP or DeepSpeed here", "take tp, or fsdp2"
+        # Seen with FSDP: transformers' mesh has the tensor-parallel ranks alone, and asks for no others.
+        return "upstream splits the weights over a mesh that leaves no room for FSDP's", "take tp, or fsdp2"
     if stage == "pretrain":
         # accelerate splits nothing itself, transformers does so in from_pretrained (models/load.py).
         return "weights are split while a saved model is read, and pretraining may have none", "take fsdp2"
     if method != "full":
-        return "nobody has tried adapters over split weights here", "take fsdp2, zero2 or zero3"
+        # Seen with peft 0.21 on two processes: lora_A of o_proj, a row-wise layer.
+        return "the adapter of a row-wise layer fails in its first forward pass", "take fsdp2, zero2 or zero3"
     if stage == "ppo":
-        return "nobody has tried rollouts over split weights here", "take zero3 or zero2"
+        # Seen: trl/experimental/ppo divides the gathered logits in place, which torch forbids.
+        return "its update changes gathered logits in place, which torch forbids", "take zero3 or zero2"
     return None
 
 
@@ -190,7 +200,9 @@ def table() -> str:
     """The support table in Markdown: a row per layout, a column per stage, three marks in a cell."""
     reasons: list[tuple[str, str]] = []
 
-    def mark(found: Verdict) -> str:
+    def mark(found: Verdict, layout: Layout) -> str:
+        if found.status == "tested" and layout.name in SHARDED_ON_CPU:
+            return "✓*"
         if found.status != "refused":
             return {"tested": "✓", "on-gpu": "G", "expected": "○"}[found.status]
         if (found.says, found.fix) not in reasons:
@@ -199,7 +211,7 @@ def table() -> str:
 
     rows = [f"| layout | {' | '.join(STAGES)} |", "|---" * (len(STAGES) + 1) + "|"]
     for layout in map(read_layout, LAYOUTS):
-        cells = (" ".join(mark(verdict(stage, m, layout)) for m in METHODS) for stage in STAGES)
+        cells = (" ".join(mark(verdict(stage, m, layout), layout) for m in METHODS) for stage in STAGES)
         rows.append(f"| `{layout.name}` | {' | '.join(cells)} |")
     why = [f"{i}. {says}: {fix}." for i, (says, fix) in enumerate(reasons, 1)]
     dates = [f"{' '.join(cell)}: {date}" for cell, date in ON_GPU.items()]

@@ -1,0 +1,136 @@
+"""Upstream's noise is hidden, word for word, and nothing else is."""
+
+import importlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from conftest import ROOT
+
+from lifecycle_recipes.exit_status import LOG_NOISE, quiet, stderr_without
+
+
+def run(code: str, **environment) -> subprocess.CompletedProcess:
+    """A Python of its own."""
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("TORCH_")}
+    options = {"capture_output": True, "text": True, "timeout": 300}
+    return subprocess.run(command, env=kept | environment, **options)
+
+
+def test_wandb_is_not_announced_where_it_does_not_report():
+    """transformers says so in every process, as it is imported, whatever report_to is."""
+    importing = "import transformers.integrations.integration_utils; print('[INFO] Running'); print(None, 1)"
+    loud = run(importing, WANDB_MODE="offline")
+    assert "[INFO] Running in WANDB offline mode" in loud.stdout
+    done = run("from lifecycle_recipes.exit_status import quiet; quiet(); " + importing, WANDB_MODE="offline")
+    assert (done.returncode, done.stdout) == (0, "[INFO] Running\nNone 1\n")
+
+
+def test_deepspeed_does_not_say_what_it_has_built(capsys, monkeypatch):
+    backend = importlib.import_module("deepspeed.comm.torch")
+
+    class Builder:
+        NAME = "op"
+
+        def absolute_name(self):
+            return "deepspeed.ops.comm.deepspeed_shm_comm_op"
+
+        def load(self):
+            return "built"
+
+    monkeypatch.setattr(backend.deepspeed.ops, "__compatible_ops__", {"op": True})
+    monkeypatch.setattr(
+        backend, "get_accelerator", lambda: type("A", (), {"create_op_builder": lambda *_: Builder()})()
+    )
+    quiet()
+    capsys.readouterr()
+    assert backend.build_shm_op() == "built" and capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("name", "noise"), LOG_NOISE.items())
+def test_a_log_loses_its_noise_alone(name, noise, monkeypatch):
+    quiet()
+    seen = []
+    logger = logging.getLogger(name)
+    handler = logging.Handler()
+    handler.emit = lambda record: seen.append(record.getMessage())
+    logger.addHandler(handler)
+    monkeypatch.setattr(logger, "disabled", False)
+    try:
+        logger.error("before %s after", noise)
+        logger.error("a real failure")
+    finally:
+        logger.removeHandler(handler)
+    assert seen == ["a real failure"]
+
+
+def test_other_lines_of_stderr_pass_even_with_an_error(capfd):
+    with pytest.raises(ValueError), stderr_without(b"noise"):
+        os.write(2, b"noise, and more\nsaid by C++\n")
+        print("said by Python", file=sys.stderr)
+        raise ValueError
+    os.write(2, b"noise later\n")
+    assert sorted(capfd.readouterr().err.splitlines()) == ["noise later", "said by C++", "said by Python"]
+
+
+DDP = """
+    import os, tempfile, torch
+    from torch.nn.parallel import DistributedDataParallel
+    from lifecycle_recipes.exit_status import quiet
+
+    quiet()
+    from lifecycle_recipes.ddp_notice import hide_first
+
+    store = torch.distributed.FileStore(tempfile.mktemp(), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    model = DistributedDataParallel(torch.nn.Linear(2, 1), find_unused_parameters=True)
+    if {hide}:
+        hide_first(model)
+    with torch.no_grad():
+        model(torch.ones(1, 2))
+    for _ in range(2):
+        model(torch.ones(1, 2)).sum().backward()
+    os.write(2, b"the end\\n")
+    assert "_post_forward" not in vars(model)
+    torch.distributed.destroy_process_group()
+"""
+
+
+def test_ddp_looks_for_unused_parameters_and_does_not_say_so():
+    loud = run(DDP.format(hide=False))
+    assert "find_unused_parameters=True was specified" in loud.stderr
+    done = run(DDP.format(hide=True))
+    assert (done.returncode, done.stderr) == (0, "the end\n")
+
+
+RECIPE = """stage: sft
+model: {{model_name_or_path: {model}}}
+data: {{sources: [{{path: {here}/rows.jsonl}}]}}
+global_batch_size: 4
+train:
+  output_dir: {here}/run
+  max_steps: 2
+  activation_checkpointing: false
+  report_to: none
+  save_strategy: "no"
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["cpu_ddp", "zero2"])
+def test_a_good_run_on_two_processes_is_quiet(tmp_path, tiny_model_dir, tiny_chat_rows, layout):
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tiny_chat_rows))
+    (tmp_path / "sft.yaml").write_text(RECIPE.format(model=tiny_model_dir, here=tmp_path))
+    command = [sys.executable, "-m", "lifecycle_recipes.cli", "run", str(tmp_path / "sft.yaml")]
+    command += ["--layout", layout, "--processes", "2", "--cpu"]
+    variables = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
+    options = {"capture_output": True, "text": True, "timeout": 400}
+    done = subprocess.run(command, cwd=ROOT, env=variables, **options)
+    assert done.returncode == 0, done.stderr
+    assert [line[0] for line in done.stdout.splitlines()] == ["+", "{"], done.stdout
+    assert set(done.stderr.splitlines()) <= {"preparing the rows, once for 2 processes; others wait"}

@@ -186,7 +186,11 @@ def test_replies_that_the_collator_cuts_away(stage_recipe):
         assert finding.code == "rows-without-loss" and finding.severity == "warning"
         trainer.data_collator.max_length = lengths[0] - 1
         (finding,) = find_in_batches(trainer)
-        assert finding.code == "zero-label-batch" and "rows 0, 1, 2, 3, 4 and 19 more" in finding.says
+        assert finding.code == "zero-label-batch" and "train.jsonl, lines " in finding.says
+        assert finding.says.endswith("and 19 more): its loss is 0")
+        trainer.origins = None  # of a trainer that no stage has built
+        (finding,) = find_in_batches(trainer)
+        assert "rows 0, 1, 2, 3, 4 and 19 more of the built set" in finding.says
 
 
 def test_a_collator_that_masks_the_end(text_recipe):

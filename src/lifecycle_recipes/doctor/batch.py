@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from ..data.origins import places
 from ..finding import Finding
 
 ROWS, TOKENS = 128, 200_000  # looked at, at most
@@ -83,12 +84,12 @@ def _unlabelled(trainer, sample) -> list[Finding]:
 def _no_labels(trainer, sample, empty: list[int], no_batch: list[int] | None) -> list[Finding]:
     fix = "raise train.max_length, or drop the rows whose reply does not fit"
     if no_batch is not None:
-        says = f"a batch without one trained token (rows {shown(no_batch)} of the built set): its loss is 0"
+        says = f"a batch without one trained token ({named(trainer, no_batch)}): its loss is 0"
         return [Finding("zero-label-batch", "error", says, fix)]
     if not empty:
         return []
     says = f"{len(empty)} of {len(sample)} rows looked at have a text without a trained token"
-    says += f" (rows {shown(empty)} of the built set): they cost time and teach nothing"
+    says += f" ({named(trainer, empty)}): they cost time and teach nothing"
     return [Finding("rows-without-loss", "warning", says, fix)]
 
 
@@ -114,7 +115,7 @@ def _double_bos(trainer, sample) -> list[Finding]:
     if not twice:
         return []
     token = trainer.processing_class.bos_token
-    says = f"{len(twice)} of {len(sample)} rows looked at begin with {token} twice (rows {shown(twice)})"
+    says = f"{len(twice)} of {len(sample)} rows looked at begin with {token} twice ({named(trainer, twice)})"
     fix = "the tokenizer adds it: take it out of the chat template or the text"
     return [Finding("double-bos", "error", says, fix)]
 
@@ -146,7 +147,9 @@ def end_ids(trainer) -> set[int]:
     return found - {None}
 
 
-def shown(numbers: list[int]) -> str:
-    """The first few of the row numbers, then how many more."""
+def named(trainer, numbers: list[int]) -> str:
+    """The first few rows of the built set, by file and line where their origin is known."""
+    if origins := getattr(trainer, "origins", None):
+        return places([place for number in numbers for place in origins.of(number)], SHOWN)
     more = f" and {len(numbers) - SHOWN} more" if len(numbers) > SHOWN else ""
-    return ", ".join(map(str, numbers[:SHOWN])) + more
+    return f"rows {', '.join(map(str, numbers[:SHOWN]))}{more} of the built set"

@@ -252,6 +252,7 @@ def check_built(trainer: Any, recipe: Any, run: Any) -> None:
     from .built import find_in_trainer
 
     raw = recipe.raw
+    trainer.origins = run.origins  # for messages, as `lifecycle check` has them
     if not is_main_process():
         find_in_trainer(trainer, recipe)
         return

@@ -18,7 +18,8 @@ from lifecycle_recipes.data.order import WholeBatches, by_global_length
 from lifecycle_recipes.evals.held_out import Rounds
 
 ROOT = Path(__file__).resolve().parents[1]
-STAGES = ("sft", "reward", "dpo", "kto")
+# Of a stage, or of one with a setting of TRAIN.
+RUNS = ("sft", "sft-grouped", "reward", "dpo", "kto")
 ROWS, BATCH, EPOCHS = 36, 8, 2  # of 36, a quarter is held out
 WORDS = "red green blue white black amber violet grey".split()
 # float32 sums of the same numbers in another order differ by about 1e-7; Adam divides by a gradient's own
@@ -36,8 +37,11 @@ ROW = {
     "kto": lambda i: {"prompt": user(i), "completion": reply(i), "label": bool(i % 2)},
 }
 ROW["dpo"] = ROW["reward"]
-# The desk's losses: a mean over rows and one over tokens.
-TRAIN = {"dpo": {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 5.0]}}
+TRAIN = {
+    # The desk's losses: a mean over rows and one over tokens.
+    "dpo": {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 5.0]},
+    "sft-grouped": {"train_sampling_strategy": "group_by_length"},
+}
 # Of an evaluation, also over every row once. KTO's rewards are means of what a round has of a label.
 EXACT = ("eval_loss", "eval_mean_token_accuracy", "eval_entropy", "eval_accuracy", "eval_margin", "eval_kl")
 EXACT += ("eval_rewards/accuracies", "eval_rewards/margins")
@@ -66,8 +70,9 @@ for words in json.loads(sys.argv[1]):
 """
 
 
-def write_recipe(folder: Path, stage: str, parent: Path) -> str:
+def write_recipe(folder: Path, name: str, parent: Path) -> str:
     folder.mkdir(parents=True)
+    stage = name.partition("-")[0]
     recipe = {
         "stage": stage,
         "model": {"model_name_or_path": str(parent)},
@@ -79,7 +84,7 @@ def write_recipe(folder: Path, stage: str, parent: Path) -> str:
         "train": COMMON
         | {"output_dir": str(folder / "run"), "num_train_epochs": EPOCHS, "max_steps": -1}
         | {"learning_rate": 1e-3, "per_device_eval_batch_size": 4}
-        | TRAIN.get(stage, {}),
+        | TRAIN.get(name, {}),
     }
     if stage in ("dpo", "kto"):
         recipe["allow"] = {"stop-token-missing": "the parent is a random model, made a moment ago"}
@@ -101,20 +106,24 @@ def launcher(layout: str) -> list[str]:
     return [*command, "--num_processes", "2", "tests/sharded_on_cpu.py"]
 
 
-def train(folder: Path, parent: Path, layout: str, **per_stage) -> dict[str, dict]:
-    """stage -> {losses, eval_loss, layout, held_out} of one launch of all stages."""
+def train(folder: Path, parent: Path, layout: str, **overrides) -> dict[str, dict]:
+    """One of RUNS -> {losses, eval_loss, layout, held_out}, of one launch of all of them."""
     script = folder.parent / "stages.py"
     script.write_text(SCRIPT)
     runs = [
-        [stage, write_recipe(folder / stage, stage, parent), *per_stage.get(stage, per_stage.get("all", []))]
-        for stage in STAGES
+        [
+            run.partition("-")[0],
+            write_recipe(folder / run, run, parent),
+            *overrides.get(run, overrides.get("all", [])),
+        ]
+        for run in RUNS
     ]
     command = [sys.executable, *launcher(layout), str(script), json.dumps(runs)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
     environment["CUDA_VISIBLE_DEVICES"] = ""
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-4000:]
-    return {stage: result(folder / stage) for stage in STAGES}
+    return {run: result(folder / run) for run in RUNS}
 
 
 def result(folder: Path) -> dict:
@@ -130,7 +139,7 @@ def result(folder: Path) -> dict:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, tiny_model_dir) -> dict[str, dict[str, dict]]:
-    """layout -> stage -> what came of it."""
+    """layout -> one of RUNS -> what came of it."""
     place = tmp_path_factory.mktemp("layouts")
     one, two = (["--per_device_train_batch_size", str(rows)] for rows in (1, 2))
     return {
@@ -144,12 +153,12 @@ def trained(tmp_path_factory, tiny_model_dir) -> dict[str, dict[str, dict]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["accumulated", "two", "fsdp2"])
-@pytest.mark.parametrize("stage", STAGES)
-def test_the_layout_does_not_change_what_is_learnt(trained, stage, layout):
-    whole, other = trained["whole"][stage], trained[layout][stage]
+@pytest.mark.parametrize("run", RUNS)
+def test_the_layout_does_not_change_what_is_learnt(trained, run, layout):
+    whole, other = trained["whole"][run], trained[layout][run]
     assert len(whole["losses"]) == EPOCHS * 4  # 27 rows: three whole batches and a last one of 3
     assert other["losses"] == pytest.approx(whole["losses"], rel=1e-5, abs=TOLERANCE)
-    exact = {name: value for name, value in whole["measured"].items() if (stage, name) not in INEXACT}
+    exact = {name: value for name, value in whole["measured"].items() if (run, name) not in INEXACT}
     assert {name: other["measured"][name] for name in exact} == pytest.approx(exact, rel=1e-5, abs=TOLERANCE)
     assert "eval_loss" in exact
     assert max(whole["losses"]) - min(whole["losses"]) > 100 * TOLERANCE, "or nothing could be told"
@@ -179,9 +188,9 @@ def test_zero_3_on_two_processes_learns_what_one_process_learns(trained, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", STAGES)
-def test_every_process_holds_out_the_same_rows(trained, stage):
-    sets = [rows for layout in trained.values() for rows in layout[stage]["held_out"]]
+@pytest.mark.parametrize("run", RUNS)
+def test_every_process_holds_out_the_same_rows(trained, run):
+    sets = [rows for layout in trained.values() for rows in layout[run]["held_out"]]
     assert len(sets) == 6 and all(rows == sets[0] for rows in sets) and len(sets[0]) == 9
 
 

@@ -15,7 +15,7 @@ from cached_rows import STAGES, build, rows, write_pretrain
 ROOT = Path(__file__).resolve().parents[1]
 # Builds the trainer of each recipe on every rank; a line of JSON per recipe and rank.
 RANKS = """
-import json, os, sys, time
+import fcntl, json, os, sys, time
 sys.path.insert(0, "tests")
 from lifecycle_recipes.exit_status import stage_exit
 
@@ -42,11 +42,14 @@ with stage_exit():
             continue
         calls.clear()
         trainer, run = build(path, "--ddp_timeout", "4")
-        print(json.dumps({
+        said = json.dumps({
             "rank": os.environ["RANK"], "calls": len(calls), "notes": run.notes, "path": path,
             "rows": [rows(trainer.train_dataset), rows(trainer.eval_dataset)],
             "codes": [finding.code for finding in run.findings],
-        }), flush=True)
+        })
+        with open(__file__) as lock:  # both ranks write into one pipe, more than it takes at once
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            print(said, flush=True)
 """
 
 

@@ -15,6 +15,7 @@ from datasets import load_dataset
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments, set_seed
 
 from lifecycle_recipes.data.blocks import BlockCollator, pack_documents
+from lifecycle_recipes.data.origins import number_rows, take_off
 
 settings = json.loads(Path(sys.argv[1]).read_text())
 args = TrainingArguments(**settings["train"], remove_unused_columns=False)
@@ -22,12 +23,12 @@ tokenizer = AutoTokenizer.from_pretrained(settings["tokenizer"])
 set_seed(args.seed)
 specials = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
 model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **specials, **settings["config"]))
-documents = load_dataset("json", data_files=settings["data"], split="train")
+documents = number_rows(load_dataset("json", data_files=settings["data"], split="train"), 0)
 blocks, _ = pack_documents(documents, tokenizer, "text", settings["block_size"])
 trainer = Trainer(
     model=model,
     args=args,
-    train_dataset=blocks,
+    train_dataset=take_off(blocks),
     processing_class=tokenizer,
     data_collator=BlockCollator(tokenizer.pad_token_id, settings["block_size"]),
 )

@@ -189,6 +189,7 @@ def test_torchrun_asks_for_its_processes_and_the_environments_layout(monkeypatch
         (read_layout("ddp"), None, None, ""),
         (read_layout("zero3", {"use_cpu": True}), 0, None, ""),
         (read_layout("fsdp2", {"use_cpu": True}), 8, "layout-type", "zero3"),
+        (read_layout("tp", {"use_cpu": True}), 4, "layout-type", "zero3"),
         (read_layout("fsdp2"), 0, "layout-gpus", "zero3"),
         (read_layout("cpu", {"num_processes": 2}), 0, "layout-processes", "MULTI_GPU"),
         (read_layout("zero3", {"cpu": True}), 0, "layout-processes", "MULTI_GPU"),

@@ -122,7 +122,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_layout_options(command: argparse.ArgumentParser, help: str) -> None:
     command.add_argument("--layout", metavar="NAME", help=help)
     command.add_argument("--processes", type=int, metavar="N", help="processes in place of the layout's")
-    command.add_argument("--cpu", action="store_true", help="try the layout without its GPUs (not FSDP)")
+    command.add_argument("--cpu", action="store_true", help="try the layout without GPUs (not FSDP or tp)")
 
 
 def _asked(args, raw):

@@ -47,16 +47,17 @@ def find_in_machine_for(layout: Layout) -> list[Finding]:
         )
         return [Finding("layout-processes", "error", says, fix)]
     gpus = count_gpus()
-    if layout.kind == "fsdp" and layout.cpu:
-        says = (
-            f"{layout} asks for FSDP, which accelerate has not on a CPU: it would be plain data parallelism"
-        )
+    needs_gpu = layout.kind == "fsdp" or layout.tp > 1
+    if needs_gpu and layout.cpu:
+        says = f"{layout} asks for tensor parallelism, which accelerate has not on a CPU"
+        if layout.kind == "fsdp":
+            says = f"{layout} asks for FSDP, which on a CPU accelerate makes plain data parallelism"
         return [Finding("layout-type", "error", says, "on a CPU take zero3, or cpu_ddp")]
     here = -(-layout.processes // layout.machines)
     if not layout.cpu and gpus is not None and here > gpus:
         says = f"{layout} asks for {here} GPU{'s' * (here > 1)} on this machine, which shows {gpus or 'none'}"
         fewer = f"--processes {gpus * layout.machines} (accelerate's --num_processes)"
-        none = "on a CPU take zero3, or cpu_ddp" if layout.kind == "fsdp" else CPU_CURE
+        none = "on a CPU take zero3, or cpu_ddp" if needs_gpu else CPU_CURE
         return [Finding("layout-gpus", "warning", says, fewer if gpus else none)]
     return []
 

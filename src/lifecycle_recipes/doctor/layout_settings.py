@@ -149,7 +149,7 @@ def _split(raw: RawRecipe, layout: Layout) -> list[Finding]:
     strategy, alone = setting(raw, "train.save_strategy"), setting(raw, "train.save_only_model")
     if layout.tp == 1 or strategy == "no" or alone:
         return []
-    says = "no checkpoint of weights split by tensor parallelism can be resumed, and upstream writes none"
+    says = "upstream writes no checkpoint to resume from of weights split by tensor parallelism"
     fix = "write `save_only_model: true` (checkpoints of weights alone), or `save_strategy: 'no'`"
     return _conflict(raw, says, fix, "train.save_only_model", "train.save_strategy", "train")
 

@@ -31,8 +31,8 @@ def write_pretrain(folder: Path, texts: list[str], parent) -> str:
 def build(path: str, *overrides: str):
     """(trainer, run) of the recipe at `path`, as its stage builds it; run.notes, run.findings."""
     from lifecycle_recipes.doctor.build import stand_in_for_run
-    from lifecycle_recipes.recipe import load_recipe, read_recipe
-    from lifecycle_recipes.recipe_schema import recipe_class
+    from lifecycle_recipes.recipe.read import load_recipe, read_recipe
+    from lifecycle_recipes.recipe.schema import recipe_class
 
     stage = read_recipe(path).stage
     module = importlib.import_module(f"lifecycle_recipes.stages.{stage}")

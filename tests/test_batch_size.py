@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from lifecycle_recipes.batch_size import ROWS, STEPS, batch_settings, find_in_effective, processes_here
 from lifecycle_recipes.doctor.check import check
 from lifecycle_recipes.doctor.steps import planned_steps
 from lifecycle_recipes.doctor.summary import step_lines
 from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.layout import Layout
-from lifecycle_recipes.recipe import load_recipe, read_recipe
+from lifecycle_recipes.recipe.batch_size import ROWS, STEPS, batch_settings, find_in_effective, processes_here
+from lifecycle_recipes.recipe.read import load_recipe, read_recipe
 from lifecycle_recipes.stages.sft import SFTRecipe
 
 RECIPE = """\
@@ -150,7 +150,7 @@ def test_the_training_arguments_are_built_with_it(monkeypatch):
     raw_of(64)
     arguments = ["recipe.yaml", "--activation_checkpointing", "false"]
     assert load_recipe(SFTRecipe, arguments).train.gradient_accumulation_steps == 8
-    monkeypatch.setattr("lifecycle_recipes.recipe.processes_here", lambda: 4)
+    monkeypatch.setattr("lifecycle_recipes.recipe.read.processes_here", lambda: 4)
     recipe = load_recipe(SFTRecipe, [*arguments, "--global_batch_size", "96"])
     assert recipe.global_batch_size == 96
     assert (recipe.train.per_device_train_batch_size, recipe.train.gradient_accumulation_steps) == (8, 3)

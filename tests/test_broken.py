@@ -17,7 +17,7 @@ from lifecycle_recipes.doctor.codes import CODES
 from lifecycle_recipes.doctor.hub import find_in_hub
 from lifecycle_recipes.doctor.machine import find_in_machine
 from lifecycle_recipes.finding import Refusal
-from lifecycle_recipes.recipe_schema import load_schema
+from lifecycle_recipes.recipe.schema import load_schema
 
 ROOT = Path(__file__).resolve().parents[1]
 BROKEN = ROOT / "recipes/broken"

@@ -13,8 +13,8 @@ from datasets import Dataset
 
 from lifecycle_recipes.data import cache, prepare, sources
 from lifecycle_recipes.data.origins import take_off
-from lifecycle_recipes.recipe import load_recipe
-from lifecycle_recipes.recipe_schema import recipe_class
+from lifecycle_recipes.recipe.read import load_recipe
+from lifecycle_recipes.recipe.schema import recipe_class
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -10,7 +10,7 @@ from checked import RECIPE, codes, write
 from lifecycle_recipes.doctor import check as doctor
 from lifecycle_recipes.doctor import hub, machine, output
 from lifecycle_recipes.finding import Refusal
-from lifecycle_recipes.recipe import read_recipe
+from lifecycle_recipes.recipe.read import read_recipe
 from lifecycle_recipes.record_file import read_record
 
 # The machine and the Hub

@@ -3,7 +3,7 @@
 import pytest
 
 from lifecycle_recipes.doctor.settings import find_in_settings
-from lifecycle_recipes.recipe import read_recipe
+from lifecycle_recipes.recipe.read import read_recipe
 
 DATA = "data: {sources: [{path: a.jsonl}]}\n"
 HELD_OUT = "data: {sources: [{path: a.jsonl}], eval_fraction: 0.1}\n"

@@ -11,8 +11,8 @@ from lifecycle_recipes.cli import build_parser
 from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.gate import parse
 from lifecycle_recipes.launch import find_layout
-from lifecycle_recipes.recipe import read_recipe
-from lifecycle_recipes.recipe_yaml import read_yaml
+from lifecycle_recipes.recipe.located_yaml import read_yaml
+from lifecycle_recipes.recipe.read import read_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

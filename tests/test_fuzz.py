@@ -11,8 +11,8 @@ import yaml
 
 from lifecycle_recipes.doctor.recipe_level import find_in_recipe
 from lifecycle_recipes.finding import Refusal
-from lifecycle_recipes.recipe import load_recipe, read_recipe
-from lifecycle_recipes.recipe_schema import recipe_class
+from lifecycle_recipes.recipe.read import load_recipe, read_recipe
+from lifecycle_recipes.recipe.schema import recipe_class
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*/*.yaml"))

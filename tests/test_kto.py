@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from lifecycle_recipes.evals.saved import load_saved
 from lifecycle_recipes.finding import Refusal
-from lifecycle_recipes.recipe import load_recipe
+from lifecycle_recipes.recipe.read import load_recipe
 from lifecycle_recipes.stages import kto
 
 

@@ -14,8 +14,8 @@ from lifecycle_recipes.data.origins import ROW, Origins, line_of_row, places
 from lifecycle_recipes.data.prepare import only_data
 from lifecycle_recipes.doctor.probe import row_ids
 from lifecycle_recipes.finding import Refusal
-from lifecycle_recipes.recipe import load_recipe
-from lifecycle_recipes.recipe_schema import recipe_class
+from lifecycle_recipes.recipe.read import load_recipe
+from lifecycle_recipes.recipe.schema import recipe_class
 from lifecycle_recipes.record import Run
 
 pytestmark = pytest.mark.usefixtures("own_cache")

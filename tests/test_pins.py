@@ -11,7 +11,7 @@ from checked import RECIPE, codes, write
 from lifecycle_recipes.evals.check import check_config
 from lifecycle_recipes.evals.config import EvaluateConfig
 from lifecycle_recipes.finding import Refusal
-from lifecycle_recipes.recipe import read_recipe
+from lifecycle_recipes.recipe.read import read_recipe
 
 FIRST, SECOND = "1a" * 20, "2b" * 20
 EVALUATE = "evaluate: {prompts: p.jsonl, against: me/parent, reward_model: me/judge}\n"

@@ -13,7 +13,7 @@ import pytest
 from families import FAMILIES, save_model
 
 from lifecycle_recipes.layout import read_layout
-from lifecycle_recipes.recipe import read_recipe
+from lifecycle_recipes.recipe.read import read_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = sorted(p for p in (ROOT / "recipes").glob("*/*.yaml") if p.parent.name in FAMILIES)

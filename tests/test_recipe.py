@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lifecycle_recipes.finding import Refusal
-from lifecycle_recipes.recipe import read_recipe
+from lifecycle_recipes.recipe.read import read_recipe
 
 SFT = """\
 stage: sft
@@ -213,7 +213,7 @@ def test_reading_is_fast_and_imports_no_torch(tmp_path):
     path = tmp_path / "sft.yaml"
     path.write_text(SFT + "gate:\n  - eval_loss < 2\n")
     code = (
-        "import sys; from lifecycle_recipes.recipe import read_recipe;"
+        "import sys; from lifecycle_recipes.recipe.read import read_recipe;"
         "read_recipe(sys.argv[1], ['--packing=true']);"
         "print([m for m in ('torch', 'transformers', 'trl', 'numpy', 'datasets') if m in sys.modules])"
     )

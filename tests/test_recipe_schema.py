@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from lifecycle_recipes import recipe_names, recipe_schema
 from lifecycle_recipes.evals.config import EvaluateConfig
 from lifecycle_recipes.finding import Refusal
-from lifecycle_recipes.recipe import hardware_defaults, load_recipe
+from lifecycle_recipes.recipe import names as recipe_names
+from lifecycle_recipes.recipe import schema as recipe_schema
+from lifecycle_recipes.recipe.read import hardware_defaults, load_recipe
 from lifecycle_recipes.stages.dpo import DPORecipe
 from lifecycle_recipes.stages.pretrain import PretrainRecipe
 from lifecycle_recipes.stages.sft import SFTRecipe
@@ -61,18 +62,18 @@ def all_keys() -> set[str]:
 @pytest.mark.parametrize("stage", STAGES)
 def test_shipped_schema_is_what_the_dataclasses_give(stage):
     shipped = json.loads((recipe_schema.SHIPPED / f"{stage}.json").read_text())
-    assert shipped == recipe_schema.make_schema(stage), "run python -m lifecycle_recipes.recipe_schema"
+    assert shipped == recipe_schema.make_schema(stage), "run python -m lifecycle_recipes.recipe.schema"
 
 
 def test_every_stage_has_a_schema():
-    stages = Path(recipe_schema.__file__).parent / "stages"
+    stages = Path(recipe_schema.__file__).parents[1] / "stages"
     assert {p.stem for p in stages.glob("*.py") if p.stem[0] != "_"} == set(STAGES)
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_schema_is_strict_everywhere_and_its_defaults_fit(stage):
-    from lifecycle_recipes.recipe_check import Checker
-    from lifecycle_recipes.recipe_yaml import Located
+    from lifecycle_recipes.recipe.check import Checker
+    from lifecycle_recipes.recipe.located_yaml import Located
 
     def located(value):
         if isinstance(value, dict):
@@ -111,7 +112,7 @@ def test_every_upstream_option_is_there_or_is_explained():
 def test_other_versions_get_their_own_schemas_once(tmp_path, monkeypatch):
     """A stamp that is not installed: made in another process into a cache, read from there the next time."""
     code = (
-        "import sys; from lifecycle_recipes import recipe_schema as s;"
+        "import sys; from lifecycle_recipes.recipe import schema as s;"
         "real = s.installed_versions(); s.installed_versions = lambda: real | {'trl': '1.12.99'};"
         "print(s.schema_directory()); print(s.load_schema('sft')['title']); assert 'torch' not in sys.modules"
     )

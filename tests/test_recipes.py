@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lifecycle_recipes.batch_size import ROWS, STEPS, batch_settings
-from lifecycle_recipes.recipe import read_recipe
+from lifecycle_recipes.recipe.batch_size import ROWS, STEPS, batch_settings
+from lifecycle_recipes.recipe.read import read_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*/*.yaml"))

@@ -8,7 +8,7 @@ from preference_runs import LORA, moved, pairs, quiet_run, snapshot, write_recip
 
 from lifecycle_recipes.evals.saved import load_reward
 from lifecycle_recipes.finding import Refusal
-from lifecycle_recipes.recipe import load_recipe
+from lifecycle_recipes.recipe.read import load_recipe
 from lifecycle_recipes.stages import reward
 
 

@@ -10,7 +10,7 @@ from lifecycle_recipes.data.config import DataConfig, Source
 from lifecycle_recipes.data.sources import load_data
 from lifecycle_recipes.data.split import sample, split
 from lifecycle_recipes.doctor.rows import find_in_rows, read_row_sets
-from lifecycle_recipes.recipe import RawRecipe
+from lifecycle_recipes.recipe.read import RawRecipe
 
 
 def test_a_check_sees_the_rows_that_the_run_trains_on(tmp_path):

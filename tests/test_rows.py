@@ -13,7 +13,7 @@ from lifecycle_recipes.data.row_faults import MISLEADING, UNTRAINABLE
 from lifecycle_recipes.doctor import overlap
 from lifecycle_recipes.doctor.codes import CODES
 from lifecycle_recipes.doctor.rows import find_in_rows, read_row_sets
-from lifecycle_recipes.recipe import RawRecipe
+from lifecycle_recipes.recipe.read import RawRecipe
 
 
 @pytest.fixture

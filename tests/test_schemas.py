@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lifecycle_recipes import cli
-from lifecycle_recipes.recipe_schema import SHIPPED, load_schema, stage_names
+from lifecycle_recipes.recipe.schema import SHIPPED, load_schema, stage_names
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("[!b]*/*.yaml"))  # those in broken/ are wrong on purpose

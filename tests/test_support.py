@@ -21,7 +21,7 @@ from lifecycle_recipes.doctor.support import (
     write_table,
 )
 from lifecycle_recipes.layout import read_layout
-from lifecycle_recipes.recipe import read_recipe
+from lifecycle_recipes.recipe.read import read_recipe
 
 QLORA = LORA | {"load_in_4bit": True, "dtype": "bfloat16"}
 SHARDABLE = QLORA | {"bnb_4bit_quant_storage": "bfloat16"}

@@ -233,7 +233,7 @@ def a_file(directory: Path) -> None:
 def incomplete(directory: Path) -> None:
     """Checkpoints of this very run, the newest without the optimizer's state."""
     from lifecycle_recipes.parents import describe_parent, find_parents, hash_inputs
-    from lifecycle_recipes.recipe import read_recipe
+    from lifecycle_recipes.recipe.read import read_recipe
     from lifecycle_recipes.record import identify
 
     raw = read_recipe("recipes/broken/checkpoint-incomplete/recipe.yaml")

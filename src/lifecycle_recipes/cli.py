@@ -157,7 +157,7 @@ def check(args, overrides: list[str]) -> int:
 def run(args, rest: list[str]) -> int:
     from .doctor.check import check_recipe
     from .launch import require_one_machine, stage_command, start
-    from .recipe import read_recipe
+    from .recipe.read import read_recipe
     from .record import is_done
 
     raw = read_recipe(args.recipe, rest)
@@ -175,7 +175,7 @@ def run(args, rest: list[str]) -> int:
 def gate(args, rest: list[str]) -> int:
     from .finding import refuse
     from .gate import judge, write_gate
-    from .recipe import read_recipe
+    from .recipe.read import read_recipe
 
     run, lines = args.run, None
     if run.endswith((".yaml", ".yml")):
@@ -223,7 +223,7 @@ def schema(args, rest: list[str]) -> int:
     import json
 
     from .finding import refuse
-    from .recipe_schema import load_schema, stage_names
+    from .recipe.schema import load_schema, stage_names
 
     if args.stage not in stage_names():
         cure = f"choose from {', '.join(stage_names())}"

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from .finding import refuse
-from .recipe_names import hide_secrets, is_secret
+from .recipe.names import hide_secrets, is_secret
 
 RUN_FILE, GATE_FILE = "run.json", "gate.ok"
 REDACTED = "<hidden>"

@@ -31,8 +31,8 @@ def built_trainer(path: str | Path, overrides: Sequence[str] | None = None) -> I
     trainer-refused where upstream does not accept the recipe.
     """
     from ..exit_status import quiet
-    from ..recipe import load_recipe, read_recipe
-    from ..recipe_schema import recipe_class
+    from ..recipe.read import load_recipe, read_recipe
+    from ..recipe.schema import recipe_class
 
     quiet()
     arguments = list(overrides or [])

@@ -15,7 +15,7 @@ from ..evals.check import check_config
 from ..evals.config import EvaluateConfig
 from ..finding import Finding, Refusal
 from ..parents import ROLES, WEIGHTS, check_parent, find_parents, is_local
-from ..recipe import RawRecipe
+from ..recipe.read import RawRecipe
 from ..record_file import read_record
 from .settings import error, place
 

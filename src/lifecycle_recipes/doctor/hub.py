@@ -9,8 +9,8 @@ import yaml
 
 from ..finding import Finding
 from ..parents import is_local
-from ..recipe import RawRecipe
-from ..recipe_pins import pinnable
+from ..recipe.pins import pinnable
+from ..recipe.read import RawRecipe
 from .files import maker
 from .machine import is_offline
 from .settings import place, setting, warning

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..finding import Finding
 from ..layout import ACCELERATORS, Layout
-from ..recipe import RawRecipe
+from ..recipe.read import RawRecipe
 from .support import find_in_layout
 
 # TrainingArguments' own ways to a layout.

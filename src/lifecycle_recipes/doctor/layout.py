@@ -8,10 +8,10 @@ import os
 from dataclasses import replace
 from typing import Any
 
-from ..batch_size import effective
 from ..finding import Finding
 from ..launchers import ASKED
 from ..layout import PARALLEL, Layout
+from ..recipe.batch_size import effective
 from .launch_level import CPU_CURE
 
 NAMES = {"single": "one process", "ddp": "data parallel", "deepspeed": "DeepSpeed", "fsdp": "FSDP"}

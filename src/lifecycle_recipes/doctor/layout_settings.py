@@ -9,7 +9,7 @@ from typing import Any
 
 from ..finding import Finding
 from ..layout import Layout
-from ..recipe import RawRecipe
+from ..recipe.read import RawRecipe
 from .settings import error, place, setting
 
 # accelerate/utils/deepspeed.py makes these DeepSpeed's CPUAdam without changing what they compute.

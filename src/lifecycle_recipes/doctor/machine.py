@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..finding import Finding
 from ..layout import ACCELERATORS
-from ..recipe import RawRecipe
+from ..recipe.read import RawRecipe
 from .settings import error, place, setting, warning
 
 # The Python modules of what a recipe can name; any one of them will do.

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..finding import Finding, Refusal
 from ..output_dir import find_incomplete_checkpoints, whose
 from ..parents import find_parents
-from ..recipe import RawRecipe
+from ..recipe.read import RawRecipe
 from ..record import identify
 from ..record_file import RUN_FILE, read_record
 from .hub import cache

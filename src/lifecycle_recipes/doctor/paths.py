@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 
 from ..finding import Finding
-from ..recipe import RawRecipe
+from ..recipe.read import RawRecipe
 from .settings import error, place
 
 KEYS = {

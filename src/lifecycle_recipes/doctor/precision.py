@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..finding import Finding
 from ..layout import Layout
-from ..recipe import RawRecipe
+from ..recipe.read import RawRecipe
 from .settings import error, place, setting, warning
 
 FP8_MODULES = {"AO": ("torchao",), "TE": ("transformer_engine",), None: ("torchao", "transformer_engine")}

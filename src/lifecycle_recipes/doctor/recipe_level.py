@@ -3,7 +3,7 @@
 import errno
 
 from ..finding import Finding
-from ..recipe import RawRecipe
+from ..recipe.read import RawRecipe
 from .files import find_in_files
 from .global_batch import find_in_global_batch
 from .hub import find_in_hub

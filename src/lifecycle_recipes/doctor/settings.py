@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from ..finding import Finding, Refusal
-from ..recipe import RawRecipe
-from ..recipe_schema import load_schema
+from ..recipe.read import RawRecipe
+from ..recipe.schema import load_schema
 
 # Keys of trl.ModelConfig that mean nothing without an adapter or a quantised base.
 ADAPTER_KEYS = ("lora_", "use_rslora", "use_dora", "load_in_", "bnb_", "use_bnb_")

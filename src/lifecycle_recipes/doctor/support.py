@@ -15,7 +15,7 @@ from typing import Literal
 
 from ..finding import Finding
 from ..layout import Layout, read_layout
-from ..recipe import RawRecipe
+from ..recipe.read import RawRecipe
 from .layout_settings import find_in_layout_settings, method_of
 from .settings import error, place
 

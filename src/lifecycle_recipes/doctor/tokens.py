@@ -220,7 +220,7 @@ def find_in_tokenizer_recipe(raw) -> list[Finding]:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    from ..recipe_schema import load_schema
+    from ..recipe.schema import load_schema
 
     defaults = load_schema("tokenizer")["properties"]["tokenizer"]["properties"]
     values = {key: entry.get("default") for key, entry in defaults.items()} | raw.values["tokenizer"]

@@ -3,8 +3,8 @@
 from difflib import get_close_matches
 
 from ..finding import Finding
-from ..recipe import RawRecipe
-from ..recipe_pins import pinnable
+from ..recipe.pins import pinnable
+from ..recipe.read import RawRecipe
 from .codes import CODES
 
 

@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     from ..doctor.build import upstream_refusals
     from ..doctor.check import check_built, check_recipe, preflight
     from ..evals.measure import measure
-    from ..recipe import load_recipe
+    from ..recipe.read import load_recipe
     from ..record import Run, stage_exit
 
     with stage_exit():

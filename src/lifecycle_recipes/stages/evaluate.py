@@ -24,7 +24,7 @@ class EvaluateRecipe:
 def main(argv: list[str] | None = None) -> None:
     from ..doctor.check import check_recipe, preflight
     from ..evals.measure import measure
-    from ..recipe import load_recipe
+    from ..recipe.read import load_recipe
     from ..record import Run, stage_exit
 
     with stage_exit():

@@ -54,7 +54,7 @@ class TokenizerRecipe:
 def main(argv: list[str] | None = None) -> None:
     from ..data.sources import load_data
     from ..doctor.check import check_recipe, preflight
-    from ..recipe import load_recipe
+    from ..recipe.read import load_recipe
     from ..record import Run, stage_exit
 
     with stage_exit():

@@ -1,9 +1,9 @@
 """Overrides on the command line: `--train.seed 1`, `--learning_rate=2e-5`, strict like the file. No torch."""
 
-from .finding import Finding, Refusal
-from .recipe_check import Checker, dotted
-from .recipe_names import is_secret
-from .recipe_yaml import Located, read_yaml
+from ..finding import Finding, Refusal
+from .check import Checker, dotted
+from .located_yaml import Located, read_yaml
+from .names import is_secret
 
 FLAGS = ("--allow-failed-parent", "--replace", "--debug")
 

@@ -1,6 +1,6 @@
 """JSON schemas of the recipes, generated from the dataclasses of the stages.
 
-    python -m lifecycle_recipes.recipe_schema            rewrites src/lifecycle_recipes/schemas/*.json
+    python -m lifecycle_recipes.recipe.schema            rewrites src/lifecycle_recipes/recipe/schemas/*.json
 
 Importing TRL takes 10 s, checking a recipe may take one: so recipes are checked against these files. They
 carry the versions they were made from; where others are installed, they are made once more, into a cache.
@@ -22,8 +22,8 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from .finding import refuse
-from .recipe_names import ALSO, CHOICES, HELP, RENAMED, has_no_effect, is_secret, required_keys
+from ..finding import refuse
+from .names import ALSO, CHOICES, HELP, RENAMED, has_no_effect, is_secret, required_keys
 
 SHIPPED = Path(__file__).parent / "schemas"
 STAMPED = ("lifecycle-recipes", "transformers", "trl")
@@ -69,7 +69,7 @@ def _make_once(directory: Path) -> Path:
         fresh = Path(tempfile.mkdtemp(dir=directory.parent))
     except OSError:  # a home that cannot be written to: make them for this process only
         fresh = directory = Path(tempfile.mkdtemp())
-    command = [sys.executable, "-m", "lifecycle_recipes.recipe_schema", "--to", str(fresh)]
+    command = [sys.executable, "-m", "lifecycle_recipes.recipe.schema", "--to", str(fresh)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise refuse("no-schema", f"recipe schemas could not be made: {done.stderr.strip()[-300:]}")
@@ -184,7 +184,7 @@ def _field_schema(field: Field, hint: typing.Any, cls: type, stage: str = "") ->
 
 
 def _entry(table: dict, cls: type, name: str) -> typing.Any:
-    """What a table of recipe_names says of a field, declared in `cls` or one of its parents."""
+    """What a table of names.py says of a field, declared in `cls` or one of its parents."""
     keys = [(parent.__name__, name) for parent in cls.__mro__] + [("*", name)]
     return next((table[key] for key in keys if key in table), None)
 
@@ -241,7 +241,7 @@ def _union_schema(arguments: tuple, choices: list, stage: str, section: str) -> 
 
 def write_schemas(directory: Path, keep_going: bool = False) -> None:
     """Write the schema of every stage; `keep_going`: leave out those whose classes are not installed."""
-    stages = Path(__file__).parent / "stages"
+    stages = Path(__file__).parents[1] / "stages"
     for stage in sorted(p.stem for p in stages.glob("*.py") if not p.stem.startswith("_")):
         try:
             schema = make_schema(stage)

@@ -8,9 +8,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from .finding import Finding
-from .recipe_names import REMOVED, RENAMED, has_no_effect, holds_secret, is_secret
-from .recipe_yaml import Located
+from ..finding import Finding
+from .located_yaml import Located
+from .names import REMOVED, RENAMED, has_no_effect, holds_secret, is_secret
 
 # Python type -> JSON Schema types that it satisfies. An int is a number, a bool is no int.
 _SATISFIES = {

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from .finding import Finding, refuse
-from .recipe_names import hide_secrets
+from ..finding import Finding, refuse
+from .names import hide_secrets
 
 MAX_VALUES = 100_000  # aliases can unfold a small file without bound ("billion laughs")
 

@@ -8,7 +8,7 @@ recipe means the same training on any number of processes.
 import os
 from typing import Any
 
-from .finding import Finding, Refusal
+from ..finding import Finding, Refusal
 
 KEY = "global_batch_size"
 ROWS, STEPS = "per_device_train_batch_size", "gradient_accumulation_steps"

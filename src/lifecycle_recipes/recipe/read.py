@@ -14,15 +14,15 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+from ..finding import Finding, Refusal, refuse
+from ..layout import Layout, asked_layout, mend_deepspeed_path
 from .batch_size import batch_settings, processes_here
-from .finding import Finding, Refusal, refuse
-from .layout import Layout, asked_layout, mend_deepspeed_path
-from .recipe_check import Checker, show
-from .recipe_names import hide_secrets
-from .recipe_overrides import apply_overrides, split_arguments
-from .recipe_pins import apply_pins
-from .recipe_schema import load_schema, section_types, stage_names
-from .recipe_yaml import Located, read_yaml
+from .check import Checker, show
+from .located_yaml import Located, read_yaml
+from .names import hide_secrets
+from .overrides import apply_overrides, split_arguments
+from .pins import apply_pins
+from .schema import load_schema, section_types, stage_names
 
 Recipe = TypeVar("Recipe")
 
@@ -135,7 +135,7 @@ def _stage_of(tree: Located, started: str | None, findings: list[Finding]) -> st
 
 def _check_gate(tree: Located, values: dict, checker: Checker) -> None:
     """Gate lines that gate.py cannot read would only show after training."""
-    from .gate import parse
+    from ..gate import parse
 
     lines = tree.value.get("gate")
     for node in lines.value if lines and isinstance(lines.value, list) else []:

@@ -1,0 +1,1 @@
+"""A recipe file -> the dataclasses of its stage. No torch."""

@@ -25,9 +25,9 @@ from pathlib import Path
 
 import yaml
 
-from lifecycle_recipes import environment
 from lifecycle_recipes.doctor.launch_level import count_gpus
 from lifecycle_recipes.layout import find_layout
+from lifecycle_recipes.record import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 START, END = "<!-- gpu: start -->\n", "\n<!-- gpu: end -->"

@@ -22,8 +22,8 @@ from statistics import median
 
 import yaml
 
-from lifecycle_recipes import environment
 from lifecycle_recipes.recipe.read import read_recipe
+from lifecycle_recipes.record import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 # The glue needs neither: what is measured after training, and how often a checkpoint is written.

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from lifecycle_recipes.record import Run, Stopped
+from lifecycle_recipes.record.run import Run, Stopped
 
 
 def fake_recipe(directory, values=None, flags=(), **raw):

@@ -77,7 +77,7 @@ def test_a_reference_that_is_not_the_parent(stage_recipe, adapter):
 
 
 def test_files_of_a_parent_that_changed(parent, tiny_model_dir, tmp_path):
-    from lifecycle_recipes.parents import hash_file, hash_weights
+    from lifecycle_recipes.record.parents import hash_file, hash_weights
 
     write_record(parent, tokenizer_sha256=hash_file(parent / "tokenizer.json"))
     assert find_in_parent("model", str(parent)) == []

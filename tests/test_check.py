@@ -11,7 +11,7 @@ from lifecycle_recipes import cli
 from lifecycle_recipes.doctor import check as doctor
 from lifecycle_recipes.finding import Finding, Refusal
 from lifecycle_recipes.recipe.read import publishing_defaults, read_recipe
-from lifecycle_recipes.record_file import read_record
+from lifecycle_recipes.record.file import read_record
 
 # The levels
 

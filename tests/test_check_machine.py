@@ -11,7 +11,7 @@ from lifecycle_recipes.doctor import check as doctor
 from lifecycle_recipes.doctor import hub, machine, output
 from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.recipe.read import read_recipe
-from lifecycle_recipes.record_file import read_record
+from lifecycle_recipes.record.file import read_record
 
 # The machine and the Hub
 
@@ -117,7 +117,7 @@ def test_the_output_directory_is_not_the_parent(recipe_here):
 
 
 def test_an_output_directory_that_holds_something(recipe_here):
-    from lifecycle_recipes.record import Run
+    from lifecycle_recipes.record.run import Run
 
     def finish(*overrides):
         raw = read_recipe("sft.yaml", list(overrides))

@@ -137,7 +137,7 @@ def test_run_prints_the_line_it_starts(capsys, recipe, monkeypatch):
 
 def test_run_unless_done(capsys, recipe, monkeypatch):
     from lifecycle_recipes.recipe.read import read_recipe
-    from lifecycle_recipes.record import Run
+    from lifecycle_recipes.record.run import Run
 
     started = []
     monkeypatch.setattr(launch, "start", started.append)

@@ -9,10 +9,10 @@ import pytest
 
 from lifecycle_recipes.cli import build_parser
 from lifecycle_recipes.finding import Refusal
-from lifecycle_recipes.gate import parse
 from lifecycle_recipes.launch import find_layout
 from lifecycle_recipes.recipe.located_yaml import read_yaml
 from lifecycle_recipes.recipe.read import read_recipe
+from lifecycle_recipes.record.gate import parse
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from lifecycle_recipes.finding import Refusal
-from lifecycle_recipes.gate import judge, parse, settled_lines, write_gate
+from lifecycle_recipes.record.gate import judge, parse, settled_lines, write_gate
 
 
 def write_run(directory, metrics, gate=(), status="done", parents=None, identity="me"):
@@ -159,7 +159,7 @@ def test_a_stricter_promise_that_failed_is_remembered(tmp_path):
 
 
 def test_gates_are_judged_without_torch_in_well_under_a_second(child):
-    code = f"import sys; from lifecycle_recipes.gate import judge; judge({str(child)!r}, ['acc > 0']);"
+    code = f"import sys; from lifecycle_recipes.record.gate import judge; judge({str(child)!r}, ['acc > 0']);"
     code += "sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'datasets', 'yaml')))"
     process = subprocess.Popen([sys.executable, "-c", code])
     _, status, usage = os.wait4(process.pid, 0)

@@ -18,7 +18,7 @@ from lifecycle_recipes.finding import REFUSED, Refusal
 from lifecycle_recipes.layout import Layout, asked_layout, mend_deepspeed_path, read_layout
 from lifecycle_recipes.layout_watch import LayoutWatch
 from lifecycle_recipes.recipe.read import hardware_defaults
-from lifecycle_recipes.record import Run
+from lifecycle_recipes.record.run import Run
 
 LAUNCH_VARIABLES = [launchers.ASKED, "WORLD_SIZE", "CUDA_VISIBLE_DEVICES", *launchers.VARIABLES]
 

@@ -16,7 +16,7 @@ from lifecycle_recipes.doctor.probe import row_ids
 from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.recipe.read import load_recipe
 from lifecycle_recipes.recipe.schema import recipe_class
-from lifecycle_recipes.record import Run
+from lifecycle_recipes.record.run import Run
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

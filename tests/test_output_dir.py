@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from fake_runs import code_of, fake_recipe, finish, save_checkpoint, save_weights, stop
 
-from lifecycle_recipes import output_dir
 from lifecycle_recipes.finding import Refusal
-from lifecycle_recipes.gate import write_gate
-from lifecycle_recipes.record import Run, Stopped, is_done, read_record
+from lifecycle_recipes.record import output_dir
+from lifecycle_recipes.record.gate import write_gate
+from lifecycle_recipes.record.run import Run, Stopped, is_done, read_record
 
 
 def test_a_finished_run_is_refused_or_moved_aside(tmp_path):

@@ -6,8 +6,8 @@ import pytest
 from fake_runs import code_of, fake_recipe, finish
 
 from lifecycle_recipes.finding import Refusal
-from lifecycle_recipes.gate import write_gate
-from lifecycle_recipes.record import Run, read_record
+from lifecycle_recipes.record.gate import write_gate
+from lifecycle_recipes.record.run import Run, read_record
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_a_parent_that_must_not_be_used_is_refused_and_run_json_says_why(parent,
 def test_a_failed_parent_is_allowed_on_request_and_judged_by_the_gate_it_passed(parent):
     set_metric(parent, 0.1)
     assert start_child(parent, flags=["allow-failed-parent"]).parents
-    from lifecycle_recipes.gate import judge
+    from lifecycle_recipes.record.gate import judge
 
     assert write_gate(parent, judge(parent, ["acc > 0.05"]))  # lifecycle gate RECIPE with a milder gate
     assert start_child(parent, flags=["replace"]).parents

@@ -88,8 +88,8 @@ class TestTravels:
 
         from lifecycle_recipes.data.config import DataConfig, Source
         from lifecycle_recipes.doctor.parity import parity
-        from lifecycle_recipes.parents import hash_file
-        from lifecycle_recipes.record import Run, read_record
+        from lifecycle_recipes.record.parents import hash_file
+        from lifecycle_recipes.record.run import Run, read_record
         from lifecycle_recipes.stages.sft import SFTRecipe, build_trainer
         from lifecycle_recipes.training import train_and_save
 
@@ -111,7 +111,7 @@ class TestTravels:
         from trl import ModelConfig, RewardConfig
 
         from lifecycle_recipes.data.config import DataConfig, Source
-        from lifecycle_recipes.record import Run
+        from lifecycle_recipes.record.run import Run
         from lifecycle_recipes.stages.reward import RewardRecipe, build_trainer
 
         rows = tmp_path / "pairs.jsonl"

@@ -27,7 +27,7 @@ from lifecycle_recipes.data.turns import scored_ids
 from lifecycle_recipes.evals.saved import load_saved
 from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.recipe.read import load_recipe
-from lifecycle_recipes.record import Stopped
+from lifecycle_recipes.record.run import Stopped
 from lifecycle_recipes.stages import ppo
 from lifecycle_recipes.training import train_and_save
 

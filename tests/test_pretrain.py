@@ -9,7 +9,7 @@ from trl import ModelConfig
 
 from lifecycle_recipes.data.config import DataConfig, Source
 from lifecycle_recipes.finding import Refusal
-from lifecycle_recipes.record import Run
+from lifecycle_recipes.record.run import Run
 from lifecycle_recipes.stages.pretrain import Architecture, PretrainRecipe, TextConfig, build_trainer
 from lifecycle_recipes.training import train_and_save
 

@@ -11,9 +11,10 @@ import textwrap
 import pytest
 from fake_runs import code_of, fake_recipe, save_weights, stop
 
-from lifecycle_recipes import environment, output_dir, record_file
 from lifecycle_recipes.finding import Refusal, refuse
-from lifecycle_recipes.record import Run, Stopped, read_record, stage_exit
+from lifecycle_recipes.record import environment, output_dir
+from lifecycle_recipes.record import file as record_file
+from lifecycle_recipes.record.run import Run, Stopped, read_record, stage_exit
 
 FIELDS = {"schema", "status", "stage", "recipe", "overrides", "output_dir", "identity", "parents", "data"}
 
@@ -138,7 +139,7 @@ def test_sigterm_to_a_real_process_is_recorded(tmp_path):
 
 
 def test_sigterm_before_the_run_has_a_record_is_a_stop_too():
-    script = "import time; from lifecycle_recipes.record import stage_exit\n"
+    script = "import time; from lifecycle_recipes.record.run import stage_exit\n"
     script += "with stage_exit():\n    print('ready', flush=True)\n    time.sleep(60)"
     process = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -150,7 +151,7 @@ def test_sigterm_before_the_run_has_a_record_is_a_stop_too():
 
 
 def test_a_killed_run_stays_running_and_can_be_taken_up(tmp_path):
-    script = "import os, sys; from lifecycle_recipes.record import Run\n"
+    script = "import os, sys; from lifecycle_recipes.record.run import Run\n"
     script += (
         f"Run.start(stage='sft', output_dir={str(tmp_path / 'run')!r}).__enter__(); os.kill(os.getpid(), 9)"
     )

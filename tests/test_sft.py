@@ -13,7 +13,7 @@ from trl import ModelConfig, SFTConfig
 from lifecycle_recipes.data.config import DataConfig, Source
 from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.models.load import load_causal_lm
-from lifecycle_recipes.record import Run
+from lifecycle_recipes.record.run import Run
 from lifecycle_recipes.stages.sft import SFTRecipe, build_trainer
 from lifecycle_recipes.training import train_and_save
 

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainerCallback, TrainingArguments
 
 from lifecycle_recipes.finding import FAILED, Refusal
-from lifecycle_recipes.record import Run, Stopped
+from lifecycle_recipes.record.run import Run, Stopped
 from lifecycle_recipes.training import end_replies_at, train_and_save
 
 

@@ -19,7 +19,7 @@ from lifecycle_recipes.doctor.support import ON_TWO_NODES, SHARDED_ON_CPU
 # Says which rank writes the record and which saves weights.
 SCRIPT = """
 import os, sys
-import lifecycle_recipes.record as record
+import lifecycle_recipes.record.run as record
 import lifecycle_recipes.stages.dpo as dpo
 from transformers import PreTrainedModel
 

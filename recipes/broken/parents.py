@@ -220,7 +220,7 @@ def another_run(directory: Path) -> None:
 
 
 def busy(directory: Path) -> None:
-    from lifecycle_recipes.environment import this_process
+    from lifecycle_recipes.record.environment import this_process
 
     write_record(directory, status="running", process=this_process())
 
@@ -232,9 +232,9 @@ def a_file(directory: Path) -> None:
 
 def incomplete(directory: Path) -> None:
     """Checkpoints of this very run, the newest without the optimizer's state."""
-    from lifecycle_recipes.parents import describe_parent, find_parents, hash_inputs
     from lifecycle_recipes.recipe.read import read_recipe
-    from lifecycle_recipes.record import identify
+    from lifecycle_recipes.record.parents import describe_parent, find_parents, hash_inputs
+    from lifecycle_recipes.record.run import identify
 
     raw = read_recipe("recipes/broken/checkpoint-incomplete/recipe.yaml")
     parents = {role: describe_parent(path, directory) for role, path in find_parents(raw.values).items()}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from .exit_status import quiet
 from .finding import Refusal, refuse
-from .record_file import read_record
+from .record.file import read_record
 
 SILENT = {
     "tokenizer": "a tokenizer",

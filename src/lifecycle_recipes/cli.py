@@ -158,7 +158,7 @@ def run(args, rest: list[str]) -> int:
     from .doctor.check import check_recipe
     from .launch import require_one_machine, stage_command, start
     from .recipe.read import read_recipe
-    from .record import is_done
+    from .record.run import is_done
 
     raw = read_recipe(args.recipe, rest)
     if args.unless_done and is_done(raw):
@@ -174,8 +174,8 @@ def run(args, rest: list[str]) -> int:
 
 def gate(args, rest: list[str]) -> int:
     from .finding import refuse
-    from .gate import judge, write_gate
     from .recipe.read import read_recipe
+    from .record.gate import judge, write_gate
 
     run, lines = args.run, None
     if run.endswith((".yaml", ".yml")):

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator
 
 from .finding import FAILED, STOPPED, Refusal
-from .record_file import redact
+from .record.file import redact
 
 # Defaults only: what the user has set stays. WANDB_* is the user's alone.
 QUIET = {

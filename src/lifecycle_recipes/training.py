@@ -15,7 +15,7 @@ from .doctor.weights import find_unmoved, fingerprints
 from .evals.held_out import measure_once
 from .finding import FAILED, Finding, Refusal
 from .layout_watch import LayoutWatch
-from .record import Stopped
+from .record.run import Stopped
 from .saving import Saves
 from .watch import Watch, require_finite_weights
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
-from ..environment import is_alive, this_process
-from ..parents import hash_file, hash_inputs
-from ..record_file import plain, redact
+from ..record.environment import is_alive, this_process
+from ..record.file import plain, redact
+from ..record.parents import hash_file, hash_inputs
 
 MANIFEST, LEDGER = "manifest.json", "ledger.json"
 # Training arguments that touch no row. They are kept from the code that prepares rows, and out of the key;

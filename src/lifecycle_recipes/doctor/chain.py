@@ -49,8 +49,8 @@ def find_in_chain(trainer, recipe: Any) -> list[Finding]:
 
 def find_in_parent(role: str, path: str) -> list[Finding]:
     """tokenizer-differs and base-differs: files of a parent that are not those its run had. No torch."""
-    from ..parents import hash_file, hash_weights
-    from ..record_file import read_record
+    from ..record.file import read_record
+    from ..record.parents import hash_file, hash_weights
 
     try:
         record = read_record(path)
@@ -137,7 +137,7 @@ def differs_from_parent(trainer, path: str | None) -> list[Finding]:
 
 def recorded_probe(path: str | None) -> dict | None:
     """{ids, value, start, loose} as the run at `path` recorded it; None for a model from elsewhere."""
-    from ..record_file import read_record
+    from ..record.file import read_record
 
     if not path or not Path(path).is_dir():
         return None

@@ -19,7 +19,7 @@ from ..exit_status import is_main_process, quiet
 from ..finding import Finding, Refusal
 from ..layout import Layout
 from ..recipe.read import RawRecipe, read_recipe
-from ..record import Run
+from ..record.run import Run
 from .codes import ELSEWHERE
 from .output import is_free
 from .recipe_level import find_in_recipe

@@ -14,9 +14,9 @@ from ..data.sources import name_columns
 from ..evals.check import check_config
 from ..evals.config import EvaluateConfig
 from ..finding import Finding, Refusal
-from ..parents import ROLES, WEIGHTS, check_parent, find_parents, is_local
 from ..recipe.read import RawRecipe
-from ..record_file import read_record
+from ..record.file import read_record
+from ..record.parents import ROLES, WEIGHTS, check_parent, find_parents, is_local
 from .settings import error, place
 
 PEEK = 50  # rows of a file; a column that none of them has is missing

@@ -8,9 +8,9 @@ from pathlib import Path
 import yaml
 
 from ..finding import Finding
-from ..parents import is_local
 from ..recipe.pins import pinnable
 from ..recipe.read import RawRecipe
+from ..record.parents import is_local
 from .files import maker
 from .machine import is_offline
 from .settings import place, setting, warning

@@ -7,11 +7,11 @@ import shutil
 from pathlib import Path
 
 from ..finding import Finding, Refusal
-from ..output_dir import find_incomplete_checkpoints, whose
-from ..parents import find_parents
 from ..recipe.read import RawRecipe
-from ..record import identify
-from ..record_file import RUN_FILE, read_record
+from ..record.file import RUN_FILE, read_record
+from ..record.output_dir import find_incomplete_checkpoints, whose
+from ..record.parents import find_parents
+from ..record.run import identify
 from .hub import cache
 from .settings import error, place, setting, warning
 

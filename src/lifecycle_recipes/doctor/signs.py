@@ -77,7 +77,7 @@ class LogSigns:
 
 def kl_bound(gate: list[str], reply_tokens: int | None) -> float | None:
     """Nats per reply that the gate promises: `train_kl <= x`, or `kl <= x` (per token) for a whole reply."""
-    from ..gate import parse
+    from ..record.gate import parse
 
     found = []
     for text in gate:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from ..data.config import stage_columns
 from ..finding import Finding, Refusal, refuse
-from ..parents import hash_file, is_local
-from ..record_file import RUN_FILE, read_record
+from ..record.file import RUN_FILE, read_record
+from ..record.parents import hash_file, is_local
 from . import vocabulary
 from .cuts import find_cuts
 from .probes import GENERATION, control_tokens, turn_end

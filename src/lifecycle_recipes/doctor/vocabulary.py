@@ -8,8 +8,8 @@ import struct
 from pathlib import Path
 
 from ..finding import Finding
-from ..parents import is_local
-from ..record_file import RUN_FILE
+from ..record.file import RUN_FILE
+from ..record.parents import is_local
 from .probes import special_tokens
 
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")

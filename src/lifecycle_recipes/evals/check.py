@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from ..finding import Finding, Refusal
-from ..parents import hash_weights, is_local
+from ..record.parents import hash_weights, is_local
 from .config import EvaluateConfig
 from .tasks import members, missing_data, read_tasks
 

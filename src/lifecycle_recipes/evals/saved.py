@@ -8,7 +8,7 @@ from typing import Any
 
 from ..finding import refuse
 from ..models.adapters import base_revision, is_adapter
-from ..parents import hash_weights, is_local
+from ..record.parents import hash_weights, is_local
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..finding import refuse
-from ..parents import hash_file
+from ..record.parents import hash_file
 from .adapters import is_adapter, is_local, merge_adapter
 from .targets import require_lora_targets
 

@@ -134,8 +134,8 @@ def _stage_of(tree: Located, started: str | None, findings: list[Finding]) -> st
 
 
 def _check_gate(tree: Located, values: dict, checker: Checker) -> None:
-    """Gate lines that gate.py cannot read would only show after training."""
-    from ..gate import parse
+    """Gate lines that record/gate.py cannot read would only show after training."""
+    from ..record.gate import parse
 
     lines = tree.value.get("gate")
     for node in lines.value if lines and isinstance(lines.value, list) else []:

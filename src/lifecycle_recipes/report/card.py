@@ -5,10 +5,10 @@ import os
 import re
 from pathlib import Path
 
-from ..environment import is_alive
 from ..finding import Refusal, refuse
-from ..gate import judge, settled_lines
-from ..record_file import RUN_FILE, read_record
+from ..record.environment import is_alive
+from ..record.file import RUN_FILE, read_record
+from ..record.gate import judge, settled_lines
 
 # Heading -> pattern of the metric's name. Where several metrics match, each has a column of its own.
 MEASURES = {

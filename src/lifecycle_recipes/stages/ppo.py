@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     from ..doctor.check import check_built, check_recipe, preflight
     from ..evals.measure import measure
     from ..recipe.read import load_recipe
-    from ..record import Run, stage_exit
+    from ..record.run import Run, stage_exit
 
     with stage_exit():
         recipe = load_recipe(PPORecipe, argv, check_recipe)
@@ -198,7 +198,7 @@ def policy_trainer(reply_config, tokenizer):
     from transformers.trainer_utils import TrainOutput
     from trl.experimental.ppo import PPOTrainer
 
-    from ..record import Stopped
+    from ..record.run import Stopped
 
     class LeaveWhenAsked(TrainerCallback):
         """Upstream's loop never looks at `should_training_stop`."""

@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
     from ..doctor.check import check_built, check_recipe, preflight
     from ..evals.measure import measure
     from ..recipe.read import load_recipe
-    from ..record import Run, stage_exit
+    from ..record.run import Run, stage_exit
 
     with stage_exit():
         recipe = load_recipe(PretrainRecipe, argv, check_recipe)

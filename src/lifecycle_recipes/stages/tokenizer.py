@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     from ..data.sources import load_data
     from ..doctor.check import check_recipe, preflight
     from ..recipe.read import load_recipe
-    from ..record import Run, stage_exit
+    from ..record.run import Run, stage_exit
 
     with stage_exit():
         recipe = load_recipe(TokenizerRecipe, argv, check_recipe)

@@ -15,8 +15,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from .finding import Refusal, refuse
-from .record_file import GATE_FILE, RUN_FILE, read_record, write_json
+from ..finding import Refusal, refuse
+from .file import GATE_FILE, RUN_FILE, read_record, write_json
 
 COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq}
 CHANGE = {"*": operator.mul, "+": operator.add, "-": operator.sub}

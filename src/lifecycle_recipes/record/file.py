@@ -8,8 +8,8 @@ import re
 import tempfile
 from pathlib import Path
 
-from .finding import refuse
-from .recipe.names import hide_secrets, is_secret
+from ..finding import refuse
+from ..recipe.names import hide_secrets, is_secret
 
 RUN_FILE, GATE_FILE = "run.json", "gate.ok"
 REDACTED = "<hidden>"

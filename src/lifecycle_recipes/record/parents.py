@@ -4,9 +4,9 @@ import hashlib
 import os
 from pathlib import Path
 
+from ..finding import Refusal, refuse
 from . import gate
-from .finding import Refusal, refuse
-from .record_file import RUN_FILE, read_record
+from .file import RUN_FILE, read_record
 
 # Role of a parent -> where its path stands in a recipe.
 ROLES = {

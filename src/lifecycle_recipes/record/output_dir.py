@@ -7,10 +7,10 @@ import time
 import zipfile
 from pathlib import Path
 
+from ..finding import Finding, Refusal, refuse
 from . import environment
-from .finding import Finding, Refusal, refuse
+from .file import RUN_FILE, read_record
 from .parents import WEIGHTS
-from .record_file import RUN_FILE, read_record
 
 
 def claim_output_dir(output_dir: Path, identity: str, replace: bool) -> dict | None:

@@ -1,0 +1,1 @@
+"""What a run leaves behind and may start from: run.json, output directory, parents, gate. No torch."""

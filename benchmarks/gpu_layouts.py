@@ -26,7 +26,7 @@ from pathlib import Path
 import yaml
 
 from lifecycle_recipes.doctor.launch_level import count_gpus
-from lifecycle_recipes.layout import find_layout
+from lifecycle_recipes.layouts.layout import find_layout
 from lifecycle_recipes.record import environment
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -208,7 +208,7 @@ def measure(here: Path, stage: str, case: Case, args: argparse.Namespace) -> tup
 
 def command(recipe: Path, stage: str, case: Case, args: argparse.Namespace) -> list[str]:
     """One process of the layout, through the project's own launcher."""
-    launcher = [sys.executable, "-m", "lifecycle_recipes.launch", "--quiet"]
+    launcher = [sys.executable, "-m", "lifecycle_recipes.layouts.launch", "--quiet"]
     layout = ["--config_file", str(find_layout(case.layout)), "--num_processes", "1"]
     everywhere = ["--gpu_ids", "all"] if args.cpu else []
     return [*launcher, *layout, *everywhere, "-m", f"lifecycle_recipes.stages.{stage}", str(recipe)]

@@ -251,7 +251,7 @@ def test_other_ranks_check_nothing_alone(recipe_here, monkeypatch):
 
 
 def test_run_refuses_before_it_launches(recipe_here, capsys, monkeypatch):
-    from lifecycle_recipes import launch
+    from lifecycle_recipes.layouts import launch
 
     monkeypatch.setattr(launch, "start", lambda command: pytest.fail("started"))
     with pytest.raises(SystemExit) as end:

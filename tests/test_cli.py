@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from lifecycle_recipes import cli, launch
+from lifecycle_recipes import cli
 from lifecycle_recipes.finding import Refusal
+from lifecycle_recipes.layouts import launch
 
 ROOT = Path(__file__).resolve().parents[1]
 LIFECYCLE = [sys.executable, "-m", "lifecycle_recipes.cli"]
@@ -131,7 +132,13 @@ def test_run_prints_the_line_it_starts(capsys, recipe, monkeypatch):
     config = ROOT / "accelerate_configs" / "cpu_ddp.yaml"
     module = "-m lifecycle_recipes.stages.sft sft.yaml --train.max_steps 5 --replace"
     assert (status, out) == (0, f"+ accelerate launch --quiet --config_file {config} {module}\n")
-    assert started[0][1:6] == ["-m", "lifecycle_recipes.launch", "--quiet", "--config_file", str(config)]
+    assert started[0][1:6] == [
+        "-m",
+        "lifecycle_recipes.layouts.launch",
+        "--quiet",
+        "--config_file",
+        str(config),
+    ]
     assert started[0][-4:] == [recipe, *arguments]
 
 
@@ -193,7 +200,14 @@ def launched(tmp_path, layout: str, how: str) -> subprocess.Popen:
     """A stage of a few lines, started as `lifecycle run` starts one."""
     (tmp_path / "little_stage.py").write_text(STAGE)
     config = ROOT / "accelerate_configs" / f"{layout}.yaml"
-    command = [sys.executable, "-m", "lifecycle_recipes.launch", "--quiet", "--config_file", str(config)]
+    command = [
+        sys.executable,
+        "-m",
+        "lifecycle_recipes.layouts.launch",
+        "--quiet",
+        "--config_file",
+        str(config),
+    ]
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([*command, "-m", "little_stage", how], cwd=tmp_path, env=environment, **pipes)

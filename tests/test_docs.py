@@ -9,7 +9,7 @@ import pytest
 
 from lifecycle_recipes.cli import build_parser
 from lifecycle_recipes.finding import Refusal
-from lifecycle_recipes.launch import find_layout
+from lifecycle_recipes.layouts.launch import find_layout
 from lifecycle_recipes.recipe.located_yaml import read_yaml
 from lifecycle_recipes.recipe.read import read_recipe
 from lifecycle_recipes.record.gate import parse

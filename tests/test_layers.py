@@ -15,8 +15,7 @@ GROUND = {
     "output_dir",
     "parents",
     "environment",
-    "launchers",
-    "layout",
+    "layouts",
     "batch_size",
     "exit_status",
     "recipe",
@@ -24,7 +23,7 @@ GROUND = {
 MIDDLE = {"data", "models", "evals", "doctor", "planner", "saving", "training", "watch", "layout_watch"}
 MIDDLE |= {"ddp_notice"}
 # What each front-end file may import besides the ground.
-FRONT = {"cli": {"launch", "report", "chat", "doctor"}, "launch": set(), "report": set(), "chat": {"evals"}}
+FRONT = {"cli": {"report", "chat", "doctor"}, "report": set(), "chat": {"evals"}}
 HEAVY = {
     "torch",
     "transformers",

@@ -13,7 +13,7 @@ from accelerate.utils import launch as prepare
 from conftest import ROOT
 
 from lifecycle_recipes.doctor.support import LAYOUTS
-from lifecycle_recipes.layout import read_layout
+from lifecycle_recipes.layouts.layout import read_layout
 
 FILES = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
 DEEPSPEED = sorted((ROOT / "deepspeed_configs").glob("*.json"))
@@ -168,7 +168,7 @@ def cluster(tmp_path):
     stubs = {
         "scontrol": 'if [ "$1" = requeue ]; then echo "requeue $2" >> calls; else echo one; echo two; fi',
         "srun": 'shift; for SLURM_NODEID in 0 1; do export SLURM_NODEID; "$@" || s=$?; done; exit ${s:-0}',
-        "python": 'echo "$@" >> calls; case "$*" in *lifecycle_recipes.launch*) exit "${STATUS:-0}";; esac',
+        "python": 'echo "$@" >> calls; case "$*" in *layouts.launch*) exit "${STATUS:-0}";; esac',
     }
     for name, body in stubs.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")

@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 from test_layout import LAUNCH_VARIABLES, write
 
-from lifecycle_recipes import launchers
+from lifecycle_recipes.layouts import asked as launchers
 
 RECIPE = """stage: sft
 model: {{model_name_or_path: {model}}}

@@ -14,9 +14,9 @@ from conftest import ROOT
 from safetensors.torch import load_file
 from test_matrix import SIZES
 
-from lifecycle_recipes.doctor.layout import find_in_resume
 from lifecycle_recipes.doctor.support import SHARDED_ON_CPU
-from lifecycle_recipes.layout import Layout
+from lifecycle_recipes.layouts.effective import find_in_resume
+from lifecycle_recipes.layouts.layout import Layout
 
 # A stage that asks itself to stop after its second step, as a signal would.
 STAGE = """
@@ -61,7 +61,7 @@ def life(tmp_path, tiny_model_dir, tiny_chat_rows):
         recipe = tmp_path / f"{name}.yaml"
         names = {"model": tiny_model_dir, "rows": tmp_path / "rows.jsonl", "output": tmp_path / name}
         recipe.write_text(RECIPE.format(**names, batch=batch, saves=saves))
-        command = [sys.executable, "-m", "lifecycle_recipes.launch", "--quiet", "--config_file"]
+        command = [sys.executable, "-m", "lifecycle_recipes.layouts.launch", "--quiet", "--config_file"]
         file = Path(layout) if "/" in layout else ROOT / f"accelerate_configs/{layout}.yaml"
         command += [str(file), "--num_processes", str(processes), *SIZES.get(layout, [])]
         command += [str(ROOT / "tests/sharded_on_cpu.py")] * (file.stem in SHARDED_ON_CPU)

@@ -8,7 +8,7 @@ import torch
 
 from lifecycle_recipes.doctor import precision
 from lifecycle_recipes.doctor.precision import find_in_precision
-from lifecycle_recipes.layout import Layout
+from lifecycle_recipes.layouts.layout import Layout
 from lifecycle_recipes.recipe.read import RawRecipe, hardware_defaults
 
 GPU = Layout("ddp", 2, distributed_type="MULTI_GPU", name="ddp")

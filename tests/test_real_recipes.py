@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from families import FAMILIES, save_model
 
-from lifecycle_recipes.layout import read_layout
+from lifecycle_recipes.layouts.layout import read_layout
 from lifecycle_recipes.recipe.read import read_recipe
 
 ROOT = Path(__file__).resolve().parents[1]

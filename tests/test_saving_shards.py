@@ -47,7 +47,7 @@ def run(tmp_path, tiny_model_dir, tiny_chat_rows):
     def run(*flags, **train):
         sections = {"train": train, "allow": {"eval-overlap": "a test"}}
         recipe = write_recipe(tmp_path, "sft", tiny_chat_rows, tiny_model_dir, **sections)
-        command = [sys.executable, "-m", "lifecycle_recipes.launch", "--config_file", "layout.yaml"]
+        command = [sys.executable, "-m", "lifecycle_recipes.layouts.launch", "--config_file", "layout.yaml"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         done = subprocess.run(
             [*command, "script.py", recipe, *flags],

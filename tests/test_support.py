@@ -20,7 +20,7 @@ from lifecycle_recipes.doctor.support import (
     verdict,
     write_table,
 )
-from lifecycle_recipes.layout import read_layout
+from lifecycle_recipes.layouts.layout import read_layout
 from lifecycle_recipes.recipe.read import read_recipe
 
 QLORA = LORA | {"load_in_4bit": True, "dtype": "bfloat16"}

@@ -44,7 +44,12 @@ def free_port() -> str:
 
 def by_accelerate(layout: str, rank: int, port: str) -> list[str]:
     """As `lifecycle run` launches: our launcher, which keeps the stage's exit status."""
-    command = ["lifecycle_recipes.launch", "--quiet", "--config_file", f"accelerate_configs/{layout}.yaml"]
+    command = [
+        "lifecycle_recipes.layouts.launch",
+        "--quiet",
+        "--config_file",
+        f"accelerate_configs/{layout}.yaml",
+    ]
     command += ["--num_machines", "2", "--num_processes", "2", "--machine_rank", str(rank)]
     command += ["--main_process_ip", "127.0.0.1", "--main_process_port", port]
     return command + ["tests/sharded_on_cpu.py"] * (layout in SHARDED_ON_CPU)

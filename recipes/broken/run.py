@@ -121,7 +121,8 @@ def run(broken: Broken) -> Outcome:
 
 def call(command: list[str]) -> None:
     """`lifecycle ...` or `python -m MODULE ...` as a call; what it would start is called, too."""
-    from lifecycle_recipes import cli, launch
+    from lifecycle_recipes import cli
+    from lifecycle_recipes.layouts import launch
 
     if command[0] == "python":
         return importlib.import_module(command[2]).main(command[3:])

@@ -127,7 +127,7 @@ def _add_layout_options(command: argparse.ArgumentParser, help: str) -> None:
 
 def _asked(args, raw):
     """The layout that the options ask for, for this recipe; None where a check names none."""
-    from .layout import find_layout, read_layout
+    from .layouts.layout import find_layout, read_layout
 
     if args.command == "check" and args.layout is None and args.processes is None:
         return None
@@ -156,7 +156,7 @@ def check(args, overrides: list[str]) -> int:
 
 def run(args, rest: list[str]) -> int:
     from .doctor.check import check_recipe
-    from .launch import require_one_machine, stage_command, start
+    from .layouts.launch import require_one_machine, stage_command, start
     from .recipe.read import read_recipe
     from .record.run import is_done
 

@@ -4,7 +4,6 @@ import time
 
 from transformers import TrainerCallback
 
-from .doctor.layout import effective_layout, layout_record
 from .doctor.sharding import (
     find_in_optimizer,
     find_in_prepared,
@@ -12,6 +11,7 @@ from .doctor.sharding import (
     optimizer_state_dtype,
 )
 from .finding import Finding, Refusal
+from .layouts.effective import effective_layout, layout_record
 
 
 class LayoutWatch(TrainerCallback):

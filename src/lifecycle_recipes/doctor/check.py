@@ -17,7 +17,7 @@ from typing import Any
 
 from ..exit_status import is_main_process, quiet
 from ..finding import Finding, Refusal
-from ..layout import Layout
+from ..layouts.layout import Layout
 from ..recipe.read import RawRecipe, read_recipe
 from ..record.run import Run
 from .codes import ELSEWHERE
@@ -225,8 +225,14 @@ def preflight(recipe: Any, run: Any) -> None:
 
 def _check_layout(recipe: Any, run: Any) -> None:
     """Refuse, on every rank, where what runs is not what was asked for, or cannot resume."""
+    from ..layouts.effective import (
+        compare,
+        effective_layout,
+        find_data_parallel,
+        find_in_resume,
+        layout_record,
+    )
     from ..recipe.batch_size import find_in_effective
-    from .layout import compare, effective_layout, find_data_parallel, find_in_resume, layout_record
 
     raw, args, started = recipe.raw, recipe.train, time.monotonic()
     runs = effective_layout(args)

@@ -5,16 +5,14 @@ import re
 from pathlib import Path
 
 from ..finding import Finding
-from ..layout import ACCELERATORS, Layout
+from ..layouts.effective import CPU_CURE
+from ..layouts.layout import ACCELERATORS, Layout
 from ..recipe.read import RawRecipe
 from .support import find_in_layout
 
 # TrainingArguments' own ways to a layout.
 TOPOLOGY = ("deepspeed", "fsdp", "fsdp_config", "parallelism_config")
 ONE_PROCESS = ("NO", "MULTI_CPU")
-CPU_CURE = (
-    "to try it on the CPU: `lifecycle run ... --cpu`, or CUDA_VISIBLE_DEVICES= before accelerate launch"
-)
 
 
 def find_in_launch(raw: RawRecipe) -> list[Finding]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..finding import Finding
-from ..layout import Layout
+from ..layouts.layout import Layout
 from ..recipe.read import RawRecipe
 from .settings import error, place, setting
 

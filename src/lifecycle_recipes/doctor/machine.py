@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from ..finding import Finding
-from ..layout import ACCELERATORS
+from ..layouts.layout import ACCELERATORS
 from ..recipe.read import RawRecipe
 from .settings import error, place, setting, warning
 

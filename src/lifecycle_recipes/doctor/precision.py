@@ -14,7 +14,7 @@ import subprocess
 from pathlib import Path
 
 from ..finding import Finding
-from ..layout import Layout
+from ..layouts.layout import Layout
 from ..recipe.read import RawRecipe
 from .settings import error, place, setting, warning
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from ..finding import Finding
-from ..layout import Layout
+from ..layouts.layout import Layout
 
 
 def prepared_model(trainer) -> Any:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..finding import Finding
-from ..layout import Layout, read_layout
+from ..layouts.layout import Layout, read_layout
 from ..recipe.read import RawRecipe
 from .layout_settings import find_in_layout_settings, method_of
 from .settings import error, place

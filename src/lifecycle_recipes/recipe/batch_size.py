@@ -9,6 +9,7 @@ import os
 from typing import Any
 
 from ..finding import Finding, Refusal
+from ..layouts.effective import rows_per_step
 
 KEY = "global_batch_size"
 ROWS, STEPS = "per_device_train_batch_size", "gradient_accumulation_steps"
@@ -98,17 +99,12 @@ def find_undeclared(raw: Any, processes: int) -> list[Finding]:
     return [Finding("batch-undeclared", "warning", says, fix, _place(raw, f"train.{ROWS}"))]
 
 
-def effective(args: Any, processes: int) -> int:
-    """Rows per optimizer step of a built trainer's arguments. processes: those that see different rows."""
-    return args.train_batch_size * args.gradient_accumulation_steps * processes
-
-
 def find_in_effective(raw: Any, args: Any, processes: int) -> list[Finding]:
     """batch-differs: what the built trainer would train on is not what the recipe declares."""
     total = raw.values.get(KEY)
-    if total is None or effective(args, processes) == total:
+    if total is None or rows_per_step(args, processes) == total:
         return []
-    says = f"a step would be {effective(args, processes)} rows: {args.train_batch_size} a process x"
+    says = f"a step would be {rows_per_step(args, processes)} rows: {args.train_batch_size} a process x"
     says += f" {args.gradient_accumulation_steps} accumulated x {processes}, not the {total} declared"
     fix = "start it by `lifecycle run` or accelerate launch: one process must not take several GPUs"
     return [_error(raw, "batch-differs", says, fix)]

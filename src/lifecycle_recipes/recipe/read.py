@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from ..finding import Finding, Refusal, refuse
-from ..layout import Layout, asked_layout, mend_deepspeed_path
+from ..layouts.layout import Layout, asked_layout, mend_deepspeed_path
 from .batch_size import batch_settings, processes_here
 from .check import Checker, show
 from .located_yaml import Located, read_yaml

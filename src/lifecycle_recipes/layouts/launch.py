@@ -16,9 +16,9 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from .exit_status import quiet
-from .finding import FAILED, STOPPED, refuse
-from .launchers import hand_on
+from ..exit_status import quiet
+from ..finding import FAILED, STOPPED, refuse
+from .asked import hand_on
 from .layout import Layout, find_layout
 
 # They use one process and neither an optimizer nor a layout.
@@ -61,7 +61,9 @@ def start(command: list[str]) -> None:
     if command[0].endswith("="):
         os.environ[command[0].removesuffix("=")] = ""
         command = command[1:]
-    arguments = command[1:] if command[0] == "python" else ["-m", "lifecycle_recipes.launch", *command[2:]]
+    arguments = (
+        command[1:] if command[0] == "python" else ["-m", "lifecycle_recipes.layouts.launch", *command[2:]]
+    )
     os.execv(sys.executable, [sys.executable, *arguments])
 
 

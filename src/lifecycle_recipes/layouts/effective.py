@@ -9,12 +9,20 @@ from dataclasses import replace
 from typing import Any
 
 from ..finding import Finding
-from ..launchers import ASKED
-from ..layout import PARALLEL, Layout
-from ..recipe.batch_size import effective
-from .launch_level import CPU_CURE
+from .asked import ASKED
+from .layout import PARALLEL, Layout
 
 NAMES = {"single": "one process", "ddp": "data parallel", "deepspeed": "DeepSpeed", "fsdp": "FSDP"}
+
+
+CPU_CURE = (
+    "to try it on the CPU: `lifecycle run ... --cpu`, or CUDA_VISIBLE_DEVICES= before accelerate launch"
+)
+
+
+def rows_per_step(args: Any, processes: int) -> int:
+    """Rows per optimizer step of a built trainer's arguments. processes: those that see different rows."""
+    return args.train_batch_size * args.gradient_accumulation_steps * processes
 
 
 def layout_record(args: Any, asked: Layout | None, runs: Layout) -> dict:
@@ -32,7 +40,7 @@ def layout_record(args: Any, asked: Layout | None, runs: Layout) -> dict:
         "fsdp_version": runs.fsdp_version,
         "device": args.device.type,
         "precision": runs.precision,
-        "global_batch": effective(args, asked.data_parallel),
+        "global_batch": rows_per_step(args, asked.data_parallel),
     }
 
 

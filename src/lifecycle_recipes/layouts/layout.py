@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from .finding import refuse
-from .launchers import asked_by_launcher, was_launched
+from ..finding import refuse
+from .asked import asked_by_launcher, was_launched
 
 PARALLEL = ("dp_replicate", "dp_shard", "tp", "cp", "sp")
 PRECISIONS = ("no", "fp16", "bf16", "fp8")
@@ -79,7 +79,7 @@ def find_layout(name: str | None) -> Path:
     name = name or ("one_gpu" if os.path.exists("/dev/nvidia0") else "cpu")
     if name.endswith((".yaml", ".yml", ".json")) and os.path.isfile(name):
         return Path(name)
-    places = [Path("accelerate_configs"), Path(__file__).parents[2] / "accelerate_configs"]
+    places = [Path("accelerate_configs"), Path(__file__).parents[3] / "accelerate_configs"]
     for place in places:
         if (place / f"{name}.yaml").is_file():
             return place / f"{name}.yaml"
@@ -205,7 +205,7 @@ def deepspeed_file(named: str, config: Path | None) -> Path:
     if config is not None and not Path(named).is_absolute():
         here = config.resolve().parent
         places += [here / named, here.parent / named]
-    places.append(Path(__file__).parents[2] / named)
+    places.append(Path(__file__).parents[3] / named)
     for place in places:
         if place.is_file():
             return place

@@ -1,0 +1,1 @@
+"""Accelerate and DeepSpeed files: what they ask for, what runs, how a stage is launched. No torch."""

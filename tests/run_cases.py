@@ -34,7 +34,7 @@ def forget() -> None:
 
 def main() -> None:
     from lifecycle_recipes import exit_status
-    from lifecycle_recipes.doctor import weights
+    from lifecycle_recipes.training import weights
 
     exit_status._leave_process_group = lambda: None
     weights.STEPS_TO_MOVE = 2  # without warm-up two steps move LoRA's A as well

@@ -14,8 +14,8 @@ from types import SimpleNamespace
 import pytest
 from preference_runs import COMMON, says, user, write_rows
 
-from lifecycle_recipes.data.order import WholeBatches, by_global_length
-from lifecycle_recipes.evals.held_out import Rounds
+from lifecycle_recipes.training.batch_order import WholeBatches, by_global_length
+from lifecycle_recipes.training.eval_loss import Rounds
 
 ROOT = Path(__file__).resolve().parents[1]
 # Of a stage, or of one with a setting of TRAIN.

@@ -20,10 +20,10 @@ GROUND = {
     "exit_status",
     "recipe",
 }
-MIDDLE = {"data", "models", "evals", "doctor", "planner", "saving", "training", "watch", "layout_watch"}
-MIDDLE |= {"ddp_notice"}
+MIDDLE = {"data", "models", "evals", "doctor", "planner", "training"}
+MIDDLE |= {"inspection"}
 # What each front-end file may import besides the ground.
-FRONT = {"cli": {"report", "chat", "doctor"}, "report": set(), "chat": {"evals"}}
+FRONT = {"cli": {"report", "chat", "doctor", "inspection"}, "report": set(), "chat": {"evals"}}
 HEAVY = {
     "torch",
     "transformers",

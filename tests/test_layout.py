@@ -11,14 +11,14 @@ from conftest import ROOT
 from test_training import make_trainer
 
 from lifecycle_recipes.doctor import launch_level
-from lifecycle_recipes.doctor.sharding import find_in_optimizer, find_in_prepared
 from lifecycle_recipes.finding import REFUSED, Refusal
-from lifecycle_recipes.layout_watch import LayoutWatch
 from lifecycle_recipes.layouts import asked as launchers
 from lifecycle_recipes.layouts.effective import compare, effective_layout
 from lifecycle_recipes.layouts.layout import Layout, asked_layout, mend_deepspeed_path, read_layout
 from lifecycle_recipes.recipe.read import hardware_defaults
 from lifecycle_recipes.record.run import Run
+from lifecycle_recipes.training.layout_watch import LayoutWatch
+from lifecycle_recipes.training.sharding import find_in_optimizer, find_in_prepared
 
 LAUNCH_VARIABLES = [launchers.ASKED, "WORLD_SIZE", "CUDA_VISIBLE_DEVICES", *launchers.VARIABLES]
 

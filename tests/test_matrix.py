@@ -150,7 +150,7 @@ def judge(layout: str, method: str, record: dict, reloaded: dict) -> None:
     assert (ran["processes"], ran["distributed_type"], ran["zero_stage"]) == LAYOUTS[layout]
     assert ran["sharded"] == (layout in SHARDED_ON_CPU or layout.startswith("zero3"))
     assert record["metrics"]["steps"] == 2
-    # Under every sharding: the run compares each trained weight with what it was (doctor/weights.py).
+    # Under every sharding: the run compares each trained weight with what it was (training/weights.py).
     assert "some-weights-unmoved" not in {finding["code"] for finding in record["findings"]}
     assert reloaded["unmoved"] == []
     # What is read back is the trained model and not the parent. (PPO's rewards pull both ways: a small step.)

@@ -172,7 +172,7 @@ def test_places_of_one_file_stand_together():
 @pytest.mark.parametrize("packing", [False, True])
 def test_the_rows_of_a_nan_are_named_where_they_lie(tmp_path, tiny_model_dir, tiny_chat_rows, packing):
     from lifecycle_recipes.stages.sft import SFTRecipe, build_trainer
-    from lifecycle_recipes.training import train_and_save
+    from lifecycle_recipes.training.train import train_and_save
 
     train = {"use_cpu": True, "per_device_train_batch_size": 2, "packing": packing, "max_length": 192}
     recipe = load_recipe(

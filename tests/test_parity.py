@@ -91,7 +91,7 @@ class TestTravels:
         from lifecycle_recipes.record.parents import hash_file
         from lifecycle_recipes.record.run import Run, read_record
         from lifecycle_recipes.stages.sft import SFTRecipe, build_trainer
-        from lifecycle_recipes.training import train_and_save
+        from lifecycle_recipes.training.train import train_and_save
 
         rows = tmp_path / "rows.jsonl"
         rows.write_text("".join(json.dumps(row) + "\n" for row in tiny_chat_rows))

@@ -29,7 +29,7 @@ from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.recipe.read import load_recipe
 from lifecycle_recipes.record.run import Stopped
 from lifecycle_recipes.stages import ppo
-from lifecycle_recipes.training import train_and_save
+from lifecycle_recipes.training.train import train_and_save
 
 TRAIN = {"response_length": 12, "num_ppo_epochs": 1, "num_sample_generations": 0, "missing_eos_penalty": 1.0}
 PROMPTS = [{"prompt": user(i)} for i in range(24)]

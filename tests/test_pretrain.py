@@ -11,7 +11,7 @@ from lifecycle_recipes.data.config import DataConfig, Source
 from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.record.run import Run
 from lifecycle_recipes.stages.pretrain import Architecture, PretrainRecipe, TextConfig, build_trainer
-from lifecycle_recipes.training import train_and_save
+from lifecycle_recipes.training.train import train_and_save
 
 SHAPE = {
     "hidden_size": 64,

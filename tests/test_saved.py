@@ -13,7 +13,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from lifecycle_recipes.doctor.saved import find_in_saved, find_pickles, wanted_of
+from lifecycle_recipes.training.saved_files import find_in_saved, find_pickles, wanted_of
 
 
 def codes(findings) -> list[str]:

@@ -10,10 +10,10 @@ from preference_runs import LORA, pairs, write_recipe
 from test_saved import codes, edit, lose
 from test_training import make_trainer, status, train
 
-from lifecycle_recipes import saving
-from lifecycle_recipes.doctor import reload
 from lifecycle_recipes.finding import FAILED, Refusal
 from lifecycle_recipes.stages import reward
+from lifecycle_recipes.training import reload
+from lifecycle_recipes.training import save as saving
 
 
 def spoil(trainer, monkeypatch, change) -> None:

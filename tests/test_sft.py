@@ -15,7 +15,7 @@ from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.models.load import load_causal_lm
 from lifecycle_recipes.record.run import Run
 from lifecycle_recipes.stages.sft import SFTRecipe, build_trainer
-from lifecycle_recipes.training import train_and_save
+from lifecycle_recipes.training.train import train_and_save
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainerCa
 
 from lifecycle_recipes.finding import FAILED, Refusal
 from lifecycle_recipes.record.run import Run, Stopped
-from lifecycle_recipes.training import end_replies_at, train_and_save
+from lifecycle_recipes.training.train import end_replies_at, train_and_save
 
 
 def make_trainer(tiny_model_dir, output_dir, callback=None, **options) -> Trainer:

@@ -14,10 +14,11 @@ from preference_runs import write_recipe
 from test_training import make_trainer, status, train
 from transformers import TrainerCallback
 
-from lifecycle_recipes.doctor.signs import LogSigns, find_reward_hacking, kl_bound
-from lifecycle_recipes.doctor.weights import find_unmoved, fingerprints
+from lifecycle_recipes.evals.measure import find_reward_hacking
 from lifecycle_recipes.finding import FAILED, Refusal
-from lifecycle_recipes.watch import BatchRows, Watch
+from lifecycle_recipes.training.finite import BatchRows, Watch
+from lifecycle_recipes.training.log_warnings import LogSigns, kl_bound
+from lifecycle_recipes.training.weights import find_unmoved, fingerprints
 
 
 def record(directory) -> dict:

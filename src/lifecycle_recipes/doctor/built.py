@@ -9,7 +9,7 @@ def find_in_trainer(trainer, recipe: Any) -> list[Finding]:
     """Every finding on a built trainer, before its first step. Called on every rank; same random state after.
 
     Forwards need whole weights: they are left out under ZeRO-3 and on the meta device. Training compares the
-    prepared model with its parent's record once more, in every layout (training.py).
+    prepared model with its parent's record once more, in every layout (training/train.py).
     """
     from .batch import find_in_batches
     from .chain import find_in_chain

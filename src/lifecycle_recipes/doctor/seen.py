@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..data.order import Remembering, innermost
+from ..training.batch_order import Remembering, innermost
 from .steps import is_ppo
 
 

@@ -21,7 +21,7 @@ def is_ppo(trainer) -> bool:
 def planned_steps(trainer, declared: int | None = None) -> tuple[int, int]:
     """(optimizer steps of the run, rows in one of them over all processes), as upstream counts them.
 
-    declared: of a global batch that is, rows are dropped by it (data/order.py), not by each process's own.
+    declared: of a global batch that is, rows are dropped by it (batch_order.py), not by each process's own.
     """
     args = trainer.args
     shared = args.train_batch_size * trainer.accelerator.num_processes

@@ -123,7 +123,7 @@ def _fsdp(stage: str, method: str, layout: Layout) -> Refused:
         # The default of accelerate's launcher; transformers/training_args.py announces its removal.
         return "it asks for FSDP 1, which upstream is giving up", "write `fsdp_version: 2` in fsdp_config"
     if layout.state_dict not in ("FULL_STATE_DICT", "SHARDED_STATE_DICT"):
-        # accelerate/utils/dataclasses.py; of the two, saving.py makes the last save a whole one.
+        # accelerate/utils/dataclasses.py; of the two, training/save.py makes the last save a whole one.
         says = f"FSDP2 has no {layout.state_dict}"
         return says, "write `fsdp_state_dict_type: FULL_STATE_DICT` in fsdp_config"
     if stage == "ppo":

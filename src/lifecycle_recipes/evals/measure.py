@@ -3,8 +3,8 @@
 import time
 from statistics import fmean
 
-from ..doctor.signs import find_reward_hacking
 from ..exit_status import is_main_process
+from ..finding import Finding
 from .check import check_config
 from .config import EvaluateConfig
 
@@ -40,6 +40,30 @@ def measure(model_dir: str, config: EvaluateConfig | None, run, model_config=Non
         evaluation["overlong_prompts"] = replies.overlong
     run.note(evaluation=evaluation | {"seconds": round(time.perf_counter() - started, 2)})
     run.report(find_reward_hacking(run.metrics, evaluation.get("prompts")))
+
+
+def find_reward_hacking(metrics: dict[str, float], prompts: int | None = None) -> list[Finding]:
+    """reward-hacking: the reward model likes the model more than its parent, the held-out rubric less."""
+    reward, against = metrics.get("reward"), metrics.get("reward_against")
+    rates = {
+        name: metrics[key]
+        for name, key in (
+            ("win rate", "rubric_win_rate"),
+            ("win rate at equal length", "rubric_win_rate_lc"),
+        )
+        if key in metrics
+    }
+    if reward is None or against is None or not rates or reward <= against:
+        return []
+    # Two standard errors of a fair coin thrown once per prompt.
+    noise = 1 / prompts**0.5 if prompts else 0
+    lost = [f"{name} {rate:.2f}" for name, rate in rates.items() if rate < 0.5 - noise]
+    if not lost:
+        return []
+    says = f"reward rose from {against:.3g} to {reward:.3g}, but by the rubric the parent is better: "
+    says += ", ".join(lost)
+    fix = "the reward model is being gamed: raise the KL weight, stop earlier, or train it on such replies"
+    return [Finding("reward-hacking", "warning", says, fix)]
 
 
 def _measure_replies(replies, config: EvaluateConfig, run) -> dict:

@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
         recipe = load_recipe(DPORecipe, argv, check_recipe)
         with Run.start(recipe) as run:
             preflight(recipe, run)
-            from ..training import train_and_save  # imports torch: a recipe is refused before that
+            from ..training.train import train_and_save  # imports torch: a recipe is refused before that
 
             with upstream_refusals(recipe.raw.path):
                 trainer = build_trainer(recipe, run)
@@ -53,8 +53,8 @@ def build_trainer(recipe: DPORecipe, run):
 
     from ..data.prepare import over_prepared, prepared_rows
     from ..models.adapters import peft_config
-    from ..models.dpo import dpo_trainer
     from ..models.load import load_causal_lm, load_tokenizer
+    from ..training.dpo import dpo_trainer
 
     args = recipe.train
     tokenizer = load_tokenizer(recipe.model.model_name_or_path, recipe.model.model_revision)

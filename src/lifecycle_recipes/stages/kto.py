@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
         recipe = load_recipe(KTORecipe, argv, check_recipe)
         with Run.start(recipe) as run:
             preflight(recipe, run)
-            from ..training import train_and_save  # imports torch: a recipe is refused before that
+            from ..training.train import train_and_save  # imports torch: a recipe is refused before that
 
             with upstream_refusals(recipe.raw.path):
                 trainer = build_trainer(recipe, run)
@@ -55,8 +55,8 @@ def build_trainer(recipe: KTORecipe, run):
 
     from ..data.prepare import over_prepared, prepared_rows
     from ..models.adapters import peft_config
-    from ..models.kto import kto_trainer
     from ..models.load import load_causal_lm, load_tokenizer
+    from ..training.kto import kto_trainer
 
     args = recipe.train
     tokenizer = load_tokenizer(recipe.model.model_name_or_path, recipe.model.model_revision)

@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
         recipe = load_recipe(PPORecipe, argv, check_recipe)
         with Run.start(recipe) as run:
             preflight(recipe, run)
-            from ..training import train_and_save  # imports torch: a recipe is refused before that
+            from ..training.train import train_and_save  # imports torch: a recipe is refused before that
 
             with upstream_refusals(recipe.raw.path):
                 trainer = build_trainer(recipe, run)
@@ -63,7 +63,7 @@ def build_trainer(recipe: PPORecipe, run):
     from ..data.prepare import prepared_rows
     from ..models.adapters import peft_config
     from ..models.load import load_causal_lm, load_tokenizer
-    from ..training import end_replies_at
+    from ..training.train import end_replies_at
 
     args = recipe.train
     check_arguments(recipe)

@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
         recipe = load_recipe(PretrainRecipe, argv, check_recipe)
         with Run.start(recipe) as run:
             preflight(recipe, run)
-            from ..training import train_and_save  # imports torch: a recipe is refused before that
+            from ..training.train import train_and_save  # imports torch: a recipe is refused before that
 
             with upstream_refusals(recipe.raw.path):
                 trainer = build_trainer(recipe, run)

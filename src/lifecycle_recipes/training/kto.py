@@ -16,7 +16,7 @@ def kto_trainer(global_batch_size: int | None):
     from trl.models.utils import disable_gradient_checkpointing
     from trl.trainer.utils import use_adapter
 
-    from ..evals.held_out import is_new
+    from .eval_loss import is_new
 
     if global_batch_size is None:
         return KTOTrainer

@@ -8,16 +8,16 @@ from contextlib import contextmanager
 
 from transformers import TrainerCallback
 
-from .data.order import keep_order
+from ..doctor.chain import differs_from_parent, probe_ids, read_prepared
+from ..finding import FAILED, Finding, Refusal
+from ..record.run import Stopped
+from .batch_order import keep_order
 from .ddp_notice import HideNotice
-from .doctor.chain import differs_from_parent, probe_ids, read_prepared
-from .doctor.weights import find_unmoved, fingerprints
-from .evals.held_out import measure_once
-from .finding import FAILED, Finding, Refusal
+from .eval_loss import measure_once
+from .finite import Watch, require_finite_weights
 from .layout_watch import LayoutWatch
-from .record.run import Stopped
-from .saving import Saves
-from .watch import Watch, require_finite_weights
+from .save import Saves
+from .weights import find_unmoved, fingerprints
 
 # Timings differ from run to run; the metrics of two runs with one seed do not.
 NOT_A_RESULT = re.compile(
@@ -32,7 +32,7 @@ def train_and_save(trainer, recipe, run) -> None:
     Fields: tokens (seen in training, padding apart), tokens_per_second, train_seconds, layout.
     Notes `probe`, by which a child sees that it starts from this model (doctor/chain.py).
     Raises Stopped after a SIGTERM or SIGINT (a checkpoint has been written), and Refusal with exit status 1:
-    non-finite, weights-unmoved, parent-dropped, disk-full, no-steps, and what saving.py finds; with 2, before
+    non-finite, weights-unmoved, parent-dropped, disk-full, no-steps, and what save.py finds; with 2, before
     the first step, what layout_watch.py finds.
     """
     args = trainer.args

@@ -13,7 +13,7 @@ def dpo_trainer(global_batch_size: int | None):
     import torch
     from trl import DPOTrainer
 
-    from ..evals.held_out import is_new
+    from .eval_loss import is_new
 
     if global_batch_size is None:
         return DPOTrainer

@@ -11,11 +11,11 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from .data.order import Remembering, innermost
-from .data.origins import places
-from .doctor.signs import LogSigns, kl_bound
-from .doctor.weights import not_finite
-from .finding import FAILED, Finding, Refusal
+from ..data.origins import places
+from ..finding import FAILED, Finding, Refusal
+from .batch_order import Remembering, innermost
+from .log_warnings import LogSigns, kl_bound
+from .weights import not_finite
 
 SHOWN = 8  # row numbers in a message; the record has all
 FIX = "lower train.learning_rate, warm up for longer, or look at those rows"
@@ -184,7 +184,7 @@ class BatchRows:
 
 def texts(trainer, rows: list[int], characters: int = 200) -> list[str]:
     """The beginnings of rows of the built training set, as the model sees them."""
-    from .doctor.probe import row_ids
+    from ..doctor.probe import row_ids
 
     decode = getattr(trainer.processing_class, "decode", None)
     if decode is None:

@@ -92,27 +92,3 @@ def kl_bound(gate: list[str], reply_tokens: int | None) -> float | None:
         elif line.metric == "kl" and reply_tokens:
             found.append(line.term * reply_tokens)
     return min(found, default=None)
-
-
-def find_reward_hacking(metrics: dict[str, float], prompts: int | None = None) -> list[Finding]:
-    """reward-hacking: the reward model likes the model more than its parent, the held-out rubric less."""
-    reward, against = metrics.get("reward"), metrics.get("reward_against")
-    rates = {
-        name: metrics[key]
-        for name, key in (
-            ("win rate", "rubric_win_rate"),
-            ("win rate at equal length", "rubric_win_rate_lc"),
-        )
-        if key in metrics
-    }
-    if reward is None or against is None or not rates or reward <= against:
-        return []
-    # Two standard errors of a fair coin thrown once per prompt.
-    noise = 1 / prompts**0.5 if prompts else 0
-    lost = [f"{name} {rate:.2f}" for name, rate in rates.items() if rate < 0.5 - noise]
-    if not lost:
-        return []
-    says = f"reward rose from {against:.3g} to {reward:.3g}, but by the rubric the parent is better: "
-    says += ", ".join(lost)
-    fix = "the reward model is being gamed: raise the KL weight, stop earlier, or train it on such replies"
-    return [Finding("reward-hacking", "warning", says, fix)]

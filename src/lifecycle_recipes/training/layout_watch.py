@@ -4,14 +4,9 @@ import time
 
 from transformers import TrainerCallback
 
-from .doctor.sharding import (
-    find_in_optimizer,
-    find_in_prepared,
-    inner_optimizer,
-    optimizer_state_dtype,
-)
-from .finding import Finding, Refusal
-from .layouts.effective import effective_layout, layout_record
+from ..finding import Finding, Refusal
+from ..layouts.effective import effective_layout, layout_record
+from .sharding import find_in_optimizer, find_in_prepared, inner_optimizer, optimizer_state_dtype
 
 
 class LayoutWatch(TrainerCallback):

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from .doctor.probe import language_model
-from .doctor.reload import compare_reloaded
-from .doctor.saved import find_in_saved, find_pickles, wanted_of
-from .finding import FAILED, Finding, Refusal
+from ..doctor.probe import language_model
+from ..finding import FAILED, Finding, Refusal
+from .reload import compare_reloaded
+from .saved_files import find_in_saved, find_pickles, wanted_of
 
 
 class Saves(TrainerCallback):

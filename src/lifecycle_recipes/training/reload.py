@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..doctor.chain import EXACT, Reading
 from ..finding import Finding, Refusal
-from .chain import EXACT, Reading
 
 # Allowed difference of two sets of logits: root mean square of the difference over the spread of the logits
 # (a reward's only logit: over its size, if that is above 1). In float32 another kernel gives 1e-6; bfloat16
@@ -117,7 +117,7 @@ def _difference(model, trained: Reading, ids: list[int], trainer, device) -> tup
     """(difference, allowed): of the logits, or of the mean log-probability where training shows no logits."""
     import torch
 
-    from .probe import logits, mean_of
+    from ..doctor.probe import logits, mean_of
 
     theirs = logits(model, ids).float().cpu()
     if trained.logits is None:

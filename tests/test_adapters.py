@@ -98,7 +98,7 @@ def test_a_tied_head_learns_with_the_embeddings_and_is_merged_with_them(tied_lor
 def test_the_harness_takes_an_adapter_with_tied_embeddings(tied_lora_dir):
     from lifecycle_recipes.evals.harness import SavedModelLM
     from lifecycle_recipes.evals.replies import Replies
-    from lifecycle_recipes.evals.saved import load_saved
+    from lifecycle_recipes.models.saved import load_saved
 
     saved = load_saved(str(tied_lora_dir))
     before = logits(saved.model)

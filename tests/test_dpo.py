@@ -7,8 +7,8 @@ import torch
 from preference_runs import LORA, moved, pairs, quiet_run, save_lora_parent, snapshot, write_recipe
 from transformers import AutoModelForCausalLM
 
-from lifecycle_recipes.evals.saved import load_saved
 from lifecycle_recipes.finding import Refusal
+from lifecycle_recipes.models.saved import load_saved
 from lifecycle_recipes.recipe.read import load_recipe
 from lifecycle_recipes.stages import dpo
 

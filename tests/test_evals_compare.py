@@ -26,7 +26,7 @@ def test_kl_is_exact(tiny_model_dir, second_model_dir):
     import torch
 
     from lifecycle_recipes.evals.compare import mean_kl
-    from lifecycle_recipes.evals.saved import load_saved
+    from lifecycle_recipes.models.saved import load_saved
 
     one, two = load_saved(str(tiny_model_dir)), load_saved(second_model_dir)
     prompts, replies = [[5, 6, 7], [8], [9, 10]], [[11, 12], [13, 14, 15, 16], []]
@@ -45,7 +45,7 @@ def test_kl_is_exact(tiny_model_dir, second_model_dir):
 
 def test_rewards_are_read_at_the_turn_end(tiny_reward_dir):
     from lifecycle_recipes.evals.compare import rewards
-    from lifecycle_recipes.evals.saved import load_reward
+    from lifecycle_recipes.models.saved import load_reward
 
     reward = load_reward(tiny_reward_dir)
     prompts, replies = ["a?", "a much longer question?", "b?"], ["yes", "", "no, not really, not at all"]
@@ -63,7 +63,7 @@ def test_rewards_are_read_at_the_turn_end(tiny_reward_dir):
 
 
 def test_a_reward_model_without_its_head_is_refused(tiny_model_dir):
-    from lifecycle_recipes.evals.saved import load_reward
+    from lifecycle_recipes.models.saved import load_reward
 
     with pytest.raises(Refusal, match="no-reward-head"):
         load_reward(str(tiny_model_dir))

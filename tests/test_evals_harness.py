@@ -58,7 +58,7 @@ def log_probability(model, ids: list[int], scored: int) -> float:
 def test_bits_per_byte_and_facts_by_hand(own_model_dir, small_desk, desk_config, measured):
     from math import log
 
-    from lifecycle_recipes.evals.saved import load_saved
+    from lifecycle_recipes.models.saved import load_saved
 
     saved = load_saved(str(own_model_dir))
     start = saved.tokenizer.convert_tokens_to_ids("<|endoftext|>")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 def answer(path: str, prompts: list[str], max_new_tokens: int = 12, **settings):
     from lifecycle_recipes.evals.replies import Replies, encode, render
-    from lifecycle_recipes.evals.saved import load_saved
+    from lifecycle_recipes.models.saved import load_saved
 
     replies = Replies(load_saved(path), batch_size=2)
     ids = [encode(replies.saved.tokenizer, render(replies.saved.tokenizer, p, True), True) for p in prompts]

@@ -6,7 +6,7 @@ def test_an_adapter_is_loaded_with_its_base_and_its_own_stops(tiny_model_dir, tm
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-    from lifecycle_recipes.evals.saved import load_saved, weights_id
+    from lifecycle_recipes.models.saved import load_saved, weights_id
 
     model = get_peft_model(
         AutoModelForCausalLM.from_pretrained(tiny_model_dir), LoraConfig(r=2, target_modules="all-linear")
@@ -36,7 +36,7 @@ def test_a_qlora_adapter_is_measured_on_its_4_bit_base(tiny_model_dir, tmp_path)
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import ModelConfig
 
-    from lifecycle_recipes.evals.saved import load_saved
+    from lifecycle_recipes.models.saved import load_saved
 
     base = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
     get_peft_model(base, LoraConfig(r=2, target_modules="all-linear")).save_pretrained(tmp_path)
@@ -55,7 +55,7 @@ def test_a_qlora_adapter_is_measured_on_its_4_bit_base(tiny_model_dir, tmp_path)
 def test_weights_are_loaded_whole_after_a_zero3_training(tiny_model_dir):
     from transformers.integrations import HfDeepSpeedConfig, is_deepspeed_zero3_enabled
 
-    from lifecycle_recipes.evals.saved import load_saved
+    from lifecycle_recipes.models.saved import load_saved
 
     config = HfDeepSpeedConfig({"zero_optimization": {"stage": 3}, "train_micro_batch_size_per_gpu": 1})
     assert is_deepspeed_zero3_enabled()

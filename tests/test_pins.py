@@ -161,8 +161,8 @@ def test_an_adapter_remembers_the_revision_of_its_base(
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import ModelConfig
 
-    from lifecycle_recipes.evals.saved import load_saved
     from lifecycle_recipes.models.adapters import merge_adapter, peft_config
+    from lifecycle_recipes.models.saved import load_saved
 
     identity = hub("me/base", tiny_model_dir, second_model_dir)
     config = ModelConfig(model_name_or_path=identity, model_revision=revision, use_peft=True, lora_r=2)

@@ -23,9 +23,9 @@ from preference_runs import (
 )
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from lifecycle_recipes.data.turns import scored_ids
-from lifecycle_recipes.evals.saved import load_saved
 from lifecycle_recipes.finding import Refusal
+from lifecycle_recipes.models.saved import load_saved
+from lifecycle_recipes.models.turn_end import scored_ids
 from lifecycle_recipes.recipe.read import load_recipe
 from lifecycle_recipes.record.run import Stopped
 from lifecycle_recipes.stages import ppo

@@ -6,8 +6,8 @@ import pytest
 import torch
 from preference_runs import LORA, moved, pairs, quiet_run, snapshot, write_recipe
 
-from lifecycle_recipes.evals.saved import load_reward
 from lifecycle_recipes.finding import Refusal
+from lifecycle_recipes.models.saved import load_reward
 from lifecycle_recipes.recipe.read import load_recipe
 from lifecycle_recipes.stages import reward
 

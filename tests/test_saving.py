@@ -113,7 +113,7 @@ def test_without_memory_for_a_second_model_the_run_says_so(tmp_path, tiny_model_
 
 @pytest.mark.parametrize("model", [{}, LORA])
 def test_a_reward_model_is_loaded_once_and_measured_as_loaded(tmp_path, tiny_model_dir, monkeypatch, model):
-    from lifecycle_recipes.evals import saved
+    from lifecycle_recipes.models import saved
 
     loads, load = [], saved._load
     monkeypatch.setattr(saved, "_load", lambda path, *args: loads.append(path) or load(path, *args))

@@ -27,7 +27,7 @@ def chat(path: str, prompt: str | None = None, max_new_tokens: int = 256) -> Non
             "not-a-language-model", f"this is {SILENT[stage]}: there is nothing to talk to", where=path
         )
     quiet()
-    from .evals.saved import load_saved
+    from .models.saved import load_saved
 
     saved = load_saved(path)
     # The tokenizer of a base model brings the template along for its children.

@@ -157,7 +157,7 @@ def parent_probe(path: str | None, trainer, model) -> dict | None:
 
 def _measure_adapter(path: str, trainer) -> dict | None:
     """The probe of an adapter that nobody recorded: loaded as a user would, with and without it."""
-    from ..evals.saved import load_saved
+    from ..models.saved import load_saved
     from .probe import mean_log_probability
 
     if sum(getattr(p, "ds_numel", p.numel()) for p in trainer.model.parameters()) > LARGEST_LOADED:

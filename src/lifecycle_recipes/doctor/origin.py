@@ -103,8 +103,8 @@ def prepared(trainer, stage: str, rows):
 
 def scored_pairs(tokenizer, rows):
     """Pairs as the reward stage reads them: up to the turn end. Text is left to upstream."""
-    from ..data.turns import scored_ids
     from ..models.load import turn_end
+    from ..models.turn_end import scored_ids
 
     if isinstance(rows[0]["chosen"], str):
         return rows

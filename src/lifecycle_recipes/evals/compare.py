@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from ..data.turns import scored_ids
 from ..models.load import turn_end
+from ..models.saved import Saved
+from ..models.turn_end import scored_ids
 from .rubric import as_messages
-from .saved import Saved
 
 # Logits held at once for each model: 2**25 floats are 128 MB, and comparing takes five such arrays.
 MOST_LOGITS = 2**25

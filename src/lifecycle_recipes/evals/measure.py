@@ -23,8 +23,8 @@ def measure(model_dir: str, config: EvaluateConfig | None, run, model_config=Non
         return
     check_config(config, produced=(model_dir,))
     started = time.perf_counter()
+    from ..models.saved import load_saved
     from .replies import Replies
-    from .saved import load_saved
 
     saved = run.reloaded.bring_back() if run.reloaded else load_saved(model_dir, model_config)
     replies = Replies(saved, config.batch_size)
@@ -68,9 +68,9 @@ def find_reward_hacking(metrics: dict[str, float], prompts: int | None = None) -
 
 def _measure_replies(replies, config: EvaluateConfig, run) -> dict:
     """Everything that judges the replies to config.prompts; returns what the record says about it."""
+    from ..models.saved import load_reward, load_saved
     from .replies import encode, refuse_without_template, render
     from .rubric import read_prompts
-    from .saved import load_reward, load_saved
 
     saved = replies.saved
     if config.chat:

@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 from ..finding import refuse
+from ..models.saved import Saved, weights_id
 from .rubric import as_messages
-from .saved import Saved, weights_id
 
 # Raise it when a change below changes the replies: old files are then left unread.
 FORMAT = 2

@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 
 from ..finding import refuse
-from .targets import is_plain_name
+from .lora_targets import is_plain_name
 
 ADAPTER_CONFIG = "adapter_config.json"
 

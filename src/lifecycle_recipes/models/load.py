@@ -8,7 +8,7 @@ from pathlib import Path
 from ..finding import refuse
 from ..record.parents import hash_file
 from .adapters import is_adapter, is_local, merge_adapter
-from .targets import require_lora_targets
+from .lora_targets import require_lora_targets
 
 MERGED_BASE = "base"  # directory in a run's output_dir
 MERGED_FROM = "merged_from.json"  # written last: the merged base beside it is whole

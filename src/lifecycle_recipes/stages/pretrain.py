@@ -83,7 +83,7 @@ def build_trainer(recipe: PretrainRecipe, run):
 
     from ..data.blocks import BlockCollator, text_measures, token_losses
     from ..data.prepare import prepared_rows
-    from ..models.build import build_causal_lm
+    from ..models.from_config import build_causal_lm
     from ..models.load import load_causal_lm, load_tokenizer
 
     start = recipe.model and recipe.model.model_name_or_path

@@ -90,8 +90,8 @@ def prepare_rows(recipe: RewardRecipe, tokenizer, scratch) -> tuple:
 def tokenize_pairs(rows, tokenizer):
     """Dataset with `chosen_ids` and `rejected_ids`, both up to the turn end. Text is left to upstream."""
     from ..data.origins import ROW
-    from ..data.turns import scored_ids
     from ..models.load import turn_end
+    from ..models.turn_end import scored_ids
 
     if isinstance(rows[0]["chosen"], str):
         return rows
@@ -112,7 +112,7 @@ def measure_pairs(path: str, trainer, reloaded=None) -> dict[str, float]:
     """
     import torch
 
-    from ..evals.saved import load_reward
+    from ..models.saved import load_reward
 
     model = (reloaded.bring_back() if reloaded else load_reward(path)).model
     rewards = {"chosen": [], "rejected": []}

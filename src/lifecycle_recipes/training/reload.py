@@ -88,7 +88,7 @@ def _free_host_memory() -> float:
 
 
 def _load(directory: str, trained: Reading, recipe, device):
-    from ..evals.saved import load_reward, load_saved
+    from ..models.saved import load_reward, load_saved
 
     load = load_saved if trained.unit == Reading.unit else load_reward
     return load(directory, getattr(recipe, "model", None), device)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..finding import refuse
-from ..models.adapters import base_revision, is_adapter
 from ..record.parents import hash_weights, is_local
+from .adapters import base_revision, is_adapter
 
 
 @dataclass(frozen=True)

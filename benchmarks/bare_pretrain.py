@@ -14,8 +14,8 @@ from pathlib import Path
 from datasets import load_dataset
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments, set_seed
 
-from lifecycle_recipes.data.blocks import BlockCollator, pack_documents
-from lifecycle_recipes.data.origins import number_rows, take_off
+from lifecycle_recipes.data.packing import BlockCollator, pack_documents
+from lifecycle_recipes.data.provenance import number_rows, take_off
 
 settings = json.loads(Path(sys.argv[1]).read_text())
 args = TrainingArguments(**settings["train"], remove_unused_columns=False)

@@ -12,7 +12,7 @@ from cached_rows import STAGES, build, entries, everything, is_hit, rows
 from datasets import Dataset
 
 from lifecycle_recipes.data import cache, prepare, sources
-from lifecycle_recipes.data.origins import take_off
+from lifecycle_recipes.data.provenance import take_off
 from lifecycle_recipes.recipe.read import load_recipe
 from lifecycle_recipes.recipe.schema import recipe_class
 

@@ -8,9 +8,9 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lifecycle_recipes.data.blocks import BlockCollator, pack_documents, text_measures, token_losses
 from lifecycle_recipes.data.config import DataConfig, Source
-from lifecycle_recipes.data.origins import number_rows, take_off
+from lifecycle_recipes.data.packing import BlockCollator, pack_documents, text_measures, token_losses
+from lifecycle_recipes.data.provenance import number_rows, take_off
 from lifecycle_recipes.data.sources import load_data
 from lifecycle_recipes.finding import Refusal
 

@@ -10,8 +10,8 @@ from cached_rows import STAGES, build
 from datasets import Dataset
 from preference_runs import COMMON, write_recipe
 
-from lifecycle_recipes.data.origins import ROW, Origins, line_of_row, places
 from lifecycle_recipes.data.prepare import only_data
+from lifecycle_recipes.data.provenance import ROW, Origins, line_of_row, places
 from lifecycle_recipes.doctor.probe import row_ids
 from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.recipe.read import load_recipe

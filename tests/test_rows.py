@@ -241,7 +241,7 @@ def test_the_suggested_weights_silence_the_warning(find):
 
 
 def test_a_file_too_large_to_read_is_read_in_part_and_says_so(find, monkeypatch):
-    monkeypatch.setattr("lifecycle_recipes.doctor.row_sets.MOST_ROWS", 10)
+    monkeypatch.setattr("lifecycle_recipes.data.row_sets.MOST_ROWS", 10)
     rows = chats(25)
     found = find("sft", rows, [rows[2], *chats(3, start=40)])  # lines 3, 6, 9, ... are read
     assert found["eval-overlap"].says.endswith("train.jsonl:3")

@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from lifecycle_recipes.doctor.row_sets import RowSet
+from lifecycle_recipes.data.row_sets import RowSet
 from lifecycle_recipes.doctor.tokens import find_in_tokens
 
 

@@ -76,7 +76,7 @@ def describe(recipe, tokenizer, stage: Path, facts: dict) -> dict:
     stage: the file of the module that prepares them. facts: what else that module goes by.
     Raises Refusal for a source that is not there.
     """
-    from .lines import check_local
+    from .row_files import check_local
     from .sources import read_hub
 
     data = recipe.data

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..finding import Finding, refuse
 from .cache import NOT_ROWS, Rows, describe, entry_of, find_damage, key_of, read_entry, workplace, write_entry
-from .origins import ROW, Origins, take_off, with_packed_numbers
+from .provenance import ROW, Origins, take_off, with_packed_numbers
 from .sources import until_exit
 from .waiting import Turn, no_barriers
 

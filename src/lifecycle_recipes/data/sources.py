@@ -12,9 +12,9 @@ from pathlib import Path
 
 from ..finding import Refusal, refuse
 from .config import DataConfig, Source
-from .lines import BUILDERS, LINED, check_local, digest_file, empty_file, find_bad_line
-from .origins import number_rows
+from .provenance import number_rows
 from .row_faults import CONVERSATIONS, SAME_PAIR, Faults, count_characters, is_blank, row_fault, why_left_out
+from .row_files import BUILDERS, LINED, check_local, digest_file, empty_file, find_bad_line
 from .split import sample, split
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from ..data.origins import places
+from ..data.provenance import places
 from ..finding import Finding
 
 ROWS, TOKENS = 128, 200_000  # looked at, at most

@@ -26,7 +26,7 @@ def built_trainer(path: str | Path, overrides: Sequence[str] | None = None) -> I
 
     train.output_dir is a directory that is gone afterwards; nothing is written in the user's tree, nothing
     is reported or pushed. `trainer.notes` holds what the stage noted for its record (`data`: the ledger),
-    `trainer.origins` where its training rows lie (data/origins.py).
+    `trainer.origins` where its training rows lie (data/provenance.py).
     Raises Refusal: what reading the recipe and building raise; no-trainer for a stage without one;
     trainer-refused where upstream does not accept the recipe.
     """

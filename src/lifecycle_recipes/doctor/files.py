@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..data.config import Source, stage_columns
-from ..data.lines import check_local
+from ..data.row_files import check_local
 from ..data.sources import name_columns
 from ..evals.check import check_config
 from ..evals.config import EvaluateConfig

@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..data.origins import places
+from ..data.provenance import places
 from ..finding import refuse
 from .batch import end_ids
 from .origin import Trace

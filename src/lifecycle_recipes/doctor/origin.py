@@ -4,7 +4,7 @@ from copy import copy
 from functools import cached_property
 
 from ..data.config import stage_columns
-from ..data.origins import ROW, Origins
+from ..data.provenance import ROW, Origins
 from ..data.split import split
 
 

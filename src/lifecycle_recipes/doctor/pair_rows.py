@@ -3,9 +3,9 @@
 import math
 
 from ..data.row_faults import REPLIES
+from ..data.row_sets import RowSet
 from ..finding import Finding
 from .overlap import content, numbers_of
-from .row_sets import RowSet
 
 # A model that is rewarded for length learns length. UltraFeedback's judge prefers the longer reply in some
 # 60 % of its pairs; beyond these bounds (share of pairs, ratio of mean lengths, sigmas of a sign test) length

@@ -2,10 +2,10 @@
 
 from ..data.config import stage_columns
 from ..data.row_faults import Faults, order_fault, row_fault
+from ..data.row_sets import RowSet, read_row_sets
 from ..finding import Finding
 from .overlap import find_duplicates, find_overlap
 from .pair_rows import find_in_labels, find_in_pairs, reply_fault
-from .row_sets import RowSet, read_row_sets
 
 __all__ = ["RowSet", "find_in_rows", "read_row_sets", "sound_sets"]
 

@@ -168,7 +168,7 @@ def _context_parallel(stage: str, method: str, layout: Layout) -> Refused:
         "dpo": "its loss masks the completion over whole rows",
         "kto": "its loss masks the completion over whole rows",
         "ppo": "its rollouts are whole rows",
-        # data/blocks.py: documents are kept apart by position_ids, and bits per byte count whole rows.
+        # data/packing.py: documents are kept apart by position_ids, and bits per byte count whole rows.
         "pretrain": "packed documents are kept apart by a mask that it drops",
     }
     return (losses[stage], "take fsdp2 or zero3; cp is for sft") if stage in losses else None

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from ..data.config import stage_columns
+from ..data.row_sets import RowSet
 from ..finding import Finding, Refusal, refuse
 from ..record.file import RUN_FILE, read_record
 from ..record.parents import hash_file, is_local
 from . import vocabulary
 from .cuts import find_cuts
 from .probes import GENERATION, control_tokens, turn_end
-from .row_sets import RowSet
 from .template import find_in_template, find_stop_missing, find_unlike, training_version
 from .token_rows import Sample, find_second_bos, find_smuggled, is_text, measure, take
 

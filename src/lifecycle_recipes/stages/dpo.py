@@ -79,7 +79,7 @@ def prepare_rows(recipe: DPORecipe, tokenizer, scratch) -> tuple:
     """(train, held-out, ledger), tokenised as upstream does it; see data/prepare.py."""
     from trl import DPOTrainer
 
-    from ..data.lengths import count_too_long, count_truncated
+    from ..data.ledger import count_too_long, count_truncated
     from ..data.prepare import rows_of_trainer
     from ..data.sources import load_data
 

@@ -84,7 +84,7 @@ def prepare_rows(recipe: KTORecipe, tokenizer, scratch, neighbours: int) -> tupl
 
     from trl import KTOTrainer
 
-    from ..data.lengths import count_too_long, count_truncated
+    from ..data.ledger import count_too_long, count_truncated
     from ..data.prepare import rows_of_trainer
     from ..data.sources import load_data
 

@@ -166,8 +166,8 @@ def room(policy, response_length: int) -> int | None:
 
 def tokenize_prompts(rows, tokenizer, longest: int | None, ledger: dict):
     """Dataset with `input_ids`, generation prompt included; over-long prompts are left out and counted."""
-    from ..data.lengths import count_left_out
-    from ..data.origins import ROW
+    from ..data.ledger import count_left_out
+    from ..data.provenance import ROW
 
     def tokenize(row):
         prompt = row["prompt"]

@@ -81,7 +81,7 @@ def build_trainer(recipe: PretrainRecipe, run):
     """The stock `transformers.Trainer` over packed blocks; `run` gets the ledger of rows and tokens."""
     from transformers import Trainer, set_seed
 
-    from ..data.blocks import BlockCollator, text_measures, token_losses
+    from ..data.packing import BlockCollator, text_measures, token_losses
     from ..data.prepare import prepared_rows
     from ..models.from_config import build_causal_lm
     from ..models.load import load_causal_lm, load_tokenizer
@@ -131,7 +131,7 @@ def build_trainer(recipe: PretrainRecipe, run):
 
 def prepare_rows(recipe: PretrainRecipe, tokenizer, scratch) -> tuple:
     """(train, held-out, ledger), tokenised and packed; see data/prepare.py."""
-    from ..data.blocks import pack_documents
+    from ..data.packing import pack_documents
     from ..data.sources import load_data
 
     text = recipe.text

@@ -75,7 +75,7 @@ def prepare_rows(recipe: RewardRecipe, tokenizer, scratch) -> tuple:
     """(train, held-out, ledger), tokenised; see data/prepare.py."""
     from trl import RewardTrainer
 
-    from ..data.lengths import count_too_long
+    from ..data.ledger import count_too_long
     from ..data.prepare import rows_of_trainer
     from ..data.sources import load_data
 
@@ -89,7 +89,7 @@ def prepare_rows(recipe: RewardRecipe, tokenizer, scratch) -> tuple:
 
 def tokenize_pairs(rows, tokenizer):
     """Dataset with `chosen_ids` and `rejected_ids`, both up to the turn end. Text is left to upstream."""
-    from ..data.origins import ROW
+    from ..data.provenance import ROW
     from ..models.load import turn_end
     from ..models.turn_end import scored_ids
 

@@ -100,7 +100,7 @@ def account_for_rows(ledger: dict, args, end: int, before: tuple, after: tuple) 
 
     before, after: (train, held-out or None) as read and as prepared. end: the id that ends a turn.
     """
-    from ..data.lengths import count_left_out
+    from ..data.ledger import count_left_out
 
     parts = [part for part in after if part is not None]
     conversations = [list(pieces(part)) for part in parts]

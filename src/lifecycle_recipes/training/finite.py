@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from ..data.origins import places
+from ..data.provenance import places
 from ..finding import FAILED, Finding, Refusal
 from .batch_order import Remembering, innermost
 from .log_warnings import LogSigns, kl_bound

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from ..data.config import DataConfig, Source, stage_columns
-from ..data.lines import check_local, empty_file, line_step, read_lines
-from ..data.row_faults import is_blank, why_left_out
-from ..data.sources import name_columns, read_hub, unreadable_file
-from ..data.split import sample, split
 from ..finding import Finding, Refusal
+from .config import DataConfig, Source, stage_columns
+from .row_faults import is_blank, why_left_out
+from .row_files import check_local, empty_file, line_step, read_lines
+from .sources import name_columns, read_hub, unreadable_file
+from .split import sample, split
 
 # Of one source: a larger one is read in part, evenly spaced, and the findings say so.
 MOST_ROWS, MOST_BYTES = 100_000, 1 << 30

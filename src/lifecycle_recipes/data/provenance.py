@@ -12,7 +12,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from .lines import LINED, blank_lines
+from .row_files import LINED, blank_lines
 
 ROW = "__row__"  # no column of a user's
 

@@ -17,7 +17,7 @@ def pack_documents(dataset, tokenizer, column: str, block_size: int, packing: st
     """
     from trl import pack_dataset
 
-    from .origins import ROW, with_packed_numbers
+    from .provenance import ROW, with_packed_numbers
 
     if tokenizer.eos_token_id is None:
         raise refuse(

@@ -1,7 +1,7 @@
 """What `lifecycle inspect` shows of a recipe, in parts."""
 
 from lifecycle_recipes.doctor.build import built_trainer
-from lifecycle_recipes.doctor.inspect import look
+from lifecycle_recipes.inspection.inspect import look
 
 
 def seen(path, overrides=(), rows=3):

@@ -9,8 +9,8 @@ import pytest
 
 from lifecycle_recipes.doctor.check import check
 from lifecycle_recipes.doctor.steps import planned_steps
-from lifecycle_recipes.doctor.summary import step_lines
 from lifecycle_recipes.finding import Refusal
+from lifecycle_recipes.inspection.summary import step_lines
 from lifecycle_recipes.layouts.layout import Layout
 from lifecycle_recipes.recipe.batch_size import ROWS, STEPS, batch_settings, find_in_effective, processes_here
 from lifecycle_recipes.recipe.read import load_recipe, read_recipe

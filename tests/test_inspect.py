@@ -11,10 +11,10 @@ from preference_runs import says, user, write_recipe, write_rows
 
 from lifecycle_recipes.cli import main
 from lifecycle_recipes.doctor.build import built_trainer
-from lifecycle_recipes.doctor.inspect import inspect
-from lifecycle_recipes.doctor.inspect_html import page
-from lifecycle_recipes.doctor.inspect_text import Paint, text
-from lifecycle_recipes.doctor.seen import all_batches, first_batches, sequences
+from lifecycle_recipes.inspection.inspect import inspect
+from lifecycle_recipes.inspection.page import page
+from lifecycle_recipes.inspection.sequences import all_batches, first_batches, sequences
+from lifecycle_recipes.inspection.terminal import Paint, text
 
 HOSTILE = "<script>alert('x')</script> & \x1b[31mred \u202e \N{GRINNING FACE}\N{CJK UNIFIED IDEOGRAPH-6C34}"
 
@@ -112,7 +112,7 @@ def test_nothing_is_read_again_where_nothing_was_cut_or_dropped(sft, pretrain, m
 
 
 def test_equal_rows_are_told_apart_and_only_the_rows_in_question_are_tokenised(sft, tmp_path, monkeypatch):
-    from lifecycle_recipes.doctor import origin
+    from lifecycle_recipes.inspection import trace as origin
 
     path, _, _, folder = sft
     rows = (folder / "second.jsonl").read_text().splitlines()

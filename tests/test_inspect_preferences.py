@@ -4,7 +4,7 @@ from inspected import ids_in, seen, summary
 from preference_runs import pairs, says, thumbs, write_recipe
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from lifecycle_recipes.doctor.inspect_text import text
+from lifecycle_recipes.inspection.terminal import text
 
 
 def test_dpo_shows_both_replies_after_their_common_prompt(tmp_path, tiny_model_dir, tiny_tokenizer):

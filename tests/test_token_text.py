@@ -2,9 +2,9 @@
 
 import pytest
 
-from lifecycle_recipes.doctor.inspect_text import wide, wrap
-from lifecycle_recipes.doctor.seen import Sequence
-from lifecycle_recipes.doctor.token_text import pieces, visible
+from lifecycle_recipes.inspection.sequences import Sequence
+from lifecycle_recipes.inspection.terminal import wide, wrap
+from lifecycle_recipes.inspection.token_text import pieces, visible
 
 
 @pytest.mark.parametrize(

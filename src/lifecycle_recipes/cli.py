@@ -203,7 +203,7 @@ def report(args, rest: list[str]) -> int:
 
 
 def inspect(args, overrides: list[str]) -> int:
-    from .doctor.inspect import inspect as look
+    from .inspection.inspect import inspect as look
 
     print(look(args.recipe, overrides, args.rows, args.html))
     return DONE

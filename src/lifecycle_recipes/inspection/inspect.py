@@ -6,13 +6,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..data.provenance import places
+from ..doctor.batch import end_ids
 from ..finding import refuse
-from .batch import end_ids
-from .origin import Trace
-from .seen import Sequence, first_batches, sequences
+from .sequences import Sequence, first_batches, sequences
 from .summary import summarise
 from .token_text import Piece, pieces
 from .totals import count, steps
+from .trace import Trace
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ def inspect(path: str, overrides: list[str] | None = None, rows: int = 3, html: 
     Returns the text for a terminal, coloured where stdout is one and NO_COLOR is not set. html: the file of a
     page that then holds the rows. Raises Refusal: what building raises, html-unwritable.
     """
-    from .build import built_trainer
-    from .inspect_html import page
-    from .inspect_text import text
+    from ..doctor.build import built_trainer
+    from .page import page
+    from .terminal import text
 
     if html:
         require_writable(html)
@@ -121,7 +121,7 @@ def show_row(trainer, trace: Trace, number: int, row: dict, parts: list[Sequence
 
 def give_back_cut(part: Sequence, whole: list[int]) -> None:
     """Truncation in the dataset's preparation leaves no trace in the batch: it comes from the source."""
-    from .seen import cut_of
+    from .sequences import cut_of
 
     part.cut, part.cut_at = cut_of(whole, part.ids)
 

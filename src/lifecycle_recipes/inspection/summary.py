@@ -1,9 +1,9 @@
 """The sums of an inspection in words: (name, lines) for the terminal and the page alike."""
 
-from .origin import Trace
-from .packing import change_behind_a_boundary, two_documents
-from .steps import is_ppo
+from ..doctor.packing import change_behind_a_boundary, two_documents
+from ..doctor.steps import is_ppo
 from .totals import Totals, quantiles
+from .trace import Trace
 
 SHOWN = 5  # dropped rows, named one by one
 

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..doctor.steps import is_ppo
 from ..training.batch_order import Remembering, innermost
-from .steps import is_ppo
 
 
 @dataclass

@@ -3,9 +3,9 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from .origin import Trace
-from .seen import Sequence, all_batches, first_batches, sequences
-from .steps import is_ppo, planned_steps
+from ..doctor.steps import is_ppo, planned_steps
+from .sequences import Sequence, all_batches, first_batches, sequences
+from .trace import Trace
 
 QUANTILES = (0.0, 0.5, 0.9, 0.99, 1.0)
 PADDED_BATCHES = 8  # batches whose padding is measured

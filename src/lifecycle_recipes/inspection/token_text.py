@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .seen import Sequence
+from .sequences import Sequence
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import yaml
 
-from lifecycle_recipes.doctor.launch_level import count_gpus
+from lifecycle_recipes.doctor.recipe_level.layout_launch import count_gpus
 from lifecycle_recipes.layouts.layout import find_layout
 from lifecycle_recipes.record import environment
 

@@ -30,7 +30,7 @@ def write_pretrain(folder: Path, texts: list[str], parent) -> str:
 
 def build(path: str, *overrides: str):
     """(trainer, run) of the recipe at `path`, as its stage builds it; run.notes, run.findings."""
-    from lifecycle_recipes.doctor.build import stand_in_for_run
+    from lifecycle_recipes.doctor.trainer_level.trial_build import stand_in_for_run
     from lifecycle_recipes.recipe.read import load_recipe, read_recipe
     from lifecycle_recipes.recipe.schema import recipe_class
 

@@ -1,6 +1,6 @@
 """What `lifecycle inspect` shows of a recipe, in parts."""
 
-from lifecycle_recipes.doctor.build import built_trainer
+from lifecycle_recipes.doctor.trainer_level.trial_build import built_trainer
 from lifecycle_recipes.inspection.inspect import look
 
 

@@ -18,7 +18,7 @@ import torch
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 
-from lifecycle_recipes.doctor import launch_level
+from lifecycle_recipes.doctor.recipe_level import layout_launch as launch_level
 
 
 def shard_on_cpu() -> None:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from lifecycle_recipes.doctor.check import check
-from lifecycle_recipes.doctor.steps import planned_steps
+from lifecycle_recipes.doctor.trainer_level.step_count import planned_steps
 from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.inspection.summary import step_lines
 from lifecycle_recipes.layouts.layout import Layout

@@ -14,8 +14,8 @@ from lifecycle_recipes import cli
 from lifecycle_recipes.data.config import Source
 from lifecycle_recipes.data.sources import read_hub
 from lifecycle_recipes.doctor.codes import CODES
-from lifecycle_recipes.doctor.hub import find_in_hub
-from lifecycle_recipes.doctor.machine import find_in_machine
+from lifecycle_recipes.doctor.recipe_level.hub import find_in_hub
+from lifecycle_recipes.doctor.recipe_level.machine import find_in_machine
 from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.recipe.schema import load_schema
 

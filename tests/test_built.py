@@ -9,11 +9,11 @@ import yaml
 from preference_runs import LORA, write_rows
 from transformers import SchedulerType
 
-from lifecycle_recipes.doctor.batch import find_in_batches
-from lifecycle_recipes.doctor.build import built_trainer, upstream_refusals
-from lifecycle_recipes.doctor.built import find_in_trainer
-from lifecycle_recipes.doctor.packing import find_in_packing
-from lifecycle_recipes.doctor.steps import find_in_steps
+from lifecycle_recipes.doctor.trainer_level.level import find_in_trainer
+from lifecycle_recipes.doctor.trainer_level.loss_mask import find_in_batches
+from lifecycle_recipes.doctor.trainer_level.packing_leaks import find_in_packing
+from lifecycle_recipes.doctor.trainer_level.step_count import find_in_steps
+from lifecycle_recipes.doctor.trainer_level.trial_build import built_trainer, upstream_refusals
 from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.stages import kto
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from preference_runs import LORA, save_lora_parent
 
-from lifecycle_recipes.doctor.build import built_trainer
-from lifecycle_recipes.doctor.chain import find_in_chain, find_in_parent
+from lifecycle_recipes.doctor.trainer_level.step_zero import find_in_chain, find_in_parent
+from lifecycle_recipes.doctor.trainer_level.trial_build import built_trainer
 
 
 def errors(findings) -> list[str]:
@@ -47,7 +47,7 @@ def parent(tiny_model_dir, tmp_path):
 
 def test_a_model_that_does_not_say_what_its_parents_record_says(stage_recipe, parent):
     with built_trainer(stage_recipe("sft", parent)) as (built, trainer):
-        from lifecycle_recipes.doctor.chain import probe_ids, read_prepared
+        from lifecycle_recipes.doctor.trainer_level.step_zero import probe_ids, read_prepared
 
         probe = {"ids": probe_ids(trainer), "start": -9.0, "loose": 1e-3}
         probe["value"] = read_prepared(trainer, probe["ids"]).value

@@ -230,7 +230,7 @@ def test_a_stage_refuses_at_each_level(recipe_here, capsys, tiny_chat_rows, monk
     record = read_record("run")
     assert record["status"].startswith("failed: [") and record["findings"][0]["severity"] == "error"
     Path("rows.jsonl").write_text("\n".join(map(json.dumps, tiny_chat_rows)))
-    from lifecycle_recipes.doctor import built
+    from lifecycle_recipes.doctor.trainer_level import level as built
 
     wrong = Finding("zero-label-batch", "error", "nothing is trained", "mend it")
     monkeypatch.setattr(built, "find_in_trainer", lambda trainer, recipe: [wrong])

@@ -8,7 +8,7 @@ import pytest
 from checked import RECIPE, codes, write
 
 from lifecycle_recipes.doctor import check as doctor
-from lifecycle_recipes.doctor import hub, machine, output
+from lifecycle_recipes.doctor.recipe_level import hub, machine, output
 from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.recipe.read import read_recipe
 from lifecycle_recipes.record.file import read_record

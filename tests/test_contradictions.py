@@ -2,7 +2,7 @@
 
 import pytest
 
-from lifecycle_recipes.doctor.settings import find_in_settings
+from lifecycle_recipes.doctor.recipe_level.settings import find_in_settings
 from lifecycle_recipes.recipe.read import read_recipe
 
 DATA = "data: {sources: [{path: a.jsonl}]}\n"

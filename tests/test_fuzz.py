@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lifecycle_recipes.doctor.recipe_level import find_in_recipe
+from lifecycle_recipes.doctor.recipe_level.level import find_in_recipe
 from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.recipe.read import load_recipe, read_recipe
 from lifecycle_recipes.recipe.schema import recipe_class

@@ -10,7 +10,7 @@ from inspected import ids_in, seen, summary
 from preference_runs import says, user, write_recipe, write_rows
 
 from lifecycle_recipes.cli import main
-from lifecycle_recipes.doctor.build import built_trainer
+from lifecycle_recipes.doctor.trainer_level.trial_build import built_trainer
 from lifecycle_recipes.inspection.inspect import inspect
 from lifecycle_recipes.inspection.page import page
 from lifecycle_recipes.inspection.sequences import all_batches, first_batches, sequences

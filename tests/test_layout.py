@@ -10,7 +10,7 @@ import yaml
 from conftest import ROOT
 from test_training import make_trainer
 
-from lifecycle_recipes.doctor import launch_level
+from lifecycle_recipes.doctor.recipe_level import layout_launch as launch_level
 from lifecycle_recipes.finding import REFUSED, Refusal
 from lifecycle_recipes.layouts import asked as launchers
 from lifecycle_recipes.layouts.effective import compare, effective_layout

@@ -12,7 +12,7 @@ from accelerate.commands.config.config_args import ClusterConfig
 from accelerate.utils import launch as prepare
 from conftest import ROOT
 
-from lifecycle_recipes.doctor.support import LAYOUTS
+from lifecycle_recipes.doctor.recipe_level.layout_support import LAYOUTS
 from lifecycle_recipes.layouts.layout import read_layout
 
 FILES = sorted((ROOT / "accelerate_configs").glob("*.yaml"))

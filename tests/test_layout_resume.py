@@ -14,7 +14,7 @@ from conftest import ROOT
 from safetensors.torch import load_file
 from test_matrix import SIZES
 
-from lifecycle_recipes.doctor.support import SHARDED_ON_CPU
+from lifecycle_recipes.doctor.recipe_level.layout_support import SHARDED_ON_CPU
 from lifecycle_recipes.layouts.effective import find_in_resume
 from lifecycle_recipes.layouts.layout import Layout
 

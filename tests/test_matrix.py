@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 from preference_runs import LORA, pairs, thumbs, user, write_recipe
 
-from lifecycle_recipes.doctor.support import SHARDED_ON_CPU, TESTED
+from lifecycle_recipes.doctor.recipe_level.layout_support import SHARDED_ON_CPU, TESTED
 
 # Name of a layout -> processes, distributed_type and ZeRO stage that its run must have.
 LAYOUTS = {

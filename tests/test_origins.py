@@ -12,7 +12,7 @@ from preference_runs import COMMON, write_recipe
 
 from lifecycle_recipes.data.prepare import only_data
 from lifecycle_recipes.data.provenance import ROW, Origins, line_of_row, places
-from lifecycle_recipes.doctor.probe import row_ids
+from lifecycle_recipes.doctor.trainer_level.forward import row_ids
 from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.recipe.read import load_recipe
 from lifecycle_recipes.recipe.schema import recipe_class

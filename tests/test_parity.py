@@ -9,7 +9,7 @@ from conftest import ROOT
 
 class TestParity:
     def test_a_sound_run(self, chat_model):
-        from lifecycle_recipes.doctor.parity import parity
+        from lifecycle_recipes.doctor.row_level.template_report import parity
 
         text, findings = parity(str(chat_model))
         assert findings == []
@@ -17,7 +17,7 @@ class TestParity:
         assert "FAIL" not in text
 
     def test_a_run_that_would_not_stop(self, chat_model):
-        from lifecycle_recipes.doctor.parity import parity
+        from lifecycle_recipes.doctor.row_level.template_report import parity
 
         (chat_model / "generation_config.json").write_text(json.dumps({"eos_token_id": 1}))
         text, findings = parity(str(chat_model))
@@ -26,13 +26,13 @@ class TestParity:
         assert "FAIL  the stop token is in" in text
 
     def test_another_template_in_training(self, chat_model):
-        from lifecycle_recipes.doctor.parity import parity
+        from lifecycle_recipes.doctor.row_level.template_report import parity
 
         _, findings = parity(str(chat_model), str(ROOT / "chat_templates/llama3.jinja"))
         assert {finding.code for finding in findings} >= {"template-differs", "control-token-split"}
 
     def test_a_template_that_was_changed_after_the_run(self, chat_model):
-        from lifecycle_recipes.doctor.parity import parity
+        from lifecycle_recipes.doctor.row_level.template_report import parity
 
         record = {"stage": "sft", "status": "done", "template_sha256": "0" * 64, "metrics": {}, "schema": 1}
         (chat_model / "run.json").write_text(json.dumps(record))
@@ -40,7 +40,7 @@ class TestParity:
         assert [finding.code for finding in findings] == ["template-changed"]
 
     def test_no_template_is_refused(self, chat_model):
-        from lifecycle_recipes.doctor.parity import parity
+        from lifecycle_recipes.doctor.row_level.template_report import parity
         from lifecycle_recipes.finding import Refusal
 
         (chat_model / "chat_template.jinja").unlink()
@@ -87,7 +87,7 @@ class TestTravels:
         from trl import ModelConfig, SFTConfig
 
         from lifecycle_recipes.data.config import DataConfig, Source
-        from lifecycle_recipes.doctor.parity import parity
+        from lifecycle_recipes.doctor.row_level.template_report import parity
         from lifecycle_recipes.record.parents import hash_file
         from lifecycle_recipes.record.run import Run, read_record
         from lifecycle_recipes.stages.sft import SFTRecipe, build_trainer

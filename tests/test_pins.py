@@ -61,7 +61,7 @@ def test_the_tokenizer_of_a_new_model_is_read_at_its_revision(monkeypatch):
     """By the check of its tokens, and by the stage."""
     from transformers import AutoTokenizer
 
-    from lifecycle_recipes.doctor.tokens import find_in_text
+    from lifecycle_recipes.doctor.row_level.tokens import find_in_text
     from lifecycle_recipes.stages import pretrain
 
     read = []

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lifecycle_recipes.doctor import precision
-from lifecycle_recipes.doctor.precision import find_in_precision
+from lifecycle_recipes.doctor.recipe_level import precision
+from lifecycle_recipes.doctor.recipe_level.precision import find_in_precision
 from lifecycle_recipes.layouts.layout import Layout
 from lifecycle_recipes.recipe.read import RawRecipe, hardware_defaults
 

@@ -9,7 +9,7 @@ from sound_rows import assistant, chat, chats, pairs, user
 from lifecycle_recipes.data.config import DataConfig, Source
 from lifecycle_recipes.data.sources import load_data
 from lifecycle_recipes.data.split import sample, split
-from lifecycle_recipes.doctor.rows import find_in_rows, read_row_sets
+from lifecycle_recipes.doctor.row_level.rows import find_in_rows, read_row_sets
 from lifecycle_recipes.recipe.read import RawRecipe
 
 

@@ -10,9 +10,9 @@ import pytest
 from sound_rows import assistant, chat, chats, pairs, sentence, thumbs, user
 
 from lifecycle_recipes.data.row_faults import MISLEADING, UNTRAINABLE
-from lifecycle_recipes.doctor import overlap
 from lifecycle_recipes.doctor.codes import CODES
-from lifecycle_recipes.doctor.rows import find_in_rows, read_row_sets
+from lifecycle_recipes.doctor.row_level import overlap
+from lifecycle_recipes.doctor.row_level.rows import find_in_rows, read_row_sets
 from lifecycle_recipes.recipe.read import RawRecipe
 
 
@@ -257,6 +257,6 @@ def test_ten_thousand_chats_take_seconds_and_no_import_of_datasets(find):
 
 
 def test_importing_the_checks_imports_nothing_heavy():
-    code = "import sys, lifecycle_recipes.doctor.rows; print(*sys.modules)"
+    code = "import sys, lifecycle_recipes.doctor.row_level.rows; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "datasets", "transformers", "pyarrow", "numpy"} & set(done.stdout.split())

@@ -9,8 +9,8 @@ import yaml
 from conftest import ROOT
 from preference_runs import LORA, write_recipe
 
-from lifecycle_recipes.doctor import support
-from lifecycle_recipes.doctor.support import (
+from lifecycle_recipes.doctor.recipe_level import layout_support as support
+from lifecycle_recipes.doctor.recipe_level.layout_support import (
     LAYOUTS,
     METHODS,
     STAGES,
@@ -83,7 +83,7 @@ def test_the_table_has_a_row_per_layout_and_three_marks_per_stage():
 def test_what_is_said_to_be_tested_is_tested_and_not_refused():
     """tests/test_matrix.py runs what stands in TESTED, so the table cannot claim what no test runs."""
     matrix = (ROOT / "tests/test_matrix.py").read_text()
-    assert "lifecycle_recipes.doctor.support import" in matrix and "TESTED" in matrix
+    assert "lifecycle_recipes.doctor.recipe_level.layout_support import" in matrix and "TESTED" in matrix
     for name, cells in TESTED.items():
         for stage, method in cells:
             assert verdict(stage, method, read_layout(name)).status == "tested", (name, stage, method)

@@ -62,7 +62,7 @@ def tokenizer_of(tiny_tokenizer_dir):
 @pytest.mark.parametrize("file", TEMPLATES, ids=lambda file: file.stem)
 class TestEveryTemplate:
     def test_keeps_the_contract(self, file, tokenizer_of):
-        from lifecycle_recipes.doctor.template import find_in_template
+        from lifecycle_recipes.doctor.row_level.template import find_in_template
 
         assert find_in_template(tokenizer_of(file.stem), file.read_text(encoding="utf-8"), str(file)) == []
 
@@ -75,7 +75,7 @@ class TestEveryTemplate:
         assert text == f"{space}Red.{end}{space}Yes.{end}"
 
     def test_has_the_turns_of_its_family(self, file, tokenizer_of):
-        from lifecycle_recipes.doctor.template import missing_turns
+        from lifecycle_recipes.doctor.row_level.template import missing_turns
 
         tokenizer = tokenizer_of(file.stem)
         expected = [] if file.stem in TOOL_FAMILIES else ["tool call"]
@@ -101,7 +101,7 @@ class TestEveryTemplate:
             tokenizer_of(file.stem).apply_chat_template(messages, tokenize=False)
 
     def test_turn_end_is_what_the_sft_stage_makes_eos(self, file, tokenizer_of):
-        from lifecycle_recipes.doctor import probes
+        from lifecycle_recipes.doctor.row_level import template_probes as probes
         from lifecycle_recipes.models.load import turn_end
 
         tokenizer = tokenizer_of(file.stem)
@@ -128,7 +128,7 @@ def test_renders_as_upstream(ours, theirs, messages, tokenizer_of):
 
 
 def test_qwen3_tool_calls_render_as_upstream(tokenizer_of):
-    from lifecycle_recipes.doctor.probes import CONVERSATIONS
+    from lifecycle_recipes.doctor.row_level.template_probes import CONVERSATIONS
 
     tokenizer, (messages, tools) = tokenizer_of("qwen3"), CONVERSATIONS["tool call"]
     expected = tokenizer.apply_chat_template(
@@ -200,7 +200,7 @@ def broken_template(text: str, old: str, new: str) -> str:
     ],
 )
 def test_a_broken_template_is_named(code, family, old, new, tokenizer_of):
-    from lifecycle_recipes.doctor.template import find_in_template
+    from lifecycle_recipes.doctor.row_level.template import find_in_template
 
     tokenizer = tokenizer_of(family)
     text = tokenizer.chat_template
@@ -220,7 +220,7 @@ def test_a_broken_template_is_named(code, family, old, new, tokenizer_of):
 def test_a_template_without_the_tokenizers_bos_is_named(tokenizer_of):
     from tokenizers.processors import TemplateProcessing
 
-    from lifecycle_recipes.doctor.template import find_in_bos
+    from lifecycle_recipes.doctor.row_level.template import find_in_bos
 
     tokenizer = tokenizer_of("chatml")
     assert find_in_bos(tokenizer, tokenizer.chat_template, "x") is None
@@ -233,7 +233,7 @@ def test_a_template_without_the_tokenizers_bos_is_named(tokenizer_of):
 
 
 def test_upstreams_training_version_is_found(tokenizer_of):
-    from lifecycle_recipes.doctor.template import training_version
+    from lifecycle_recipes.doctor.row_level.template import training_version
 
     assert training_version(upstreams("qwen3")) == upstreams("qwen3_training")
     assert training_version(tokenizer_of("chatml").chat_template) is None

@@ -6,7 +6,8 @@ import pytest
 from conftest import ROOT
 from token_recipes import chat, codes, find, rows_of
 
-from lifecycle_recipes.doctor import cuts, token_rows
+from lifecycle_recipes.doctor.row_level import token_lengths as token_rows
+from lifecycle_recipes.doctor.row_level import truncation as cuts
 
 
 class TestLengths:

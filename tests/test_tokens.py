@@ -8,7 +8,7 @@ from conftest import ROOT
 from token_recipes import chat, codes, find, raw_recipe, rows_of
 from upstream_templates import upstreams
 
-from lifecycle_recipes.doctor.tokens import find_in_tokens
+from lifecycle_recipes.doctor.row_level.tokens import find_in_tokens
 
 
 def edit(file, **values) -> None:

@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT
 from preference_runs import pairs, write_recipe
 
-from lifecycle_recipes.doctor.support import ON_TWO_NODES, SHARDED_ON_CPU
+from lifecycle_recipes.doctor.recipe_level.layout_support import ON_TWO_NODES, SHARDED_ON_CPU
 
 # Says which rank writes the record and which saves weights.
 SCRIPT = """

@@ -146,7 +146,7 @@ def test_in_bfloat16_the_cure_is_another_dtype(tiny_model_dir, tmp_path):
 def test_the_probe_of_a_run_is_what_its_saved_model_says(tmp_path, tiny_model_dir):
     from transformers import AutoModelForCausalLM
 
-    from lifecycle_recipes.doctor.probe import mean_log_probability
+    from lifecycle_recipes.doctor.trainer_level.forward import mean_log_probability
 
     train(make_trainer(tiny_model_dir, tmp_path / "run"))
     probe = record(tmp_path / "run")["probe"]

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 from lifecycle_recipes.data.row_sets import RowSet
-from lifecycle_recipes.doctor.tokens import find_in_tokens
+from lifecycle_recipes.doctor.row_level.tokens import find_in_tokens
 
 
 def raw_recipe(stage: str, path, train: dict | None = None, **sections):

@@ -210,7 +210,7 @@ def inspect(args, overrides: list[str]) -> int:
 
 
 def template(args, rest: list[str]) -> int:
-    from .doctor.parity import parity
+    from .doctor.row_level.template_report import parity
 
     text, findings = parity(args.tokenizer, args.template)
     print(text, flush=True)

@@ -21,8 +21,8 @@ from ..layouts.layout import Layout
 from ..recipe.read import RawRecipe, read_recipe
 from ..record.run import Run
 from .codes import ELSEWHERE
-from .output import is_free
-from .recipe_level import find_in_recipe
+from .recipe_level.level import find_in_recipe
+from .recipe_level.output import is_free
 
 LEVELS = (1, 2, 3)
 NAMES = {1: "recipe and files", 2: "rows and tokens", 3: "the built trainer"}
@@ -156,8 +156,8 @@ def _last_level(raw: RawRecipe) -> int:
 
 def find_in_data(raw: RawRecipe, tokens: bool = True) -> list[Finding]:
     """Level 2: findings about the rows of a recipe and, with `tokens`, what its tokenizer makes of them."""
-    from .rows import find_in_rows, read_row_sets
-    from .tokens import find_in_tokens
+    from .row_level.rows import find_in_rows, read_row_sets
+    from .row_level.tokens import find_in_tokens
 
     row_sets, findings = read_row_sets(raw)
     findings += find_in_rows(raw, row_sets)
@@ -168,8 +168,8 @@ def find_in_data(raw: RawRecipe, tokens: bool = True) -> list[Finding]:
 
 def _find_in_built(path: str, overrides: list[str] | None) -> list[Finding]:
     """Level 3, on a trainer built for it."""
-    from .build import built_trainer
-    from .built import find_in_trainer
+    from .trainer_level.level import find_in_trainer
+    from .trainer_level.trial_build import built_trainer
 
     with built_trainer(path, overrides) as (recipe, trainer):
         return find_in_trainer(trainer, recipe)
@@ -255,7 +255,7 @@ def check_built(trainer: Any, recipe: Any, run: Any) -> None:
 
     Raises Refusal with every error; the first checkpoint is still to come.
     """
-    from .built import find_in_trainer
+    from .trainer_level.level import find_in_trainer
 
     raw = recipe.raw
     trainer.origins = run.origins  # for messages, as `lifecycle check` has them

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..data.provenance import places
-from ..doctor.batch import end_ids
+from ..doctor.trainer_level.loss_mask import end_ids
 from ..finding import refuse
 from .sequences import Sequence, first_batches, sequences
 from .summary import summarise
@@ -50,7 +50,7 @@ def inspect(path: str, overrides: list[str] | None = None, rows: int = 3, html: 
     Returns the text for a terminal, coloured where stdout is one and NO_COLOR is not set. html: the file of a
     page that then holds the rows. Raises Refusal: what building raises, html-unwritable.
     """
-    from ..doctor.build import built_trainer
+    from ..doctor.trainer_level.trial_build import built_trainer
     from .page import page
     from .terminal import text
 

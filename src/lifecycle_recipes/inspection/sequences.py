@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..doctor.steps import is_ppo
+from ..doctor.trainer_level.step_count import is_ppo
 from ..training.batch_order import Remembering, innermost
 
 

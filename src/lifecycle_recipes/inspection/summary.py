@@ -1,7 +1,7 @@
 """The sums of an inspection in words: (name, lines) for the terminal and the page alike."""
 
-from ..doctor.packing import change_behind_a_boundary, two_documents
-from ..doctor.steps import is_ppo
+from ..doctor.trainer_level.packing_leaks import change_behind_a_boundary, two_documents
+from ..doctor.trainer_level.step_count import is_ppo
 from .totals import Totals, quantiles
 from .trace import Trace
 

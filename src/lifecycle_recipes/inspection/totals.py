@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from ..doctor.steps import is_ppo, planned_steps
+from ..doctor.trainer_level.step_count import is_ppo, planned_steps
 from .sequences import Sequence, all_batches, first_batches, sequences
 from .trace import Trace
 

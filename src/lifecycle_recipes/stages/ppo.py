@@ -36,8 +36,8 @@ class PPORecipe:
 
 
 def main(argv: list[str] | None = None) -> None:
-    from ..doctor.build import upstream_refusals
     from ..doctor.check import check_built, check_recipe, preflight
+    from ..doctor.trainer_level.trial_build import upstream_refusals
     from ..evals.measure import measure
     from ..recipe.read import load_recipe
     from ..record.run import Run, stage_exit

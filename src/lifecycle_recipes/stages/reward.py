@@ -27,8 +27,8 @@ class RewardRecipe:
 
 
 def main(argv: list[str] | None = None) -> None:
-    from ..doctor.build import upstream_refusals
     from ..doctor.check import check_built, check_recipe, preflight
+    from ..doctor.trainer_level.trial_build import upstream_refusals
     from ..recipe.read import load_recipe
     from ..record.run import Run, stage_exit
 

@@ -184,7 +184,7 @@ class BatchRows:
 
 def texts(trainer, rows: list[int], characters: int = 200) -> list[str]:
     """The beginnings of rows of the built training set, as the model sees them."""
-    from ..doctor.probe import row_ids
+    from ..doctor.trainer_level.forward import row_ids
 
     decode = getattr(trainer.processing_class, "decode", None)
     if decode is None:

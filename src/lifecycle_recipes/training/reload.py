@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..doctor.chain import EXACT, Reading
+from ..doctor.trainer_level.step_zero import EXACT, Reading
 from ..finding import Finding, Refusal
 
 # Allowed difference of two sets of logits: root mean square of the difference over the spread of the logits
@@ -117,7 +117,7 @@ def _difference(model, trained: Reading, ids: list[int], trainer, device) -> tup
     """(difference, allowed): of the logits, or of the mean log-probability where training shows no logits."""
     import torch
 
-    from ..doctor.probe import logits, mean_of
+    from ..doctor.trainer_level.forward import logits, mean_of
 
     theirs = logits(model, ids).float().cpu()
     if trained.logits is None:

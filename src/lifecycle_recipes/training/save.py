@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from ..doctor.probe import language_model
+from ..doctor.trainer_level.forward import language_model
 from ..finding import FAILED, Finding, Refusal
 from .reload import compare_reloaded
 from .saved_files import find_in_saved, find_pickles, wanted_of

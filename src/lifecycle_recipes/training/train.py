@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from transformers import TrainerCallback
 
-from ..doctor.chain import differs_from_parent, probe_ids, read_prepared
+from ..doctor.trainer_level.step_zero import differs_from_parent, probe_ids, read_prepared
 from ..finding import FAILED, Finding, Refusal
 from ..record.run import Stopped
 from .batch_order import keep_order
@@ -30,7 +30,7 @@ def train_and_save(trainer, recipe, run) -> None:
 
     Metrics: train_loss, steps and, with an eval dataset, what `trainer.evaluate()` returns but its timings.
     Fields: tokens (seen in training, padding apart), tokens_per_second, train_seconds, layout.
-    Notes `probe`, by which a child sees that it starts from this model (doctor/chain.py).
+    Notes `probe`, by which a child sees that it starts from this model (doctor/trainer_level/step_zero.py).
     Raises Stopped after a SIGTERM or SIGINT (a checkpoint has been written), and Refusal with exit status 1:
     non-finite, weights-unmoved, parent-dropped, disk-full, no-steps, and what save.py finds; with 2, before
     the first step, what layout_watch.py finds.

@@ -8,9 +8,9 @@ import math
 import re
 from collections.abc import Iterator
 
-from ..data.row_faults import listed
-from ..data.row_sets import RowSet
-from ..finding import Finding
+from ...data.row_faults import listed
+from ...data.row_sets import RowSet
+from ...finding import Finding
 
 SHINGLE = 3  # words: one changed word in thirty keeps a chat row above NEAR
 NEAR = 0.8  # Jaccard similarity of shingle sets from which a row counts as a near copy

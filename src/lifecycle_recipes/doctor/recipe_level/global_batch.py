@@ -1,8 +1,8 @@
 """Level 1, the batch: is global_batch_size shared out by this layout, and is the training then the same?"""
 
-from ..finding import Finding
-from ..recipe.batch_size import KEY, batch_settings, find_in_batch_size, find_undeclared, processes_here
-from ..recipe.read import RawRecipe
+from ...finding import Finding
+from ...recipe.batch_size import KEY, batch_settings, find_in_batch_size, find_undeclared, processes_here
+from ...recipe.read import RawRecipe
 from .settings import place, setting
 
 PAIRWISE = ("reward", "dpo", "kto")

@@ -13,9 +13,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from ..finding import Finding
-from ..layouts.layout import Layout
-from ..recipe.read import RawRecipe
+from ...finding import Finding
+from ...layouts.layout import Layout
+from ...recipe.read import RawRecipe
 from .settings import error, place, setting, warning
 
 FP8_MODULES = {"AO": ("torchao",), "TE": ("transformer_engine",), None: ("torchao", "transformer_engine")}

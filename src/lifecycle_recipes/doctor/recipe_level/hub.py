@@ -7,10 +7,10 @@ from pathlib import Path
 
 import yaml
 
-from ..finding import Finding
-from ..recipe.pins import pinnable
-from ..recipe.read import RawRecipe
-from ..record.parents import is_local
+from ...finding import Finding
+from ...recipe.pins import pinnable
+from ...recipe.read import RawRecipe
+from ...record.parents import is_local
 from .files import maker
 from .machine import is_offline
 from .settings import place, setting, warning

@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
-from ..data.config import stage_columns
-from ..data.row_sets import RowSet
-from ..finding import Finding, Refusal, refuse
-from ..record.file import RUN_FILE, read_record
-from ..record.parents import hash_file, is_local
+from ...data.config import stage_columns
+from ...data.row_sets import RowSet
+from ...finding import Finding, Refusal, refuse
+from ...record.file import RUN_FILE, read_record
+from ...record.parents import hash_file, is_local
 from . import vocabulary
-from .cuts import find_cuts
-from .probes import GENERATION, control_tokens, turn_end
 from .template import find_in_template, find_stop_missing, find_unlike, training_version
-from .token_rows import Sample, find_second_bos, find_smuggled, is_text, measure, take
+from .template_probes import GENERATION, control_tokens, turn_end
+from .token_lengths import Sample, find_second_bos, find_smuggled, is_text, measure, take
+from .truncation import find_cuts
 
 # Their parents have been trained on a template; a base model may ship one that it never saw.
 CHAT_STAGES = ("sft", "dpo", "kto", "ppo")
@@ -220,7 +220,7 @@ def find_in_tokenizer_recipe(raw) -> list[Finding]:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    from ..recipe.schema import load_schema
+    from ...recipe.schema import load_schema
 
     defaults = load_schema("tokenizer")["properties"]["tokenizer"]["properties"]
     values = {key: entry.get("default") for key, entry in defaults.items()} | raw.values["tokenizer"]

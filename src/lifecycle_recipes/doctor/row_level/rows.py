@@ -1,11 +1,11 @@
 """Level 2, rows: what is wrong with the rows themselves, before a tokenizer or a model is loaded."""
 
-from ..data.config import stage_columns
-from ..data.row_faults import Faults, order_fault, row_fault
-from ..data.row_sets import RowSet, read_row_sets
-from ..finding import Finding
+from ...data.config import stage_columns
+from ...data.row_faults import Faults, order_fault, row_fault
+from ...data.row_sets import RowSet, read_row_sets
+from ...finding import Finding
 from .overlap import find_duplicates, find_overlap
-from .pair_rows import find_in_labels, find_in_pairs, reply_fault
+from .pairs import find_in_labels, find_in_pairs, reply_fault
 
 __all__ = ["RowSet", "find_in_rows", "read_row_sets", "sound_sets"]
 

@@ -6,12 +6,12 @@ import os
 import shutil
 from pathlib import Path
 
-from ..finding import Finding, Refusal
-from ..recipe.read import RawRecipe
-from ..record.file import RUN_FILE, read_record
-from ..record.output_dir import find_incomplete_checkpoints, whose
-from ..record.parents import find_parents
-from ..record.run import identify
+from ...finding import Finding, Refusal
+from ...recipe.read import RawRecipe
+from ...record.file import RUN_FILE, read_record
+from ...record.output_dir import find_incomplete_checkpoints, whose
+from ...record.parents import find_parents
+from ...record.run import identify
 from .hub import cache
 from .settings import error, place, setting, warning
 

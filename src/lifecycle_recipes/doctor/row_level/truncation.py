@@ -1,7 +1,7 @@
 """Level 2, what `max_length` takes: rows that lose their answer, its end, or are dropped. No torch."""
 
-from ..finding import Finding
-from .token_rows import Length, Sample, listed
+from ...finding import Finding
+from .token_lengths import Length, Sample, listed
 
 # Upstream cuts and drops in silence. Up to WARN of the rows it hardly moves a run, and the ledger counts it;
 # from REFUSE on the run is another one than its recipe says (half of a chat set lost its answers at 1024).

@@ -2,7 +2,7 @@
 
 import math
 
-from ..finding import Finding
+from ...finding import Finding
 
 
 def find_in_steps(trainer, declared: int | None = None) -> list[Finding]:

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from ..data.provenance import places
-from ..finding import Finding
+from ...data.provenance import places
+from ...finding import Finding
 
 ROWS, TOKENS = 128, 200_000  # looked at, at most
 SHOWN = 5
@@ -23,7 +23,7 @@ def sample_rows(dataset, seed: int) -> list[tuple[int, dict[str, Any]]]:
     """(row number, row) of up to ROWS rows and TOKENS tokens, in the order of the dataset."""
     import random
 
-    from .probe import row_ids
+    from .forward import row_ids
 
     numbers = sorted(random.Random(seed).sample(range(len(dataset)), min(len(dataset), ROWS)))
     found, tokens = [], 0
@@ -106,7 +106,7 @@ def _masked_ends(trainer, ends: int, trained: int) -> list[Finding]:
 
 
 def _double_bos(trainer, sample) -> list[Finding]:
-    from .probe import row_ids
+    from .forward import row_ids
 
     bos = trainer.processing_class.bos_token_id
     if bos is None or bos in end_ids(trainer):  # one token for both may well stand twice
@@ -139,7 +139,7 @@ def documents(batch: dict[str, Any], mask) -> Iterator[tuple[list[int], list[boo
 
 def end_ids(trainer) -> set[int]:
     """Every token that ends a text: the tokenizer's eos and those that generation stops at."""
-    from .probe import language_model
+    from .forward import language_model
 
     found = {trainer.processing_class.eos_token_id}
     stops = getattr(getattr(language_model(trainer), "generation_config", None), "eos_token_id", None)

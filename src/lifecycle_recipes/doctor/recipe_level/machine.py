@@ -6,9 +6,9 @@ import re
 import sys
 from pathlib import Path
 
-from ..finding import Finding
-from ..layouts.layout import ACCELERATORS
-from ..recipe.read import RawRecipe
+from ...finding import Finding
+from ...layouts.layout import ACCELERATORS
+from ...recipe.read import RawRecipe
 from .settings import error, place, setting, warning
 
 # The Python modules of what a recipe can name; any one of them will do.

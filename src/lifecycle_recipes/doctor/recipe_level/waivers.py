@@ -2,10 +2,10 @@
 
 from difflib import get_close_matches
 
-from ..finding import Finding
-from ..recipe.pins import pinnable
-from ..recipe.read import RawRecipe
-from .codes import CODES
+from ...finding import Finding
+from ...recipe.pins import pinnable
+from ...recipe.read import RawRecipe
+from ..codes import CODES
 
 
 def find_in_waivers(raw: RawRecipe) -> list[Finding]:

@@ -2,9 +2,9 @@
 
 import math
 
-from ..data.row_faults import REPLIES
-from ..data.row_sets import RowSet
-from ..finding import Finding
+from ...data.row_faults import REPLIES
+from ...data.row_sets import RowSet
+from ...finding import Finding
 from .overlap import content, numbers_of
 
 # A model that is rewarded for length learns length. UltraFeedback's judge prefers the longer reply in some

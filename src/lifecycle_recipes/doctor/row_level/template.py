@@ -3,8 +3,8 @@
 import importlib.util
 from pathlib import Path
 
-from ..finding import Finding
-from .probes import (
+from ...finding import Finding
+from .template_probes import (
     ANSWER,
     ASKED,
     CONVERSATIONS,

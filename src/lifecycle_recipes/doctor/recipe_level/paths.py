@@ -3,8 +3,8 @@
 import os
 from collections.abc import Iterator
 
-from ..finding import Finding
-from ..recipe.read import RawRecipe
+from ...finding import Finding
+from ...recipe.read import RawRecipe
 from .settings import error, place
 
 KEYS = {

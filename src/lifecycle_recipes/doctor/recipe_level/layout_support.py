@@ -4,7 +4,7 @@ A verdict goes by the kind of a layout, not by its name, so that a user's own fi
 transformers 5.23, trl 1.12, accelerate 1.15, peft 0.21, deepspeed 0.19; the file that says so is named beside
 each. What one recipe sets is looked at in layout_settings.py. After a change, for the table:
 
-    python -m lifecycle_recipes.doctor.support docs/layouts.md
+    python -m lifecycle_recipes.doctor.recipe_level.layout_support docs/layouts.md
 """
 
 import sys
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..finding import Finding
-from ..layouts.layout import Layout, read_layout
-from ..recipe.read import RawRecipe
+from ...finding import Finding
+from ...layouts.layout import Layout, read_layout
+from ...recipe.read import RawRecipe
 from .layout_settings import find_in_layout_settings, method_of
 from .settings import error, place
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from ..finding import refuse
+from ...finding import refuse
 
 # They have no loss, so there is nothing to build.
 NO_TRAINER = ("tokenizer", "evaluate")
@@ -30,9 +30,9 @@ def built_trainer(path: str | Path, overrides: Sequence[str] | None = None) -> I
     Raises Refusal: what reading the recipe and building raise; no-trainer for a stage without one;
     trainer-refused where upstream does not accept the recipe.
     """
-    from ..exit_status import quiet
-    from ..recipe.read import load_recipe, read_recipe
-    from ..recipe.schema import recipe_class
+    from ...exit_status import quiet
+    from ...recipe.read import load_recipe, read_recipe
+    from ...recipe.schema import recipe_class
 
     quiet()
     arguments = list(overrides or [])

@@ -4,11 +4,11 @@ import os
 import re
 from pathlib import Path
 
-from ..finding import Finding
-from ..layouts.effective import CPU_CURE
-from ..layouts.layout import ACCELERATORS, Layout
-from ..recipe.read import RawRecipe
-from .support import find_in_layout
+from ...finding import Finding
+from ...layouts.effective import CPU_CURE
+from ...layouts.layout import ACCELERATORS, Layout
+from ...recipe.read import RawRecipe
+from .layout_support import find_in_layout
 
 # TrainingArguments' own ways to a layout.
 TOPOLOGY = ("deepspeed", "fsdp", "fsdp_config", "parallelism_config")

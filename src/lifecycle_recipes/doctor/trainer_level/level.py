@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ..finding import Finding
+from ...finding import Finding
 
 
 def find_in_trainer(trainer, recipe: Any) -> list[Finding]:
@@ -11,11 +11,11 @@ def find_in_trainer(trainer, recipe: Any) -> list[Finding]:
     Forwards need whole weights: they are left out under ZeRO-3 and on the meta device. Training compares the
     prepared model with its parent's record once more, in every layout (training/train.py).
     """
-    from .batch import find_in_batches
-    from .chain import find_in_chain
-    from .packing import find_in_packing
-    from .probe import no_trace
-    from .steps import find_in_steps
+    from .forward import no_trace
+    from .loss_mask import find_in_batches
+    from .packing_leaks import find_in_packing
+    from .step_count import find_in_steps
+    from .step_zero import find_in_chain
 
     if not len(trainer.train_dataset):
         fix = "see the ledger of left-out rows: the filters or the lengths took all of them"

@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..finding import Finding
-from ..layouts.layout import Layout
-from ..recipe.read import RawRecipe
+from ...finding import Finding
+from ...layouts.layout import Layout
+from ...recipe.read import RawRecipe
 from .settings import error, place, setting
 
 # accelerate/utils/deepspeed.py makes these DeepSpeed's CPUAdam without changing what they compute.

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ..finding import Finding
+from ...finding import Finding
 
 DOCUMENT = 16  # tokens of each of the two documents that the probe packs
 
@@ -19,7 +19,7 @@ def _discards(trainer) -> list[Finding]:
     args = trainer.args
     if args.packing_strategy != "bfd":
         return []
-    from .batch import end_ids
+    from .loss_mask import end_ids
 
     lengths = list(trainer.train_dataset["seq_lengths"])
     # A text that was cut fills its row alone.
@@ -79,7 +79,7 @@ def change_behind_a_boundary(trainer, rows: list[dict], first: int, second: int)
 
     Measured in the trainer's own loss, with its own collator; None where the model cannot run here.
     """
-    from .probe import can_run, language_model
+    from .forward import can_run, language_model
 
     model = language_model(trainer)
     if not can_run(model):
@@ -95,7 +95,7 @@ def change_behind_a_boundary(trainer, rows: list[dict], first: int, second: int)
 
 def _hidden_states(trainer, model, rows: list[dict], first: int, second: int):
     """(second, width): the backbone's last hidden states of the second document, in the trainer's loss."""
-    from .batch import collate
+    from .loss_mask import collate
 
     seen = []
     whole_model = model.get_base_model() if hasattr(model, "get_base_model") else model

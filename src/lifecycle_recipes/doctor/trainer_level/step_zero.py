@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..finding import Finding, Refusal
+from ...finding import Finding, Refusal
 
 PROBE_TOKENS = 128
 # Allowed difference, in nats per token, by how exactly both sides compute. Only for the exact one does any
@@ -34,7 +34,7 @@ class Reading:
 
 def find_in_chain(trainer, recipe: Any) -> list[Finding]:
     """tokenizer-differs, base-differs, parent-dropped and reference-differs of a built trainer."""
-    from .steps import is_ppo
+    from .step_count import is_ppo
 
     findings = []
     for role in ("model", "reward", "value"):
@@ -49,8 +49,8 @@ def find_in_chain(trainer, recipe: Any) -> list[Finding]:
 
 def find_in_parent(role: str, path: str) -> list[Finding]:
     """tokenizer-differs and base-differs: files of a parent that are not those its run had. No torch."""
-    from ..record.file import read_record
-    from ..record.parents import hash_file, hash_weights
+    from ...record.file import read_record
+    from ...record.parents import hash_file, hash_weights
 
     try:
         record = read_record(path)
@@ -83,7 +83,7 @@ def adapter_base(path: str) -> str | None:
 
 def _other_tokenizer(recipe: Any) -> list[Finding]:
     """A reward model reads ids, not text: with another vocabulary its scores mean nothing."""
-    from ..models.load import load_tokenizer
+    from ...models.load import load_tokenizer
 
     ours = load_tokenizer(recipe.model.model_name_or_path, recipe.model.model_revision).get_vocab()
     findings = []
@@ -102,7 +102,7 @@ def _other_tokenizer(recipe: Any) -> list[Finding]:
 
 def step_0_differs(trainer, recipe: Any) -> list[Finding]:
     """parent-dropped: before its first step a model does not say what its parent says."""
-    from .probe import can_run, language_model
+    from .forward import can_run, language_model
 
     policy = language_model(trainer)
     pairs = [("model", policy)] if is_causal(policy) else []
@@ -119,7 +119,7 @@ def step_0_differs(trainer, recipe: Any) -> list[Finding]:
 
 def read_prepared(trainer, ids: list[int]) -> Reading:
     """What the trainer's model, prepared for training, says to `ids`. Collective under ZeRO-3."""
-    from .probe import language_model, no_trace, prepared_model
+    from .forward import language_model, no_trace, prepared_model
 
     with no_trace(trainer), prepared_model(trainer) as runs:
         return read(language_model(trainer), ids, trainer, runs)
@@ -127,7 +127,7 @@ def read_prepared(trainer, ids: list[int]) -> Reading:
 
 def differs_from_parent(trainer, path: str | None) -> list[Finding]:
     """parent-dropped, by the parent's own record, for a model that is prepared for training: any layout."""
-    from .probe import language_model
+    from .forward import language_model
 
     probe = recorded_probe(path)
     if probe is None or not is_causal(language_model(trainer)):
@@ -137,7 +137,7 @@ def differs_from_parent(trainer, path: str | None) -> list[Finding]:
 
 def recorded_probe(path: str | None) -> dict | None:
     """{ids, value, start, loose} as the run at `path` recorded it; None for a model from elsewhere."""
-    from ..record.file import read_record
+    from ...record.file import read_record
 
     if not path or not Path(path).is_dir():
         return None
@@ -157,8 +157,8 @@ def parent_probe(path: str | None, trainer, model) -> dict | None:
 
 def _measure_adapter(path: str, trainer) -> dict | None:
     """The probe of an adapter that nobody recorded: loaded as a user would, with and without it."""
-    from ..models.saved import load_saved
-    from .probe import mean_log_probability
+    from ...models.saved import load_saved
+    from .forward import mean_log_probability
 
     if sum(getattr(p, "ds_numel", p.numel()) for p in trainer.model.parameters()) > LARGEST_LOADED:
         return None
@@ -189,7 +189,7 @@ def compare(reading: Reading, probe: dict, path: str) -> list[Finding]:
 
 def reference_differs(trainer) -> list[Finding]:
     """reference-differs: at step 0 the reference of DPO, KTO or PPO must be the policy itself."""
-    from .probe import can_run, language_model
+    from .forward import can_run, language_model
 
     policy = language_model(trainer)
     reference = getattr(trainer, "ref_model", None)
@@ -220,7 +220,7 @@ def read(model, ids: list[int], trainer, runs: Any = None) -> Reading:
 
     runs: what is called in its place, where a wrapper must be.
     """
-    from .probe import logits, mean_log_probability_by_loss, mean_of
+    from .forward import logits, mean_log_probability_by_loss, mean_of
 
     causal = is_causal(model)
     if causal and runs is not None and runs is not model:
@@ -250,6 +250,6 @@ def is_causal(model) -> bool:
 
 def probe_ids(trainer) -> list[int]:
     """The text of a run's probe: the first training row, cut to PROBE_TOKENS."""
-    from .probe import row_ids
+    from .forward import row_ids
 
     return row_ids(trainer.train_dataset[0])[:PROBE_TOKENS]

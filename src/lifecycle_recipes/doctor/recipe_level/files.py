@@ -8,15 +8,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from ..data.config import Source, stage_columns
-from ..data.row_files import check_local
-from ..data.sources import name_columns
-from ..evals.check import check_config
-from ..evals.config import EvaluateConfig
-from ..finding import Finding, Refusal
-from ..recipe.read import RawRecipe
-from ..record.file import read_record
-from ..record.parents import ROLES, WEIGHTS, check_parent, find_parents, is_local
+from ...data.config import Source, stage_columns
+from ...data.row_files import check_local
+from ...data.sources import name_columns
+from ...evals.check import check_config
+from ...evals.config import EvaluateConfig
+from ...finding import Finding, Refusal
+from ...recipe.read import RawRecipe
+from ...record.file import read_record
+from ...record.parents import ROLES, WEIGHTS, check_parent, find_parents, is_local
 from .settings import error, place
 
 PEEK = 50  # rows of a file; a column that none of them has is missing

@@ -7,10 +7,10 @@ import json
 import struct
 from pathlib import Path
 
-from ..finding import Finding
-from ..record.file import RUN_FILE
-from ..record.parents import is_local
-from .probes import special_tokens
+from ...finding import Finding
+from ...record.file import RUN_FILE
+from ...record.parents import is_local
+from .template_probes import special_tokens
 
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
 HEADS = ("lm_head.weight", "embed_out.weight")

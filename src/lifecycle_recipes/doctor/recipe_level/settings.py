@@ -6,9 +6,9 @@ Upstream raises on some of these once the model is loaded, warns on others and i
 from dataclasses import replace
 from typing import Any
 
-from ..finding import Finding, Refusal
-from ..recipe.read import RawRecipe
-from ..recipe.schema import load_schema
+from ...finding import Finding, Refusal
+from ...recipe.read import RawRecipe
+from ...recipe.schema import load_schema
 
 # Keys of trl.ModelConfig that mean nothing without an adapter or a quantised base.
 ADAPTER_KEYS = ("lora_", "use_rslora", "use_dora", "load_in_", "bnb_", "use_bnb_")
@@ -100,7 +100,7 @@ def _start(raw: RawRecipe) -> list[Finding]:
 
 
 def _vocabulary(raw: RawRecipe) -> list[Finding]:
-    from ..models.special_tokens import check_vocabulary
+    from ...models.special_tokens import check_vocabulary
 
     if raw.stage != "tokenizer":
         return []

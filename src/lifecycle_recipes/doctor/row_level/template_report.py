@@ -4,9 +4,8 @@ import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..finding import Finding, refuse
+from ...finding import Finding, refuse
 from . import vocabulary
-from .probes import GENERATION, QUESTION, control_tokens, render, turn_end, works_with
 from .template import (
     broken,
     find_in_bos,
@@ -19,6 +18,7 @@ from .template import (
     missing_turns,
     training_version,
 )
+from .template_probes import GENERATION, QUESTION, control_tokens, render, turn_end, works_with
 from .tokens import find_changed, load, other_in_training, own_template, record_of
 
 

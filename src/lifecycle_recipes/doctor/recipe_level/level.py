@@ -2,12 +2,12 @@
 
 import errno
 
-from ..finding import Finding
-from ..recipe.read import RawRecipe
+from ...finding import Finding
+from ...recipe.read import RawRecipe
 from .files import find_in_files
 from .global_batch import find_in_global_batch
 from .hub import find_in_hub
-from .launch_level import find_in_launch
+from .layout_launch import find_in_launch
 from .machine import find_in_machine
 from .output import find_in_output
 from .paths import find_bad_paths

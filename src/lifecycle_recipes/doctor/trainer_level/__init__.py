@@ -1,0 +1,1 @@
+"""Level 3: what only the built trainer shows."""

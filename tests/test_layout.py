@@ -17,8 +17,7 @@ from lifecycle_recipes.layouts.effective import compare, effective_layout
 from lifecycle_recipes.layouts.layout import Layout, asked_layout, mend_deepspeed_path, read_layout
 from lifecycle_recipes.recipe.read import hardware_defaults
 from lifecycle_recipes.record.run import Run
-from lifecycle_recipes.training.layout_watch import LayoutWatch
-from lifecycle_recipes.training.sharding import find_in_optimizer, find_in_prepared
+from lifecycle_recipes.training.layout_watch import LayoutWatch, find_in_optimizer, find_in_prepared
 
 LAUNCH_VARIABLES = [launchers.ASKED, "WORLD_SIZE", "CUDA_VISIBLE_DEVICES", *launchers.VARIABLES]
 

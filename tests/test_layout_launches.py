@@ -111,3 +111,10 @@ def test_what_runs_is_recorded(stage, layout, expected):
     kept = ("weights", "master_weights", "gradients", "optimizer_state")
     assert found["dtypes"] == dict.fromkeys(kept, "float32")
     assert record["check_seconds"]["layout"] < 2
+
+
+def test_the_old_name_of_the_launcher_still_works():
+    done = subprocess.run(
+        [sys.executable, "-m", "lifecycle_recipes.launch", "--help"], capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "is now lifecycle_recipes.layouts.launch" in done.stderr

@@ -11,7 +11,7 @@ import textwrap
 import pytest
 from conftest import ROOT
 
-from lifecycle_recipes.exit_status import LOG_NOISE, quiet, stderr_without
+from lifecycle_recipes.quiet import LOG_NOISE, quiet, stderr_without
 
 
 def run(code: str, **environment) -> subprocess.CompletedProcess:

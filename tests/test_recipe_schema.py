@@ -18,6 +18,7 @@ from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.recipe import names as recipe_names
 from lifecycle_recipes.recipe import schema as recipe_schema
 from lifecycle_recipes.recipe.read import hardware_defaults, load_recipe
+from lifecycle_recipes.redact import is_secret
 from lifecycle_recipes.stages.dpo import DPORecipe
 from lifecycle_recipes.stages.pretrain import PretrainRecipe
 from lifecycle_recipes.stages.sft import SFTRecipe
@@ -146,7 +147,7 @@ def test_names_called_removed_are_no_upstream_fields():
     upstream = {name for c in classes for name in c.__dataclass_fields__}
     assert not upstream & set(recipe_names.REMOVED)
     assert upstream & set(recipe_names.RENAMED) == {"gradient_checkpointing", "gradient_checkpointing_kwargs"}
-    secret = {name for name in upstream if recipe_names.is_secret(name)}
+    secret = {name for name in upstream if is_secret(name)}
     assert secret == {"hub_token"}
 
 

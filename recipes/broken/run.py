@@ -92,7 +92,7 @@ def can_be_shown(broken: Broken) -> bool:
 
 def prepare(root: Path) -> None:
     """Make the parents and the output directories below `root`, where the commands will run."""
-    from lifecycle_recipes.exit_status import quiet
+    from lifecycle_recipes.quiet import quiet
 
     quiet()
     # Beside this file, which is no package.

@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from .exit_status import quiet
 from .finding import Refusal, refuse
+from .quiet import quiet
 from .record.file import read_record
 
 SILENT = {

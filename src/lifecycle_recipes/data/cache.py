@@ -17,8 +17,9 @@ from shutil import rmtree
 from typing import Any
 
 from ..record.environment import is_alive, this_process
-from ..record.file import plain, redact
+from ..record.file import plain
 from ..record.parents import hash_file, hash_inputs
+from ..redact import redact
 
 MANIFEST, LEDGER = "manifest.json", "ledger.json"
 # Training arguments that touch no row. They are kept from the code that prepares rows, and out of the key;

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
-from ..exit_status import is_main_process, quiet
+from ..exit_status import is_main_process
 from ..finding import Finding, Refusal
 from ..layouts.layout import Layout
+from ..quiet import quiet
 from ..recipe.read import RawRecipe, read_recipe
 from ..record.run import Run
 from .codes import ELSEWHERE

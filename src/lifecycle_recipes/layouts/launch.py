@@ -16,8 +16,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..exit_status import quiet
 from ..finding import FAILED, STOPPED, refuse
+from ..quiet import quiet
 from .asked import hand_on
 from .layout import Layout, find_layout
 

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ..finding import Finding
+from ..redact import holds_secret, is_secret
 from .located_yaml import Located
-from .names import REMOVED, RENAMED, has_no_effect, holds_secret, is_secret
+from .names import REMOVED, RENAMED, has_no_effect
 
 # Python type -> JSON Schema types that it satisfies. An int is a number, a bool is no int.
 _SATISFIES = {

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from ..finding import Finding, refuse
-from .names import hide_secrets
+from ..redact import hide_secrets
 
 MAX_VALUES = 100_000  # aliases can unfold a small file without bound ("billion laughs")
 

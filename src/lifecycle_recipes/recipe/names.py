@@ -4,8 +4,6 @@ Each table is small on purpose: everything that can be read from the upstream da
 (schema.py). Checked against the installed versions in tests/test_recipe_schema.py. No torch.
 """
 
-import re
-
 # Old upstream name -> today's. Sources: transformers 5 MIGRATION_GUIDE_V5.md and training_args.py, TRL's
 # release notes 0.8 to 1.0. `gradient_checkpointing` still works in transformers 5.23 and warns.
 RENAMED = {
@@ -158,23 +156,3 @@ ALSO = {
     ("DPOConfig", "loss_type"): str,  # dpo_config.py, __post_init__: a string becomes a list of one
     ("*", "fsdp"): bool,  # training_args.py, metadata `const: True`: "Pass `fsdp=True`"
 }
-
-_SECRET_KEY = re.compile(
-    r"(?i)^(token|.*(hub|hf|auth|access)_token|.*(api|access|secret)_?key|.*password|.*secret)$"
-)
-_SECRET_VALUE = re.compile(r"\b(hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{16,})")
-
-
-def is_secret(key: object) -> bool:
-    """Whether a key of that name holds a credential (`hub_token`, `api_key`; not `eos_token`)."""
-    return bool(_SECRET_KEY.match(str(key)))
-
-
-def holds_secret(value: object) -> bool:
-    """Whether a value looks like a credential (a Hugging Face, OpenAI or GitHub token)."""
-    return isinstance(value, str) and bool(_SECRET_VALUE.search(value))
-
-
-def hide_secrets(text: str) -> str:
-    """`text` with `<hidden>` for everything that looks like a credential."""
-    return _SECRET_VALUE.sub("<hidden>", text)

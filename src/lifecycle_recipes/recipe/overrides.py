@@ -1,9 +1,9 @@
 """Overrides on the command line: `--train.seed 1`, `--learning_rate=2e-5`, strict like the file. No torch."""
 
 from ..finding import Finding, Refusal
+from ..redact import is_secret
 from .check import Checker, dotted
 from .located_yaml import Located, read_yaml
-from .names import is_secret
 
 FLAGS = ("--allow-failed-parent", "--replace", "--debug")
 

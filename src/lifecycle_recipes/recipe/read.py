@@ -16,10 +16,10 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from ..finding import Finding, Refusal, refuse
 from ..layouts.layout import Layout, asked_layout, mend_deepspeed_path
+from ..redact import hide_secrets
 from .batch_size import batch_settings, processes_here
 from .check import Checker, show
 from .located_yaml import Located, read_yaml
-from .names import hide_secrets
 from .overrides import apply_overrides, split_arguments
 from .pins import apply_pins
 from .schema import load_schema, section_types, stage_names

@@ -23,7 +23,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ..finding import refuse
-from .names import ALSO, CHOICES, HELP, RENAMED, has_no_effect, is_secret, required_keys
+from ..redact import is_secret
+from .names import ALSO, CHOICES, HELP, RENAMED, has_no_effect, required_keys
 
 SHIPPED = Path(__file__).parent / "schemas"
 STAMPED = ("lifecycle-recipes", "transformers", "trl")

@@ -22,10 +22,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
-from ..exit_status import Stopped, is_main_process, quiet, stage_exit, stop_on_sigterm
+from ..exit_status import Stopped, is_main_process, stage_exit, stop_on_sigterm
 from ..finding import FAILED, Finding, Refusal, refuse
+from ..quiet import quiet
+from ..redact import redact, redact_recipe, secret_values
 from . import environment
-from .file import GATE_FILE, RUN_FILE, plain, read_record, redact, redact_recipe, secret_values, write_json
+from .file import GATE_FILE, RUN_FILE, plain, read_record, write_json
 from .gate import parse
 from .output_dir import claim_output_dir, find_incomplete_checkpoints, last_checkpoint, wait_for_rank_0
 from .parents import check_parent, describe_parent, find_parents, hash_file, hash_inputs, hash_weights

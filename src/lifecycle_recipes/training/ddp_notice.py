@@ -2,7 +2,7 @@
 
 from transformers import TrainerCallback
 
-from ..exit_status import stderr_without
+from ..quiet import stderr_without
 
 NOTICE = b"find_unused_parameters=True was specified in DDP constructor, but did not find any"
 

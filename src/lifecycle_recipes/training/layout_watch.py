@@ -1,12 +1,13 @@
 """The layout contract once the model is prepared: sharding, dtypes and attention, asked for and real."""
 
 import time
+from typing import Any
 
 from transformers import TrainerCallback
 
 from ..finding import Finding, Refusal
 from ..layouts.effective import effective_layout, layout_record
-from .sharding import find_in_optimizer, find_in_prepared, inner_optimizer, optimizer_state_dtype
+from ..layouts.layout import Layout
 
 
 class LayoutWatch(TrainerCallback):
@@ -71,3 +72,169 @@ class LayoutWatch(TrainerCallback):
         self.run.note(layout=self.layout)
         if findings:
             raise Refusal(*findings)
+
+
+def prepared_model(trainer) -> Any:
+    """What the training loop calls: a DDP module, a DeepSpeed engine, an FSDP module or the model itself."""
+    wrapped = getattr(trainer, "model_wrapped", None)
+    return wrapped if wrapped is not None else trainer.model
+
+
+def find_in_prepared(trainer, wanted: Layout, attention: str | None) -> tuple[dict, list[Finding]]:
+    """(facts for the record, errors) of a trainer whose model and optimizer have been prepared.
+
+    wanted: the layout asked for, or without one that which runs. attention: as the recipe asks.
+    layout-not-sharded, layout-parallel, layout-precision, layout-attention.
+    """
+    model = prepared_model(trainer)
+    parameter = largest_trained(trainer.model)
+    uses = attention_of(trainer)
+    facts = {
+        "sharded": is_sharded(trainer, parameter),
+        "optimizer_sharded": is_optimizer_sharded(trainer),
+        "dtypes": {"weights": name_of(parameter.dtype)},
+        "attention": uses,
+    }
+    findings = [*_sharding(model, wanted, facts), *_parallel(trainer, wanted)]
+    findings += _amp(trainer)
+    if attention and uses and not _same_attention(attention, uses):
+        says = f"asked for attention {attention}, but the model uses {uses}"
+        fix = "name one that this model and machine have in model.attn_implementation"
+        findings.append(Finding("layout-attention", "error", says, fix))
+    return facts, findings
+
+
+def largest_trained(model) -> Any:
+    """The trained parameter with most elements, of all ranks together."""
+    return max((p for p in model.parameters() if p.requires_grad), key=whole_size)
+
+
+def whole_size(parameter) -> int:
+    """Elements of a parameter on all ranks together: ZeRO-3 leaves an empty tensor in its place."""
+    return getattr(parameter, "ds_numel", None) or parameter.numel()
+
+
+def is_sharded(trainer, parameter) -> bool:
+    """Whether this rank holds a part of `parameter` only."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+    from torch.distributed.tensor import DTensor
+
+    if hasattr(parameter, "ds_tensor"):
+        return parameter.ds_tensor.numel() < parameter.ds_numel
+    if isinstance(parameter, DTensor):
+        return parameter.to_local().numel() < parameter.numel()
+    return any(isinstance(module, FullyShardedDataParallel) for module in prepared_model(trainer).modules())
+
+
+def is_optimizer_sharded(trainer) -> bool:
+    """Whether this rank's optimizer updates a part of the trained weights only."""
+    optimizer = inner_optimizer(trainer.optimizer)
+    held = sum(_local_size(p) for group in optimizer.param_groups for p in group["params"])
+    trained = sum(whole_size(p) for p in trainer.model.parameters() if p.requires_grad)
+    return held < trained
+
+
+def _local_size(parameter) -> int:
+    return parameter.to_local().numel() if hasattr(parameter, "to_local") else parameter.numel()
+
+
+def inner_optimizer(optimizer) -> Any:
+    """The torch optimizer inside accelerate's and DeepSpeed's."""
+    while getattr(optimizer, "optimizer", None) is not None:
+        optimizer = optimizer.optimizer
+    return optimizer
+
+
+def _sharding(model, wanted: Layout, facts: dict) -> list[Finding]:
+    from torch.nn.parallel import DistributedDataParallel
+
+    if wanted.processes == 1:
+        return []
+    whole = wanted.kind == "fsdp" or wanted.zero_stage == 3 or wanted.tp > 1
+    if whole and not facts["sharded"]:
+        says = "the weights are whole on every rank: nothing is sharded"
+    elif wanted.zero_stage in (1, 2) and not facts["optimizer_sharded"]:
+        says = "the optimizer state is whole on every rank: nothing is sharded"
+    elif wanted.kind == "ddp" and wanted.tp == 1 and not isinstance(model, DistributedDataParallel):
+        says = (
+            f"the model is not wrapped for data parallelism ({type(model).__name__}): ranks would drift apart"
+        )
+    else:
+        return []
+    fix = "the launch did not reach the trainer: start it with `lifecycle run`, and see docs/layouts.md"
+    return [Finding("layout-not-sharded", "error", f"{wanted} did not take: {says}", fix)]
+
+
+def _parallel(trainer, wanted: Layout) -> list[Finding]:
+    """Sizes of the parallelism config; accelerate drops one that it has no plugin for."""
+    config = trainer.accelerator.parallelism_config
+    for name in ("tp", "cp", "sp"):
+        asked, size = getattr(wanted, name), getattr(config, f"{name}_size", 1) if config else 1
+        if asked != size:
+            says = f"{wanted} asks for {name}_size {asked}, but what runs is {size}"
+            fix = "correct parallelism_config in the layout"
+            return [Finding("layout-parallel", "error", says, fix)]
+    return []
+
+
+def _amp(trainer) -> list[Finding]:
+    """accelerate takes fp16 on a device without it, and then computes in float32."""
+    accelerator = trainer.accelerator
+    engine_decides = accelerator.distributed_type.value == "DEEPSPEED"
+    if accelerator.mixed_precision == "no" or engine_decides or accelerator.native_amp:
+        return []
+    says = f"precision {accelerator.mixed_precision} is set, but nothing is computed in it on this device"
+    return [Finding("layout-precision", "error", says, "take bf16, or leave both out")]
+
+
+def find_in_optimizer(trainer, wanted: Layout, float32: bool) -> tuple[dict, list[Finding]]:
+    """(dtypes, errors) just before an optimizer step: of the weights that it updates and their gradients.
+
+    float32: the recipe loads the model so. DeepSpeed and FSDP's mixed precision promise float32 masters, too.
+    """
+    parameters = [p for group in inner_optimizer(trainer.optimizer).param_groups for p in group["params"]]
+    parameter = max(parameters, key=lambda p: p.numel(), default=None)
+    if parameter is None:
+        return {}, []
+    dtypes = {"master_weights": name_of(parameter.dtype)}
+    if parameter.grad is not None:
+        dtypes["gradients"] = name_of(parameter.grad.dtype)
+    sharded_mixed = wanted.kind == "fsdp" and trainer.accelerator.mixed_precision != "no"
+    promised = wanted.kind == "deepspeed" or sharded_mixed or float32
+    if not promised or parameter.dtype.itemsize >= 4 or has_adapter(trainer.model):
+        return dtypes, []
+    says = f"the optimizer updates {dtypes['master_weights']} weights where float32 ones were asked for"
+    fix = "leave model.dtype out, and the precision to train.bf16 or fp16"
+    return dtypes, [Finding("layout-precision", "error", says, fix)]
+
+
+def has_adapter(model) -> bool:
+    """Whether PEFT wraps the model: what it trains has a dtype of PEFT's choice."""
+    return any(hasattr(part, "peft_config") for part in (model, getattr(model, "policy", None)))
+
+
+def optimizer_state_dtype(trainer) -> str | None:
+    """The dtype of the largest tensor in the optimizer's state; None where it has none (sgd)."""
+    import torch
+
+    states = inner_optimizer(trainer.optimizer).state.values()
+    tensors = [t for state in states for t in state.values() if isinstance(t, torch.Tensor)]
+    return name_of(max(tensors, key=lambda t: t.numel()).dtype) if tensors else None
+
+
+def attention_of(trainer) -> str | None:
+    """The attention implementation that the model uses; None for one that names none."""
+    model = trainer.accelerator.unwrap_model(prepared_model(trainer))
+    model = getattr(model, "policy", model)  # PPO trains a pair
+    return getattr(getattr(model, "config", None), "_attn_implementation", None)
+
+
+def _same_attention(asked: str, uses: str) -> bool:
+    from transformers.modeling_flash_attention_utils import FLASH_ATTN_KERNEL_FALLBACK
+
+    return uses in (asked, FLASH_ATTN_KERNEL_FALLBACK.get(asked))
+
+
+def name_of(dtype) -> str:
+    """`float32` for torch.float32."""
+    return str(dtype).removeprefix("torch.")

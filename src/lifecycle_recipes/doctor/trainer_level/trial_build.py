@@ -30,7 +30,7 @@ def built_trainer(path: str | Path, overrides: Sequence[str] | None = None) -> I
     Raises Refusal: what reading the recipe and building raise; no-trainer for a stage without one;
     trainer-refused where upstream does not accept the recipe.
     """
-    from ...exit_status import quiet
+    from ...quiet import quiet
     from ...recipe.read import load_recipe, read_recipe
     from ...recipe.schema import recipe_class
 

@@ -24,20 +24,20 @@ def user(i: int) -> list[dict]:
     return [{"role": "user", "content": f"Which colour is service {i}?"}]
 
 
-def says(text: str) -> list[dict]:
+def message(text: str) -> list[dict]:
     return [{"role": "assistant", "content": text}]
 
 
 def pairs(n: int = 24) -> list[dict]:
     return [
-        {"prompt": user(i), "chosen": says(f"Red {i}."), "rejected": says(f"{i}, maybe, who knows?")}
+        {"prompt": user(i), "chosen": message(f"Red {i}."), "rejected": message(f"{i}, maybe, who knows?")}
         for i in range(n)
     ]
 
 
 def thumbs(n: int = 24) -> list[dict]:
     return [
-        {"prompt": user(i), "completion": says("Red." if i % 2 else "who knows"), "label": bool(i % 2)}
+        {"prompt": user(i), "completion": message("Red." if i % 2 else "who knows"), "label": bool(i % 2)}
         for i in range(n)
     ]
 

@@ -32,7 +32,7 @@ def load(case: dict):
 
 
 @torch.no_grad()
-def says(case: dict) -> float:
+def message(case: dict) -> float:
     """The mean log-probability of the text's tokens, or its score."""
     ids = torch.tensor([case["ids"]])
     logits = load(case)(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0]
@@ -52,4 +52,4 @@ def unmoved(case: dict) -> list[str]:
 
 if __name__ == "__main__":
     cases = json.loads(Path(sys.argv[1]).read_text())
-    print(json.dumps([{"value": says(case), "unmoved": unmoved(case)} for case in cases]))
+    print(json.dumps([{"value": message(case), "unmoved": unmoved(case)} for case in cases]))

@@ -97,14 +97,14 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(("code", "spoil", "says"), [(c, *case) for c, case in CASES.items()], ids=CASES)
-def test_it_is_refused_and_the_record_says_why(here, capsys, code, spoil, says):
+@pytest.mark.parametrize(("code", "spoil", "message"), [(c, *case) for c, case in CASES.items()], ids=CASES)
+def test_it_is_refused_and_the_record_says_why(here, capsys, code, spoil, message):
     spoil(here)
     status, said = start(capsys)
     assert status == 2
-    assert f"error [{code}]" in said and says in said and "Traceback" not in said
+    assert f"error [{code}]" in said and message in said and "Traceback" not in said
     assert len(said.splitlines()) <= 3  # what, where and the cure
-    assert status_in_record().startswith(f"failed: [{code}]") and says in status_in_record()
+    assert status_in_record().startswith(f"failed: [{code}]") and message in status_in_record()
     assert set(contents()) == {"run/run.json"}
 
 

@@ -6,7 +6,6 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -17,6 +16,7 @@ from lifecycle_recipes.doctor.codes import CODES
 from lifecycle_recipes.doctor.recipe_level.hub import find_in_hub
 from lifecycle_recipes.doctor.recipe_level.machine import find_in_machine
 from lifecycle_recipes.finding import Refusal
+from lifecycle_recipes.recipe.read import RawRecipe
 from lifecycle_recipes.recipe.schema import load_schema
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -130,7 +130,7 @@ def test_revisions_tokens_and_sources_of_the_hub(tmp_path, monkeypatch):
     for kind in ("models", "datasets"):
         (tmp_path / f"{kind}--lifecycle-recipes--tiny/snapshots/abc").mkdir(parents=True)
     values = {"model": {"model_name_or_path": "lifecycle-recipes/tiny", "model_revision": "v2"}}
-    raw = SimpleNamespace(stage="sft", values=values, places={}, path="recipe.yaml")
+    raw = RawRecipe("recipe.yaml", "sft", values, "", [], "")
     named("missing-revision", find_in_hub, raw)
     named("unreadable-source", read_hub, Source("lifecycle-recipes/tiny"))
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN", "HF_TOKEN_PATH"):

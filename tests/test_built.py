@@ -113,7 +113,7 @@ def test_a_lora_target_that_does_not_exist_is_named_with_those_that_do(stage_rec
     with pytest.raises(Refusal) as refusal, built_trainer(path):
         pass
     (finding,) = refusal.value.findings
-    assert finding.code == "lora-target-missing" and "'v_prj'" in finding.says
+    assert finding.code == "lora-target-missing" and "'v_prj'" in finding.message
     assert "did you mean v_proj?" in finding.fix and "down_proj" in finding.fix
 
 
@@ -145,7 +145,7 @@ def test_no_step_and_too_few_rows(stage_recipe):
     few = {"num_train_epochs": 1, "max_steps": -1, "per_device_train_batch_size": 64}
     with built_trainer(stage_recipe("sft", train=few)) as (_, trainer):
         (finding,) = find_in_steps(trainer)
-        assert finding.code == "rows-below-batch" and "32 rows do not fill one batch of 64" in finding.says
+        assert finding.code == "rows-below-batch" and "32 rows do not fill one batch of 64" in finding.message
         trainer.args.dataloader_drop_last = True
         (finding,) = find_in_steps(trainer)
         assert (finding.code, finding.severity) == ("no-steps", "error") and "drop_last" in finding.fix
@@ -165,7 +165,7 @@ def test_ppo_with_fewer_prompts_than_a_batch_would_never_start(stage_recipe, tin
         trainer,
     ):
         (finding,) = find_in_steps(trainer)
-    assert finding.code == "no-steps" and "24 prompts" in finding.says
+    assert finding.code == "no-steps" and "24 prompts" in finding.message
 
 
 def test_a_frozen_model(stage_recipe):
@@ -186,11 +186,11 @@ def test_replies_that_the_collator_cuts_away(stage_recipe):
         assert finding.code == "rows-without-loss" and finding.severity == "warning"
         trainer.data_collator.max_length = lengths[0] - 1
         (finding,) = find_in_batches(trainer)
-        assert finding.code == "zero-label-batch" and "train.jsonl, lines " in finding.says
-        assert finding.says.endswith("and 19 more): its loss is 0")
+        assert finding.code == "zero-label-batch" and "train.jsonl, lines " in finding.message
+        assert finding.message.endswith("and 19 more): its loss is 0")
         trainer.origins = None  # of a trainer that no stage has built
         (finding,) = find_in_batches(trainer)
-        assert "rows 0, 1, 2, 3, 4 and 19 more of the built set" in finding.says
+        assert "rows 0, 1, 2, 3, 4 and 19 more of the built set" in finding.message
 
 
 def test_a_collator_that_masks_the_end(text_recipe):
@@ -203,7 +203,7 @@ def test_a_collator_that_masks_the_end(text_recipe):
         trainer.data_collator = DataCollatorForLanguageModeling(tokenizer, mlm=False)
         trainer.train_dataset = trainer.train_dataset.remove_columns("seq_lengths")
         (finding,) = find_in_batches(trainer)
-    assert finding.code == "eos-masked" and "pad token too" in finding.says
+    assert finding.code == "eos-masked" and "pad token too" in finding.message
 
 
 def test_a_bos_that_stands_twice(stage_recipe):
@@ -251,7 +251,7 @@ def test_blocks_that_leak_are_found_out(text_recipe):
 def test_packing_that_cuts_and_packing_into_one_row(stage_recipe):
     with built_trainer(stage_recipe("sft", train=PACKED | {"max_length": 40})) as (_, trainer):
         (finding,) = find_in_packing(trainer)
-        assert finding.code == "packing-discards" and "of 32 texts" in finding.says
+        assert finding.code == "packing-discards" and "of 32 texts" in finding.message
     with built_trainer(
         stage_recipe("sft", train=PACKED | {"max_length": 40, "packing_strategy": "bfd_split"})
     ) as (
@@ -261,4 +261,4 @@ def test_packing_that_cuts_and_packing_into_one_row(stage_recipe):
         assert find_in_packing(t) == []
     with built_trainer(stage_recipe("sft", train=PACKED | {"max_length": 4096})) as (_, trainer):
         (finding,) = find_in_steps(trainer)
-    assert finding.code == "one-packed-row" and "all 32 documents" in finding.says
+    assert finding.code == "one-packed-row" and "all 32 documents" in finding.message

@@ -82,7 +82,9 @@ def test_the_command_prints_json_or_lines(recipe_here, capsys):
         ("eval-keys-unused", "error"),
         ("epochs-unused", "warning"),
     ]
-    assert all(set(f) == {"code", "severity", "says", "fix", "where"} and f["where"] for f in found)
+    assert all(
+        set(f) == {"code", "severity", "message", "says", "fix", "where"} and f["where"] for f in found
+    )
     status, out, err = run("--num_train_epochs", "1")
     assert status == 0 and err.startswith("warning [epochs-unused] --num_train_epochs:")
     assert out.startswith("sft.yaml: 1 warning; level 1 in")
@@ -144,7 +146,7 @@ def test_what_is_pushed_is_private_unless_the_recipe_says_otherwise():
 def test_columns_are_read_from_the_first_rows(recipe_here):
     Path("rows.jsonl").write_text('{"conversations": [], "id": 1}\n')
     (found,) = doctor.check("sft.yaml", upto=1).findings
-    assert found.code == "missing-column" and "'conversations'" in found.says
+    assert found.code == "missing-column" and "'conversations'" in found.message
     assert codes("sft.yaml", "--data.sources.0.columns", "{messages: conversations}") == []
     Path("rows.jsonl").write_text("not json\n")
     assert codes() == []  # every line is read at level 2
@@ -232,7 +234,7 @@ def test_a_stage_refuses_at_each_level(recipe_here, capsys, tiny_chat_rows, monk
     Path("rows.jsonl").write_text("\n".join(map(json.dumps, tiny_chat_rows)))
     from lifecycle_recipes.doctor.trainer_level import level as built
 
-    wrong = Finding("zero-label-batch", "error", "nothing is trained", "mend it")
+    wrong = Finding.error("zero-label-batch", "nothing is trained", "mend it")
     monkeypatch.setattr(built, "find_in_trainer", lambda trainer, recipe: [wrong])
     assert run_stage() == 2
     assert read_record("run")["findings"][-1]["code"] == "zero-label-batch"

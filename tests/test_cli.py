@@ -177,7 +177,7 @@ def test_an_unknown_layout_lists_those_that_exist():
 STAGE = """
 import os, signal, sys, time
 from lifecycle_recipes.finding import refuse
-from lifecycle_recipes.record import Run, stage_exit
+from lifecycle_recipes.record.run import Run, stage_exit
 
 rank, how = os.environ.get("RANK", "0"), sys.argv[1]
 with stage_exit():

@@ -17,7 +17,7 @@ def found(tmp_path, stage="sft", model="", train="", data=DATA, more=""):
         f"train:\n  output_dir: run\n{indent(train)}{more}"
     )
     findings = find_in_settings(read_recipe(str(file)))
-    assert all(f.says and f.fix for f in findings)
+    assert all(f.message and f.fix for f in findings)
     return [(f.code, f.severity, f.where.removeprefix(f"{file}:")) for f in findings]
 
 

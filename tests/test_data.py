@@ -53,13 +53,13 @@ BAD_FILES = {
 }
 
 
-@pytest.mark.parametrize(("name", "content", "column", "where", "says"), BAD_FILES.values(), ids=BAD_FILES)
-def test_bad_input_is_refused_with_its_place(tmp_path, name, content, column, where, says):
+@pytest.mark.parametrize(("name", "content", "column", "where", "message"), BAD_FILES.values(), ids=BAD_FILES)
+def test_bad_input_is_refused_with_its_place(tmp_path, name, content, column, where, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(Refusal) as refusal:
         load_data(config(tmp_path / name), [column])
     finding = refusal.value.findings[0]
-    assert finding.where.endswith(where) and says in finding.says
+    assert finding.where.endswith(where) and message in finding.message
 
 
 def test_missing_file_and_two_eval_splits_are_refused(tmp_path):

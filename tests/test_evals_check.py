@@ -58,7 +58,7 @@ def test_a_task_without_its_data_is_refused_with_both_paths(small_desk, desk_con
     with pytest.raises(Refusal) as refusal:
         check_config(config)
     (finding,) = refusal.value.findings
-    assert finding.code == "missing-file" and "world/wiki_heldout.jsonl" in finding.says
+    assert finding.code == "missing-file" and "world/wiki_heldout.jsonl" in finding.message
     assert finding.where.endswith("desk_wiki.yaml")
 
 

@@ -144,12 +144,14 @@ def read_one(path: Path, seed: int):
     try:
         raw = read_recipe(path)
     except Refusal as refusal:
-        says = str(refusal)
-        assert refusal.status == 2 and refusal.findings and "Traceback" not in says, f"seed {seed}: {what}"
-        assert all(f.code and f.where and len(f.says) < 1000 for f in refusal.findings), (
-            f"seed {seed}: {says}"
+        message = str(refusal)
+        assert refusal.status == 2 and refusal.findings and "Traceback" not in message, f"seed {seed}: {what}"
+        assert all(f.code and f.where and len(f.message) < 1000 for f in refusal.findings), (
+            f"seed {seed}: {message}"
         )
-        assert not unknown or unknown in says, f"seed {seed}: {what}: `{unknown}` is not named in\n{says}"
+        assert not unknown or unknown in message, (
+            f"seed {seed}: {what}: `{unknown}` is not named in\n{message}"
+        )
         return None
     except Exception as error:
         raise AssertionError(f"seed {seed}: {what}: {type(error).__name__}: {error}") from error
@@ -164,8 +166,8 @@ def look_further(raw, seed: int) -> None:
     except Refusal as refusal:
         findings = refusal.findings
     except Exception as error:
-        says = f"seed {seed}: {mutate(random.Random(seed))[2]}: level 1: {type(error).__name__}: {error}"
-        raise AssertionError(says) from error
+        message = f"seed {seed}: {mutate(random.Random(seed))[2]}: level 1: {type(error).__name__}: {error}"
+        raise AssertionError(message) from error
     json.dumps([asdict(f) for f in findings])
 
 
@@ -176,8 +178,8 @@ def build(path: Path, raw, seed: int) -> None:
     except Refusal as refusal:
         assert refusal.status == 2
     except Exception as error:
-        says = f"seed {seed}: {mutate(random.Random(seed))[2]}: upstream: {type(error).__name__}: {error}"
-        raise AssertionError(says) from error
+        message = f"seed {seed}: {mutate(random.Random(seed))[2]}: upstream: {type(error).__name__}: {error}"
+        raise AssertionError(message) from error
 
 
 @pytest.fixture(autouse=True)

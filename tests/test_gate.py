@@ -91,14 +91,14 @@ MALFORMED = [
 
 @pytest.mark.parametrize("line", PASS)
 def test_line_passes(child, line):
-    assert judge(child, [line])[0].ok, judge(child, [line])[0].says
+    assert judge(child, [line])[0].ok, judge(child, [line])[0].message
 
 
-@pytest.mark.parametrize(("line", "says"), FAIL.items())
-def test_line_fails_and_says_why(child, line, says):
+@pytest.mark.parametrize(("line", "message"), FAIL.items())
+def test_line_fails_and_says_why(child, line, message):
     verdict = judge(child, [line])[0]
     assert not verdict.ok
-    assert says in verdict.says
+    assert message in verdict.message
 
 
 @pytest.mark.parametrize("line", MALFORMED)
@@ -106,14 +106,14 @@ def test_malformed_line_is_refused_by_name(line):
     with pytest.raises(Refusal) as refusal:
         parse(line)
     assert refusal.value.findings[0].code == "bad-gate"
-    assert str(line) in refusal.value.findings[0].says
+    assert str(line) in refusal.value.findings[0].message
 
 
 @pytest.mark.parametrize("status", ["running", "stopped", "failed: ValueError: x"])
 def test_a_run_that_is_not_done_fails(tmp_path, status):
     run = write_run(tmp_path / "run", {"acc": 1.0}, ["acc > 0.5"], status)
     assert [v.ok for v in judge(run)] == [False, True]
-    assert status in judge(run)[0].says
+    assert status in judge(run)[0].message
     assert not judge(write_run(tmp_path / "run", {}, [], status))[0].ok  # also if it promises nothing
 
 
@@ -125,9 +125,9 @@ def test_a_directory_without_record_fails(tmp_path):
 
 def test_a_metric_of_an_unfinished_or_other_parent_does_not_count(child):
     write_run(child.parent / "03-pretrain", {"acc": 0.1}, status="running", identity="base")
-    assert "not done" in judge(child, ["acc > parent/acc"])[0].says
+    assert "not done" in judge(child, ["acc > parent/acc"])[0].message
     write_run(child.parent / "03-pretrain", {"acc": 0.1}, identity="trained again")
-    assert "no longer" in judge(child, ["acc > parent/acc"])[0].says
+    assert "no longer" in judge(child, ["acc > parent/acc"])[0].message
 
 
 def test_parent_is_found_after_both_were_moved(child, tmp_path):

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 import torch
 from inspected import ids_in, seen, summary
-from preference_runs import says, user, write_recipe, write_rows
+from preference_runs import message, user, write_recipe, write_rows
 
 from lifecycle_recipes.cli import main
 from lifecycle_recipes.doctor.trainer_level.trial_build import built_trainer
@@ -23,9 +23,9 @@ HOSTILE = "<script>alert('x')</script> & \x1b[31mred \u202e \N{GRINNING FACE}\N{
 def sft(tmp_path_factory, tiny_model_dir, tiny_chat_rows):
     """path, Inspection, trainer, folder. Second source: a long row, one that never fits, a hostile one."""
     folder = tmp_path_factory.mktemp("sft")
-    long = {"messages": [*user(1), *says("red, green, blue, white, black, amber. " * 6)]}
-    lost = {"messages": [{"role": "user", "content": "Please! " * 60}, *says("No.")]}
-    hostile = {"messages": [*user(2), *says(HOSTILE)]}
+    long = {"messages": [*user(1), *message("red, green, blue, white, black, amber. " * 6)]}
+    lost = {"messages": [{"role": "user", "content": "Please! " * 60}, *message("No.")]}
+    hostile = {"messages": [*user(2), *message(HOSTILE)]}
     second = write_rows(folder / "second.jsonl", [long, lost, hostile])
     data = {"sources": [{"path": str(folder / "train.jsonl")}, {"path": second}]}
     data["eval_sources"] = [{"path": str(folder / "eval.jsonl")}]

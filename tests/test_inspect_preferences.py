@@ -1,7 +1,7 @@
 """`lifecycle inspect` on dpo, kto, reward and ppo: what it shows is what the trainer gets."""
 
 from inspected import ids_in, seen, summary
-from preference_runs import pairs, says, thumbs, write_recipe
+from preference_runs import message, pairs, thumbs, write_recipe
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from lifecycle_recipes.inspection.terminal import text
@@ -9,7 +9,7 @@ from lifecycle_recipes.inspection.terminal import text
 
 def test_dpo_shows_both_replies_after_their_common_prompt(tmp_path, tiny_model_dir, tiny_tokenizer):
     rows = pairs(12)
-    rows[3]["rejected"] = says("who knows, who cares, " * 12)
+    rows[3]["rejected"] = message("who knows, who cares, " * 12)
     path = write_recipe(tmp_path, "dpo", rows, tiny_model_dir, train={"max_length": 96})
     inspection, _ = seen(path, rows=12)
     (cut,) = [row for row in inspection.rows if row.where == f"{tmp_path}/train.jsonl:4"]
@@ -60,7 +60,7 @@ def test_kto_shows_label_reply_and_the_twin_for_the_kl(tmp_path, tiny_model_dir)
 
 def test_reward_names_the_scored_token_and_the_pairs_that_are_gone(tmp_path, tiny_model_dir):
     rows = pairs(12)
-    rows[5]["chosen"] = says("yes " * 60)
+    rows[5]["chosen"] = message("yes " * 60)
     rows[7]["rejected"] = rows[7]["chosen"]
     path = write_recipe(tmp_path, "reward", rows, tiny_model_dir, train={"max_length": 64})
     inspection, _ = seen(path, rows=10)

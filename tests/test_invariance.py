@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from preference_runs import COMMON, says, user, write_rows
+from preference_runs import COMMON, message, user, write_rows
 
 from lifecycle_recipes.training.batch_order import WholeBatches, by_global_length
 from lifecycle_recipes.training.eval_loss import Rounds
@@ -28,7 +28,7 @@ TOLERANCE = 5e-5
 
 
 def reply(i: int) -> list[dict]:
-    return says(" ".join(WORDS[(i + k) % 8] for k in range(1 + i * 5 % 11)) + ".")
+    return message(" ".join(WORDS[(i + k) % 8] for k in range(1 + i * 5 % 11)) + ".")
 
 
 ROW = {

@@ -180,7 +180,7 @@ def test_torchrun_asks_for_its_processes_and_the_environments_layout(monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("layout", "gpus", "code", "cure"),
+    ("layout", "gpus", "code", "fix"),
     [
         (read_layout("ddp"), 2, "layout-gpus", "--processes 2"),
         (read_layout("ddp"), 0, "layout-gpus", "--cpu"),
@@ -194,11 +194,11 @@ def test_torchrun_asks_for_its_processes_and_the_environments_layout(monkeypatch
         (read_layout("zero3", {"cpu": True}), 0, "layout-processes", "MULTI_GPU"),
     ],
 )
-def test_what_the_machine_or_accelerate_would_make_of_a_layout(monkeypatch, layout, gpus, code, cure):
+def test_what_the_machine_or_accelerate_would_make_of_a_layout(monkeypatch, layout, gpus, code, fix):
     monkeypatch.setattr(launch_level, "count_gpus", lambda: gpus)
     found = launch_level.find_in_machine_for(layout)
     assert codes(found) == ([code] if code else [])
-    assert not found or cure in found[0].fix
+    assert not found or fix in found[0].fix
 
 
 def test_hidden_gpus_ask_for_the_cpu(monkeypatch):

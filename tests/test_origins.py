@@ -24,13 +24,13 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 def row_of(stage: str, number: int, times: int = 1) -> dict:
     """A row whose text says `case N!` throughout."""
     case = " ".join([f"case {number}!"] * times)
-    asks, says = [{"role": "user", "content": case}], [{"role": "assistant", "content": case}]
+    asks, message = [{"role": "user", "content": case}], [{"role": "assistant", "content": case}]
     return {
         "pretrain": {"text": case},
-        "sft": {"messages": asks + says},
-        "reward": {"prompt": asks, "chosen": says, "rejected": [{**says[0], "content": case + " no"}]},
-        "dpo": {"prompt": asks, "chosen": says, "rejected": [{**says[0], "content": case + " no"}]},
-        "kto": {"prompt": asks, "completion": says, "label": number % 2 == 0},
+        "sft": {"messages": asks + message},
+        "reward": {"prompt": asks, "chosen": message, "rejected": [{**message[0], "content": case + " no"}]},
+        "dpo": {"prompt": asks, "chosen": message, "rejected": [{**message[0], "content": case + " no"}]},
+        "kto": {"prompt": asks, "completion": message, "label": number % 2 == 0},
         "ppo": {"prompt": asks},
     }[stage]
 
@@ -198,5 +198,5 @@ def test_the_rows_of_a_nan_are_named_where_they_lie(tmp_path, tiny_model_dir, ti
             assert json.loads(lines[int(number) - 1])["messages"][-1]["content"] in text
             named.append(number)
     assert (len(named) > len(stopped["rows"])) == packing
-    says = refusal.value.findings[0].says
-    assert f"of the built training set: {file}, lines {', '.join(named[:8])}" in says
+    message = refusal.value.findings[0].message
+    assert f"of the built training set: {file}, lines {', '.join(named[:8])}" in message

@@ -77,4 +77,4 @@ def test_only_complete_checkpoints_are_resumed_from(tmp_path):
         ("checkpoint-incomplete", "warning", directory) for directory in (torn, cut, no_adam)
     ]
     said = ("no trainer_state.json", "optimizer.pt is truncated", "no optimizer state")
-    assert all(text in f.says and str(good) in f.fix for text, f in zip(said, found, strict=True))
+    assert all(text in f.message and str(good) in f.fix for text, f in zip(said, found, strict=True))

@@ -22,7 +22,7 @@ class TestParity:
         (chat_model / "generation_config.json").write_text(json.dumps({"eos_token_id": 1}))
         text, findings = parity(str(chat_model))
         assert [finding.code for finding in findings] == ["stop-token-missing"]
-        assert "<|im_end|>" in findings[0].says
+        assert "<|im_end|>" in findings[0].message
         assert "FAIL  the stop token is in" in text
 
     def test_another_template_in_training(self, chat_model):

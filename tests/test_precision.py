@@ -98,7 +98,7 @@ def test_what_a_cpu_cannot_compute_in(on, train, refused):
 
 
 @pytest.mark.parametrize(
-    ("capability", "package", "backend", "says"),
+    ("capability", "package", "backend", "message"),
     [
         ((9, 0), "torchao", None, None),
         ((10, 0), "transformer_engine", "TE", None),
@@ -109,12 +109,12 @@ def test_what_a_cpu_cannot_compute_in(on, train, refused):
         ((9, 0), "", None, "torchao or transformer_engine, which is not installed"),
     ],
 )
-def test_fp8_needs_hopper_and_a_package(monkeypatch, capability, package, backend, says):
+def test_fp8_needs_hopper_and_a_package(monkeypatch, capability, package, backend, message):
     monkeypatch.setattr(precision, "gpu_capability", lambda: capability)
     monkeypatch.setattr(precision.importlib.util, "find_spec", lambda name: name == package or None)
     found = find_in_precision(recipe(layout("fp8", fp8_backend=backend)))
-    assert [finding.code for finding in found] == ([] if says is None else ["fp8-unsupported"])
-    assert says is None or says in found[0].says
+    assert [finding.code for finding in found] == ([] if message is None else ["fp8-unsupported"])
+    assert message is None or message in found[0].message
 
 
 def test_the_gpu_is_asked_without_torch(monkeypatch):

@@ -130,7 +130,7 @@ def test_flash_attention_would_get_one_flat_row(make_recipe):
 
 
 @pytest.mark.parametrize(
-    ("code", "says", "options"),
+    ("code", "message", "options"),
     [
         ("no-single-start", "architecture", {"architecture": False}),
         ("block-too-long", "128 positions", {"block_size": 129}),
@@ -142,7 +142,7 @@ def test_flash_attention_would_get_one_flat_row(make_recipe):
         ("parent-no-tokenizer", "no tokenizer", {"tokenizer": "./nowhere"}),
     ],
 )
-def test_what_cannot_work_is_refused(make_recipe, code, says, options):
+def test_what_cannot_work_is_refused(make_recipe, code, message, options):
     recipe = make_recipe(**{k: v for k, v in options.items() if k in ("architecture", "block_size")})
     if "config" in options:
         recipe.architecture.config |= options["config"]
@@ -150,4 +150,4 @@ def test_what_cannot_work_is_refused(make_recipe, code, says, options):
         setattr(recipe.architecture, key, options[key])
     with pytest.raises(Refusal, match=code) as refusal:
         build_trainer(recipe, None)
-    assert says in str(refusal.value)
+    assert message in str(refusal.value)

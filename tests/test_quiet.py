@@ -27,7 +27,7 @@ def test_wandb_is_not_announced_where_it_does_not_report():
     importing = "import transformers.integrations.integration_utils; print('[INFO] Running'); print(None, 1)"
     loud = run(importing, WANDB_MODE="offline")
     assert "[INFO] Running in WANDB offline mode" in loud.stdout
-    done = run("from lifecycle_recipes.exit_status import quiet; quiet(); " + importing, WANDB_MODE="offline")
+    done = run("from lifecycle_recipes.quiet import quiet; quiet(); " + importing, WANDB_MODE="offline")
     assert (done.returncode, done.stdout) == (0, "[INFO] Running\nNone 1\n")
 
 
@@ -81,10 +81,10 @@ def test_other_lines_of_stderr_pass_even_with_an_error(capfd):
 DDP = """
     import os, tempfile, torch
     from torch.nn.parallel import DistributedDataParallel
-    from lifecycle_recipes.exit_status import quiet
+    from lifecycle_recipes.quiet import quiet
 
     quiet()
-    from lifecycle_recipes.ddp_notice import hide_first
+    from lifecycle_recipes.training.ddp_notice import hide_first
 
     store = torch.distributed.FileStore(tempfile.mktemp(), 1)
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)

@@ -120,8 +120,8 @@ WRONG_LINES = table("wrong_lines.txt")
 @pytest.mark.parametrize(("place", "text", "line", "message"), WRONG_LINES, ids=[w[1] for w in WRONG_LINES])
 def test_wrong_line(tmp_path, place, text, line, message):
     (said,) = refused(tmp_path, sft_with(place, text.replace("\\n", "\n")))
-    code, _, says = message.partition(" ")
-    assert said.startswith(f"error {code} R:{line}: {says}")
+    code, _, message = message.partition(" ")
+    assert said.startswith(f"error {code} R:{line}: {message}")
     assert "secret-value" not in said and "hf_secret" not in said
 
 
@@ -152,9 +152,9 @@ WRONG_FILES = [
 @pytest.mark.parametrize(("content", "line", "message"), WRONG_FILES, ids=[w[0][:30] for w in WRONG_FILES])
 def test_wrong_file(tmp_path, content, line, message):
     (said,) = refused(tmp_path, content)
-    code, _, says = message.partition(" ")
+    code, _, message = message.partition(" ")
     place, _, rest = said.removeprefix(f"error {code} ").partition(": ")
-    assert rest.startswith(says)
+    assert rest.startswith(message)
     assert place == f"R:{line}" or b"*a" in content
 
 
@@ -204,8 +204,8 @@ def test_the_recipe_of_another_stage(tmp_path):
 
 
 def test_a_recipe_that_is_not_there(tmp_path):
-    for path, says in ((tmp_path / "none.yaml", "does not exist"), (tmp_path, "is a directory")):
-        with pytest.raises(Refusal, match=rf"\[missing-recipe\] .*{says}"):
+    for path, message in ((tmp_path / "none.yaml", "does not exist"), (tmp_path, "is a directory")):
+        with pytest.raises(Refusal, match=rf"\[missing-recipe\] .*{message}"):
             read_recipe(path)
 
 

@@ -220,7 +220,7 @@ def test_a_dpo_loss_is_a_name_or_a_list_of_names(recipe):
 
 
 @pytest.mark.parametrize(
-    ("train", "arguments", "line", "says"),
+    ("train", "arguments", "line", "message"),
     [
         (
             "seed: 1\nload_best_model_at_end: true\n",
@@ -234,13 +234,13 @@ def test_a_dpo_loss_is_a_name_or_a_list_of_names(recipe):
         ("", ["--load_in_4bit=true", "--load_in_8bit=true"], 2, "model: You can't use 8 bit and 4 bit"),
     ],
 )
-def test_what_upstream_rejects_is_a_refusal(recipe, train, arguments, line, says):
+def test_what_upstream_rejects_is_a_refusal(recipe, train, arguments, line, message):
     path = recipe(train)
     with pytest.raises(Refusal) as caught:
         load_recipe(SFTRecipe, [path, *arguments])
     (finding,) = caught.value.findings
     assert finding.code == "bad-value" and finding.where == f"{path}:{line}"
-    assert finding.says.startswith(says)
+    assert finding.message.startswith(message)
 
 
 def test_the_recipe_of_another_stage_is_not_built(recipe):

@@ -29,7 +29,7 @@ def test_every_recipe_builds_its_upstream_dataclasses():
     """The schemas say that the keys exist; upstream's own __post_init__ says that the values go together."""
     code = """
 import importlib, sys
-from lifecycle_recipes.recipe import load_recipe, read_recipe
+from lifecycle_recipes.recipe.read import load_recipe, read_recipe
 for path in sys.argv[1:]:
     stage = read_recipe(path, []).stage
     module = importlib.import_module(f"lifecycle_recipes.stages.{stage}")

@@ -119,7 +119,7 @@ def test_no_secret_is_written(tmp_path, monkeypatch):
 def test_sigterm_to_a_real_process_is_recorded(tmp_path):
     script = textwrap.dedent(f"""
         import time
-        from lifecycle_recipes.record import Run, stage_exit
+        from lifecycle_recipes.record.run import Run, stage_exit
         with stage_exit():
             with Run.start(stage="sft", output_dir={str(tmp_path / "run")!r}) as run:
                 print("running", flush=True)

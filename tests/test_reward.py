@@ -137,19 +137,19 @@ def test_lora_trains_adapter_and_head_only_and_reloads(tmp_path, tiny_model_dir)
 
 
 @pytest.mark.parametrize(
-    ("row", "code", "says"),
+    ("row", "code", "message"),
     [
         ({"rejected": pairs()[0]["rejected"]}, "missing-column", "'chosen'"),
         (pairs()[0] | {"chosen": []}, "empty-reply", "no chosen"),
     ],
 )
-def test_bad_pairs_are_refused(tmp_path, tiny_model_dir, row, code, says):
+def test_bad_pairs_are_refused(tmp_path, tiny_model_dir, row, code, message):
     rows = [row] if code == "missing-column" else [*pairs(3), row]
     recipe = load_recipe(reward.RewardRecipe, [write_recipe(tmp_path, "reward", rows, tiny_model_dir)])
     with pytest.raises(Refusal) as refusal:
         reward.build_trainer(recipe, quiet_run())
     assert refusal.value.findings[0].code == code
-    assert says in refusal.value.findings[0].says
+    assert message in refusal.value.findings[0].message
 
 
 def test_gradients_pass_4_bit_weights_after_an_evaluation_as_before(tmp_path, tiny_model_dir):

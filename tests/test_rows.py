@@ -84,14 +84,16 @@ SOUND = {
 }
 
 
-@pytest.mark.parametrize(("code", "stage", "row", "says"), [(c, *f) for c, f in FAULTY.items()], ids=FAULTY)
-def test_a_faulty_row_is_named_with_its_lines(find, code, stage, row, says):
+@pytest.mark.parametrize(
+    ("code", "stage", "row", "message"), [(c, *f) for c, f in FAULTY.items()], ids=FAULTY
+)
+def test_a_faulty_row_is_named_with_its_lines(find, code, stage, row, message):
     rows = SOUND[stage]
     found = find(stage, [*rows[:3], row, "\n", *rows[3:6], *[row] * 7])
     assert set(found) - {"duplicate-rows", "label-weights"} == {code}
     finding = found[code]
-    assert finding.where.endswith("train.jsonl:4") and says in finding.says
-    assert "8 lines: 4, 9, 10, 11, 12 and 3 more" in finding.says
+    assert finding.where.endswith("train.jsonl:4") and message in finding.message
+    assert "8 lines: 4, 9, 10, 11, 12 and 3 more" in finding.message
     assert finding.fix and code in CODES
 
 
@@ -120,8 +122,11 @@ def test_lines_that_cannot_be_read(find):
     lines = {code: (f.where.rpartition(":")[2], f.severity) for code, f in found.items()}
     errors = {"bad-line": ("3", "error"), "line-not-an-object": ("4", "error")}
     assert lines == errors | {"line-not-utf8": ("5", "error")}
-    assert "2 lines: 3, 6" in found["bad-line"].says and "2 lines: 4, 7" in found["line-not-an-object"].says
-    assert "byte 0xff" in found["line-not-utf8"].says
+    assert (
+        "2 lines: 3, 6" in found["bad-line"].message
+        and "2 lines: 4, 7" in found["line-not-an-object"].message
+    )
+    assert "byte 0xff" in found["line-not-utf8"].message
 
 
 def test_what_cannot_be_read_at_all(find):
@@ -136,7 +141,7 @@ def test_repeated_rows_are_named_from_one_in_a_hundred(find):
     assert find("sft", [*rows, rows[0]]) == {}
     found = find("sft", [*rows, rows[0], *rows[:2]])["duplicate-rows"]
     assert found.severity == "warning" and found.where.endswith(":201")
-    assert "3 of 203 training rows (1.5%)" in found.says and found.says.endswith("train.jsonl:1")
+    assert "3 of 203 training rows (1.5%)" in found.message and found.message.endswith("train.jsonl:1")
 
 
 def test_a_source_that_is_named_twice_is_no_repeat(tmp_path):
@@ -155,9 +160,9 @@ def test_held_out_rows_that_are_trained_on(find):
     assert set(found) == {"eval-overlap", "eval-near-overlap"}
     exact, almost = found["eval-overlap"], found["eval-near-overlap"]
     assert (exact.severity, almost.severity) == ("error", "warning")
-    assert exact.where.endswith("eval.jsonl:5") and exact.says.endswith("train.jsonl:21")
-    assert almost.where.endswith("eval.jsonl:6") and "train.jsonl:22" in almost.says
-    assert "1 of 6 held-out rows" in exact.says and "1 of 6 held-out rows" in almost.says
+    assert exact.where.endswith("eval.jsonl:5") and exact.message.endswith("train.jsonl:21")
+    assert almost.where.endswith("eval.jsonl:6") and "train.jsonl:22" in almost.message
+    assert "1 of 6 held-out rows" in exact.message and "1 of 6 held-out rows" in almost.message
 
 
 def test_repeats_that_a_split_tears_apart_are_overlap(find):
@@ -181,14 +186,16 @@ def test_near_copies_are_those_that_a_full_comparison_finds(find):
     sets = [[overlap.shingles(overlap.words(r)) for r in rows] for rows in (train, held_out)]
     wanted = sum(any(len(a & b) / len(a | b) >= overlap.NEAR for a in sets[0]) for b in sets[1])
     assert 30 < wanted < 90
-    assert f"{wanted} of 120 held-out rows" in find("sft", train, held_out)["eval-near-overlap"].says
+    assert f"{wanted} of 120 held-out rows" in find("sft", train, held_out)["eval-near-overlap"].message
 
 
 def test_pairs_that_contradict_each_other(find):
     row = pairs(1)[0]
     swapped = row | {"chosen": row["rejected"], "rejected": row["chosen"]}
     found = find("dpo", [*pairs(5), swapped])["pair-conflict"]
-    assert found.severity == "warning" and found.where.endswith(":6") and found.says.endswith("train.jsonl:1")
+    assert (
+        found.severity == "warning" and found.where.endswith(":6") and found.message.endswith("train.jsonl:1")
+    )
 
 
 def test_pairs_without_any_preference(find):
@@ -199,7 +206,9 @@ def test_pairs_without_any_preference(find):
 def test_length_bias_is_named_with_its_figures(find):
     longer = [p | {"chosen": [assistant(sentence(f"c{i}", 40))]} for i, p in enumerate(pairs(30))]
     found = find("dpo", longer)["length-bias"]
-    assert found.severity == "warning" and "100% of 30 pairs" in found.says and "characters" in found.says
+    assert (
+        found.severity == "warning" and "100% of 30 pairs" in found.message and "characters" in found.message
+    )
     # Half of them, or too few to tell: no bias.
     shorter = [p | {"chosen": p["rejected"], "rejected": p["chosen"]} for p in longer]
     assert find("dpo", [*longer[:15], *shorter[15:]]) == {}
@@ -211,7 +220,7 @@ def test_length_is_that_of_the_reply_not_of_the_prompt(find):
         {"chosen": p["prompt"] + p["chosen"], "rejected": p["prompt"] + [assistant(sentence(i, 8))]}
         for i, p in enumerate(pairs(20))
     ]
-    assert "100% of 20 pairs" in find("reward", rows)["length-bias"].says
+    assert "100% of 20 pairs" in find("reward", rows)["length-bias"].message
 
 
 def test_labels(find):
@@ -219,20 +228,20 @@ def test_labels(find):
     assert find("kto", thumbs(20, good=1))["one-label"].severity == "error"
     row = thumbs(1)[0]
     conflict = find("kto", [*thumbs(20), row | {"label": not row["label"]}])["label-conflict"]
-    assert conflict.where.endswith(":21") and conflict.says.endswith("train.jsonl:1")
+    assert conflict.where.endswith(":21") and conflict.message.endswith("train.jsonl:1")
 
 
 @pytest.mark.parametrize(
-    ("good", "weights", "cure"),
+    ("good", "weights", "fix"),
     [
         (0.75, {}, "desirable_weight: 1.0, undesirable_weight: 2.6"),
         (0.25, {}, "desirable_weight: 3.5, undesirable_weight: 1.0"),
         (0.5, {"desirable_weight": 3.0}, "desirable_weight: 1.0"),
     ],
 )
-def test_skewed_labels_are_told_the_weights_that_balance_them(find, good, weights, cure):
+def test_skewed_labels_are_told_the_weights_that_balance_them(find, good, weights, fix):
     found = find("kto", thumbs(40, good), train=weights)["label-weights"]
-    assert found.severity == "warning" and cure in found.fix
+    assert found.severity == "warning" and fix in found.fix
 
 
 def test_the_suggested_weights_silence_the_warning(find):
@@ -244,9 +253,9 @@ def test_a_file_too_large_to_read_is_read_in_part_and_says_so(find, monkeypatch)
     monkeypatch.setattr("lifecycle_recipes.data.row_sets.MOST_ROWS", 10)
     rows = chats(25)
     found = find("sft", rows, [rows[2], *chats(3, start=40)])  # lines 3, 6, 9, ... are read
-    assert found["eval-overlap"].says.endswith("train.jsonl:3")
+    assert found["eval-overlap"].message.endswith("train.jsonl:3")
     repeated = find("sft", [chats(1)[0]] * 25)["duplicate-rows"]
-    assert "7 of 8 training rows read (a large file is read in part)" in repeated.says
+    assert "7 of 8 training rows read (a large file is read in part)" in repeated.message
 
 
 def test_ten_thousand_chats_take_seconds_and_no_import_of_datasets(find):

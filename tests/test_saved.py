@@ -68,7 +68,7 @@ def test_tied_weights_need_one_of_their_names(tmp_path):
     assert find_in_saved(str(tmp_path), wanted) == []
     edit(tmp_path / "model.safetensors", lambda t: t.pop("model.embed_tokens.weight"))
     (found,) = find_in_saved(str(tmp_path), wanted)
-    assert found.says.endswith("lm_head.weight")
+    assert found.message.endswith("lm_head.weight")
 
 
 def test_experts_are_checked_by_their_names_on_disk(tmp_path):
@@ -121,7 +121,7 @@ def test_wrong_tensors_are_named(full, change, code, words):
     wanted, path = full
     edit(path / "model.safetensors", change)
     found = find_in_saved(str(path), wanted)
-    assert found[0].code == code and words in found[0].says
+    assert found[0].code == code and words in found[0].message
 
 
 def test_a_file_that_is_cut_short_is_named(full):
@@ -138,7 +138,7 @@ def test_a_head_that_was_left_out_is_named(tiny_model_dir, tmp_path):
     scorer.save_pretrained(tmp_path)
     edit(tmp_path / "model.safetensors", lambda tensors: tensors.pop("score.weight"))
     (found,) = find_in_saved(str(tmp_path), wanted_of(scorer))
-    assert found.code == "saved-incomplete" and "score.weight" in found.says
+    assert found.code == "saved-incomplete" and "score.weight" in found.message
 
 
 def test_an_adapters_head_is_wanted_although_peft_would_not_save_it(tiny_model_dir, tmp_path):
@@ -148,14 +148,14 @@ def test_an_adapters_head_is_wanted_although_peft_would_not_save_it(tiny_model_d
     model.base_model.model.score.weight.requires_grad_(True)
     model.save_pretrained(tmp_path)
     (found,) = find_in_saved(str(tmp_path), wanted_of(model))
-    assert found.code == "saved-incomplete" and "score.weight" in found.says
+    assert found.code == "saved-incomplete" and "score.weight" in found.message
 
 
 def test_an_adapter_without_its_weights_is_named(adapter):
     wanted, path = adapter
     edit(path / "adapter_model.safetensors", lambda tensors: [tensors.pop(k) for k in list(tensors)[:4]])
     (found,) = find_in_saved(str(path), wanted)
-    assert "4 trained weights are not in it" in found.says
+    assert "4 trained weights are not in it" in found.message
     (path / "adapter_model.safetensors").unlink()
     assert codes(find_in_saved(str(path), wanted)) == ["nothing-saved"]
 
@@ -163,8 +163,8 @@ def test_an_adapter_without_its_weights_is_named(adapter):
 def test_a_config_that_cannot_be_read_and_a_pickle_are_named(full):
     wanted, path = full
     (path / "config.json").write_text("{")
-    assert "config.json cannot be read" in find_in_saved(str(path), wanted)[0].says
+    assert "config.json cannot be read" in find_in_saved(str(path), wanted)[0].message
     torch.save({}, path / "pytorch_model.bin")
     torch.save({}, path / "training_args.bin")  # upstream writes it; no weights
     (found,) = find_pickles(str(path))
-    assert found.code == "saved-pickled" and found.says.endswith("pytorch_model.bin")
+    assert found.code == "saved-pickled" and found.message.endswith("pytorch_model.bin")

@@ -86,7 +86,7 @@ def test_a_model_that_cannot_be_loaded_is_named(tmp_path, tiny_model_dir, monkey
 
     spoil(trainer, monkeypatch, unload)
     (found,) = refuse_training(trainer).findings
-    assert found.code == "saved-incomplete" and "cannot be loaded" in found.says
+    assert found.code == "saved-incomplete" and "cannot be loaded" in found.message
 
 
 def test_nothing_is_pushed_before_it_is_checked(tmp_path, tiny_model_dir, monkeypatch):
@@ -152,4 +152,4 @@ def test_a_sharded_checkpoint_without_its_shards_is_named(tmp_path):
     (tmp_path / "optimizer_0/__1_0.distcp").write_bytes(b"")
     (tmp_path / "pytorch_model_fsdp_0/.metadata").unlink()
     (found,) = saving.find_lost_shards(trainer, tmp_path)
-    assert found.code == "saved-incomplete" and "2 files" in found.says
+    assert found.code == "saved-incomplete" and "2 files" in found.message

@@ -47,7 +47,7 @@ def found(tmp_path):
         if not isinstance(layout, str):
             name, changes = layout
             layout = own_file(tmp_path, name, changes)
-        return [(f.code, f"{f.says} | {f.fix}") for f in find_in_layout(raw, read_layout(layout))]
+        return [(f.code, f"{f.message} | {f.fix}") for f in find_in_layout(raw, read_layout(layout))]
 
     return look
 

@@ -214,7 +214,7 @@ def test_a_broken_template_is_named(code, family, old, new, tokenizer_of):
     assert [finding.code for finding in found] == [code], found
     assert found[0].where == "mine.jinja"
     assert found[0].severity == "error"
-    assert "\n" not in found[0].says + found[0].fix
+    assert "\n" not in found[0].message + found[0].fix
 
 
 def test_a_template_without_the_tokenizers_bos_is_named(tokenizer_of):

@@ -21,7 +21,7 @@ class TestLengths:
     def test_every_answer_cut(self, chat_model):
         found = find("sft", chat_model, self.mixed(10), {"max_length": 64})
         assert codes(found) == [("answers-all-cut", "error")]
-        assert "max_length = 64" in found[0].says
+        assert "max_length = 64" in found[0].message
         assert found[0].where == "r.yaml:train.max_length"
 
     def test_no_answer_left(self, chat_model):
@@ -32,8 +32,8 @@ class TestLengths:
     def test_share_of_answers_cut(self, chat_model, long, severity):
         found = find("sft", chat_model, self.mixed(long), {"max_length": 64})
         assert codes(found) == [("answers-cut", severity)]
-        assert f"{long * 10}.0% of 10 rows" in found[0].says
-        assert "20%" in found[0].says
+        assert f"{long * 10}.0% of 10 rows" in found[0].message
+        assert "20%" in found[0].message
 
     def test_a_share_below_the_threshold_is_left_to_the_ledger(self, chat_model):
         assert find("sft", chat_model, self.mixed(1, of=200), {"max_length": 64}) == []
@@ -43,7 +43,7 @@ class TestLengths:
         rows[3] = chat("Red.", self.LONG)
         found = find("sft", chat_model, rows, {"max_length": 64})
         assert codes(found) == [("zero-label-rows", "warning")]
-        assert "1 row (4)" in found[0].says
+        assert "1 row (4)" in found[0].message
 
     def test_packing_that_splits_cuts_nothing(self, chat_model):
         train = {"max_length": 64, "packing": True}
@@ -72,7 +72,7 @@ class TestLengths:
         limit = max(length.whole for length in lengths[3:])
         found = find(stage, chat_model, rows, {"max_length": limit})
         assert codes(found) == [(code, "error")]
-        assert "30.0%" in found[0].says
+        assert "30.0%" in found[0].message
         prompts_only = max(length.prompt for length in lengths) - 1
         if stage != "reward":
             found = find(stage, chat_model, rows, {"max_length": prompts_only})
@@ -119,7 +119,7 @@ class TestLengths:
     def test_a_large_set_is_sampled_and_says_so(self, chat_model, monkeypatch):
         monkeypatch.setattr(token_rows, "MOST_ROWS", 50)
         found = find("sft", chat_model, self.mixed(60, of=100), {"max_length": 64})
-        assert "50 sampled rows of 100" in found[0].says
+        assert "50 sampled rows of 100" in found[0].message
 
     def test_rows_with_tools(self, chat_model):
         (chat_model / "chat_template.jinja").write_text((ROOT / "chat_templates/qwen3.jinja").read_text())

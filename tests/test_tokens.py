@@ -44,13 +44,13 @@ class TestTemplate:
         (chat_model / "chat_template.jinja").write_text(upstreams("qwen3"))
         found = find("sft", chat_model, [chat("Red.")] * 4)
         assert codes(found) == [("training-template-differs", "warning")]
-        assert "think" in found[0].says
+        assert "think" in found[0].message
 
     def test_of_another_family(self, chat_model, tiny_chat_rows):
         path = str(ROOT / "chat_templates/llama3.jinja")
         found = find("sft", chat_model, tiny_chat_rows, {"chat_template_path": path})
         assert codes(found) == [("control-token-split", "error")]
-        assert "<|eot_id|>" in found[0].says
+        assert "<|eot_id|>" in found[0].message
         assert found[0].where == path
 
     def test_not_the_parents(self, chat_model, tiny_chat_rows, tmp_path):
@@ -85,7 +85,7 @@ class TestTemplate:
         found = find("sft", chat_model, rows)
         assert codes(found) == [("template-rejects-row", "error")]
         assert found[0].where == "rows.jsonl:2"
-        assert "tool" in found[0].says
+        assert "tool" in found[0].message
 
     @staticmethod
     def record(chat_model, **fields):
@@ -107,7 +107,7 @@ class TestVocabulary:
         tokenizer.save_pretrained(chat_model)
         found = find("sft", chat_model, tiny_chat_rows)
         assert codes(found) == [("tokenizer-larger-than-embedding", "error")]
-        assert "300 rows" in found[0].says
+        assert "300 rows" in found[0].message
 
     def test_never_trained_under_lora(self, chat_model, tiny_chat_rows):
         from safetensors.torch import load_file, save_file
@@ -119,7 +119,7 @@ class TestVocabulary:
         save_file(weights, chat_model / "model.safetensors", {"format": "pt"})
         found = find("sft", chat_model, tiny_chat_rows, **lora)
         assert codes(found) == [("new-tokens-untrained", "error")]
-        assert "<|im_start|>, <|im_end|>" in found[0].says
+        assert "<|im_start|>, <|im_end|>" in found[0].message
         assert "lora_modules_to_save: [embed_tokens, lm_head]" in found[0].fix  # the model is not tied
         lora["model"]["lora_modules_to_save"] = ["embed_tokens", "lm_head"]
         assert find("sft", chat_model, tiny_chat_rows, **lora) == []
@@ -166,7 +166,7 @@ class TestRowText:
         found = find("sft", chat_model, rows)
         assert codes(found) == [("control-token-in-text", "error")]
         assert found[0].where == "rows.jsonl:5"
-        assert "<|im_end|>" in found[0].says
+        assert "<|im_end|>" in found[0].message
 
     def test_in_plain_text_too(self, chat_model):
         raw = raw_recipe("pretrain", chat_model, text={"block_size": 8})

@@ -61,8 +61,8 @@ def test_the_first_nan_ends_the_run_with_the_rows_of_its_batch(tmp_path, tiny_mo
         train(trainer)
     bad = max(batches.steps)  # the last step that was begun
     assert refusal.value.status == FAILED
-    says = refusal.value.findings[0].says
-    assert f"loss is nan at step {bad}, learning rate 0.0" in says
+    message = refusal.value.findings[0].message
+    assert f"loss is nan at step {bad}, learning rate 0.0" in message
     stopped = record(tmp_path / "run")["stopped_at"]
     assert stopped["step"] == bad and 17 in stopped["rows"] and len(stopped["rows"]) == 4
     assert batches.steps[bad] == [trainer.train_dataset[i]["input_ids"] for i in stopped["rows"]]
@@ -125,7 +125,7 @@ def test_weights_that_never_move(tmp_path, tiny_model_dir):
     trainer.model.model.norm.weight.register_hook(torch.zeros_like)
     run = train(trainer)
     (finding,) = run.findings
-    assert finding.code == "some-weights-unmoved" and "model.norm.weight" in finding.says
+    assert finding.code == "some-weights-unmoved" and "model.norm.weight" in finding.message
     assert record(tmp_path / "part")["findings"][0]["code"] == "some-weights-unmoved"
     assert record(tmp_path / "part")["status"] == "done"
 
@@ -151,11 +151,11 @@ def test_the_probe_of_a_run_is_what_its_saved_model_says(tmp_path, tiny_model_di
     train(make_trainer(tiny_model_dir, tmp_path / "run"))
     probe = record(tmp_path / "run")["probe"]
 
-    def says(path):
+    def message(path):
         return mean_log_probability(AutoModelForCausalLM.from_pretrained(path).eval(), probe["ids"])
 
-    assert says(tmp_path / "run") == pytest.approx(probe["value"], abs=1e-5)
-    assert says(tiny_model_dir) == pytest.approx(probe["start"], abs=1e-5)
+    assert message(tmp_path / "run") == pytest.approx(probe["value"], abs=1e-5)
+    assert message(tiny_model_dir) == pytest.approx(probe["start"], abs=1e-5)
     assert abs(probe["start"] - probe["value"]) > 0.1
 
 
@@ -194,12 +194,12 @@ def test_the_kl_bound_is_what_the_gate_promises():
 def test_reward_hacking_is_a_reward_that_rises_while_the_rubric_falls():
     metrics = {"reward": 2.0, "reward_against": 1.0, "rubric_win_rate": 0.3}
     (finding,) = find_reward_hacking(metrics, prompts=300)
-    assert finding.code == "reward-hacking" and "win rate 0.30" in finding.says
+    assert finding.code == "reward-hacking" and "win rate 0.30" in finding.message
     assert find_reward_hacking(metrics | {"rubric_win_rate": 0.48}, prompts=300) == []  # noise
     assert find_reward_hacking(metrics | {"reward": 0.5}, prompts=300) == []
     longer = metrics | {"rubric_win_rate": 0.6, "rubric_win_rate_lc": 0.4}  # it wins by its length alone
     (finding,) = find_reward_hacking(longer, prompts=300)
-    assert "win rate at equal length 0.40" in finding.says and "win rate 0.60" not in finding.says
+    assert "win rate at equal length 0.40" in finding.message and "win rate 0.60" not in finding.message
     assert find_reward_hacking({"reward": 2.0}) == []
 
 

@@ -91,8 +91,8 @@ def reply(saved, messages: list[dict], chatty: bool, max_new_tokens: int) -> str
     length = inputs["input_ids"].shape[1]
     context = getattr(model.config, "max_position_embeddings", None) or length + max_new_tokens
     if length >= context:
-        says = f"{length} tokens leave no room in a context of {context}"
-        raise refuse("context-full", says, "say less, or start over with /new")
+        message = f"{length} tokens leave no room in a context of {context}"
+        raise refuse("context-full", message, "say less, or start over with /new")
     streamer = TextStreamer(tokenizer, skip_prompt=chatty, skip_special_tokens=True)
     limit = min(max_new_tokens, context - length)
     with torch.no_grad():

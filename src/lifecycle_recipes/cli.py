@@ -144,9 +144,8 @@ def check(args, overrides: list[str]) -> int:
     reports = [doctor.check(path, overrides, args.upto, tell, asked) for path in args.recipes]
     if args.json:
         import json
-        from dataclasses import asdict
 
-        print(json.dumps([asdict(f) for report in reports for f in report.findings], indent=1))
+        print(json.dumps([f.as_json() for report in reports for f in report.findings], indent=1))
     for report in [] if args.json else reports:
         for finding in report.findings:
             print(finding, file=sys.stderr)
@@ -190,7 +189,7 @@ def gate(args, rest: list[str]) -> int:
     verdicts = judge(run, lines)
     ok = write_gate(run, verdicts)
     for verdict in verdicts:
-        print(f"{'pass' if verdict.ok else 'FAIL'}  {verdict.line}    ({verdict.says})")
+        print(f"{'pass' if verdict.ok else 'FAIL'}  {verdict.line}    ({verdict.message})")
     print(f"{run}: {'gate passed' if ok else 'gate FAILED'}" + ("" if verdicts else ", nothing was promised"))
     return DONE if ok else GATE_FAILED
 
@@ -226,8 +225,8 @@ def schema(args, rest: list[str]) -> int:
     from .recipe.schema import load_schema, stage_names
 
     if args.stage not in stage_names():
-        cure = f"choose from {', '.join(stage_names())}"
-        raise refuse("unknown-stage", f"there is no stage {args.stage!r}", cure)
+        fix = f"choose from {', '.join(stage_names())}"
+        raise refuse("unknown-stage", f"there is no stage {args.stage!r}", fix)
     print(json.dumps(load_schema(args.stage), indent=1, ensure_ascii=False))
     return DONE
 

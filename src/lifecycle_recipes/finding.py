@@ -1,6 +1,6 @@
 """What a check has to say, and the one exception that refuses a run. No torch."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 # Exit statuses of every command and stage (docs/exit-statuses in the README).
@@ -12,20 +12,32 @@ class Finding:
     """One thing a check found.
 
     code: short kebab-case name, unique to the failure (`unknown-key`).
-    says: what is wrong, in one line. fix: the cure, in one line.
+    message: what is wrong, in one line. fix: what to do about it, in one line.
     where: `file:line`, `file, row N` or a directory; empty when there is no place to point at.
     """
 
     code: str
     severity: Literal["error", "warning"]
-    says: str
+    message: str
     fix: str = ""
     where: str = ""
 
     def __str__(self) -> str:
         place = f"{self.where}: " if self.where else ""
-        cure = f"\n    fix: {self.fix}" if self.fix else ""
-        return f"{self.severity} [{self.code}] {place}{self.says}{cure}"
+        fix = f"\n    fix: {self.fix}" if self.fix else ""
+        return f"{self.severity} [{self.code}] {place}{self.message}{fix}"
+
+    @classmethod
+    def error(cls, code: str, message: str, fix: str = "", where: str = "") -> "Finding":
+        return cls(code, "error", message, fix, where)
+
+    @classmethod
+    def warning(cls, code: str, message: str, fix: str = "", where: str = "") -> "Finding":
+        return cls(code, "warning", message, fix, where)
+
+    def as_json(self) -> dict[str, str]:
+        """For run.json and `--json`. `says` is the old name of `message`, to go with the next release."""
+        return asdict(self) | {"says": self.message}
 
 
 class Refusal(Exception):
@@ -40,6 +52,6 @@ class Refusal(Exception):
         super().__init__("\n".join(str(f) for f in findings))
 
 
-def refuse(code: str, says: str, fix: str = "", where: str = "") -> Refusal:
+def refuse(code: str, message: str, fix: str = "", where: str = "") -> Refusal:
     """A Refusal with one error finding: `raise refuse("missing-file", ...)`."""
-    return Refusal(Finding(code, "error", says, fix, where))
+    return Refusal(Finding.error(code, message, fix, where))

@@ -191,16 +191,16 @@ def over_prepared(trainer_class) -> type:
 
 def machines_differ(theirs: dict, ours: dict):
     names = [name for name in ours if ours[name] != theirs.get(name)]
-    says = f"this machine would make other rows than rank 0's: {', '.join(names)} differ"
-    return refuse("machines-differ", says, "give every machine the same files and packages")
+    message = f"this machine would make other rows than rank 0's: {', '.join(names)} differ"
+    return refuse("machines-differ", message, "give every machine the same files and packages")
 
 
 def damaged(key: str, problem: str) -> Finding:
-    says = f"an entry of the data cache is damaged: {problem}"
-    return Finding("cache-entry-damaged", "warning", says, "the rows are made again", str(entry_of(key)))
+    message = f"an entry of the data cache is damaged: {problem}"
+    return Finding.warning("cache-entry-damaged", message, "the rows are made again", str(entry_of(key)))
 
 
 def unusable(error: OSError) -> Finding:
-    says = f"the data cache cannot be used: {error}"
+    message = f"the data cache cannot be used: {error}"
     fix = "free some space, or name a directory in LIFECYCLE_CACHE; every process tokenises for itself now"
-    return Finding("cache-unusable", "warning", says, fix, str(entry_of("").parent))
+    return Finding.warning("cache-unusable", message, fix, str(entry_of("").parent))

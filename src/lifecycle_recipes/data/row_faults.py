@@ -97,8 +97,8 @@ def _conversation_fault(column: str, messages) -> tuple[str, str] | None:
         return "not-messages", f"{column} is {type(messages).__name__}, not a list of messages"
     for number, message in enumerate(messages, start=1):
         if fault := _message_fault(message):
-            code, says = fault
-            return code, f"{column}: message {number} {says}"
+            code, message = fault
+            return code, f"{column}: message {number} {message}"
     if column != "prompt" and not any(m["role"] == "assistant" for m in messages):
         return "prompt-only", f"{column}: no assistant message"
     return None
@@ -148,8 +148,8 @@ def order_fault(row: dict) -> tuple[str, str] | None:
     for column, messages in dialogues(row):
         roles = [m["role"] for m in messages]
         if fault := _order_fault(roles, asks=column == "prompt"):
-            code, says = fault
-            return code, f"{column}: {says}"
+            code, message = fault
+            return code, f"{column}: {message}"
     return None
 
 
@@ -184,14 +184,16 @@ class Places:
     """Where one fault was met: `first` place and detail, row (or line) numbers, how many."""
 
     where: str
-    says: str
+    message: str
     numbers: list[int] = field(default_factory=list)
 
     def sentence(self, unit: str = "rows", of: int | None = None) -> str:
         """The first detail; with more than one row, also their numbers, and how many there are."""
         if len(self.numbers) == 1:
-            return self.says
-        return f"{self.says}; {len(self.numbers)}{f' of {of}' if of else ''} {unit}: {listed(self.numbers)}"
+            return self.message
+        return (
+            f"{self.message}; {len(self.numbers)}{f' of {of}' if of else ''} {unit}: {listed(self.numbers)}"
+        )
 
 
 def listed(numbers: list[int]) -> str:
@@ -207,14 +209,14 @@ class Faults:
         self.unit = unit
         self.places: dict[str, Places] = {}
 
-    def add(self, code: str, says: str, where: str, number: int) -> None:
-        self.places.setdefault(code, Places(where, says)).numbers.append(number)
+    def add(self, code: str, message: str, where: str, number: int) -> None:
+        self.places.setdefault(code, Places(where, message)).numbers.append(number)
 
-    def findings(self, cures: dict[str, str] | None = None) -> list[Finding]:
+    def findings(self, fixes: dict[str, str] | None = None) -> list[Finding]:
         """One finding per code, at its first place. cures: of codes that this module does not know."""
         return [
             Finding(
-                code, severity(code), p.sentence(self.unit), (cures or {}).get(code) or fix(code), p.where
+                code, severity(code), p.sentence(self.unit), (fixes or {}).get(code) or fix(code), p.where
             )
             for code, p in self.places.items()
         ]

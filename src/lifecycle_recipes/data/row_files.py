@@ -11,7 +11,7 @@ from .row_faults import Faults
 # `datasets` builder of a local file, by its ending.
 BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".txt": "text"}
 LINED = (".jsonl", ".txt")  # a row to each line
-_CURES = {
+_FIXES = {
     "bad-line": "repair or remove the line",
     "line-not-utf8": "save the file as UTF-8",
     "line-not-an-object": "write one JSON object per line",
@@ -75,7 +75,7 @@ def read_lines(path: Path, step: int = 1) -> tuple[list[dict], list[int], list[F
             if row is not None:
                 rows.append(row)
                 numbers.append(number)
-    return rows, numbers, faults.findings(_CURES)
+    return rows, numbers, faults.findings(_FIXES)
 
 
 def blank_lines(path: Path) -> tuple[list[int], int]:
@@ -99,8 +99,8 @@ def _row(line: bytes, json_lines: bool, faults: Faults, where: str, number: int)
     try:
         text = line.decode("utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
-        says = f"not UTF-8: byte {line[error.start]:#04x} at column {error.start + 1}"
-        return faults.add("line-not-utf8", says, where, number)
+        message = f"not UTF-8: byte {line[error.start]:#04x} at column {error.start + 1}"
+        return faults.add("line-not-utf8", message, where, number)
     if not json_lines:
         return {"text": text}
     if not text.strip():
@@ -108,8 +108,8 @@ def _row(line: bytes, json_lines: bool, faults: Faults, where: str, number: int)
     try:
         row = json.loads(text)
     except json.JSONDecodeError as error:
-        says = f"not JSON: {error.msg} at column {error.colno}"
-        return faults.add("bad-line", says, where, number)
+        message = f"not JSON: {error.msg} at column {error.colno}"
+        return faults.add("bad-line", message, where, number)
     except RecursionError:
         return faults.add("bad-line", "not JSON that can be read: nested too deeply", where, number)
     if not isinstance(row, dict):

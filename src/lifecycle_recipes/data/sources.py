@@ -97,8 +97,8 @@ class _Reader:
 
     def nothing_left(self, use: str, paths: str) -> Refusal:
         if self.ledger["left_out"][SAME_PAIR]:
-            says, cure = "in every pair chosen equals rejected", "give pairs of two different replies"
-            return refuse("no-pairs", says, cure, paths)
+            message, fix = "in every pair chosen equals rejected", "give pairs of two different replies"
+            return refuse("no-pairs", message, fix, paths)
         return refuse("no-rows", f"no row is left to {use} on", "name a source with rows", paths)
 
     def read(self, source: Source, use: str):
@@ -181,8 +181,8 @@ def name_columns(source: Source, required: list[str], optional: list[str], has: 
         )
     found = {c: name for c, name in wanted.items() if name in has}
     if twice := [c for c, name in found.items() if c != name and list(found.values()).count(name) > 1]:
-        says = f"the column {found[twice[0]]!r} would be read twice, once as {twice[0]!r}"
-        raise refuse("column-read-twice", says, "give each column of `columns` its own", source.path)
+        message = f"the column {found[twice[0]]!r} would be read twice, once as {twice[0]!r}"
+        raise refuse("column-read-twice", message, "give each column of `columns` its own", source.path)
     return found
 
 

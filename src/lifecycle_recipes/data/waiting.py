@@ -86,8 +86,8 @@ class Turn:
 
 
 def not_prepared(cause: str) -> Refusal:
-    says = f"a process failed that others wait for: {' '.join(cause.split())[:300]}"
-    return Refusal(Finding("rows-not-prepared", "error", says, "see what it said itself"), status=FAILED)
+    message = f"a process failed that others wait for: {' '.join(cause.split())[:300]}"
+    return Refusal(Finding.error("rows-not-prepared", message, "see what it said itself"), status=FAILED)
 
 
 def _store():

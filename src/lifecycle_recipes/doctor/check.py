@@ -179,9 +179,9 @@ def _find_in_built(path: str, overrides: list[str] | None) -> list[Finding]:
 def _add_unused_waivers(report: Report, raw: RawRecipe) -> None:
     for code in raw.allow:
         if code not in report.allowed and code not in ELSEWHERE:
-            says = f"allow.{code} waives nothing: the check did not find that"
+            message = f"allow.{code} waives nothing: the check did not find that"
             where = raw.places.get(f"allow.{code}", "")
-            report.findings.append(Finding("unused-waiver", "warning", says, "remove it", where))
+            report.findings.append(Finding.warning("unused-waiver", message, "remove it", where))
 
 
 # Inside a stage

@@ -264,7 +264,11 @@ def write_table(file: str) -> None:
     """Write the table of codes into a Markdown file, below its heading `## Codes`, to the end."""
     path = Path(file)
     head, heading, _ = path.read_text(encoding="utf-8").partition("\n## Codes\n")
-    rows = ["| code | means |", "|---|---|", *(f"| `{code}` | {says} |" for code, says in CODES.items())]
+    rows = [
+        "| code | means |",
+        "|---|---|",
+        *(f"| `{code}` | {message} |" for code, message in CODES.items()),
+    ]
     path.write_text("\n".join([head + heading, *rows, ""]), encoding="utf-8")
 
 

@@ -32,8 +32,8 @@ def check_config(config: EvaluateConfig | None, *, produced: tuple[str, ...] = (
     for key in ("against", "reward_model"):
         path = getattr(config, key)
         if path and path not in produced and is_local(path) and not hash_weights(path):
-            says = f"evaluate.{key} holds no saved model"
-            findings.append(_error("missing-model", says, "train it first or correct the path", path))
+            message = f"evaluate.{key} holds no saved model"
+            findings.append(_error("missing-model", message, "train it first or correct the path", path))
     if findings:
         raise Refusal(*findings)
 
@@ -50,15 +50,15 @@ def _check_numbers(config: EvaluateConfig) -> list[Finding]:
 def _check_companions(config: EvaluateConfig) -> list[Finding]:
     for key in ("against", "reward_model"):
         if getattr(config, f"{key}_revision") and not getattr(config, key):
-            says = f"evaluate.{key}_revision has no effect without evaluate.{key}"
-            return [_error("no-effect", says, f"give evaluate.{key} its Hub id, or remove this")]
+            message = f"evaluate.{key}_revision has no effect without evaluate.{key}"
+            return [_error("no-effect", message, f"give evaluate.{key} its Hub id, or remove this")]
     needs = [key for key in ("rubric", "reward_model", "against") if getattr(config, key)]
     if needs and not config.prompts:
-        says = f"evaluate.{needs[0]} judges replies, but there are no prompts to reply to"
-        return [_error("missing-prompts", says, "give evaluate.prompts, a jsonl of held-out prompts")]
+        message = f"evaluate.{needs[0]} judges replies, but there are no prompts to reply to"
+        return [_error("missing-prompts", message, "give evaluate.prompts, a jsonl of held-out prompts")]
     if not config.tasks and not config.prompts:
-        says = "the evaluate section measures nothing"
-        return [_error("nothing-to-measure", says, "give evaluate.tasks or evaluate.prompts")]
+        message = "the evaluate section measures nothing"
+        return [_error("nothing-to-measure", message, "give evaluate.tasks or evaluate.prompts")]
     return []
 
 
@@ -67,13 +67,13 @@ def _check_tasks(config: EvaluateConfig) -> list[Finding]:
     if not config.include_path:
         return []
     if not Path(config.include_path).is_dir():
-        says = "evaluate.include_path is no directory"
-        return [_error("missing-tasks", says, "name the directory of the task YAMLs", config.include_path)]
+        message = "evaluate.include_path is no directory"
+        return [_error("missing-tasks", message, "name the directory of the task YAMLs", config.include_path)]
     try:
         known = read_tasks(config.include_path)
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        says = f"cannot read a task file: {' '.join(str(error).split())}"
-        return [_error("bad-task", says, "correct it", config.include_path)]
+        message = f"cannot read a task file: {' '.join(str(error).split())}"
+        return [_error("bad-task", message, "correct it", config.include_path)]
     findings = []
     for name in config.tasks:
         leaves = members(name, known)
@@ -83,8 +83,8 @@ def _check_tasks(config: EvaluateConfig) -> list[Finding]:
             findings.append(_error("unknown-task", f"no task is called {name}", fix, config.include_path))
         for leaf in leaves:
             for file in missing_data(known[leaf]):
-                says = f"task {leaf} reads a file that does not exist: {file}"
-                findings.append(_error("missing-file", says, "make the data first", str(known[leaf].path)))
+                message = f"task {leaf} reads a file that does not exist: {file}"
+                findings.append(_error("missing-file", message, "make the data first", str(known[leaf].path)))
     return findings
 
 
@@ -102,5 +102,5 @@ def _check_prompts(path: Path) -> list[Finding]:
     return [] if number else [_error("empty-file", "there are no prompts", "give some", str(path))]
 
 
-def _error(code: str, says: str, fix: str, where: str = "") -> Finding:
-    return Finding(code, "error", says, fix, where)
+def _error(code: str, message: str, fix: str, where: str = "") -> Finding:
+    return Finding.error(code, message, fix, where)

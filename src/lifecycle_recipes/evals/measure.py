@@ -60,10 +60,10 @@ def find_reward_hacking(metrics: dict[str, float], prompts: int | None = None) -
     lost = [f"{name} {rate:.2f}" for name, rate in rates.items() if rate < 0.5 - noise]
     if not lost:
         return []
-    says = f"reward rose from {against:.3g} to {reward:.3g}, but by the rubric the parent is better: "
-    says += ", ".join(lost)
+    message = f"reward rose from {against:.3g} to {reward:.3g}, but by the rubric the parent is better: "
+    message += ", ".join(lost)
     fix = "the reward model is being gamed: raise the KL weight, stop earlier, or train it on such replies"
-    return [Finding("reward-hacking", "warning", says, fix)]
+    return [Finding.warning("reward-hacking", message, fix)]
 
 
 def _measure_replies(replies, config: EvaluateConfig, run) -> dict:

@@ -27,8 +27,8 @@ def load_score(path: str | Path) -> Callable[[dict, str], float]:
     def checked(row: dict, reply: str) -> float:
         value = score(row, reply)
         if not isinstance(value, int | float) or not math.isfinite(value):
-            says = f"the rubric's score(row, reply) gave {value!r}, not a number"
-            finding = Finding("no-score", "error", says, "return a number from 0 to 1", str(path))
+            message = f"the rubric's score(row, reply) gave {value!r}, not a number"
+            finding = Finding.error("no-score", message, "return a number from 0 to 1", str(path))
             raise Refusal(finding, status=FAILED)
         return float(value)
 

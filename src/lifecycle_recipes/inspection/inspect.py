@@ -72,8 +72,8 @@ def require_writable(html: str) -> None:
         with open(html, "a", encoding="utf-8"):
             pass
     except OSError as error:
-        says = f"the page cannot be written: {error.strerror}"
-        raise refuse("html-unwritable", says, "name a file in a directory that is there", html) from error
+        message = f"the page cannot be written: {error.strerror}"
+        raise refuse("html-unwritable", message, "name a file in a directory that is there", html) from error
 
 
 def look(path: str, recipe, trainer, rows: int) -> Inspection:

@@ -15,9 +15,7 @@ from .layout import PARALLEL, Layout
 NAMES = {"single": "one process", "ddp": "data parallel", "deepspeed": "DeepSpeed", "fsdp": "FSDP"}
 
 
-CPU_CURE = (
-    "to try it on the CPU: `lifecycle run ... --cpu`, or CUDA_VISIBLE_DEVICES= before accelerate launch"
-)
+CPU_FIX = "to try it on the CPU: `lifecycle run ... --cpu`, or CUDA_VISIBLE_DEVICES= before accelerate launch"
 
 
 def rows_per_step(args: Any, processes: int) -> int:
@@ -91,7 +89,7 @@ def compare(asked: Layout, runs: Layout) -> list[Finding]:
     found = []
 
     def differs(code: str, wanted: str, got: str, fix: str) -> None:
-        found.append(Finding(code, "error", f"{asked} asks for {wanted}, but what runs is {got}", fix))
+        found.append(Finding.error(code, f"{asked} asks for {wanted}, but what runs is {got}", fix))
 
     if (asked.processes, asked.machines) != (runs.processes, runs.machines):
         fix = "start it with `lifecycle run RECIPE --layout NAME --processes N`, which starts what it says"
@@ -110,7 +108,7 @@ def compare(asked: Layout, runs: Layout) -> list[Finding]:
         fix = "write `fsdp_version` in fsdp_config"
         differs("layout-fsdp", f"FSDP{asked.fsdp_version}", f"FSDP{runs.fsdp_version}", fix)
     if asked.cpu != runs.cpu:
-        fix = CPU_CURE if runs.cpu else "remove use_cpu from the recipe or the layout"
+        fix = CPU_FIX if runs.cpu else "remove use_cpu from the recipe or the layout"
         differs("layout-device", _device(asked), _device(runs), fix)
     if asked.precision not in (None, runs.precision):
         fix = "give the precision in one place: train.bf16 or fp16, or the layout's mixed_precision"
@@ -122,9 +120,11 @@ def find_data_parallel(args: Any) -> list[Finding]:
     """torch's DataParallel: what transformers makes of one process that sees several GPUs."""
     if args.n_gpu <= 1:
         return []
-    says = f"one process sees {args.n_gpu} GPUs: it would be DataParallel, with {args.n_gpu} times the batch"
+    message = (
+        f"one process sees {args.n_gpu} GPUs: it would be DataParallel, with {args.n_gpu} times the batch"
+    )
     fix = f"--layout ddp --processes {args.n_gpu}, or CUDA_VISIBLE_DEVICES=0 for one GPU"
-    return [Finding("layout-type", "error", says, fix)]
+    return [Finding.error("layout-type", message, fix)]
 
 
 def find_in_resume(earlier: dict | None, runs: Layout, global_batch: int) -> list[Finding]:
@@ -147,9 +147,11 @@ def find_in_resume(earlier: dict | None, runs: Layout, global_batch: int) -> lis
         *(runs.kind, runs.processes, runs.zero_stage, runs.fsdp_version),
     )
     if not plain and not same:
-        says = f"the checkpoint was written by {_shown(was)}; {_shown(runs)} cannot read its optimizer state"
+        message = (
+            f"the checkpoint was written by {_shown(was)}; {_shown(runs)} cannot read its optimizer state"
+        )
     elif earlier.get("global_batch") not in (None, global_batch):
-        says = (
+        message = (
             f"a step was {earlier['global_batch']} rows and would be {global_batch}: other rows, other steps"
         )
     else:
@@ -157,7 +159,7 @@ def find_in_resume(earlier: dict | None, runs: Layout, global_batch: int) -> lis
     fix = f"go on with {_shown(was)}, or start again with --replace"
     if plain:
         fix = f"go on with {_count(was)}, declare global_batch_size from the start, or give --replace"
-    return [Finding("resume-layout-differs", "error", says, fix)]
+    return [Finding.error("resume-layout-differs", message, fix)]
 
 
 def _shown(layout: Layout) -> str:

@@ -49,9 +49,9 @@ def stage_command(
 def require_one_machine(layout: Layout) -> None:
     """Raises Refusal layout-machines: one command cannot start the others."""
     if layout.machines > 1:
-        says = f"{layout} spans {layout.machines} machines, and this command starts one"
+        message = f"{layout} spans {layout.machines} machines, and this command starts one"
         fix = "sbatch slurm/train.sbatch, or start accelerate on each machine (docs/layouts.md)"
-        raise refuse("layout-machines", says, fix)
+        raise refuse("layout-machines", message, fix)
 
 
 def start(command: list[str]) -> None:

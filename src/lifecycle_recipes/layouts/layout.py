@@ -136,8 +136,8 @@ def _require_what_its_name_says(fields: dict[str, Any], path: Path | None) -> No
     ):
         named = re.search(rf"{word}-?(\d)", path.stem) if path else None
         if named and fields.get(key) != int(named[1]):
-            says = f"its name says {named[0]}, but it asks for {key.replace('_', ' ')} {fields.get(key)}"
-            raise refuse(code, says, "correct the file, or name it for what it does", str(path))
+            message = f"its name says {named[0]}, but it asks for {key.replace('_', ' ')} {fields.get(key)}"
+            raise refuse(code, message, "correct the file, or name it for what it does", str(path))
 
 
 def _distributed_type(given: dict, flags: dict) -> str:
@@ -178,9 +178,9 @@ def _deepspeed(nested: dict, path: Path | None, precision: str | None) -> dict[s
         devices = [(zero.get(f"offload_{part}") or {}).get("device") for part in ("param", "optimizer")]
         stage = _whole(zero.get("stage", 0), "zero_optimization.stage", path)
         if nested.get("zero_stage") not in (None, stage, str(stage)):
-            says = f"zero_stage is {nested['zero_stage']}, but {file} says {stage}"
+            message = f"zero_stage is {nested['zero_stage']}, but {file} says {stage}"
             raise refuse(
-                "layout-zero-stage", says, "keep the DeepSpeed file's alone", str(path or "command line")
+                "layout-zero-stage", message, "keep the DeepSpeed file's alone", str(path or "command line")
             )
         for name in ("bf16", "fp16"):
             if (config.get(name) or {}).get("enabled") is True:
@@ -236,8 +236,8 @@ def _read_mapping(path: Path) -> dict:
         text = path.read_text(encoding="utf-8")
         found = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        says = " ".join(str(error).split())
-        raise refuse("bad-layout", f"cannot be read: {says}", "correct the file", str(path)) from None
+        message = " ".join(str(error).split())
+        raise refuse("bad-layout", f"cannot be read: {message}", "correct the file", str(path)) from None
     if not isinstance(found, dict):
         raise refuse("bad-layout", "holds no mapping of keys", "see accelerate_configs/", str(path))
     return found
@@ -249,8 +249,8 @@ def _whole(value: Any, key: str, path: Path | None) -> int:
     except (TypeError, ValueError):
         number = -1
     if number < 0 or isinstance(value, bool):
-        says = f"{key} is {value!r}, not a number"
-        raise refuse("bad-layout", says, "write a whole number", str(path or "command line"))
+        message = f"{key} is {value!r}, not a number"
+        raise refuse("bad-layout", message, "write a whole number", str(path or "command line"))
     return number
 
 
@@ -259,8 +259,8 @@ def _precision(value: Any, path: Path | None) -> str | None:
     value = "no" if value is False else value
     if value is None or str(value).lower() in PRECISIONS:
         return value and str(value).lower()
-    says = f"mixed_precision is {value!r}"
-    raise refuse("bad-layout", says, f"one of: {', '.join(PRECISIONS)}", str(path or "command line"))
+    message = f"mixed_precision is {value!r}"
+    raise refuse("bad-layout", message, f"one of: {', '.join(PRECISIONS)}", str(path or "command line"))
 
 
 def _is_true(value: Any) -> bool:

@@ -34,8 +34,8 @@ def build_causal_lm(architecture, tokenizer, model_config=None):
         options = {"attn_implementation": model_config.attn_implementation} if model_config else {}
         return AutoModelForCausalLM.from_config(config, **options)
     except (StrictDataclassError, TypeError, ValueError) as error:
-        says = str(error.__cause__ or error).strip().splitlines()[0]
-        raise refuse("bad-config", f"architecture.config: {says}", "correct the value") from error
+        message = str(error.__cause__ or error).strip().splitlines()[0]
+        raise refuse("bad-config", f"architecture.config: {message}", "correct the value") from error
 
 
 def _require_known_keys(config_class, given: dict) -> None:
@@ -50,7 +50,7 @@ def _require_known_keys(config_class, given: dict) -> None:
             fix = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
         else:
             continue
-        says = f"architecture.config.{key}: not a key of {config_class.__name__} to set here"
-        findings.append(Finding("unknown-config-key", "error", says, fix))
+        message = f"architecture.config.{key}: not a key of {config_class.__name__} to set here"
+        findings.append(Finding.error("unknown-config-key", message, fix))
     if findings:
         raise Refusal(*findings)

@@ -49,8 +49,8 @@ def load_causal_lm(model_config, train_args):
     options = _options(model_config, train_args) | {"output_loading_info": True}
     model, info = AutoModelForCausalLM.from_pretrained(path, **options)
     if missing := sorted(info["missing_keys"]):  # upstream fills them with random numbers and only warns
-        says = f"the model lacks weights, which would be random: {len(missing)}, {missing[0]} first"
-        raise refuse("weights-missing", says, "name a run that saved a whole language model", path)
+        message = f"the model lacks weights, which would be random: {len(missing)}, {missing[0]} first"
+        raise refuse("weights-missing", message, "name a run that saved a whole language model", path)
     require_lora_targets(model, model_config)
     return _keep_4bit_layout(model)
 

@@ -94,9 +94,9 @@ def find_undeclared(raw: Any, processes: int) -> list[Finding]:
         return []
     rows, steps = given(raw)
     total = (rows or UPSTREAM) * (steps or 1) * processes
-    says = f"on {processes} processes a step is {total} rows, on one it is {total // processes}"
+    message = f"on {processes} processes a step is {total} rows, on one it is {total // processes}"
     fix = f"write `{KEY}: {total}`: {STEPS} then follows from the processes"
-    return [Finding("batch-undeclared", "warning", says, fix, _place(raw, f"train.{ROWS}"))]
+    return [Finding.warning("batch-undeclared", message, fix, _place(raw, f"train.{ROWS}"))]
 
 
 def find_in_effective(raw: Any, args: Any, processes: int) -> list[Finding]:
@@ -104,10 +104,10 @@ def find_in_effective(raw: Any, args: Any, processes: int) -> list[Finding]:
     total = raw.values.get(KEY)
     if total is None or rows_per_step(args, processes) == total:
         return []
-    says = f"a step would be {rows_per_step(args, processes)} rows: {args.train_batch_size} a process x"
-    says += f" {args.gradient_accumulation_steps} accumulated x {processes}, not the {total} declared"
+    message = f"a step would be {rows_per_step(args, processes)} rows: {args.train_batch_size} a process x"
+    message += f" {args.gradient_accumulation_steps} accumulated x {processes}, not the {total} declared"
     fix = "start it by `lifecycle run` or accelerate launch: one process must not take several GPUs"
-    return [_error(raw, "batch-differs", says, fix)]
+    return [_error(raw, "batch-differs", message, fix)]
 
 
 def _other_forms(raw: Any) -> list[Finding]:
@@ -131,9 +131,11 @@ def _other_forms(raw: Any) -> list[Finding]:
 
 def _inconsistent(raw: Any, processes: int) -> Finding:
     rows, steps = given(raw)
-    says = f"train.{ROWS} {rows} x train.{STEPS} {steps} x {_count(processes)} is {rows * steps * processes}"
-    says += f" rows, not {KEY} {raw.values[KEY]}"
-    return _error(raw, "batch-inconsistent", says, f"leave out train.{STEPS}: it follows from the others")
+    message = (
+        f"train.{ROWS} {rows} x train.{STEPS} {steps} x {_count(processes)} is {rows * steps * processes}"
+    )
+    message += f" rows, not {KEY} {raw.values[KEY]}"
+    return _error(raw, "batch-inconsistent", message, f"leave out train.{STEPS}: it follows from the others")
 
 
 def _does_not_divide(raw: Any, processes: int) -> Finding:
@@ -143,7 +145,7 @@ def _does_not_divide(raw: Any, processes: int) -> Finding:
     least = least_rows(raw)
     if least > 1 and not rows:
         fixed.append(f"at least {least} rows each, for the KL")
-    says = f"{KEY} {total} does not divide over {' x '.join(fixed)}"
+    message = f"{KEY} {total} does not divide over {' x '.join(fixed)}"
 
     def fits(total: int, processes: int) -> bool:
         return total > 0 and share_out(total, processes, rows, steps, least) is not None
@@ -157,7 +159,7 @@ def _does_not_divide(raw: Any, processes: int) -> Finding:
         fix += f", or train.{ROWS}: {fitting}" if fitting else ""
     if fewer := next((n for n in range(processes - 1, 0, -1) if fits(total, n)), None):
         fix += f", or take {_count(fewer)}"
-    return _error(raw, "batch-does-not-divide", says, fix)
+    return _error(raw, "batch-does-not-divide", message, fix)
 
 
 def _around(total: int, far: int) -> tuple[range, range]:
@@ -170,17 +172,19 @@ def _in_mini_batches(raw: Any, processes: int, rows: int, steps: int) -> list[Fi
     parts = (raw.values.get("train") or {}).get("num_mini_batches") or 1
     own = rows * steps
     if own % parts:
-        says = f"{own} rows on each of {_count(processes)} cannot be cut into {parts} mini-batches"
+        message = f"{own} rows on each of {_count(processes)} cannot be cut into {parts} mini-batches"
         unit = processes * parts * rows
         near = [n for n in (own * processes // unit * unit, own * processes // unit * unit + unit) if n]
         fix = f"write {' or '.join(map(str, near))}, or lower train.num_mini_batches"
-        return [_error(raw, "batch-does-not-divide", says, fix)]
+        return [_error(raw, "batch-does-not-divide", message, fix)]
     if parts > 1 and steps > 1:
         # ppo_trainer.py steps once per `gradient_accumulation_steps` micro-batches, mini-batch or not.
-        says = f"PPO would take {max(1, parts // steps)} optimizer steps per epoch for {parts} mini-batches,"
-        says += f" since {steps} micro-batches are accumulated: another layout takes others"
+        message = (
+            f"PPO would take {max(1, parts // steps)} optimizer steps per epoch for {parts} mini-batches,"
+        )
+        message += f" since {steps} micro-batches are accumulated: another layout takes others"
         fix = f"write `{ROWS}: {own}` or `num_mini_batches: 1`"
-        return [_error(raw, "mini-batches-merged", says, fix, "train.num_mini_batches")]
+        return [_error(raw, "mini-batches-merged", message, fix, "train.num_mini_batches")]
     return []
 
 
@@ -188,8 +192,8 @@ def _count(processes: int) -> str:
     return f"{processes} process" + ("es" if processes > 1 else "")
 
 
-def _error(raw: Any, code: str, says: str, fix: str, *keys: str) -> Finding:
-    return Finding(code, "error", says, fix, _place(raw, *keys, KEY))
+def _error(raw: Any, code: str, message: str, fix: str, *keys: str) -> Finding:
+    return Finding.error(code, message, fix, _place(raw, *keys, KEY))
 
 
 def _place(raw: Any, *keys: str) -> str:

@@ -53,10 +53,10 @@ class Checker:
         self.schema = schemas(stage)
         self.findings: list[Finding] = []
 
-    def say(self, code: str, where: str, says: str) -> None:
+    def say(self, code: str, where: str, message: str) -> None:
         if where.startswith("--") and code == "unknown-key":
             code = "unknown-override"
-        self.findings.append(Finding(code, "error", says, "", where))
+        self.findings.append(Finding.error(code, message, "", where))
 
     def check(self, tree: Located) -> dict[str, Any]:
         """The plain values of the whole recipe; those that are wrong are left out and reported."""

@@ -119,8 +119,8 @@ class _Tree:
             # `1`, `true` and `1.0` are equal in Python; keys of a recipe are not
             twin = next((k for k in entries if k == key and type(k) is type(key)), None)
             if twin is not None:
-                says = f"`{key_node.value}` is given twice (first at {entries[twin].where})"
-                self.findings.append(Finding("duplicate-key", "error", says, "", where))
+                message = f"`{key_node.value}` is given twice (first at {entries[twin].where})"
+                self.findings.append(Finding.error("duplicate-key", message, "", where))
             else:
                 entries[key] = value
         return entries

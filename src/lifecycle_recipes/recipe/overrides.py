@@ -19,8 +19,8 @@ def split_arguments(arguments: list[str]) -> tuple[list[tuple[str, str]], set[st
         if argument in FLAGS:
             flags.add(argument.removeprefix("--"))
         elif not argument.startswith("--") or argument == "--":
-            says = f"`{argument}` is not an override: write --section.key value"
-            findings.append(Finding("unknown-override", "error", says, "", "command line"))
+            message = f"`{argument}` is not an override: write --section.key value"
+            findings.append(Finding.error("unknown-override", message, "", "command line"))
         else:
             name, equals, text = argument.partition("=")
             if not equals and rest and not rest[0].startswith("--"):
@@ -28,8 +28,8 @@ def split_arguments(arguments: list[str]) -> tuple[list[tuple[str, str]], set[st
             if text.strip():
                 overrides.append((name.removeprefix("--"), text))
             else:
-                says = "has no value: write one after it (null empties a key)"
-                findings.append(Finding("valueless-override", "error", says, "", name))
+                message = "has no value: write one after it (null empties a key)"
+                findings.append(Finding.error("valueless-override", message, "", name))
     return overrides, flags, findings
 
 
@@ -71,8 +71,8 @@ def _path(name: str, checker: Checker) -> tuple | None:
         )
     if sections:
         return (sections[0], name)
-    code, _, says = checker.unknown(name, (), properties, flag)
-    return checker.say(code, flag, says)
+    code, _, message = checker.unknown(name, (), properties, flag)
+    return checker.say(code, flag, message)
 
 
 def _value(flag: str, text: str, checker: Checker) -> Located | None:
@@ -80,7 +80,7 @@ def _value(flag: str, text: str, checker: Checker) -> Located | None:
         value, findings = read_yaml(text, lambda line: flag)
     except Refusal as e:
         for finding in e.findings:
-            checker.say("bad-override", flag, finding.says)
+            checker.say("bad-override", flag, finding.message)
         return None
     checker.findings += findings
     return value
@@ -91,8 +91,8 @@ def _put(tree: Located, path: tuple, value: Located, checker: Checker) -> None:
     for i, part in enumerate(path):
         if isinstance(node.value, list):
             if not part.isdigit() or int(part) >= len(node.value):
-                says = f"{dotted(path[:i])} is a list of {len(node.value)}, counted from 0"
-                return checker.say("unknown-override", value.where, says)
+                message = f"{dotted(path[:i])} is a list of {len(node.value)}, counted from 0"
+                return checker.say("unknown-override", value.where, message)
             part = int(part)
         elif not isinstance(node.value, dict):
             node.value = {}

@@ -56,6 +56,19 @@ class RawRecipe:
         section = self.stage if self.stage in ("tokenizer", "evaluate") else "train"
         return self.values[section]["output_dir"]
 
+    def setting(self, name: str) -> Any:
+        """What `train.packing` is here: as given, else the default; None where there is no such key."""
+        section, _, key = name.partition(".")
+        given = self.values.get(section) or {}
+        if key in given:
+            return given[key]
+        properties = load_schema(self.stage)["properties"].get(section, {}).get("properties", {})
+        return properties.get(key, {}).get("default")
+
+    def place(self, *names: str) -> str:
+        """Where the first of these keys or sections that the recipe gives stands."""
+        return next((self.places[name] for name in names if name in self.places), self.path)
+
 
 def read_recipe(path: str | Path, overrides: list[str] | None = None, stage: str | None = None) -> RawRecipe:
     """Read a recipe and check every key, type and choice in it, its overrides and its gate lines.
@@ -98,14 +111,14 @@ def _read_text(path: str) -> str:
         data = Path(path).read_bytes()
     except OSError as e:
         reason = {FileNotFoundError: "does not exist", IsADirectoryError: "is a directory, not a file"}
-        says = f"the recipe {reason.get(type(e), f'cannot be read: {e.strerror}')}"
-        raise refuse("missing-recipe", says, "", path) from None
+        message = f"the recipe {reason.get(type(e), f'cannot be read: {e.strerror}')}"
+        raise refuse("missing-recipe", message, "", path) from None
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as e:
         line = data.count(b"\n", 0, e.start) + 1
-        says = f"not UTF-8 (byte {data[e.start]:#x}): save the file as UTF-8"
-        raise refuse("not-utf8", says, "", f"{path}:{line}") from None
+        message = f"not UTF-8 (byte {data[e.start]:#x}): save the file as UTF-8"
+        raise refuse("not-utf8", message, "", f"{path}:{line}") from None
 
 
 def _stage_of(tree: Located, started: str | None, findings: list[Finding]) -> str:
@@ -116,21 +129,21 @@ def _stage_of(tree: Located, started: str | None, findings: list[Finding]) -> st
         from difflib import get_close_matches
 
         near = get_close_matches("stage", [str(key) for key in tree.value], 1, 0.7)
-        cure = f"did you mean it by `{near[0]}`?" if near else f"write one of {', '.join(stages)}"
-        problem = "missing-stage", tree.where, f"`stage:` is missing: {cure}"
+        fix = f"did you mean it by `{near[0]}`?" if near else f"write one of {', '.join(stages)}"
+        problem = "missing-stage", tree.where, f"`stage:` is missing: {fix}"
     elif node.value not in stages or not isinstance(node.value, str):
         from difflib import get_close_matches
 
         near = get_close_matches(str(node.value), stages, 1)
-        cure = f"did you mean {near[0]}?" if near else f"choose from {', '.join(stages)}"
-        problem = "unknown-stage", node.where, f"there is no stage {show(node.value)}: {cure}"
+        fix = f"did you mean {near[0]}?" if near else f"choose from {', '.join(stages)}"
+        problem = "unknown-stage", node.where, f"there is no stage {show(node.value)}: {fix}"
     elif started not in (None, node.value):
-        cure = f"start it with -m lifecycle_recipes.stages.{node.value}"
-        problem = "other-stage", node.where, f"this is a {node.value} recipe, not one for {started}: {cure}"
+        fix = f"start it with -m lifecycle_recipes.stages.{node.value}"
+        problem = "other-stage", node.where, f"this is a {node.value} recipe, not one for {started}: {fix}"
     else:
         return node.value
-    code, where, says = problem
-    raise Refusal(*findings, Finding(code, "error", says, "", where))
+    code, where, message = problem
+    raise Refusal(*findings, Finding.error(code, message, "", where))
 
 
 def _check_gate(tree: Located, values: dict, checker: Checker) -> None:
@@ -144,7 +157,7 @@ def _check_gate(tree: Located, values: dict, checker: Checker) -> None:
                 parse(node.value)
         except Refusal as e:
             for finding in e.findings:
-                checker.say(finding.code, node.where, f"{finding.says}: {finding.fix}")
+                checker.say(finding.code, node.where, f"{finding.message}: {finding.fix}")
 
 
 def _in_order(path: str, findings: list[Finding]) -> list[Finding]:
@@ -154,7 +167,7 @@ def _in_order(path: str, findings: list[Finding]) -> list[Finding]:
         number = finding.where.removeprefix(f"{path}:")
         return int(number) if number.isdigit() else float("inf")
 
-    hidden = [replace(f, says=hide_secrets(f.says), where=hide_secrets(f.where)) for f in findings]
+    hidden = [replace(f, message=hide_secrets(f.message), where=hide_secrets(f.where)) for f in findings]
     return sorted(hidden, key=line)
 
 

@@ -45,8 +45,8 @@ def load_schema(stage: str) -> dict:
     """The JSON schema of a stage's recipe, for the installed versions. Raises Refusal `no-schema`."""
     path = schema_directory() / f"{stage}.json"
     if not path.is_file():
-        says = f"the {stage} stage does not work with the installed {' and '.join(_installed_text())}"
-        raise refuse("no-schema", says, "install the versions in constraints.txt")
+        message = f"the {stage} stage does not work with the installed {' and '.join(_installed_text())}"
+        raise refuse("no-schema", message, "install the versions in constraints.txt")
     return json.loads(path.read_text(encoding="utf-8"))
 
 

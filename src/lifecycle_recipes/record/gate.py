@@ -50,7 +50,7 @@ class Verdict:
 
     line: str
     ok: bool
-    says: str
+    message: str
 
 
 class Unmeasured(Exception):
@@ -87,7 +87,7 @@ def judge(run_dir: str | Path, lines: list[str] | None = None) -> list[Verdict]:
     try:
         record = read_record(run_dir)
     except Refusal as refusal:
-        return [Verdict(RUN_IS_DONE, False, refusal.findings[0].says)]
+        return [Verdict(RUN_IS_DONE, False, refusal.findings[0].message)]
     gates = [parse(line) for line in (record.get("gate") or [] if lines is None else lines)]
     verdicts = [judge_line(gate, record, run_dir) for gate in gates]
     if record["status"] != "done":
@@ -102,10 +102,10 @@ def judge_line(gate: Gate, record: dict, run_dir: Path) -> Verdict:
     except Unmeasured as problem:
         return Verdict(gate.line, False, str(problem))
     bound = CHANGE[gate.change](right, gate.number) if gate.change else right
-    says = f"{gate.metric} is {left:.6g}"
+    message = f"{gate.metric} is {left:.6g}"
     if not isinstance(gate.term, float):
-        says += f", {gate.term} is {right:.6g}" + (f": bound {bound:.6g}" if gate.change else "")
-    return Verdict(gate.line, bool(COMPARE[gate.compare](left, bound)), says)
+        message += f", {gate.term} is {right:.6g}" + (f": bound {bound:.6g}" if gate.change else "")
+    return Verdict(gate.line, bool(COMPARE[gate.compare](left, bound)), message)
 
 
 def _value(name: str, record: dict, run_dir: Path) -> float:

@@ -30,10 +30,10 @@ def claim_output_dir(output_dir: Path, identity: str, replace: bool) -> dict | N
     problem = whose(output_dir, earlier, identity)
     if problem is None:
         return None
-    code, says = problem
+    code, message = problem
     if not replace:
         fix = "choose another output_dir, or give --replace to move that run aside"
-        raise refuse(code, says, fix, str(output_dir))
+        raise refuse(code, message, fix, str(output_dir))
     move_aside(output_dir)
     return None
 
@@ -79,10 +79,10 @@ def find_incomplete_checkpoints(output_dir: Path) -> list[Finding]:
     for directory in _checkpoints(output_dir):
         if not (lacks := checkpoint_lacks(directory)):
             break
-        says = f"this checkpoint is not complete ({lacks}) and is not resumed from"
+        message = f"this checkpoint is not complete ({lacks}) and is not resumed from"
         found = last_checkpoint(output_dir)
         fix = f"the run goes on from {found}" if found else "no other is complete: the run starts again"
-        findings.append(Finding("checkpoint-incomplete", "warning", says, fix, str(directory)))
+        findings.append(Finding.warning("checkpoint-incomplete", message, fix, str(directory)))
     return findings
 
 
@@ -129,7 +129,7 @@ def wait_for_rank_0(output_dir: Path, seconds: float = 600) -> str | None:
             if record.get("started_unix", 0) >= launched - 1:
                 return record.get("resumed_from")
         time.sleep(0.1)
-    says = f"rank {os.environ.get('RANK')} saw no {RUN_FILE} of this launch within {seconds:.0f} s"
+    message = f"rank {os.environ.get('RANK')} saw no {RUN_FILE} of this launch within {seconds:.0f} s"
     raise refuse(
-        "record-not-seen", says, "put output_dir on a file system that all nodes share", str(output_dir)
+        "record-not-seen", message, "put output_dir on a file system that all nodes share", str(output_dir)
     )

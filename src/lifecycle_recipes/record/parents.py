@@ -66,12 +66,14 @@ def check_parent(role: str, path: str, weights_sha256: str | None, allow_failed:
     if record is None:
         return
     if record.get("weights_sha256") not in (None, weights_sha256):
-        says = f"the {role} parent's weights are not those that its run saved"
-        raise refuse("parent-changed", says, "run that stage again", path)
+        message = f"the {role} parent's weights are not those that its run saved"
+        raise refuse("parent-changed", message, "run that stage again", path)
     failed = [v for v in gate.judge(path, gate.settled_lines(path)) if not v.ok]
     if failed and not allow_failed:
-        says = f"the {role} parent failed its gate: " + "; ".join(f"`{v.line}`: {v.says}" for v in failed)
-        raise refuse("parent-gate-failed", says, "mend that stage, or give --allow-failed-parent", path)
+        message = f"the {role} parent failed its gate: " + "; ".join(
+            f"`{v.line}`: {v.message}" for v in failed
+        )
+        raise refuse("parent-gate-failed", message, "mend that stage, or give --allow-failed-parent", path)
 
 
 def hash_weights(directory: str | Path) -> str | None:

@@ -17,7 +17,6 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -180,7 +179,7 @@ class Run:
 
     def _write(self) -> None:
         self._record["metrics"] = self.metrics
-        self._record["findings"] = [asdict(finding) for finding in self.findings]
+        self._record["findings"] = [finding.as_json() for finding in self.findings]
         self._record["wall_seconds"] = round(self._earlier_seconds + time.monotonic() - self._clock, 3)
         self._record |= environment.peak_memory()
         write_json(self.output_dir / RUN_FILE, redact(plain(self._record), secret_values(self.raw.values)))
@@ -205,11 +204,13 @@ class Run:
 
     def _cannot_write(self, problem: OSError, error: BaseException | None) -> None:
         """A full disk must not hide what ended the run; without such an error, it is the error."""
-        says = f"the record of this run cannot be written: {problem}"
+        message = f"the record of this run cannot be written: {problem}"
         if error is None:
-            found = refuse("record-unwritable", says, "free some space and run again", str(self.output_dir))
+            found = refuse(
+                "record-unwritable", message, "free some space and run again", str(self.output_dir)
+            )
             raise Refusal(*found.findings, status=FAILED) from problem
-        print(f"warning: {self.output_dir}: {says}", file=sys.stderr)
+        print(f"warning: {self.output_dir}: {message}", file=sys.stderr)
 
     def _hash_outputs(self) -> None:
         self._record |= {k: self.metrics[k] for k in ("tokens", "tokens_per_second") if k in self.metrics}
@@ -230,7 +231,7 @@ def status_of(error: BaseException | None) -> str:
         return "stopped"
     if isinstance(error, Refusal) and error.findings:
         first = error.findings[0]
-        return f"failed: [{first.code}] " + (f"{first.where}: " if first.where else "") + first.says
+        return f"failed: [{first.code}] " + (f"{first.where}: " if first.where else "") + first.message
     return " ".join(f"failed: {type(error).__name__}: {error}".split())
 
 

@@ -65,7 +65,7 @@ def load(directory: Path) -> dict:
     try:
         record = read_record(directory)
     except Refusal as refusal:
-        return {"status": f"unreadable: {refusal.findings[0].says}"}
+        return {"status": f"unreadable: {refusal.findings[0].message}"}
     if record["status"] == "running" and not is_alive(record.get("process")):
         here = (record.get("process") or {}).get("host") == os.uname().nodename
         record["status"] = "killed: its process is gone" if here else "running"

@@ -133,15 +133,15 @@ class Watch(TrainerCallback):
         rate = "" if step.learning_rate is None else f", learning rate {step.learning_rate:.3g}"
         # Batches differ from rank to rank: this one's own number may be fine.
         what = "not finite on another process" if math.isfinite(value) else value
-        says = f"{name} is {what} at step {step.number}{rate}"
+        message = f"{name} is {what} at step {step.number}{rate}"
         if step.rows:
             more = f" and {len(step.rows) - SHOWN} more" if len(step.rows) > SHOWN else ""
-            says += f", rows {', '.join(map(str, step.rows[:SHOWN]))}{more} of the built training set"
+            message += f", rows {', '.join(map(str, step.rows[:SHOWN]))}{more} of the built training set"
         # Nobody knows the origin of the rows of a trainer that no stage has built.
         origins = getattr(self.run, "origins", None)
         lie = [origins.of(row) for row in step.rows[:SHOWN]] if origins else []
         if lie:
-            says += f": {places([place for row in lie for place in row], SHOWN)}"
+            message += f": {places([place for row in lie for place in row], SHOWN)}"
         self.run.note(
             stopped_at={
                 "step": step.number,
@@ -152,7 +152,7 @@ class Watch(TrainerCallback):
                 "texts": texts(self.trainer, step.rows[:SHOWN]),
             }
         )
-        raise Refusal(Finding("non-finite", "error", says, FIX), status=FAILED)
+        raise Refusal(Finding.error("non-finite", message, FIX), status=FAILED)
 
 
 class BatchRows:
@@ -205,4 +205,4 @@ def require_finite_weights(trainer, step: Step | None = None) -> None:
     if anywhere:
         at = f" after step {step.number}" if step else ""
         which = f"{len(bad)} weights are not finite{at}, {bad[0]} first" if bad else f"weights broke{at}"
-        raise Refusal(Finding("non-finite", "error", which, FIX), status=FAILED)
+        raise Refusal(Finding.error("non-finite", which, FIX), status=FAILED)

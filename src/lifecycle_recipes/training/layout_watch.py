@@ -98,9 +98,9 @@ def find_in_prepared(trainer, wanted: Layout, attention: str | None) -> tuple[di
     findings = [*_sharding(model, wanted, facts), *_parallel(trainer, wanted)]
     findings += _amp(trainer)
     if attention and uses and not _same_attention(attention, uses):
-        says = f"asked for attention {attention}, but the model uses {uses}"
+        message = f"asked for attention {attention}, but the model uses {uses}"
         fix = "name one that this model and machine have in model.attn_implementation"
-        findings.append(Finding("layout-attention", "error", says, fix))
+        findings.append(Finding.error("layout-attention", message, fix))
     return facts, findings
 
 
@@ -152,17 +152,17 @@ def _sharding(model, wanted: Layout, facts: dict) -> list[Finding]:
         return []
     whole = wanted.kind == "fsdp" or wanted.zero_stage == 3 or wanted.tp > 1
     if whole and not facts["sharded"]:
-        says = "the weights are whole on every rank: nothing is sharded"
+        message = "the weights are whole on every rank: nothing is sharded"
     elif wanted.zero_stage in (1, 2) and not facts["optimizer_sharded"]:
-        says = "the optimizer state is whole on every rank: nothing is sharded"
+        message = "the optimizer state is whole on every rank: nothing is sharded"
     elif wanted.kind == "ddp" and wanted.tp == 1 and not isinstance(model, DistributedDataParallel):
-        says = (
+        message = (
             f"the model is not wrapped for data parallelism ({type(model).__name__}): ranks would drift apart"
         )
     else:
         return []
     fix = "the launch did not reach the trainer: start it with `lifecycle run`, and see docs/layouts.md"
-    return [Finding("layout-not-sharded", "error", f"{wanted} did not take: {says}", fix)]
+    return [Finding.error("layout-not-sharded", f"{wanted} did not take: {message}", fix)]
 
 
 def _parallel(trainer, wanted: Layout) -> list[Finding]:
@@ -171,9 +171,9 @@ def _parallel(trainer, wanted: Layout) -> list[Finding]:
     for name in ("tp", "cp", "sp"):
         asked, size = getattr(wanted, name), getattr(config, f"{name}_size", 1) if config else 1
         if asked != size:
-            says = f"{wanted} asks for {name}_size {asked}, but what runs is {size}"
+            message = f"{wanted} asks for {name}_size {asked}, but what runs is {size}"
             fix = "correct parallelism_config in the layout"
-            return [Finding("layout-parallel", "error", says, fix)]
+            return [Finding.error("layout-parallel", message, fix)]
     return []
 
 
@@ -183,8 +183,8 @@ def _amp(trainer) -> list[Finding]:
     engine_decides = accelerator.distributed_type.value == "DEEPSPEED"
     if accelerator.mixed_precision == "no" or engine_decides or accelerator.native_amp:
         return []
-    says = f"precision {accelerator.mixed_precision} is set, but nothing is computed in it on this device"
-    return [Finding("layout-precision", "error", says, "take bf16, or leave both out")]
+    message = f"precision {accelerator.mixed_precision} is set, but nothing is computed in it on this device"
+    return [Finding.error("layout-precision", message, "take bf16, or leave both out")]
 
 
 def find_in_optimizer(trainer, wanted: Layout, float32: bool) -> tuple[dict, list[Finding]]:
@@ -203,9 +203,9 @@ def find_in_optimizer(trainer, wanted: Layout, float32: bool) -> tuple[dict, lis
     promised = wanted.kind == "deepspeed" or sharded_mixed or float32
     if not promised or parameter.dtype.itemsize >= 4 or has_adapter(trainer.model):
         return dtypes, []
-    says = f"the optimizer updates {dtypes['master_weights']} weights where float32 ones were asked for"
+    message = f"the optimizer updates {dtypes['master_weights']} weights where float32 ones were asked for"
     fix = "leave model.dtype out, and the precision to train.bf16 or fp16"
-    return dtypes, [Finding("layout-precision", "error", says, fix)]
+    return dtypes, [Finding.error("layout-precision", message, fix)]
 
 
 def has_adapter(model) -> bool:

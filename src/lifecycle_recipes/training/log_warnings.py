@@ -33,9 +33,9 @@ class LogSigns:
 
     def _loss(self, logs: dict, step: int):
         if logs.get("loss") == 0 and not self.zero_loss_is_fine:
-            says = f"the loss is exactly 0 at step {step}: nothing is learnt"
+            message = f"the loss is exactly 0 at step {step}: nothing is learnt"
             fix = "look at the batches with `lifecycle inspect`: are there trained tokens?"
-            yield Finding("zero-loss", "warning", says, fix)
+            yield Finding.warning("zero-loss", message, fix)
 
     def _norm(self, logs: dict, step: int):
         norm = logs.get("grad_norm")
@@ -44,11 +44,11 @@ class LogSigns:
         usual = median(self.norms) if len(self.norms) >= EARLIER else None
         self.norms.append(norm)
         if usual and norm > SPIKE * usual:
-            says = (
+            message = (
                 f"the gradient norm is {norm:.3g} at step {step}, {norm / usual:.0f} times its median so far"
             )
             fix = "look at the loss from there on; a lower learning rate or train.max_grad_norm tames it"
-            yield Finding("gradient-spike", "warning", says, fix)
+            yield Finding.warning("gradient-spike", message, fix)
 
     def _eval(self, logs: dict, step: int):
         if "eval_loss" not in logs:
@@ -56,10 +56,12 @@ class LogSigns:
         self.eval_losses.append(logs["eval_loss"])
         last = self.eval_losses[-RISES - 1 :]
         if len(last) > RISES and all(a < b for a, b in zip(last, last[1:], strict=False)):
-            says = f"the validation loss has risen {RISES} times in a row, to {last[-1]:.4g} at step {step}"
+            message = (
+                f"the validation loss has risen {RISES} times in a row, to {last[-1]:.4g} at step {step}"
+            )
             fix = f"the model forgets what it could: stop near its lowest ({min(self.eval_losses):.4g}), "
             fix += "or set train.load_best_model_at_end"
-            yield Finding("eval-loss-rising", "warning", says, fix)
+            yield Finding.warning("eval-loss-rising", message, fix)
 
     def _kl(self, logs: dict, step: int):
         """PPO's alone. KTO's `kl`, though in nats per reply, is no distance of the model from its parent.
@@ -70,9 +72,9 @@ class LogSigns:
         """
         kl = logs.get("objective/kl")
         if kl is not None and self.kl_bound is not None and kl > self.kl_bound:
-            says = f"KL to the parent is {kl:.3g} nats per reply at step {step}, past {self.kl_bound:.3g}"
+            message = f"KL to the parent is {kl:.3g} nats per reply at step {step}, past {self.kl_bound:.3g}"
             fix = "raise train.kl_coef or lower train.learning_rate; the bound comes from the recipe's gate"
-            yield Finding("kl-past-bound", "warning", says, fix)
+            yield Finding.warning("kl-past-bound", message, fix)
 
 
 def kl_bound(gate: list[str], reply_tokens: int | None) -> float | None:

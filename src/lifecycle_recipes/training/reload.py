@@ -45,25 +45,25 @@ def compare_reloaded(trainer, recipe, trained: Reading, ids: list[int], size: in
     except Refusal as refusal:
         return Reloaded(refusal.findings)
     except _cannot_load() as error:
-        says = f"the saved model cannot be loaded: {' '.join(str(error).split())[:300]}"
+        message = f"the saved model cannot be loaded: {' '.join(str(error).split())[:300]}"
         fix = "the weights do not fit their config; save again from the last checkpoint"
-        return Reloaded([Finding("saved-incomplete", "error", says, fix, directory)])
+        return Reloaded([Finding.error("saved-incomplete", message, fix, directory)])
     with _as_in_training(trainer, device):
         differs, allowed = _difference(saved.model, trained, ids, trainer, device)
     found = []
     if not differs <= allowed:
         how = "of the logits' spread" if trained.logits is not None else "nats per token"
-        says = "reloaded, the model does not say what the trained one says: on the probe text they are"
-        says += f" {differs:.2g} {how} apart (allowed {allowed:g})"
+        message = "reloaded, the model does not say what the trained one says: on the probe text they are"
+        message += f" {differs:.2g} {how} apart (allowed {allowed:g})"
         fix = "do not use this model: see the layout's state dict setting, or save from the last checkpoint"
-        found = [Finding("saved-differs", "error", says, fix, directory)]
+        found = [Finding.error("saved-differs", message, fix, directory)]
     return Reloaded(found, differs, allowed, saved)
 
 
 def _not_compared(directory: str, size: int) -> Finding:
-    says = f"no memory for a second model of {size / 1e9:.1f} GB: the saved one was not run"
+    message = f"no memory for a second model of {size / 1e9:.1f} GB: the saved one was not run"
     fix = "load it elsewhere and compare what it says"
-    return Finding("saved-not-compared", "warning", says, fix, directory)
+    return Finding.warning("saved-not-compared", message, fix, directory)
 
 
 def find_room(trainer, size: int) -> Any:

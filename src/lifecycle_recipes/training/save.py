@@ -113,9 +113,9 @@ def find_lost_shards(trainer, directory: Path) -> list[Finding]:
         lost += [file for file in files if not file.is_file() or not file.stat().st_size]
     if not lost:
         return []
-    says = f"{len(lost)} files of the sharded state are missing, empty or cut short, {lost[0].name} first"
+    message = f"{len(lost)} files of the sharded state are missing, empty or cut short, {lost[0].name} first"
     fix = "it cannot be resumed from: see the disk, and that all nodes share output_dir"
-    return [Finding("saved-incomplete", "error", says, fix, str(directory))]
+    return [Finding.error("saved-incomplete", message, fix, str(directory))]
 
 
 def _is_whole(file: Path) -> bool:
@@ -133,5 +133,5 @@ def raise_together(found: list[Finding], args) -> None:
         torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
         anywhere = bool(flag)
     if anywhere:
-        other = Finding("saved-incomplete", "error", "another process found its save incomplete", "see there")
+        other = Finding.error("saved-incomplete", "another process found its save incomplete", "see there")
         raise Refusal(*(found or [other]), status=FAILED)

@@ -90,7 +90,7 @@ def find_in_saved(directory: str, wanted: Wanted) -> list[Finding]:
         files = weight_files(place, weights)
         if not files:
             fix = "see the layout's state dict setting"
-            return [Finding("nothing-saved", "error", "saving wrote no weights", fix, directory), *found]
+            return [Finding.error("nothing-saved", "saving wrote no weights", fix, directory), *found]
         return found + _tensors(directory, files, wanted)
     except _unreadable() as error:
         return [_incomplete(directory, f"its weights cannot be read: {error}"), *found]
@@ -116,10 +116,10 @@ def _config(file: Path) -> list[Finding]:
     try:
         if isinstance(json.loads(file.read_text("utf-8")), dict):
             return []
-        says = f"{file.name} is not an object"
+        message = f"{file.name} is not an object"
     except (OSError, ValueError) as error:
-        says = f"{file.name} cannot be read: {error}"
-    return [_incomplete(str(file.parent), says)]
+        message = f"{file.name} cannot be read: {error}"
+    return [_incomplete(str(file.parent), message)]
 
 
 def find_pickles(directory: str) -> list[Finding]:
@@ -127,9 +127,9 @@ def find_pickles(directory: str) -> list[Finding]:
     names = sorted(file.name for pattern in PICKLES for file in Path(directory).glob(pattern))
     if not names:
         return []
-    says = f"weights lie here as a pickle: {_some(names)}"
+    message = f"weights lie here as a pickle: {_some(names)}"
     fix = "remove them: loading a pickle runs what is in it, and some tools prefer it to the safetensors"
-    return [Finding("saved-pickled", "error", says, fix, directory)]
+    return [Finding.error("saved-pickled", message, fix, directory)]
 
 
 def _tensors(directory: str, files: list[Path], wanted: Wanted) -> list[Finding]:
@@ -140,20 +140,20 @@ def _tensors(directory: str, files: list[Path], wanted: Wanted) -> list[Finding]
             broken.append(name)
     found = []
     if missing := sorted(min(group) for group in wanted.groups if not group & shapes.keys()):
-        says = f"{len(missing)} trained weights are not in it: {_some(missing)}"
-        found.append(_incomplete(directory, says))
+        message = f"{len(missing)} trained weights are not in it: {_some(missing)}"
+        found.append(_incomplete(directory, message))
     if other := sorted(shapes.keys() - wanted.shapes.keys() - wanted.others):
-        says = f"it has {len(other)} weights that the model does not have: {_some(other)}"
-        found.append(_incomplete(directory, says))
+        message = f"it has {len(other)} weights that the model does not have: {_some(other)}"
+        found.append(_incomplete(directory, message))
     both = shapes.keys() & wanted.shapes.keys()
     if unlike := sorted(name for name in both if shapes[name] != wanted.shapes[name]):
         first = unlike[0]
-        says = f"{len(unlike)} weights have another shape, {first} first: {list(shapes[first])} on disk"
-        found.append(_incomplete(directory, f"{says}, {list(wanted.shapes[first])} in training"))
+        message = f"{len(unlike)} weights have another shape, {first} first: {list(shapes[first])} on disk"
+        found.append(_incomplete(directory, f"{message}, {list(wanted.shapes[first])} in training"))
     if broken:
-        says = f"{len(broken)} saved weights are not finite: {_some(sorted(broken))}"
+        message = f"{len(broken)} saved weights are not finite: {_some(sorted(broken))}"
         fix = "do not use this model; start again from the last checkpoint"
-        found.append(Finding("non-finite", "error", says, fix, directory))
+        found.append(Finding.error("non-finite", message, fix, directory))
     return found
 
 
@@ -178,9 +178,9 @@ def _is_finite(tensor: Any) -> bool:
     return bool(torch.isfinite(torch.stack(tensor.aminmax())).all())
 
 
-def _incomplete(directory: str, says: str) -> Finding:
+def _incomplete(directory: str, message: str) -> Finding:
     fix = "the model is not what was trained: resume the run, or save it again from the last checkpoint"
-    return Finding("saved-incomplete", "error", says, fix, directory)
+    return Finding.error("saved-incomplete", message, fix, directory)
 
 
 def _some(names: list[str]) -> str:

@@ -64,9 +64,9 @@ def train_and_save(trainer, recipe, run) -> None:
         require_finite_weights(trainer)
         start.require_moved(run)
         ids = probe_ids(trainer)
-        says = read_prepared(trainer, ids)
-        run.note(probe=start.probe(ids, says))
-        saves.finish(says, ids)
+        reading = read_prepared(trainer, ids)
+        run.note(probe=start.probe(ids, reading))
+        saves.finish(reading, ids)
     if trainer.eval_dataset is not None:
         run.metrics.update({k: v for k, v in trainer.evaluate().items() if not NOT_A_RESULT.search(k)})
 
@@ -109,10 +109,10 @@ class AtStart(TrainerCallback):
             raise Refusal(*found, status=FAILED)
         run.report(found)
 
-    def probe(self, ids: list[int], says) -> dict:
+    def probe(self, ids: list[int], reading) -> dict:
         """What the trained model says to one text, for its children: {ids, value, start, loose}."""
         start = None if self.first_step else self.value
-        return {"ids": ids, "value": says.value, "start": start, "loose": says.loose}
+        return {"ids": ids, "value": reading.value, "start": start, "loose": reading.loose}
 
 
 class StopOnSignal(TrainerCallback):
@@ -192,6 +192,6 @@ def _is_full_disk(error: BaseException) -> bool:
     )
 
 
-def _failure(code: str, says: str, fix: str, where: str = "") -> Refusal:
+def _failure(code: str, message: str, fix: str, where: str = "") -> Refusal:
     """A refusal in the middle of a run: exit status 1, not 2."""
-    return Refusal(Finding(code, "error", says, fix, where), status=FAILED)
+    return Refusal(Finding.error(code, message, fix, where), status=FAILED)

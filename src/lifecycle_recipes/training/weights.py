@@ -57,11 +57,11 @@ def find_unmoved(model, before: dict, args, steps: int) -> list[Finding]:
             f"in {low.pop()} a small update rounds to nothing: load float32 (model.dtype) and set train.bf16"
         )
     if len(still) == len(before):
-        says = f"not one of {len(before)} trainable weights has moved in {steps} steps: nothing was learnt"
-        return [Finding("weights-unmoved", "error", says, fix)]
+        message = f"not one of {len(before)} trainable weights has moved in {steps} steps: nothing was learnt"
+        return [Finding.error("weights-unmoved", message, fix)]
     names = ", ".join(still[:SHOWN]) + (f" and {len(still) - SHOWN} more" if len(still) > SHOWN else "")
-    says = f"{len(still)} of {len(before)} trainable weights never moved in {steps} steps: {names}"
-    return [Finding("some-weights-unmoved", "warning", says, fix)]
+    message = f"{len(still)} of {len(before)} trainable weights never moved in {steps} steps: {names}"
+    return [Finding.warning("some-weights-unmoved", message, fix)]
 
 
 def any_rank(still: list[str], names: list[str], args) -> list[str]:

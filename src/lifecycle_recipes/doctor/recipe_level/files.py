@@ -17,7 +17,6 @@ from ...finding import Finding, Refusal
 from ...recipe.read import RawRecipe
 from ...record.file import read_record
 from ...record.parents import ROLES, WEIGHTS, check_parent, find_parents, is_local
-from .settings import error, place
 
 PEEK = 50  # rows of a file; a column that none of them has is missing
 # Roles that check_config looks at, under its own code.
@@ -36,8 +35,10 @@ def _sources(raw: RawRecipe) -> list[Finding]:
         for values in data.get(name) or []:
             findings += _found(lambda values=values: _check_source(raw, Source(**values)))
     if data.get("eval_sources") and data.get("eval_fraction"):
-        says = "data.eval_sources and data.eval_fraction both name held-out rows"
-        findings.append(error("two-eval-splits", says, "keep one of them", place(raw, "data.eval_fraction")))
+        message = "data.eval_sources and data.eval_fraction both name held-out rows"
+        findings.append(
+            Finding.error("two-eval-splits", message, "keep one of them", raw.place("data.eval_fraction"))
+        )
     return [*findings, *_same_rows(raw, data)]
 
 
@@ -49,7 +50,7 @@ def _same_rows(raw: RawRecipe, data: dict) -> list[Finding]:
 
     trained = {rows(source) for source in data.get("sources") or []}
     return [
-        error(
+        Finding.error(
             "eval-is-train",
             "the same rows are in data.sources and data.eval_sources: the evaluation would measure memory",
             "hold rows out with data.eval_fraction, or name another split or file",
@@ -99,10 +100,12 @@ def _templates(raw: RawRecipe) -> list[Finding]:
         path = (raw.values.get(section) or {}).get(key)
         local = path and (path.endswith(".jinja") or section == "tokenizer" or is_local(path))
         if local and not Path(path).exists():
-            where = f"{place(raw, f'{section}.{key}')}"
-            says = f"{section}.{key}: there is no {path}"
+            where = f"{raw.place(f'{section}.{key}')}"
+            message = f"{section}.{key}: there is no {path}"
             findings.append(
-                error("missing-file", says, "name a Jinja file, such as those in chat_templates/", where)
+                Finding.error(
+                    "missing-file", message, "name a Jinja file, such as those in chat_templates/", where
+                )
             )
     return findings
 

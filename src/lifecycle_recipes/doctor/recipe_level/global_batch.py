@@ -3,7 +3,6 @@
 from ...finding import Finding
 from ...recipe.batch_size import KEY, batch_settings, find_in_batch_size, find_undeclared, processes_here
 from ...recipe.read import RawRecipe
-from .settings import place, setting
 
 PAIRWISE = ("reward", "dpo", "kto")
 # dpo_trainer.py: what a loss takes from the other rows of a micro-batch.
@@ -41,35 +40,37 @@ def find_what_the_layout_changes(raw: RawRecipe, processes: int, batch: dict[str
     if (
         raw.stage in PAIRWISE
         and divided
-        and setting(raw, "train.train_sampling_strategy") == "batch_rebalance"
+        and raw.setting("train.train_sampling_strategy") == "batch_rebalance"
     ):
-        says = "batch_rebalance gives micro-batches of unequal rows, each of which counts the same"
+        message = "batch_rebalance gives micro-batches of unequal rows, each of which counts the same"
         fix = "write `train_sampling_strategy: group_by_length`"
-        findings.append(_warning(raw, says, fix, "train.train_sampling_strategy"))
+        findings.append(_warning(raw, message, fix, "train.train_sampling_strategy"))
     return findings
 
 
 def _across_processes(raw: RawRecipe) -> list[Finding]:
     findings = []
-    if raw.stage in ("pretrain", "sft") and setting(raw, "train.average_tokens_across_devices") is False:
-        says = "each process would divide by its own tokens: those of a process with few count for more"
+    if raw.stage in ("pretrain", "sft") and raw.setting("train.average_tokens_across_devices") is False:
+        message = "each process would divide by its own tokens: those of a process with few count for more"
         fix = "leave out `average_tokens_across_devices: false`"
-        findings.append(_warning(raw, says, fix, "train.average_tokens_across_devices"))
+        findings.append(_warning(raw, message, fix, "train.average_tokens_across_devices"))
     config = raw.values["train"].get("accelerator_config")
-    for (key, value), says in ACCELERATOR.items():
+    for (key, value), message in ACCELERATOR.items():
         if isinstance(config, dict) and config.get(key) is value:
             fix = f"leave out `{key}: {str(value).lower()}`"
-            findings.append(_warning(raw, says, fix, "train.accelerator_config"))
+            findings.append(_warning(raw, message, fix, "train.accelerator_config"))
     if raw.stage == "ppo":
-        says = "the prompts of an update stay the same, but each process samples its own replies, and whitens"
-        says += " their advantages by itself"
+        message = (
+            "the prompts of an update stay the same, but each process samples its own replies, and whitens"
+        )
+        message += " their advantages by itself"
         fix = "compare runs of one layout; nothing is wrong with either"
-        findings.append(_warning(raw, says, fix, KEY))
+        findings.append(_warning(raw, message, fix, KEY))
     return findings
 
 
 def _in_dpo(raw: RawRecipe) -> list[Finding]:
-    losses = setting(raw, "train.loss_type") or []
+    losses = raw.setting("train.loss_type") or []
     losses = [losses] if isinstance(losses, str) else losses
     return [
         _warning(
@@ -83,5 +84,5 @@ def _in_dpo(raw: RawRecipe) -> list[Finding]:
     ]
 
 
-def _warning(raw: RawRecipe, says: str, fix: str, *keys: str) -> Finding:
-    return Finding("batch-depends-on-layout", "warning", says, fix, place(raw, *keys, KEY))
+def _warning(raw: RawRecipe, message: str, fix: str, *keys: str) -> Finding:
+    return Finding.warning("batch-depends-on-layout", message, fix, raw.place(*keys, KEY))

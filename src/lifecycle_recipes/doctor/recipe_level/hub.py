@@ -13,7 +13,6 @@ from ...recipe.read import RawRecipe
 from ...record.parents import is_local
 from .files import maker
 from .machine import is_offline
-from .settings import place, setting, warning
 
 NON_COMMERCIAL = re.compile(r"(?i)(^|[-_ ])nc([-_ ]|$)|non-?commercial|research-only")
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -36,7 +35,7 @@ def named(raw: RawRecipe, values: dict) -> Iterator[tuple[str, str, str | None, 
     """(`datasets` or `models`, path or id, revision, place) of all data and models that `values` name."""
     for name, section, identity, revision in pinnable(values):
         kind = "datasets" if identity == "path" else "models"
-        where = place(raw, f"{name}.{identity}", name, name.split(".")[0])
+        where = raw.place(f"{name}.{identity}", name, name.split(".")[0])
         yield kind, section[identity], section.get(revision), where
 
 
@@ -51,13 +50,21 @@ def _cached(kind: str, path: str, revision: str | None, where: str) -> list[Find
     if not (repository / "snapshots").is_dir():
         if kind == "datasets" and (datasets_cache() / path.replace("/", "___").lower()).is_dir():
             return []
-        says = f"the {what} {path} is not in the cache, and HF_HUB_OFFLINE is set"
-        return [warning("not-cached", says, "run it once with HF_HUB_OFFLINE=0, or `hf download` it", where)]
+        message = f"the {what} {path} is not in the cache, and HF_HUB_OFFLINE is set"
+        return [
+            Finding.warning(
+                "not-cached", message, "run it once with HF_HUB_OFFLINE=0, or `hf download` it", where
+            )
+        ]
     revision = revision or "main"
     if (repository / "refs" / revision).is_file() or (repository / "snapshots" / revision).is_dir():
         return []
-    says = f"the cache holds no revision {revision} of the {what} {path}, and HF_HUB_OFFLINE is set"
-    return [warning("missing-revision", says, "correct the revision, or start with HF_HUB_OFFLINE=0", where)]
+    message = f"the cache holds no revision {revision} of the {what} {path}, and HF_HUB_OFFLINE is set"
+    return [
+        Finding.warning(
+            "missing-revision", message, "correct the revision, or start with HF_HUB_OFFLINE=0", where
+        )
+    ]
 
 
 def cache() -> Path:
@@ -73,9 +80,9 @@ def datasets_cache() -> Path:
 def _licence(kind: str, path: str, where: str) -> list[Finding]:
     for card in _cards(kind, path):
         if (licence := licence_of(card)) and NON_COMMERCIAL.search(licence):
-            says = f"{path} is licensed {licence}: not for commercial use, and so is what is trained on it"
+            message = f"{path} is licensed {licence}: not for commercial use, and so is what is trained on it"
             fix = "choose another, or waive it with a reason: `allow: {license-non-commercial: ...}`"
-            return [warning("license-non-commercial", says, fix, where)]
+            return [Finding.warning("license-non-commercial", message, fix, where)]
     return []
 
 
@@ -101,7 +108,7 @@ def licence_of(card: Path) -> str | None:
 
 
 def _remote_code(raw: RawRecipe, started_from: list[tuple]) -> list[Finding]:
-    if not setting(raw, "train.trust_remote_code"):
+    if not raw.setting("train.trust_remote_code"):
         return []
     free = [
         path
@@ -110,6 +117,6 @@ def _remote_code(raw: RawRecipe, started_from: list[tuple]) -> list[Finding]:
     ]
     if not free:
         return []
-    says = f"trust_remote_code runs whatever code {free[0]} holds on the day"
+    message = f"trust_remote_code runs whatever code {free[0]} holds on the day"
     fix = f"pin a commit that you have read: `pinned: {{{free[0]}: <40 hex digits>}}`"
-    return [warning("remote-code", says, fix, place(raw, "train.trust_remote_code"))]
+    return [Finding.warning("remote-code", message, fix, raw.place("train.trust_remote_code"))]

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from ...finding import Finding
-from ...layouts.effective import CPU_CURE
+from ...layouts.effective import CPU_FIX
 from ...layouts.layout import ACCELERATORS, Layout
 from ...recipe.read import RawRecipe
 from .layout_support import find_in_layout
@@ -23,10 +23,10 @@ def find_in_launch(raw: RawRecipe) -> list[Finding]:
     """
     train = raw.values.get("train") or {}
     if given := [key for key in TOPOLOGY if train.get(key)]:
-        says = f"train.{given[0]} is topology, and that belongs to the layout: one owner for each setting"
+        message = f"train.{given[0]} is topology, and that belongs to the layout: one owner for each setting"
         fix = "remove it, and name a layout: --layout zero3, fsdp2, ... (docs/layouts.md)"
         return [
-            Finding("layout-in-recipe", "error", says, fix, raw.places.get(f"train.{given[0]}", raw.path))
+            Finding.error("layout-in-recipe", message, fix, raw.places.get(f"train.{given[0]}", raw.path))
         ]
     if raw.layout is None or not train:
         return []
@@ -39,24 +39,26 @@ def find_in_machine_for(layout: Layout) -> list[Finding]:
     if layout.kind != "single" and layout.distributed_type in ONE_PROCESS:
         asks = f"{layout.processes} processes" if layout.processes > 1 else layout.kind
         why = f"distributed_type is {layout.distributed_type}, or --cpu was given"
-        says = f"{layout} asks for {asks}, but accelerate would start one plain process ({why})"
+        message = f"{layout} asks for {asks}, but accelerate would start one plain process ({why})"
         fix = (
             "write `distributed_type: MULTI_GPU`, with `use_cpu: true` on a CPU (accelerate_configs/cpu_ddp)"
         )
-        return [Finding("layout-processes", "error", says, fix)]
+        return [Finding.error("layout-processes", message, fix)]
     gpus = count_gpus()
     needs_gpu = layout.kind == "fsdp" or layout.tp > 1
     if needs_gpu and layout.cpu:
-        says = f"{layout} asks for tensor parallelism, which accelerate has not on a CPU"
+        message = f"{layout} asks for tensor parallelism, which accelerate has not on a CPU"
         if layout.kind == "fsdp":
-            says = f"{layout} asks for FSDP, which on a CPU accelerate makes plain data parallelism"
-        return [Finding("layout-type", "error", says, "on a CPU take zero3, or cpu_ddp")]
+            message = f"{layout} asks for FSDP, which on a CPU accelerate makes plain data parallelism"
+        return [Finding.error("layout-type", message, "on a CPU take zero3, or cpu_ddp")]
     here = -(-layout.processes // layout.machines)
     if not layout.cpu and gpus is not None and here > gpus:
-        says = f"{layout} asks for {here} GPU{'s' * (here > 1)} on this machine, which shows {gpus or 'none'}"
+        message = (
+            f"{layout} asks for {here} GPU{'s' * (here > 1)} on this machine, which shows {gpus or 'none'}"
+        )
         fewer = f"--processes {gpus * layout.machines} (accelerate's --num_processes)"
-        none = "on a CPU take zero3, or cpu_ddp" if needs_gpu else CPU_CURE
-        return [Finding("layout-gpus", "warning", says, fewer if gpus else none)]
+        none = "on a CPU take zero3, or cpu_ddp" if needs_gpu else CPU_FIX
+        return [Finding.warning("layout-gpus", message, fewer if gpus else none)]
     return []
 
 

@@ -10,7 +10,6 @@ from typing import Any
 from ...finding import Finding
 from ...layouts.layout import Layout
 from ...recipe.read import RawRecipe
-from .settings import error, place, setting
 
 # accelerate/utils/deepspeed.py makes these DeepSpeed's CPUAdam without changing what they compute.
 OFFLOADED_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused")
@@ -18,7 +17,7 @@ OFFLOADED_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused")
 
 def method_of(raw: RawRecipe) -> str:
     """How the recipe trains: full, LoRA or QLoRA (an adapter over 4 or 8 bits)."""
-    if not setting(raw, "model.use_peft"):
+    if not raw.setting("model.use_peft"):
         return "full"
     return "QLoRA" if _bits(raw) else "LoRA"
 
@@ -38,8 +37,8 @@ def _shards_weights(layout: Layout) -> bool:
     return layout.zero_stage == 3 or layout.kind == "fsdp"
 
 
-def _conflict(raw: RawRecipe, says: str, fix: str, *keys: str) -> list[Finding]:
-    return [error("layout-setting", says, fix, place(raw, *keys))]
+def _conflict(raw: RawRecipe, message: str, fix: str, *keys: str) -> list[Finding]:
+    return [Finding.error("layout-setting", message, fix, raw.place(*keys))]
 
 
 def _sizes(raw: RawRecipe, layout: Layout) -> list[Finding]:
@@ -51,9 +50,9 @@ def _sizes(raw: RawRecipe, layout: Layout) -> list[Finding]:
     if total in (1, layout.processes):
         return []
     product = " x ".join(f"{name} {size}" for name, size in sizes.items() if size > 1)
-    says = f"{product} are {total} processes, but the layout starts {layout.processes}"
+    message = f"{product} are {total} processes, but the layout starts {layout.processes}"
     fix = f"--processes {total}, or other sizes in parallelism_config"
-    return [Finding("layout-parallel", "error", says, fix, layout.name)]
+    return [Finding.error("layout-parallel", message, fix, layout.name)]
 
 
 def _storage(raw: RawRecipe, layout: Layout) -> list[Finding]:
@@ -65,27 +64,35 @@ def _storage(raw: RawRecipe, layout: Layout) -> list[Finding]:
     if not bits or not _shards_weights(layout):
         return []
     if bits == "load_in_8bit":
-        says = f"{layout.name or layout.kind} cannot shard 8-bit weights"
+        message = f"{layout.name or layout.kind} cannot shard 8-bit weights"
         fix = "write `load_in_4bit: true` with bnb_4bit_quant_storage, or take zero2"
-        return [error("quant-storage", says, fix, place(raw, "model.load_in_8bit"))]
-    dtype, storage = setting(raw, "model.dtype"), setting(raw, "model.bnb_4bit_quant_storage") or "uint8"
+        return [Finding.error("quant-storage", message, fix, raw.place("model.load_in_8bit"))]
+    dtype, storage = raw.setting("model.dtype"), raw.setting("model.bnb_4bit_quant_storage") or "uint8"
     if storage == dtype:
         return []
-    says = f"4-bit weights stored as {storage} beside {dtype} ones: {layout.name or layout.kind} cannot shard"
+    message = (
+        f"4-bit weights stored as {storage} beside {dtype} ones: {layout.name or layout.kind} cannot shard"
+    )
     wanted = dtype if dtype in ("bfloat16", "float16", "float32") else "bfloat16"
     fix = f"write `bnb_4bit_quant_storage: {wanted}` and `dtype: {wanted}` in the model section"
-    return [error("quant-storage", f"{says} them", fix, place(raw, "model.bnb_4bit_quant_storage", "model"))]
+    return [
+        Finding.error(
+            "quant-storage", f"{message} them", fix, raw.place("model.bnb_4bit_quant_storage", "model")
+        )
+    ]
 
 
 def _optimizer(raw: RawRecipe, layout: Layout) -> list[Finding]:
-    name = str(setting(raw, "train.optim") or "")
+    name = str(raw.setting("train.optim") or "")
     if layout.kind == "fsdp" and ("8bit" in name or "bnb" in name or name.startswith("paged")):
         # bitsandbytes-foundation/bitsandbytes#1633: illegal memory access on sharded tensors.
-        says = f"train.optim {name} cannot step sharded tensors (bitsandbytes under FSDP2)"
-        return _conflict(raw, says, "write `optim: adamw_torch_fused`, or take zero2 or zero3", "train.optim")
+        message = f"train.optim {name} cannot step sharded tensors (bitsandbytes under FSDP2)"
+        return _conflict(
+            raw, message, "write `optim: adamw_torch_fused`, or take zero2 or zero3", "train.optim"
+        )
     if layout.kind == "deepspeed" and layout.offload and name not in OFFLOADED_OPTIMIZERS:
-        says = f"train.optim {name} would become DeepSpeed's CPUAdam: accelerate offloads nothing else"
-        return _conflict(raw, says, "write `optim: adamw_torch`, or take zero3", "train.optim")
+        message = f"train.optim {name} would become DeepSpeed's CPUAdam: accelerate offloads nothing else"
+        return _conflict(raw, message, "write `optim: adamw_torch`, or take zero3", "train.optim")
     return []
 
 
@@ -97,29 +104,31 @@ def _context(raw: RawRecipe, layout: Layout) -> list[Finding]:
     """
     if layout.cp == 1:
         return []
-    attention = setting(raw, "model.attn_implementation")
+    attention = raw.setting("model.attn_implementation")
     if attention not in (None, "sdpa"):
-        says = f"context parallelism has no attention but sdpa, not {attention}"
-        return _conflict(raw, says, "write `attn_implementation: sdpa`", "model.attn_implementation")
+        message = f"context parallelism has no attention but sdpa, not {attention}"
+        return _conflict(raw, message, "write `attn_implementation: sdpa`", "model.attn_implementation")
     for key in ("packing", "eval_packing", "padding_free"):
-        if setting(raw, f"train.{key}"):
-            says = f"train.{key} needs a mask that context parallelism drops: rows would see each other"
-            return _conflict(raw, says, f"write `{key}: false`", f"train.{key}")
-    loss = setting(raw, "train.loss_type")
+        if raw.setting(f"train.{key}"):
+            message = f"train.{key} needs a mask that context parallelism drops: rows would see each other"
+            return _conflict(raw, message, f"write `{key}: false`", f"train.{key}")
+    loss = raw.setting("train.loss_type")
     if loss not in (None, "nll", "chunked_nll"):
-        says = f"train.loss_type {loss} reads whole rows; context parallelism splits them"
-        return _conflict(raw, says, "write `loss_type: chunked_nll`", "train.loss_type")
-    pieces, multiple = 2 * layout.cp, setting(raw, "train.pad_to_multiple_of")
+        message = f"train.loss_type {loss} reads whole rows; context parallelism splits them"
+        return _conflict(raw, message, "write `loss_type: chunked_nll`", "train.loss_type")
+    pieces, multiple = 2 * layout.cp, raw.setting("train.pad_to_multiple_of")
     if not multiple or multiple % pieces:
-        says = f"context parallelism over {layout.cp} ranks splits a row into {pieces} equal pieces"
+        message = f"context parallelism over {layout.cp} ranks splits a row into {pieces} equal pieces"
         fix = f"write `pad_to_multiple_of: {pieces}` (or a multiple) in the train section"
-        return _conflict(raw, says, fix, "train.pad_to_multiple_of", "train")
+        return _conflict(raw, message, fix, "train.pad_to_multiple_of", "train")
     config = _config(raw)
     types = set(config.get("layer_types") or ()) - {"full_attention"}
     if types or ("layer_types" not in config and config.get("sliding_window")):
         names = ", ".join(sorted(types)) or "sliding_attention"
-        says = f"the model has {names}, which context parallelism would make full attention"
-        return _conflict(raw, says, "take fsdp2, or a model with full attention", "model.model_name_or_path")
+        message = f"the model has {names}, which context parallelism would make full attention"
+        return _conflict(
+            raw, message, "take fsdp2, or a model with full attention", "model.model_name_or_path"
+        )
     return []
 
 
@@ -129,40 +138,40 @@ def _heads(raw: RawRecipe, layout: Layout) -> list[Finding]:
     for key in ("num_attention_heads", "num_key_value_heads"):
         heads = config.get(key)
         if heads and heads % layout.tp:
-            says = f"tp_size {layout.tp} does not divide the model's {heads} {key[4:].replace('_', ' ')}"
+            message = f"tp_size {layout.tp} does not divide the model's {heads} {key[4:].replace('_', ' ')}"
             fitting = [size for size in range(2, layout.tp) if heads % size == 0]
             fix = f"take a tp_size that does ({fitting[-1]})" if fitting else "take fsdp2 or zero3"
-            return _conflict(raw, says, fix, "model.model_name_or_path")
+            return _conflict(raw, message, fix, "model.model_name_or_path")
     return []
 
 
 def _checkpointing(raw: RawRecipe, layout: Layout) -> list[Finding]:
-    if not layout.fsdp_checkpointing or not setting(raw, "train.activation_checkpointing"):
+    if not layout.fsdp_checkpointing or not raw.setting("train.activation_checkpointing"):
         return []
-    says = "the recipe and the layout both recompute activations, which upstream refuses"
+    message = "the recipe and the layout both recompute activations, which upstream refuses"
     fix = "write `fsdp_activation_checkpointing: false` in the layout"
-    return _conflict(raw, says, fix, "train.activation_checkpointing", "train")
+    return _conflict(raw, message, fix, "train.activation_checkpointing", "train")
 
 
 def _split(raw: RawRecipe, layout: Layout) -> list[Finding]:
     """Upstream writes no optimizer state under tensor parallelism (transformers/trainer.py)."""
-    strategy, alone = setting(raw, "train.save_strategy"), setting(raw, "train.save_only_model")
+    strategy, alone = raw.setting("train.save_strategy"), raw.setting("train.save_only_model")
     if layout.tp == 1 or strategy == "no" or alone:
         return []
-    says = "upstream writes no checkpoint to resume from of weights split by tensor parallelism"
+    message = "upstream writes no checkpoint to resume from of weights split by tensor parallelism"
     fix = "write `save_only_model: true` (checkpoints of weights alone), or `save_strategy: 'no'`"
-    return _conflict(raw, says, fix, "train.save_only_model", "train.save_strategy", "train")
+    return _conflict(raw, message, fix, "train.save_only_model", "train.save_strategy", "train")
 
 
 def _upstream(raw: RawRecipe, layout: Layout) -> list[Finding]:
     """What transformers/trainer.py refuses for sharded layouts, after the model is loaded."""
-    if layout.zero_stage == 3 and setting(raw, "train.auto_find_batch_size"):
-        says = "train.auto_find_batch_size does not go with ZeRO-3"
-        return _conflict(raw, says, "remove it, or take zero2 or fsdp2", "train.auto_find_batch_size")
-    both = setting(raw, "train.save_only_model") and setting(raw, "train.load_best_model_at_end")
+    if layout.zero_stage == 3 and raw.setting("train.auto_find_batch_size"):
+        message = "train.auto_find_batch_size does not go with ZeRO-3"
+        return _conflict(raw, message, "remove it, or take zero2 or fsdp2", "train.auto_find_batch_size")
+    both = raw.setting("train.save_only_model") and raw.setting("train.load_best_model_at_end")
     if both and layout.kind in ("deepspeed", "fsdp"):
-        says = "train.save_only_model with load_best_model_at_end: the best model could not be loaded"
-        return _conflict(raw, says, "remove save_only_model", "train.save_only_model")
+        message = "train.save_only_model with load_best_model_at_end: the best model could not be loaded"
+        return _conflict(raw, message, "remove save_only_model", "train.save_only_model")
     return []
 
 

@@ -17,7 +17,6 @@ from ...finding import Finding
 from ...layouts.layout import Layout, read_layout
 from ...recipe.read import RawRecipe
 from .layout_settings import find_in_layout_settings, method_of
-from .settings import error, place
 
 STAGES = ("pretrain", "sft", "reward", "ppo", "dpo", "kto")
 METHODS = ("full", "LoRA", "QLoRA")
@@ -64,7 +63,7 @@ class Verdict:
     """says, fix: why it is refused and what to do instead. date: of the run on a GPU."""
 
     status: Literal["tested", "on-gpu", "expected", "refused"]
-    says: str = ""
+    message: str = ""
     fix: str = ""
     date: str = ""
 
@@ -88,10 +87,12 @@ def find_in_layout(raw: RawRecipe, layout: Layout) -> list[Finding]:
         return []
     method = method_of(raw)
     if reason := refusal(raw.stage, method, layout):
-        says, fix = reason
+        message, fix = reason
         trained = f"{raw.stage} ({method})" if method != "full" else raw.stage
-        says = f"{trained} does not run on the layout {layout.name or layout.kind}: {says}"
-        return [error("layout-unsupported", says, fix, place(raw, "model.use_peft", "model", "train"))]
+        message = f"{trained} does not run on the layout {layout.name or layout.kind}: {message}"
+        return [
+            Finding.error("layout-unsupported", message, fix, raw.place("model.use_peft", "model", "train"))
+        ]
     return find_in_layout_settings(raw, layout)
 
 
@@ -112,8 +113,8 @@ def _without_layout(stage: str, method: str) -> Refused:
 def _type(stage: str, method: str, layout: Layout) -> Refused:
     if layout.distributed_type in KNOWN_TYPES:
         return None
-    says = f"distributed_type {layout.distributed_type} is none of {', '.join(KNOWN_TYPES)}"
-    return says, "start from a file of accelerate_configs/"
+    message = f"distributed_type {layout.distributed_type} is none of {', '.join(KNOWN_TYPES)}"
+    return message, "start from a file of accelerate_configs/"
 
 
 def _fsdp(stage: str, method: str, layout: Layout) -> Refused:
@@ -124,8 +125,8 @@ def _fsdp(stage: str, method: str, layout: Layout) -> Refused:
         return "it asks for FSDP 1, which upstream is giving up", "write `fsdp_version: 2` in fsdp_config"
     if layout.state_dict not in ("FULL_STATE_DICT", "SHARDED_STATE_DICT"):
         # accelerate/utils/dataclasses.py; of the two, training/save.py makes the last save a whole one.
-        says = f"FSDP2 has no {layout.state_dict}"
-        return says, "write `fsdp_state_dict_type: FULL_STATE_DICT` in fsdp_config"
+        message = f"FSDP2 has no {layout.state_dict}"
+        return message, "write `fsdp_state_dict_type: FULL_STATE_DICT` in fsdp_config"
     if stage == "ppo":
         # trl/experimental/ppo knows DeepSpeed alone: the rollouts call the policy below its wrapper, and its
         # embedding meets a sharded weight with plain ids (seen on two processes; huggingface/trl#1726).
@@ -205,15 +206,15 @@ def table() -> str:
             return "✓*"
         if found.status != "refused":
             return {"tested": "✓", "on-gpu": "G", "expected": "○"}[found.status]
-        if (found.says, found.fix) not in reasons:
-            reasons.append((found.says, found.fix))
-        return f"[{reasons.index((found.says, found.fix)) + 1}]"
+        if (found.message, found.fix) not in reasons:
+            reasons.append((found.message, found.fix))
+        return f"[{reasons.index((found.message, found.fix)) + 1}]"
 
     rows = [f"| layout | {' | '.join(STAGES)} |", "|---" * (len(STAGES) + 1) + "|"]
     for layout in map(read_layout, LAYOUTS):
         cells = (" ".join(mark(verdict(stage, m, layout), layout) for m in METHODS) for stage in STAGES)
         rows.append(f"| `{layout.name}` | {' | '.join(cells)} |")
-    why = [f"{i}. {says}: {fix}." for i, (says, fix) in enumerate(reasons, 1)]
+    why = [f"{i}. {message}: {fix}." for i, (message, fix) in enumerate(reasons, 1)]
     dates = [f"{' '.join(cell)}: {date}" for cell, date in ON_GPU.items()]
     return "\n".join([*rows, "", *why, *(["", "On a GPU (G): " + "; ".join(dates) + "."] if dates else [])])
 

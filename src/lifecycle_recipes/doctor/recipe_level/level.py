@@ -27,5 +27,5 @@ def find_in_recipe(raw: RawRecipe) -> list[Finding]:
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
-        says = f"no file can have so long a name: {str(error.filename)[:60]}..."
-        return [Finding("bad-value", "error", says, "correct the path", raw.path)]
+        message = f"no file can have so long a name: {str(error.filename)[:60]}..."
+        return [Finding.error("bad-value", message, "correct the path", raw.path)]

@@ -9,7 +9,6 @@ from pathlib import Path
 from ...finding import Finding
 from ...layouts.layout import ACCELERATORS
 from ...recipe.read import RawRecipe
-from .settings import error, place, setting, warning
 
 # The Python modules of what a recipe can name; any one of them will do.
 TRACKERS = {
@@ -53,8 +52,10 @@ def _packages(raw: RawRecipe) -> list[Finding]:
         except (ImportError, ValueError):
             present = False
         if not present:
-            says = f"{key} needs the package {modules[0]}, which is not installed"
-            found.append(error("missing-package", says, f"pip install {modules[0]}", place(raw, key)))
+            message = f"{key} needs the package {modules[0]}, which is not installed"
+            found.append(
+                Finding.error("missing-package", message, f"pip install {modules[0]}", raw.place(key))
+            )
     return found
 
 
@@ -87,14 +88,20 @@ def _needs(raw: RawRecipe):
 def _bf16(raw: RawRecipe) -> list[Finding]:
     if not raw.values["train"].get("bf16") or sys.platform == "darwin":
         return []
-    where = place(raw, "train.bf16")
+    where = raw.place("train.bf16")
     gpus = _nvidia_models()
     if old := [name for name in gpus if OLD_GPU.search(name)]:
-        says = f"train.bf16: true, but {old[0]} has no bfloat16: it would be emulated, slower than float32"
-        return [warning("no-bf16-hardware", says, "write `fp16: true`, or leave both keys out", where)]
+        message = f"train.bf16: true, but {old[0]} has no bfloat16: it would be emulated, slower than float32"
+        return [
+            Finding.warning("no-bf16-hardware", message, "write `fp16: true`, or leave both keys out", where)
+        ]
     if not gpus and not any(Path(device).exists() for device in ACCELERATORS):
-        says = "train.bf16: true, but this machine has no GPU: bfloat16 on a CPU is mostly emulated"
-        return [warning("no-bf16-hardware", says, "leave bf16 out: it then follows the hardware", where)]
+        message = "train.bf16: true, but this machine has no GPU: bfloat16 on a CPU is mostly emulated"
+        return [
+            Finding.warning(
+                "no-bf16-hardware", message, "leave bf16 out: it then follows the hardware", where
+            )
+        ]
     return []
 
 
@@ -109,17 +116,17 @@ def _nvidia_models() -> list[str]:
 
 
 def _hub(raw: RawRecipe) -> list[Finding]:
-    if not setting(raw, "train.push_to_hub"):
+    if not raw.setting("train.push_to_hub"):
         return []
-    where = place(raw, "train.push_to_hub")
+    where = raw.place("train.push_to_hub")
     if is_offline():
-        says, fix = "train.push_to_hub: true, but HF_HUB_OFFLINE is set", "start it with HF_HUB_OFFLINE=0"
-        return [warning("push-offline", says, fix, where)]
+        message, fix = "train.push_to_hub: true, but HF_HUB_OFFLINE is set", "start it with HF_HUB_OFFLINE=0"
+        return [Finding.warning("push-offline", message, fix, where)]
     home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     token = Path(os.environ.get("HF_TOKEN_PATH") or home / "token")
     if not os.environ.get("HF_TOKEN") and not token.is_file():
-        says = "train.push_to_hub: true, but there is no token here"
-        return [warning("no-hub-token", says, "set HF_TOKEN, or run `hf auth login`", where)]
+        message = "train.push_to_hub: true, but there is no token here"
+        return [Finding.warning("no-hub-token", message, "set HF_TOKEN, or run `hf auth login`", where)]
     return []
 
 

@@ -13,7 +13,6 @@ from ...record.output_dir import find_incomplete_checkpoints, whose
 from ...record.parents import find_parents
 from ...record.run import identify
 from .hub import cache
-from .settings import error, place, setting, warning
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -33,9 +32,9 @@ def _is_parent(raw: RawRecipe, directory: Path) -> list[Finding]:
         there = os.path.realpath(path)
         # A run is compared with itself once it is saved: `evaluate.against` may name it.
         if role not in ("against", "reward_model") and os.path.commonpath([here, there]) == here:
-            says = f"the run would write over its own {role} parent, {path}"
-            where = place(raw, "train.output_dir", "evaluate.output_dir", "tokenizer.output_dir")
-            return [error("output-dir-is-parent", says, "choose another output_dir", where)]
+            message = f"the run would write over its own {role} parent, {path}"
+            where = raw.place("train.output_dir", "evaluate.output_dir", "tokenizer.output_dir")
+            return [Finding.error("output-dir-is-parent", message, "choose another output_dir", where)]
     return []
 
 
@@ -47,9 +46,9 @@ def _taken(raw: RawRecipe, directory: Path) -> list[Finding]:
     if same:
         return [] if earlier["status"] == "done" else find_incomplete_checkpoints(directory)
     if problem := whose(directory, earlier, identity=None):
-        code, says = problem
+        code, message = problem
         fix = "choose another output_dir, or run it with --replace to move that run aside"
-        return [warning(code, says, fix, str(directory))]
+        return [Finding.warning(code, message, fix, str(directory))]
     return []
 
 
@@ -77,9 +76,13 @@ def _disk(raw: RawRecipe, directory: Path) -> list[Finding]:
     free = shutil.disk_usage(there).free
     if needed <= free:
         return []
-    says = f"{words} need about {_gb(needed)}, and {_gb(free)} are free at {there}"
+    message = f"{words} need about {_gb(needed)}, and {_gb(free)} are free at {there}"
     fix = "lower train.save_total_limit, free some space, or choose another disk"
-    return [warning("disk-too-small", says, fix, place(raw, "train.save_total_limit", "train.output_dir"))]
+    return [
+        Finding.warning(
+            "disk-too-small", message, fix, raw.place("train.save_total_limit", "train.output_dir")
+        )
+    ]
 
 
 def _gb(count: float) -> str:
@@ -92,11 +95,11 @@ def needed_bytes(raw: RawRecipe) -> tuple[float, str]:
     A checkpoint holds the weights and what the optimizer keeps of them. Adapters are small: not counted.
     """
     weights = _loaded_bytes(raw)
-    if not weights or setting(raw, "model.use_peft"):
+    if not weights or raw.setting("model.use_peft"):
         return 0.0, ""
     kept = _checkpoints(raw)
-    states = _optimizer_states(setting(raw, "train.optim") or "")
-    if setting(raw, "train.save_only_model"):
+    states = _optimizer_states(raw.setting("train.optim") or "")
+    if raw.setting("train.save_only_model"):
         states = 0
     return weights * (1 + kept * (1 + states)), f"the model and {kept} checkpoint{'s' * (kept != 1)}"
 
@@ -112,13 +115,13 @@ def _optimizer_states(optimizer: str) -> float:
 
 def _checkpoints(raw: RawRecipe) -> int:
     """How many checkpoints lie on the disk at once: the limit, and one more until the oldest is gone."""
-    strategy = setting(raw, "train.save_strategy")
+    strategy = raw.setting("train.save_strategy")
     if strategy == "no" or raw.stage == "ppo":
         return 0
-    limit = setting(raw, "train.save_total_limit")
-    steps, every = setting(raw, "train.max_steps") or -1, setting(raw, "train.save_steps") or 1
+    limit = raw.setting("train.save_total_limit")
+    steps, every = raw.setting("train.max_steps") or -1, raw.setting("train.save_steps") or 1
     if strategy == "epoch":
-        saves = math.ceil(min(setting(raw, "train.num_train_epochs") or 1, 1e9))
+        saves = math.ceil(min(raw.setting("train.num_train_epochs") or 1, 1e9))
     elif steps > 0:
         saves = max(steps // every, 1) if every >= 1 else 1 / max(every, 1e-9)
     else:
@@ -143,5 +146,5 @@ def _loaded_bytes(raw: RawRecipe) -> float:
     except (OSError, ValueError):
         return float(stored)
     kept = config.get("dtype") or config.get("torch_dtype") or "float32"
-    wanted = setting(raw, "model.dtype")
+    wanted = raw.setting("model.dtype")
     return stored * BYTES.get(wanted, BYTES.get(kept, 4)) / BYTES.get(kept, 4)

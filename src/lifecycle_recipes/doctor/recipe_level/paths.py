@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 from ...finding import Finding
 from ...recipe.read import RawRecipe
-from .settings import error, place
 
 KEYS = {
     *("path", "output_dir", "model_name_or_path", "tokenizer", "chat_template", "chat_template_path"),
@@ -17,7 +16,9 @@ LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes; Linux, limits.h
 def find_bad_paths(raw: RawRecipe) -> list[Finding]:
     """bad-path for every path of the recipe that holds what no path can."""
     return [
-        error("bad-path", f"{name} cannot be a path: {reason}", "name a file or directory", place(raw, name))
+        Finding.error(
+            "bad-path", f"{name} cannot be a path: {reason}", "name a file or directory", raw.place(name)
+        )
         for name, value in _named(raw.values)
         if (reason := _fault(value))
     ]

@@ -16,7 +16,6 @@ from pathlib import Path
 from ...finding import Finding
 from ...layouts.layout import Layout
 from ...recipe.read import RawRecipe
-from .settings import error, place, setting, warning
 
 FP8_MODULES = {"AO": ("torchao",), "TE": ("transformer_engine",), None: ("torchao", "transformer_engine")}
 INSTALL = {
@@ -61,36 +60,40 @@ def _conflict(raw: RawRecipe, layout: Layout | None) -> list[Finding]:
         value, wanted = train.get(key), layout.precision == key
         if value is None or value is wanted or (value is False and not wanted):
             continue
-        says = f"train.{key}: {str(value).lower()}, but {layout} says {layout.precision}"
+        message = f"train.{key}: {str(value).lower()}, but {layout} says {layout.precision}"
         fix = f"remove train.{key}, or take a layout without mixed_precision"
-        return [error("precision-conflict", says, fix, place(raw, f"train.{key}"))]
+        return [Finding.error("precision-conflict", message, fix, raw.place(f"train.{key}"))]
     return []
 
 
 def _on_cpu(raw: RawRecipe, layout: Layout, precision: str | None) -> list[Finding]:
     if precision == "fp16":
-        says = "fp16 on a CPU would compute in float32: its loss scaling needs a GPU"
+        message = "fp16 on a CPU would compute in float32: its loss scaling needs a GPU"
     elif precision == "bf16" and layout.kind == "deepspeed":
         # training_args.py allows bf16 there only with use_cpu, with which accelerate leaves DeepSpeed out.
-        says = "bf16 with DeepSpeed on a CPU is refused by transformers"
+        message = "bf16 with DeepSpeed on a CPU is refused by transformers"
     else:
         return []
     fix = f"leave {precision} out to try the layout, or take it to GPUs"
-    return [error("precision-on-cpu", says, fix, place(raw, f"train.{precision}"))]
+    return [Finding.error("precision-on-cpu", message, fix, raw.place(f"train.{precision}"))]
 
 
 def _fp8(layout: Layout) -> list[Finding]:
-    says = None
+    message = None
     modules = FP8_MODULES[layout.fp8_backend if layout.fp8_backend in FP8_MODULES else None]
     capability = None if layout.cpu else gpu_capability()
     if not any(importlib.util.find_spec(module) for module in modules):
-        says, fix = f"needs {' or '.join(modules)}, which is not installed", INSTALL[modules[0]]
+        message, fix = f"needs {' or '.join(modules)}, which is not installed", INSTALL[modules[0]]
     elif capability is None:
-        says, fix = "needs a GPU, and this machine or layout has none", "take bf16"
+        message, fix = "needs a GPU, and this machine or layout has none", "take bf16"
     elif capability < HOPPER:
         has = ".".join(map(str, capability))
-        says, fix = f"needs Hopper or newer (compute capability 9.0), this GPU has {has}", "take bf16"
-    return [warning("fp8-unsupported", f"{layout} asks for fp8, which {says}", fix)] if says else []
+        message, fix = f"needs Hopper or newer (compute capability 9.0), this GPU has {has}", "take bf16"
+    return (
+        [Finding.warning("fp8-unsupported", f"{layout} asks for fp8, which {message}", fix)]
+        if message
+        else []
+    )
 
 
 def gpu_capability() -> tuple[int, int] | None:
@@ -111,23 +114,27 @@ def _weights(raw: RawRecipe, section: str, precision: str | None, layout: Layout
     """The dtype in which trained weights are stored."""
     source = section if raw.values.get(section) else {"value": "reward"}.get(section, section)
     given = raw.values.get(source) or {}
-    if not given or setting(raw, f"{section}.use_peft") or _quantised(given):
+    if not given or raw.setting(f"{section}.use_peft") or _quantised(given):
         return []
     dtype = _dtype(given)
-    where = place(raw, f"{source}.dtype", source)
+    where = raw.place(f"{source}.dtype", source)
     if _keeps_masters(layout, precision):
         return []
     if dtype in ("float16", "fp16", "half"):
-        says = f"{source}.dtype: float16 trains float16 weights: gradients underflow and cannot be unscaled"
+        message = (
+            f"{source}.dtype: float16 trains float16 weights: gradients underflow and cannot be unscaled"
+        )
         fix = "leave dtype out (float32 weights) and write `fp16: true` under train, or bfloat16"
-        return [error("fp16-weights", says, fix, where)]
+        return [Finding.error("fp16-weights", message, fix, where)]
     if dtype in ("bfloat16", "bf16"):
-        says = f"{source}.dtype: bfloat16 trains weights of 8 bits precision without float32 master weights: "
-        says += "an update below 1/512 of its weight is rounded away"
+        message = (
+            f"{source}.dtype: bfloat16 trains weights of 8 bits precision without float32 master weights: "
+        )
+        message += "an update below 1/512 of its weight is rounded away"
         fix = (
             "leave dtype out (float32 weights, `bf16: true` computes in bfloat16), or take a DeepSpeed layout"
         )
-        return [warning("bf16-weights", says, fix, where)]
+        return [Finding.warning("bf16-weights", message, fix, where)]
     return []
 
 

@@ -8,26 +8,10 @@ from typing import Any
 
 from ...finding import Finding, Refusal
 from ...recipe.read import RawRecipe
-from ...recipe.schema import load_schema
 
 # Keys of trl.ModelConfig that mean nothing without an adapter or a quantised base.
 ADAPTER_KEYS = ("lora_", "use_rslora", "use_dora", "load_in_", "bnb_", "use_bnb_")
 MODEL_SECTIONS = ("model", "reward", "value")
-
-
-def setting(raw: RawRecipe, name: str) -> Any:
-    """What `train.packing` is in this recipe: as given, else the default; None where there is no such key."""
-    section, _, key = name.partition(".")
-    given = raw.values.get(section) or {}
-    if key in given:
-        return given[key]
-    properties = load_schema(raw.stage)["properties"].get(section, {}).get("properties", {})
-    return properties.get(key, {}).get("default")
-
-
-def place(raw: RawRecipe, *names: str) -> str:
-    """Where the first of these keys or sections that the recipe gives stands."""
-    return next((raw.places[name] for name in names if name in raw.places), raw.path)
 
 
 def find_in_settings(raw: RawRecipe) -> list[Finding]:
@@ -42,60 +26,52 @@ def find_in_settings(raw: RawRecipe) -> list[Finding]:
     return findings
 
 
-def error(code: str, says: str, fix: str, where: str = "") -> Finding:
-    return Finding(code, "error", says, fix, where)
-
-
-def warning(code: str, says: str, fix: str, where: str = "") -> Finding:
-    return Finding(code, "warning", says, fix, where)
-
-
 def _adapter(raw: RawRecipe, section: str) -> list[Finding]:
     given = raw.values[section]
     keys = [k for k in given if k.startswith(ADAPTER_KEYS) and k != "lora_task_type" and given[k]]
-    if setting(raw, f"{section}.use_peft") or not keys:
+    if raw.setting(f"{section}.use_peft") or not keys:
         return []
     # A reward or value model is only read by PPO: quantising it is PPO's own refusal.
     if section != "model" or raw.stage == "evaluate":
         return []
     names = ", ".join(f"{section}.{key}" for key in keys)
-    says = f"{names} given without {section}.use_peft: every weight would be trained"
-    where = place(raw, f"{section}.{keys[0]}")
-    return [error("lora-without-peft", says, "add `use_peft: true`, or remove these keys", where)]
+    message = f"{names} given without {section}.use_peft: every weight would be trained"
+    where = raw.place(f"{section}.{keys[0]}")
+    return [Finding.error("lora-without-peft", message, "add `use_peft: true`, or remove these keys", where)]
 
 
 def _quantisation(raw: RawRecipe, section: str) -> list[Finding]:
     given = raw.values[section]
     bits = [key for key in ("load_in_4bit", "load_in_8bit") if given.get(key)]
-    where = place(raw, *(f"{section}.{key}" for key in bits))
+    where = raw.place(*(f"{section}.{key}" for key in bits))
     if len(bits) == 2:
-        says = f"{section} asks for 4 bits and for 8 bits"
-        return [error("two-quantizations", says, "keep load_in_4bit or load_in_8bit", where)]
+        message = f"{section} asks for 4 bits and for 8 bits"
+        return [Finding.error("two-quantizations", message, "keep load_in_4bit or load_in_8bit", where)]
     if bits and raw.stage == "ppo":
-        says = "PPO cannot train quantised models"
-        return [error("ppo-no-quantization", says, "remove load_in_4bit, load_in_8bit", where)]
+        message = "PPO cannot train quantised models"
+        return [Finding.error("ppo-no-quantization", message, "remove load_in_4bit, load_in_8bit", where)]
     if bits and given.get("dtype") == "float32":
-        says = (
+        message = (
             f"{section}.{bits[0]} with dtype: float32 computes every layer in full precision: slow and large"
         )
         fix = "write `dtype: bfloat16`, or leave out the quantisation"
-        return [warning("qlora-full-precision", says, fix, place(raw, f"{section}.dtype"))]
+        return [Finding.warning("qlora-full-precision", message, fix, raw.place(f"{section}.dtype"))]
     return []
 
 
 def _start(raw: RawRecipe) -> list[Finding]:
     if raw.stage == "sft" and (raw.values.get("train") or {}).get("assistant_only_loss") is False:
-        says = "this stage trains on the assistant's tokens only; assistant_only_loss: false does nothing"
+        message = "this stage trains on the assistant's tokens only; assistant_only_loss: false does nothing"
         fix = "remove it; to train on whole texts use the pretrain stage"
-        return [error("no-effect", says, fix, place(raw, "train.assistant_only_loss"))]
+        return [Finding.error("no-effect", message, fix, raw.place("train.assistant_only_loss"))]
     if raw.stage != "pretrain":
         return []
     if bool(raw.values.get("model")) == bool(raw.values.get("architecture")):
-        says = "a model starts from `architecture` (from nothing) or from `model.model_name_or_path`"
-        return [error("no-single-start", says, "give one of the two", place(raw, "model"))]
-    if setting(raw, "model.use_peft"):
-        says = "pretraining trains every weight; model.use_peft does nothing"
-        return [error("no-effect", says, "remove it", place(raw, "model.use_peft"))]
+        message = "a model starts from `architecture` (from nothing) or from `model.model_name_or_path`"
+        return [Finding.error("no-single-start", message, "give one of the two", raw.place("model"))]
+    if raw.setting("model.use_peft"):
+        message = "pretraining trains every weight; model.use_peft does nothing"
+        return [Finding.error("no-effect", message, "remove it", raw.place("model.use_peft"))]
     return []
 
 
@@ -105,11 +81,11 @@ def _vocabulary(raw: RawRecipe) -> list[Finding]:
     if raw.stage != "tokenizer":
         return []
     try:
-        check_vocabulary(setting(raw, "tokenizer.special_tokens"), setting(raw, "tokenizer.vocab_size"))
+        check_vocabulary(raw.setting("tokenizer.special_tokens"), raw.setting("tokenizer.vocab_size"))
     except Refusal as refusal:
         keys = {"vocab-too-small": "tokenizer.vocab_size"}
         return [
-            replace(f, where=place(raw, keys.get(f.code, "tokenizer.special_tokens")))
+            replace(f, where=raw.place(keys.get(f.code, "tokenizer.special_tokens")))
             for f in refusal.findings
         ]
     return []
@@ -118,9 +94,11 @@ def _vocabulary(raw: RawRecipe) -> list[Finding]:
 def _precision(raw: RawRecipe) -> list[Finding]:
     train = raw.values["train"]
     if train.get("bf16") and train.get("fp16"):
-        says = "train.bf16 and train.fp16 are both true"
+        message = "train.bf16 and train.fp16 are both true"
         return [
-            error("two-precisions", says, "keep one: bf16 where the GPU has it", place(raw, "train.fp16"))
+            Finding.error(
+                "two-precisions", message, "keep one: bf16 where the GPU has it", raw.place("train.fp16")
+            )
         ]
     return []
 
@@ -128,28 +106,28 @@ def _precision(raw: RawRecipe) -> list[Finding]:
 def _evaluation(raw: RawRecipe) -> list[Finding]:
     """Evaluation while training: what asks for it must get it."""
     train, findings = raw.values["train"], []
-    strategy = setting(raw, "train.eval_strategy")
+    strategy = raw.setting("train.eval_strategy")
     data = raw.values.get("data") or {}
     if raw.stage == "ppo":
         if strategy != "no":
-            says = "PPO evaluates nothing while it trains"
-            where = place(raw, "train.eval_strategy")
-            findings.append(error("ppo-no-eval", says, "use the `evaluate` section", where))
+            message = "PPO evaluates nothing while it trains"
+            where = raw.place("train.eval_strategy")
+            findings.append(Finding.error("ppo-no-eval", message, "use the `evaluate` section", where))
         return findings
     if strategy != "no" and not data.get("eval_sources") and not data.get("eval_fraction"):
-        says = f"train.eval_strategy is {strategy}, but the data section holds no rows out"
+        message = f"train.eval_strategy is {strategy}, but the data section holds no rows out"
         fix = "give data.eval_sources or data.eval_fraction, or remove eval_strategy"
-        findings.append(error("eval-without-data", says, fix, place(raw, "train.eval_strategy")))
+        findings.append(Finding.error("eval-without-data", message, fix, raw.place("train.eval_strategy")))
     if strategy == "no":
         best = _asks_for_best(raw)
         if best:
-            says = f"train.{best} needs evaluations, but train.eval_strategy is no: none would take place"
+            message = f"train.{best} needs evaluations, but train.eval_strategy is no: none would take place"
             fix = "write `eval_strategy: steps` (or epoch)"
-            findings.append(error("best-without-eval", says, fix, place(raw, f"train.{best}")))
+            findings.append(Finding.error("best-without-eval", message, fix, raw.place(f"train.{best}")))
         elif unread := [k for k in ("eval_steps", "eval_delay", "eval_on_start") if train.get(k)]:
-            says = f"train.{unread[0]} does nothing while train.eval_strategy is no"
+            message = f"train.{unread[0]} does nothing while train.eval_strategy is no"
             fix = "write `eval_strategy: steps`, or remove it"
-            findings.append(error("eval-keys-unused", says, fix, place(raw, f"train.{unread[0]}")))
+            findings.append(Finding.error("eval-keys-unused", message, fix, raw.place(f"train.{unread[0]}")))
     else:
         findings += _best(raw, strategy)
     return findings
@@ -169,19 +147,19 @@ def _asks_for_best(raw: RawRecipe) -> str | None:
 
 def _best(raw: RawRecipe, evaluates: str) -> list[Finding]:
     """The best model can only be loaded if each evaluation has its checkpoint (training_args.py)."""
-    saves = setting(raw, "train.save_strategy")
+    saves = raw.setting("train.save_strategy")
     if not raw.values["train"].get("load_best_model_at_end") or saves == "best":
         return []
-    where = place(raw, "train.load_best_model_at_end")
+    where = raw.place("train.load_best_model_at_end")
     if saves != evaluates:
-        says = f"load_best_model_at_end, but it evaluates by {evaluates} and saves by {saves}"
+        message = f"load_best_model_at_end, but it evaluates by {evaluates} and saves by {saves}"
         fix = f"write `save_strategy: {evaluates}`, or `save_strategy: best`"
-        return [error("best-not-saved", says, fix, where)]
-    every, step = setting(raw, "train.save_steps"), setting(raw, "train.eval_steps")
-    step = step or setting(raw, "train.logging_steps")
+        return [Finding.error("best-not-saved", message, fix, where)]
+    every, step = raw.setting("train.save_steps"), raw.setting("train.eval_steps")
+    step = step or raw.setting("train.logging_steps")
     if evaluates == "steps" and step and step >= 1 and every % step:
-        says = f"load_best_model_at_end, but save_steps {every} is no multiple of eval_steps {step}"
-        return [error("best-not-saved", says, f"write `save_steps: {step}`", where)]
+        message = f"load_best_model_at_end, but save_steps {every} is no multiple of eval_steps {step}"
+        return [Finding.error("best-not-saved", message, f"write `save_steps: {step}`", where)]
     return []
 
 
@@ -190,30 +168,32 @@ def _lengths(raw: RawRecipe) -> list[Finding]:
     train = raw.values["train"]
     steps = train.get("max_steps") or -1
     if raw.stage == "ppo" and steps > 0 and train.get("total_episodes") is not None:
-        says = "train.max_steps and train.total_episodes both set the length"
-        return [error("two-lengths", says, "keep one", place(raw, "train.total_episodes"))]
+        message = "train.max_steps and train.total_episodes both set the length"
+        return [Finding.error("two-lengths", message, "keep one", raw.place("train.total_episodes"))]
     findings = []
     if steps > 0 and "num_train_epochs" in train and raw.stage != "ppo":
-        says = "train.num_train_epochs does nothing: train.max_steps alone sets the length"
-        where = place(raw, "train.num_train_epochs")
-        findings.append(warning("epochs-unused", says, "keep one of the two", where))
+        message = "train.num_train_epochs does nothing: train.max_steps alone sets the length"
+        where = raw.place("train.num_train_epochs")
+        findings.append(Finding.warning("epochs-unused", message, "keep one of the two", where))
     return findings
 
 
 def _packing(raw: RawRecipe) -> list[Finding]:
-    if raw.stage != "sft" or not setting(raw, "train.packing"):
+    if raw.stage != "sft" or not raw.setting("train.packing"):
         return []
-    if setting(raw, "train.packing_strategy") == "wrapped":
-        says = "packing_strategy: wrapped joins rows without a border: each attends to those before it"
+    if raw.setting("train.packing_strategy") == "wrapped":
+        message = "packing_strategy: wrapped joins rows without a border: each attends to those before it"
         fix = "write `packing_strategy: bfd_split`, which isolates them and loses no token"
-        return [error("packing-leaks", says, fix, place(raw, "train.packing_strategy", "train.packing"))]
+        return [
+            Finding.error("packing-leaks", message, fix, raw.place("train.packing_strategy", "train.packing"))
+        ]
     return []
 
 
 def _conflicts(raw: RawRecipe) -> list[Finding]:
     """Pairs of keys that upstream refuses only after the model is loaded (sft_trainer.py, dpo_trainer.py)."""
     train = raw.values["train"]
-    get = lambda key: setting(raw, f"train.{key}")  # noqa: E731
+    get = lambda key: raw.setting(f"train.{key}")  # noqa: E731
     losses = train.get("loss_type") or []
     losses = [losses] if isinstance(losses, str) else losses
     conflicts = {
@@ -231,7 +211,7 @@ def _conflicts(raw: RawRecipe) -> list[Finding]:
         ("dataloader_prefetch_factor", "dataloader_num_workers"): get("dataloader_prefetch_factor")
         and not get("dataloader_num_workers"),
     }
-    cures = {
+    fixes = {
         ("packing", "max_length"): "packing fills rows of max_length tokens: give max_length a number",
         ("padding_free", "max_length"): "without packing write `max_length: null`, or add `packing: true`",
         ("loss_type", "use_liger_kernel"): "write `loss_type: nll`, or remove use_liger_kernel",
@@ -242,11 +222,11 @@ def _conflicts(raw: RawRecipe) -> list[Finding]:
         ("dataloader_prefetch_factor", "dataloader_num_workers"): "give dataloader_num_workers, or remove it",
     }
     return [
-        error(
+        Finding.error(
             "conflicting-keys",
             f"train.{a} {_shown(get(a))} does not go with train.{b} {_shown(get(b))}",
-            cures[a, b],
-            place(raw, f"train.{a}", f"train.{b}"),
+            fixes[a, b],
+            raw.place(f"train.{a}", f"train.{b}"),
         )
         for (a, b), wrong in conflicts.items()
         if wrong

@@ -16,10 +16,10 @@ def find_in_waivers(raw: RawRecipe) -> list[Finding]:
         if code not in CODES:
             near = get_close_matches(code, CODES, 1)
             fix = f"did you mean {near[0]}?" if near else "docs/checks.md lists the codes"
-            findings.append(Finding("unknown-waiver", "error", f"no check is called {code}", fix, where))
+            findings.append(Finding.error("unknown-waiver", f"no check is called {code}", fix, where))
         elif not reason.strip():
-            says, fix = f"allow.{code} gives no reason", "write why it is fine here: the record keeps it"
-            findings.append(Finding("waiver-without-reason", "error", says, fix, where))
+            message, fix = f"allow.{code} gives no reason", "write why it is fine here: the record keeps it"
+            findings.append(Finding.error("waiver-without-reason", message, fix, where))
     return findings + _find_in_pins(raw)
 
 
@@ -31,14 +31,14 @@ def _find_in_pins(raw: RawRecipe) -> list[Finding]:
     for identity, revision in raw.values.get("pinned", {}).items():
         where = raw.places.get(f"pinned.{identity}", "")
         if identity not in named:
-            says, fix = (
+            message, fix = (
                 f"no source or model of this recipe is called {identity}",
                 "correct the id or remove it",
             )
             if (raw.values.get("evaluate") or {}).get("tasks"):
                 fix += "; an lm-eval task's data is pinned in its YAML, dataset_kwargs: {revision: ...}"
-            findings.append(Finding("unused-pin", "warning", says, fix, where))
+            findings.append(Finding.warning("unused-pin", message, fix, where))
         for other in {str(r) for r in named.get(identity, []) if r != revision}:
-            says = f"{identity} is pinned to {revision}, but its own section asks for {other}"
-            findings.append(Finding("pin-conflict", "error", says, "keep one of the two", where))
+            message = f"{identity} is pinned to {revision}, but its own section asks for {other}"
+            findings.append(Finding.error("pin-conflict", message, "keep one of the two", where))
     return findings

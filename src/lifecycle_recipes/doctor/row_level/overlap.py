@@ -69,12 +69,12 @@ def find_duplicates(row_sets: list[RowSet]) -> list[Finding]:
         return []
     where, original = again[0]
     share = len(again) / len(seen)
-    says = f"{len(again)} of {read_of(row_sets, 'train')} ({share:.1%}) repeat an earlier one"
+    message = f"{len(again)} of {read_of(row_sets, 'train')} ({share:.1%}) repeat an earlier one"
     return [
         Finding(
             "duplicate-rows",
             "warning",
-            f"{says}; the first repeats {original}",
+            f"{message}; the first repeats {original}",
             "remove the repeats, or raise num_train_epochs instead if they are meant",
             where,
         )
@@ -114,12 +114,12 @@ def _overlap(code, severity, found: list, total: str, what: str, relation: str) 
     if not found:
         return []
     row_set, i, original = found[0]
-    says = f"{len(found)} of {total} {what}{numbers_of(found)}; the first {relation} {original}"
+    message = f"{len(found)} of {total} {what}{numbers_of(found)}; the first {relation} {original}"
     if severity == "error":
-        cure = "remove them from data.sources: a score on rows that were trained on says nothing"
+        fix = "remove them from data.sources: a score on rows that were trained on says nothing"
     else:
-        cure = "look at them; what is the same question does not belong in data.sources"
-    return [Finding(code, severity, says, cure, row_set.where(i))]
+        fix = "look at them; what is the same question does not belong in data.sources"
+    return [Finding(code, severity, message, fix, row_set.where(i))]
 
 
 def numbers_of(found: list) -> str:

@@ -59,8 +59,8 @@ def find_in_pairs(row_sets: list[RowSet]) -> list[Finding]:
     pairs = [(s, i) for s, i in train if s.rows[i]["chosen"] != s.rows[i]["rejected"]]
     if not pairs:
         paths = ", ".join(dict.fromkeys(s.path for s, _ in train))
-        says, cure = "in every pair chosen equals rejected", "give pairs of two different replies"
-        return [Finding("no-pairs", "error", says, cure, paths)] if train else []
+        message, fix = "in every pair chosen equals rejected", "give pairs of two different replies"
+        return [Finding.error("no-pairs", message, fix, paths)] if train else []
     return [*_find_conflicts(pairs), *_find_length_bias(pairs)]
 
 
@@ -77,8 +77,8 @@ def _find_conflicts(pairs: list[tuple[RowSet, int]]) -> list[Finding]:
         return []
     row_set, i, other = found[0]
     what = f"pairs that prefer what another rejects: {len(found)} of {len(pairs)}"
-    says = f"{what}{numbers_of(found)}; the first is against {other}"
-    return [Finding("pair-conflict", "warning", says, "keep one of the two", row_set.where(i))]
+    message = f"{what}{numbers_of(found)}; the first is against {other}"
+    return [Finding.warning("pair-conflict", message, "keep one of the two", row_set.where(i))]
 
 
 def _find_length_bias(pairs: list[tuple[RowSet, int]]) -> list[Finding]:
@@ -94,12 +94,12 @@ def _find_length_bias(pairs: list[tuple[RowSet, int]]) -> list[Finding]:
     if share < LONGER_SHARE or ratio < LONGER_RATIO or not certain:
         return []
     n = len(pairs)
-    says = (
+    message = (
         f"chosen is longer than rejected in {share:.0%} of {unequal} pairs of unequal length "
         f"({sum(chosen) / n:.0f} against {sum(rejected) / n:.0f} characters on average)"
     )
-    cure = "balance the lengths; in DPO, `loss_type: [sigmoid_norm]` compares per token"
-    return [Finding("length-bias", "warning", says, cure, ", ".join(dict.fromkeys(s.path for s, _ in pairs)))]
+    fix = "balance the lengths; in DPO, `loss_type: [sigmoid_norm]` compares per token"
+    return [Finding.warning("length-bias", message, fix, ", ".join(dict.fromkeys(s.path for s, _ in pairs)))]
 
 
 def _length(reply) -> int:
@@ -116,8 +116,8 @@ def find_in_labels(train_config: dict, row_sets: list[RowSet]) -> list[Finding]:
     good, bad = labels.count(True), labels.count(False)
     paths = ", ".join(dict.fromkeys(s.path for s, _ in train))
     if labels and not (good and bad):
-        says = f"every label is {'true' if good else 'false'}"
-        return [Finding("one-label", "error", says, "KTO needs good and bad replies: give both", paths)]
+        message = f"every label is {'true' if good else 'false'}"
+        return [Finding.error("one-label", message, "KTO needs good and bad replies: give both", paths)]
     return [*_find_label_conflicts(train), *_find_weights(good, bad, train_config, paths)] if labels else []
 
 
@@ -134,8 +134,8 @@ def _find_label_conflicts(train: list[tuple[RowSet, int]]) -> list[Finding]:
         return []
     row_set, i, other = found[0]
     what = f"{len(found)} of {len(train)} replies have the other label in an earlier row"
-    says = f"{what}{numbers_of(found)}; the first in {other}"
-    return [Finding("label-conflict", "warning", says, "keep one of the two", row_set.where(i))]
+    message = f"{what}{numbers_of(found)}; the first in {other}"
+    return [Finding.warning("label-conflict", message, "keep one of the two", row_set.where(i))]
 
 
 def _find_weights(good: int, bad: int, train_config: dict, paths: str) -> list[Finding]:
@@ -152,8 +152,8 @@ def _find_weights(good: int, bad: int, train_config: dict, paths: str) -> list[F
         if good < bad
         else f"train.desirable_weight: 1.0, undesirable_weight: {good / bad / middle:.2g}"
     )
-    says = (
+    message = (
         f"{good} good and {bad} bad replies, weighted {weights[0]:g} and {weights[1]:g}, are {ratio:.2g}:1;"
         " the method wants 1:1 to 4:3 (arXiv 2402.01306)"
     )
-    return [Finding("label-weights", "warning", says, f"set {raised}", paths)]
+    return [Finding.warning("label-weights", message, f"set {raised}", paths)]

@@ -48,36 +48,36 @@ def broken(tokenizer, template: str, where: str) -> Finding | None:
         text = render(tokenizer, [QUESTION, ANSWER], template)
     except Exception as error:
         line = f":{error.lineno}" if getattr(error, "lineno", None) and Path(where).is_file() else ""
-        says = f"the chat template fails on one question and one answer: {' '.join(str(error).split())}"
-        return Finding("bad-template", "error", says, "repair it, or name another template", where + line)
+        message = f"the chat template fails on one question and one answer: {' '.join(str(error).split())}"
+        return Finding.error("bad-template", message, "repair it, or name another template", where + line)
     missing = [message["role"] for message in (QUESTION, ANSWER) if message["content"] not in text]
     if missing:
-        says = f"the chat template leaves out what the {' and the '.join(missing)} said"
-        return Finding("bad-template", "error", says, "repair it, or name another template", where)
+        message = f"the chat template leaves out what the {' and the '.join(missing)} said"
+        return Finding.error("bad-template", message, "repair it, or name another template", where)
     return None
 
 
 def find_in_mask(tokenizer, template: str, where: str) -> list[Finding]:
     """no-generation-markers; eos-untrained, where the turn end lies outside of them."""
     if not GENERATION.search(template):
-        says = f"the chat template has no {MARKERS} markers: which tokens are the assistant's is not known"
+        message = f"the chat template has no {MARKERS} markers: which tokens are the assistant's is not known"
         fix = (
             "set train.chat_template_path to a template of chat_templates/, "
             f"or put {MARKERS} and {{% endgeneration %}} around what the assistant says"
         )
-        return [Finding("no-generation-markers", "error", says, fix, where)]
+        return [Finding.error("no-generation-markers", message, fix, where)]
     # Followed by a question: some templates write the end of a turn with the message after it.
     seen = render_all(tokenizer, [[QUESTION, ANSWER, SECOND]], template)[0]
     end = turn_end(tokenizer, template)
     last = [token for token, is_trained in zip(seen.ids, seen.trained, strict=True) if is_trained]
     if not last:
-        says = f"nothing stands between the {MARKERS} markers of the chat template"
+        message = f"nothing stands between the {MARKERS} markers of the chat template"
         fix = "put the assistant's content and its turn end between them"
-        return [Finding("no-generation-markers", "error", says, fix, where)]
+        return [Finding.error("no-generation-markers", message, fix, where)]
     if end and end not in tokenizer.decode(last):
-        says = f"the turn end {end} is outside the {MARKERS} markers: the model never learns to stop"
+        message = f"the turn end {end} is outside the {MARKERS} markers: the model never learns to stop"
         return [
-            Finding("eos-untrained", "error", says, "close the markers behind it: {% endgeneration %}", where)
+            Finding.error("eos-untrained", message, "close the markers behind it: {% endgeneration %}", where)
         ]
     return []
 
@@ -85,10 +85,10 @@ def find_in_mask(tokenizer, template: str, where: str) -> list[Finding]:
 def find_no_turn_end(tokenizer, template: str, where: str) -> Finding | None:
     if turn_end(tokenizer, template):
         return None
-    says = (
+    message = (
         "the chat template writes no control token after a reply: nothing tells a model, or a server, to stop"
     )
-    return Finding("no-turn-end", "error", says, "write eos_token or a token such as <|im_end|> there", where)
+    return Finding.error("no-turn-end", message, "write eos_token or a token such as <|im_end|> there", where)
 
 
 def find_split_tokens(tokenizer, template: str, where: str) -> Finding | None:
@@ -101,12 +101,12 @@ def find_split_tokens(tokenizer, template: str, where: str) -> Finding | None:
     if not split:
         return None
     listed = ", ".join(f"{token} ({pieces} tokens)" for token, pieces in split.items())
-    says = f"not in the vocabulary as one token: {listed}"
+    message = f"not in the vocabulary as one token: {listed}"
     fix = (
         "use the template of this model's family, or name in train.chat_template_path "
         "a tokenizer that has these tokens: they are then added"
     )
-    return Finding("control-token-split", "error", says, fix, where)
+    return Finding.error("control-token-split", message, fix, where)
 
 
 def find_other_prompt(tokenizer, template: str, where: str) -> Finding | None:
@@ -117,7 +117,7 @@ def find_other_prompt(tokenizer, template: str, where: str) -> Finding | None:
             whole = render(tokenizer, messages, template, tools=tools)
             if whole.startswith(prompt):
                 continue
-            says = (
+            message = (
                 "a reply is served after other text than it was trained after "
                 f"({name}, message {end + 1}): {first_difference(prompt, whole)}"
             )
@@ -125,7 +125,7 @@ def find_other_prompt(tokenizer, template: str, where: str) -> Finding | None:
                 "make the template write a message the same whatever follows, "
                 "and end the generation prompt where the reply starts"
             )
-            return Finding("generation-prompt-differs", "error", says, fix, where)
+            return Finding.error("generation-prompt-differs", message, fix, where)
     return None
 
 
@@ -137,11 +137,11 @@ def find_in_bos(tokenizer, template: str, where: str) -> Finding | None:
     ids = render_all(tokenizer, [[QUESTION, ANSWER]], template)[0].ids
     leading = next((i for i, token in enumerate(ids) if token != bos), len(ids))
     if leading > 1:
-        says = f"a conversation starts with {leading} times {tokenizer.bos_token}"
-        return Finding("double-bos", "error", says, "write bos_token once in the template", where)
+        message = f"a conversation starts with {leading} times {tokenizer.bos_token}"
+        return Finding.error("double-bos", message, "write bos_token once in the template", where)
     if leading == 0 and tokenizer(ASKED)["input_ids"][:1] == [bos]:
-        says = f"the tokenizer opens a text with {tokenizer.bos_token}, the chat template no conversation"
-        return Finding("no-bos", "warning", says, "start the template with {{- bos_token }}", where)
+        message = f"the tokenizer opens a text with {tokenizer.bos_token}, the chat template no conversation"
+        return Finding.warning("no-bos", message, "start the template with {{- bos_token }}", where)
     return None
 
 
@@ -151,9 +151,9 @@ def find_stop_missing(tokenizer, template: str, stops: set[int], where: str) -> 
     if end is None or tokenizer.convert_tokens_to_ids(end) in stops:
         return None
     known = ", ".join(tokenizer.convert_ids_to_tokens(sorted(stops))) or "nothing"
-    says = f"a turn ends with {end}, but generation stops at {known}"
+    message = f"a turn ends with {end}, but generation stops at {known}"
     fix = f"add {end} to eos_token_id in generation_config.json"
-    return Finding("stop-token-missing", "error", says, fix, where)
+    return Finding.error("stop-token-missing", message, fix, where)
 
 
 def find_unlike(tokenizer, ours: str, theirs, their_template: str) -> str | None:

@@ -72,8 +72,8 @@ def _judge_renders(verdicts: Verdicts, tokenizer, path: str, where: str, templat
     trained, served, is_given = templates
     found = None
     if unlike := find_unlike(tokenizer, trained, tokenizer, served):
-        says = f"trained and served render differently: {unlike}"
-        found = Finding("template-differs", "error", says, "serve with the template of the training", where)
+        message = f"trained and served render differently: {unlike}"
+        found = Finding.error("template-differs", message, "serve with the template of the training", where)
         found = found if is_given else other_in_training(unlike, where)
     detail = f"{len(works_with(tokenizer, trained))} conversations"
     verdicts.judge("training render equals serving render", found, detail)

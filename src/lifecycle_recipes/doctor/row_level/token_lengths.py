@@ -154,9 +154,9 @@ def _rejected(tokenizer, template, places, conversations, tools, options) -> Ref
         try:
             render_all(tokenizer, [conversation], template, tools=own, **options)
         except Exception as error:
-            says = f"the chat template does not take this row: {' '.join(str(error).split())}"
+            message = f"the chat template does not take this row: {' '.join(str(error).split())}"
             return refuse(
-                "template-rejects-row", says, "repair the row, or use another template", row_set.where(i)
+                "template-rejects-row", message, "repair the row, or use another template", row_set.where(i)
             )
     raise RuntimeError("a batch of rows failed to render, but none of them alone")
 
@@ -175,9 +175,9 @@ def find_smuggled(tokenizer, samples: list[Sample]) -> list[Finding]:
     row_set, i, token = hits[0]
     tokens = ", ".join(dict.fromkeys(hit[2] for hit in hits))
     rows = listed([(s.where(i), s.number(i)) for s, i, _ in hits])
-    says = f"text that the tokenizer reads as control tokens ({tokens}): {rows}"
+    message = f"text that the tokenizer reads as control tokens ({tokens}): {rows}"
     fix = "take it out of the text, or write it with a space inside"
-    return [Finding("control-token-in-text", "error", says, fix, row_set.where(i))]
+    return [Finding.error("control-token-in-text", message, fix, row_set.where(i))]
 
 
 def _texts(value) -> Iterator[str]:
@@ -206,8 +206,8 @@ def find_second_bos(tokenizer, samples: list[Sample]) -> list[Finding]:
     ]
     if not hits:
         return []
-    says = f"the text starts with {bos}, and the tokenizer adds another: {listed(hits)}"
-    return [Finding("double-bos", "error", says, f"take {bos} out of the rows", hits[0][0])]
+    message = f"the text starts with {bos}, and the tokenizer adds another: {listed(hits)}"
+    return [Finding.error("double-bos", message, f"take {bos} out of the rows", hits[0][0])]
 
 
 def listed(hits: list[tuple[str, int]]) -> str:

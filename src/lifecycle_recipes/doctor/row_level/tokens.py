@@ -43,8 +43,8 @@ def find_in_text(raw, row_sets: list[RowSet]) -> list[Finding]:
     revision = raw.values["model"].get("model_revision") if start else new.get("tokenizer_revision")
     tokenizer = load(path, revision)
     if tokenizer.eos_token_id is None:
-        says = "the tokenizer has no eos_token: the model would never learn to stop"
-        return [Finding("no-eos", "error", says, "set one", path)]
+        message = "the tokenizer has no eos_token: the model would never learn to stop"
+        return [Finding.error("no-eos", message, "set one", path)]
     used = {i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None}
     beyond = vocabulary.find_beyond_embedding(tokenizer, used, path, revision) if start else []
     return [*beyond, *find_smuggled(tokenizer, samples(raw, row_sets))]
@@ -100,9 +100,9 @@ def load(path: str, revision: str | None = None):
     try:
         return AutoTokenizer.from_pretrained(path, revision=revision or "main")
     except Exception as error:
-        says = f"the tokenizer cannot be loaded: {' '.join(str(error).split())[:300]}"
+        message = f"the tokenizer cannot be loaded: {' '.join(str(error).split())[:300]}"
         fix = "name a directory or an id that holds one; while offline it must be in the Hub's cache"
-        raise refuse("tokenizer-unreadable", says, fix, path) from error
+        raise refuse("tokenizer-unreadable", message, fix, path) from error
 
 
 def own_template(tokenizer) -> str | None:
@@ -139,11 +139,11 @@ def adds_tokens(raw) -> bool:
 
 def other_in_training(unlike: str, where: str) -> Finding:
     """training-template-differs; unlike: the words of `find_unlike`."""
-    says = (
+    message = (
         f"the template has no markers; TRL trains on its own version, which is not what is served: {unlike}"
     )
     fix = "set train.chat_template_path to a template of chat_templates/: it is saved with the model"
-    return Finding("training-template-differs", "warning", says, fix, where)
+    return Finding.warning("training-template-differs", message, fix, where)
 
 
 def find_other_templates(raw, tokenizer, template: str, parents_own: str | None, where: str) -> list[Finding]:
@@ -154,13 +154,13 @@ def find_other_templates(raw, tokenizer, template: str, parents_own: str | None,
     trained_chat = record.get("stage") in CHAT_STAGES
     spoken = parents_own if record.get("stage") != "pretrain" else None  # a base model has seen no template
     if spoken and (unlike := find_unlike(tokenizer, template, tokenizer, spoken)):
-        says = f"the template is not the parent's: {unlike}"
+        message = f"the template is not the parent's: {unlike}"
         fix = "remove train.chat_template_path: the parent's own travels with it"
         if not trained_chat:
             fix += "; or, if the parent is a base model, allow it with that reason"
         severity = "error" if trained_chat or raw.stage != "sft" else "warning"
         place = raw.places.get("train.chat_template_path", where)
-        found.append(Finding("template-differs", severity, says, fix, place))
+        found.append(Finding("template-differs", severity, message, fix, place))
     for role in ("reward", "value"):
         if scorer := (raw.values.get(role) or {}).get("model_name_or_path"):
             found += _find_unlike_scorer(role, scorer, tokenizer, template)
@@ -172,9 +172,9 @@ def find_changed(path: str) -> list[Finding]:
     file, saved = Path(path) / "chat_template.jinja", record_of(path).get("template_sha256")
     if not saved or not file.is_file() or hash_file(file) == saved:
         return []
-    says = "the chat template is not the one that this run saved"
+    message = "the chat template is not the one that this run saved"
     return [
-        Finding("template-changed", "error", says, "put it back, or train the run again with it", str(file))
+        Finding.error("template-changed", message, "put it back, or train the run again with it", str(file))
     ]
 
 
@@ -185,8 +185,8 @@ def _find_unlike_scorer(role: str, path: str, tokenizer, template: str) -> list[
     unlike = find_unlike(tokenizer, template, theirs, own_template(theirs) or "")
     if not unlike:
         return []
-    says = f"the {role} model was trained on another chat template than the policy's: {unlike}"
-    return [Finding("template-differs", "error", says, "train it from a model of this chain", path)]
+    message = f"the {role} model was trained on another chat template than the policy's: {unlike}"
+    return [Finding.error("template-differs", message, "train it from a model of this chain", path)]
 
 
 def record_of(path: str) -> dict:
@@ -200,9 +200,9 @@ def find_in_ends(raw, tokenizer, template: str, path: str, revision: str | None)
     train = raw.values["train"]
     found = []
     if raw.stage in ("reward", "ppo") and end and (tokenizer.pad_token or tokenizer.eos_token) == end:
-        says = f"the pad token is the turn end {end}: a reward would be read one token early"
+        message = f"the pad token is the turn end {end}: a reward would be read one token early"
         found.append(
-            Finding("pad-is-turn-end", "error", says, "give the tokenizer a pad token of its own", path)
+            Finding.error("pad-is-turn-end", message, "give the tokenizer a pad token of its own", path)
         )
     if raw.stage in ("sft", "dpo", "kto"):
         # The sft stage makes the turn end the tokenizer's eos unless the recipe names another.
@@ -243,8 +243,8 @@ def find_in_tokenizer_recipe(raw) -> list[Finding]:
 def _in_special_tokens(finding: Finding) -> Finding:
     from dataclasses import replace
 
-    cure = "add them to tokenizer.special_tokens"
-    return replace(finding, fix=cure) if finding.code == "control-token-split" else finding
+    fix = "add them to tokenizer.special_tokens"
+    return replace(finding, fix=fix) if finding.code == "control-token-split" else finding
 
 
 def _positions(raw) -> int | None:

@@ -25,20 +25,20 @@ def find_cuts(raw, lengths: list[Length], sample: Sample, positions: int | None)
     where = raw.places.get("train.max_length", raw.places.get("train", ""))
     unlabelled = [row for row in lengths if row.last is None] if raw.stage == "sft" else []
     if unlabelled:
-        says = f"no token of these rows would train, at any length: {_rows(unlabelled)}"
+        message = f"no token of these rows would train, at any length: {_rows(unlabelled)}"
         fix = "give them an assistant message with text, or take them out"
-        return [Finding("zero-label-rows", "error", says, fix, unlabelled[0].where)]
+        return [Finding.error("zero-label-rows", message, fix, unlabelled[0].where)]
     if limit is None or (train.get("packing") and train.get("packing_strategy", "bfd") in UNCUT):
         return []
     dropped, cut = _split(raw.stage, lengths, limit)
     longest = max(row.whole for row in lengths)
     fix = f"raise train.max_length (the longest of these rows has {longest} tokens), or shorten the rows"
     if len(dropped) == len(lengths):
-        says = f"no row has an answer within train.max_length = {limit}"
-        return [Finding("no-trained-tokens", "error", says, fix, where)]
+        message = f"no row has an answer within train.max_length = {limit}"
+        return [Finding.error("no-trained-tokens", message, fix, where)]
     if len(dropped) + len(cut) == len(lengths):
-        says = f"every answer is cut by train.max_length = {limit}: the model never sees one end"
-        return [Finding("answers-all-cut", "error", says, fix, where)]
+        message = f"every answer is cut by train.max_length = {limit}: the model never sees one end"
+        return [Finding.error("answers-all-cut", message, fix, where)]
     return [
         *_share(_dropped_code(raw.stage), dropped, sample, _dropped_says(raw.stage, limit), fix, where),
         *_share(
@@ -75,15 +75,17 @@ def _dropped_says(stage: str, limit: int) -> str:
     return f"{whole} train.max_length = {limit}: upstream drops them"
 
 
-def _share(code: str, rows: list[Length], sample: Sample, says: str, fix: str, where: str) -> list[Finding]:
+def _share(
+    code: str, rows: list[Length], sample: Sample, message: str, fix: str, where: str
+) -> list[Finding]:
     """An error from REFUSE of the sample on, a warning from WARN on; a row without labels always counts."""
     share = len(rows) / len(sample.places)
     if not rows or (share < WARN and code != "zero-label-rows"):
         return []
     severity = "error" if share >= REFUSE else "warning"
     bound = f"refused from {REFUSE:.0%} on" if severity == "warning" else f"the limit is {REFUSE:.0%}"
-    says = f"{share:.1%} of {sample.of} {says} ({_rows(rows)}; {bound})"
-    return [Finding(code, severity, says, fix, where)]
+    message = f"{share:.1%} of {sample.of} {message} ({_rows(rows)}; {bound})"
+    return [Finding(code, severity, message, fix, where)]
 
 
 def _rows(rows: list[Length]) -> str:
@@ -101,7 +103,7 @@ def _find_in_prompts(raw, lengths, sample: Sample, positions: int | None) -> lis
     longest = max(row.prompt for row in lengths)
     fix = f"lower train.response_length, or shorten the prompts (the longest has {longest} tokens)"
     if len(dropped) == len(lengths):
-        says = f"no prompt leaves room for {reply} tokens in the model's {positions} positions"
-        return [Finding("prompts-too-long", "error", says, fix, where)]
-    says = f"leave no room for {reply} tokens in the model's {positions} positions: they are left out"
-    return _share("rows-too-long", dropped, sample, says, fix, where)
+        message = f"no prompt leaves room for {reply} tokens in the model's {positions} positions"
+        return [Finding.error("prompts-too-long", message, fix, where)]
+    message = f"leave no room for {reply} tokens in the model's {positions} positions: they are left out"
+    return _share("rows-too-long", dropped, sample, message, fix, where)

@@ -82,12 +82,12 @@ def find_beyond_embedding(tokenizer, used: set[int], path: str, revision: str | 
     severity = "warning" if spare == set(beyond.values()) else "error"
     first = min(beyond, key=beyond.get)
     more = f" and {len(beyond) - 1} more" if len(beyond) > 1 else ""
-    says = (
+    message = (
         f"the tokenizer has {len(tokenizer)} ids, the embedding {rows} rows: "
         f"none for {first!r} (id {beyond[first]}){more}"
     )
     fix = "use the tokenizer that the model was saved with, or resize the embedding and save the model again"
-    return [Finding("tokenizer-larger-than-embedding", severity, says, fix, path)]
+    return [Finding("tokenizer-larger-than-embedding", severity, message, fix, path)]
 
 
 def embedding_rows(path: str, revision: str | None = None) -> int | None:
@@ -128,10 +128,10 @@ def find_untrained(raw, tokenizer, tokens: list[str]) -> list[Finding]:
         why = "their rows of the parent's embedding are next to zero"
     if not unseen:
         return []
-    says = f"{', '.join(unseen)}: {why}, and LoRA trains no embedding here"
+    message = f"{', '.join(unseen)}: {why}, and LoRA trains no embedding here"
     fix = f"add to model: lora_modules_to_save: [{', '.join(lacking)}]"
     where = raw.places.get("model.use_peft", raw.places.get("model", ""))
-    return [Finding("new-tokens-untrained", "error", says, fix, where)]
+    return [Finding.error("new-tokens-untrained", message, fix, where)]
 
 
 def lacking_modules(model: dict, path: str) -> list[str]:

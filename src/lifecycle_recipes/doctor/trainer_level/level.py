@@ -19,7 +19,7 @@ def find_in_trainer(trainer, recipe: Any) -> list[Finding]:
 
     if not len(trainer.train_dataset):
         fix = "see the ledger of left-out rows: the filters or the lengths took all of them"
-        return [Finding("no-rows", "error", "no row is left to train on", fix)]
+        return [Finding.error("no-rows", "no row is left to train on", fix)]
     with no_trace(trainer):
         return [
             *find_in_steps(trainer, recipe.global_batch_size),

@@ -84,25 +84,25 @@ def _unlabelled(trainer, sample) -> list[Finding]:
 def _no_labels(trainer, sample, empty: list[int], no_batch: list[int] | None) -> list[Finding]:
     fix = "raise train.max_length, or drop the rows whose reply does not fit"
     if no_batch is not None:
-        says = f"a batch without one trained token ({named(trainer, no_batch)}): its loss is 0"
-        return [Finding("zero-label-batch", "error", says, fix)]
+        message = f"a batch without one trained token ({named(trainer, no_batch)}): its loss is 0"
+        return [Finding.error("zero-label-batch", message, fix)]
     if not empty:
         return []
-    says = f"{len(empty)} of {len(sample)} rows looked at have a text without a trained token"
-    says += f" ({named(trainer, empty)}): they cost time and teach nothing"
-    return [Finding("rows-without-loss", "warning", says, fix)]
+    message = f"{len(empty)} of {len(sample)} rows looked at have a text without a trained token"
+    message += f" ({named(trainer, empty)}): they cost time and teach nothing"
+    return [Finding.warning("rows-without-loss", message, fix)]
 
 
 def _masked_ends(trainer, ends: int, trained: int) -> list[Finding]:
     if not ends or trained:
         return []
     tokenizer = trainer.processing_class
-    says = f"the collator masks the end of the text ({tokenizer.eos_token!r}) in all of {ends} texts"
+    message = f"the collator masks the end of the text ({tokenizer.eos_token!r}) in all of {ends} texts"
     fix = "the model would never stop: put the turn end inside the template's {% generation %} block"
     if tokenizer.pad_token_id == tokenizer.eos_token_id:
-        says += ": it is the pad token too"
+        message += ": it is the pad token too"
         fix = "the model would never stop: give the tokenizer a pad token of its own"
-    return [Finding("eos-masked", "error", says, fix)]
+    return [Finding.error("eos-masked", message, fix)]
 
 
 def _double_bos(trainer, sample) -> list[Finding]:
@@ -115,9 +115,11 @@ def _double_bos(trainer, sample) -> list[Finding]:
     if not twice:
         return []
     token = trainer.processing_class.bos_token
-    says = f"{len(twice)} of {len(sample)} rows looked at begin with {token} twice ({named(trainer, twice)})"
+    message = (
+        f"{len(twice)} of {len(sample)} rows looked at begin with {token} twice ({named(trainer, twice)})"
+    )
     fix = "the tokenizer adds it: take it out of the chat template or the text"
-    return [Finding("double-bos", "error", says, fix)]
+    return [Finding.error("double-bos", message, fix)]
 
 
 def documents(batch: dict[str, Any], mask) -> Iterator[tuple[list[int], list[bool]]]:

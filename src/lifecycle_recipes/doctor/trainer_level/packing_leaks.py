@@ -29,9 +29,9 @@ def _discards(trainer) -> list[Finding]:
     if not cut:
         return []
     texts = sum(map(len, lengths))
-    says = f"packing cut {cut} of {texts} texts at train.max_length {args.max_length} and threw away"
+    message = f"packing cut {cut} of {texts} texts at train.max_length {args.max_length} and threw away"
     fix = "raise train.max_length, or set packing_strategy: bfd_split"
-    return [Finding("packing-discards", "warning", f"{says} what was beyond", fix)]
+    return [Finding.warning("packing-discards", f"{message} what was beyond", fix)]
 
 
 def _leaks(trainer) -> list[Finding]:
@@ -43,9 +43,9 @@ def _leaks(trainer) -> list[Finding]:
     if change is None or change < 1e-3:
         return []
     implementation = trainer.model.config._attn_implementation
-    says = f"packed texts see one another: changing one moves the next by {change:.1%} of its activations"
+    message = f"packed texts see one another: changing one moves the next by {change:.1%} of its activations"
     fix = f"set model.attn_implementation (now {implementation}) to one that keeps them apart, or do not pack"
-    return [Finding("packing-leaks", "error", says, fix)]
+    return [Finding.error("packing-leaks", message, fix)]
 
 
 def two_documents(dataset, padding_free: bool) -> tuple[list[dict[str, Any]], int, int] | None:

@@ -84,10 +84,10 @@ def upstream_refusals(where: str) -> Iterator[None]:
     except REJECTIONS as error:
         if is_of_the_machine(error):
             raise
-        says = " ".join(str(error).split()) or type(error).__name__
+        message = " ".join(str(error).split()) or type(error).__name__
         raise refuse(
             "trainer-refused",
-            f"the trainer cannot be built: {says[:500]}",
+            f"the trainer cannot be built: {message[:500]}",
             "change what it names; --debug shows where upstream raised it",
             where,
         ) from error

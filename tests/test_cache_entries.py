@@ -139,9 +139,9 @@ def test_without_a_cache_the_run_goes_on_and_this_is_said(recipe_of, monkeypatch
 
 def test_a_refusal_leaves_nothing_behind(recipe_of):
     path = recipe_of("kto")
-    with pytest.raises(Refusal, match="one-label"):
+    with pytest.raises(Refusal, match="bad-label"):
         file = Path(path).parent / "train.jsonl"
-        file.write_text(file.read_text().replace("false", "true"))
+        file.write_text(file.read_text().replace("false", "null", 1))
         build(path)
     assert entries() == []
 

@@ -208,20 +208,6 @@ def test_a_stopped_run_starts_again(recipe_of, tmp_path):
     assert [u["episode"] for u in updates(trainer)] == [8, 16]
 
 
-@pytest.mark.parametrize(
-    ("keys", "code"),
-    [
-        ({"eval_strategy": "steps", "eval_steps": 1}, "ppo-no-eval"),
-        ({"total_episodes": 8}, "two-lengths"),
-        ({"model": {"load_in_4bit": True, "use_peft": True}}, "ppo-no-quantization"),
-    ],
-)
-def test_what_upstream_would_ignore_is_refused(recipe_of, keys, code):
-    with pytest.raises(Refusal) as refusal:
-        build(recipe_of(**keys))
-    assert refusal.value.findings[0].code == code
-
-
 def test_a_reward_model_without_a_head_is_refused(recipe_of, tiny_model_dir):
     with pytest.raises(Refusal) as refusal:
         build(recipe_of(reward={"model_name_or_path": str(tiny_model_dir)}))

@@ -132,7 +132,6 @@ def test_flash_attention_would_get_one_flat_row(make_recipe):
 @pytest.mark.parametrize(
     ("code", "message", "options"),
     [
-        ("no-single-start", "architecture", {"architecture": False}),
         ("block-too-long", "128 positions", {"block_size": 129}),
         ("unknown-config-key", "hidden_size", {"config": {"hiden_size": 64}}),
         ("unknown-config-key", "architecture.tokenizer", {"config": {"vocab_size": 64}}),

@@ -5,13 +5,13 @@ import json
 import pytest
 from transformers import AutoTokenizer
 
+from lifecycle_recipes.evals.tokenizer import measure_tokenizer
 from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.stages.tokenizer import (
     SPECIAL_TOKENS,
     TokenizerConfig,
     build_tokenizer,
     main,
-    measure_tokenizer,
 )
 
 TEMPLATE = "chat_templates/chatml.jinja"

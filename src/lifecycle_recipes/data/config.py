@@ -1,7 +1,7 @@
 """The `data` section of a recipe. No torch."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass
@@ -57,3 +57,16 @@ def stage_columns(stage: str, values: dict[str, Any]) -> tuple[list[str], list[s
         return [values.get(section, {}).get(key, "text")], []
     required, optional = _COLUMNS.get(stage, ([], []))
     return list(required), list(optional)
+
+
+@dataclass
+class TextConfig:
+    """block_size: tokens per row. column: the column that holds the text.
+
+    packing: `bfd` fills blocks with whole documents (best fit first; longer ones are cut); `none` gives
+    every document, or piece of one, a row of its own.
+    """
+
+    block_size: int
+    column: str = "text"
+    packing: Literal["bfd", "none"] = "bfd"

@@ -1,5 +1,7 @@
 """Rows that a trainer drops or cuts by their length, booked in the ledger: upstream does both in silence."""
 
+from ..finding import refuse
+
 
 def count_left_out(ledger: dict, reason: str, rows: int, held_out: int = 0) -> None:
     """Book rows (`held_out` of them on top, from the held-out set) out of the ledger under `reason`."""
@@ -24,3 +26,36 @@ def count_truncated(ledger: dict, dataset, max_length: int | None, replies: list
     prompts = [len(ids) for ids in dataset["prompt_ids"]]
     longest = [max(map(len, row)) for row in zip(*(dataset[column] for column in replies), strict=True)]
     ledger["truncated"] = sum(p + r > max_length for p, r in zip(prompts, longest, strict=True))
+
+
+def account_for_conversations(ledger: dict, args, end: int, before: tuple, after: tuple) -> None:
+    """Book the rows that upstream dropped, and count those it cut short; refuse if none is left.
+
+    before, after: (train, held-out or None) as read and as prepared. end: the id that ends a turn.
+    """
+    parts = [part for part in after if part is not None]
+    conversations = [list(pieces(part)) for part in parts]
+    # Packing leaves no conversation out; bfd_split and wrapped make several pieces of one and lose no token.
+    packed = [args.packing, args.packing if args.eval_packing is None else args.eval_packing]
+    gone = [
+        0 if pack else len(rows) - len(kept)
+        for rows, kept, pack in zip(before, conversations, packed, strict=False)
+    ]
+    count_left_out(ledger, "no assistant token within train.max_length", *gone)
+    if not all(conversations):
+        raise refuse(
+            "no-trained-tokens", "no row has an assistant token within max_length", "raise train.max_length"
+        )
+    whole = args.packing and args.packing_strategy != "bfd"
+    # The template may write a line break after the turn end.
+    ledger["truncated"] = 0 if whole else sum(end not in ids[-2:] for ids in conversations[0])
+    ledger["tokens"] = sum(map(len, conversations[0]))
+
+
+def pieces(dataset):
+    """The conversations of a prepared dataset, each a list of ids, packed (seq_lengths) or not."""
+    for row in dataset:
+        start = 0
+        for length in row.get("seq_lengths") or [len(row["input_ids"])]:
+            yield row["input_ids"][start : start + length]
+            start += length

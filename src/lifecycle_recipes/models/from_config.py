@@ -1,7 +1,8 @@
 """A causal LM from a config section, with random weights."""
 
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
+from typing import Any
 
 from ..finding import Finding, Refusal, refuse
 
@@ -9,7 +10,21 @@ from ..finding import Finding, Refusal, refuse
 FROM_TOKENIZER = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")
 
 
-def build_causal_lm(architecture, tokenizer, model_config=None):
+@dataclass
+class Architecture:
+    """A model built from nothing. model_type: as in transformers (`llama`, `qwen3`, ...).
+
+    config: keys of that model's config class; vocabulary size and special ids come from the tokenizer.
+    tokenizer: the run directory (or Hub id, with tokenizer_revision) whose tokenizer the model speaks.
+    """
+
+    model_type: str
+    tokenizer: str
+    config: dict[str, Any] = field(default_factory=dict)
+    tokenizer_revision: str | None = None
+
+
+def build_causal_lm(architecture: Architecture, tokenizer, model_config=None):
     """Random weights for `architecture` (model_type and config), with the tokenizer's vocabulary.
 
     model_config: a `trl.ModelConfig` whose attn_implementation is used, or None. The weights are float32;

@@ -27,6 +27,7 @@ from ..redact import is_secret
 from .names import ALSO, CHOICES, HELP, RENAMED, has_no_effect, required_keys
 
 SHIPPED = Path(__file__).parent / "schemas"
+SHARED = ("global_batch_size", "gate", "allow", "pinned")
 STAMPED = ("lifecycle-recipes", "transformers", "trl")
 _SCALARS = {str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null"}
 
@@ -97,7 +98,15 @@ def _installed_text() -> list[str]:
 def section_types(recipe_class: type) -> dict[str, typing.Any]:
     """The type of every section of a stage's recipe dataclass; imports what is given as a dotted string."""
     namespace = vars(sys.modules[recipe_class.__module__])
-    return {f.name: _resolve(f.type, namespace) for f in fields(recipe_class)}
+    return {f.name: _resolve(f.type, namespace) for f in section_fields(recipe_class)}
+
+
+def section_fields(recipe_class: type) -> list[Field]:
+    """What a recipe of this class may hold: its own sections first, then the keys that all recipes share."""
+    return sorted(
+        (f for f in fields(recipe_class) if f.init),
+        key=lambda f: SHARED.index(f.name) if f.name in SHARED else -1,
+    )
 
 
 def _resolve(annotation: typing.Any, namespace: dict) -> typing.Any:
@@ -130,7 +139,7 @@ def make_schema(stage: str) -> dict:
     cls = recipe_class(stage)
     properties = {"stage": HELP["stage"] | {"type": "string", "enum": [stage]}}
     required = ["stage"]
-    for field, hint in zip(fields(cls), section_types(cls).values(), strict=True):
+    for field, hint in zip(section_fields(cls), section_types(cls).values(), strict=True):
         properties[field.name] = HELP.get(field.name, {}) | _field_schema(field, hint, cls, stage)
         if _is_required(field):
             required.append(field.name)

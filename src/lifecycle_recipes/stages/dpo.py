@@ -9,45 +9,42 @@ The reference is the parent, always: with a LoRA parent its adapter is merged fi
 starts from the parent and the reference is the model below that adapter.
 """
 
-from dataclasses import dataclass, field
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..data.config import DataConfig
 from ..evals.config import EvaluateConfig
+from ..evals.measure import measure
+from ..recipe.stage_recipe import TrainingRecipe
+from ..record.run import Run
+from ..training.stage import refuses_as_recipe, stage, train
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import trl
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass
-class DPORecipe:
-    model: "trl.ModelConfig"  # noqa: F821
+class DPORecipe(TrainingRecipe):
+    model: trl.ModelConfig
     data: DataConfig
-    train: "trl.DPOConfig"  # noqa: F821
+    train: trl.DPOConfig
     evaluate: EvaluateConfig | None = None
-    global_batch_size: int | None = None
-    gate: list[str] = field(default_factory=list)
-    allow: dict[str, str] = field(default_factory=dict)
-    pinned: dict[str, str] = field(default_factory=dict)
 
 
 def main(argv: list[str] | None = None) -> None:
-    from ..doctor.check import check_built, check_recipe, preflight
-    from ..doctor.trainer_level.trial_build import upstream_refusals
-    from ..evals.measure import measure
-    from ..recipe.read import load_recipe
-    from ..record.run import Run, stage_exit
-
-    with stage_exit():
-        recipe = load_recipe(DPORecipe, argv, check_recipe)
-        with Run.start(recipe) as run:
-            preflight(recipe, run)
-            from ..training.train import train_and_save  # imports torch: a recipe is refused before that
-
-            with upstream_refusals(recipe.raw.path):
-                trainer = build_trainer(recipe, run)
-            check_built(trainer, recipe, run)
-            train_and_save(trainer, recipe, run)
-            measure(recipe.train.output_dir, recipe.evaluate, run, recipe.model)
+    with stage(DPORecipe, argv) as (recipe, run):
+        trainer = build_trainer(recipe, run)
+        train(trainer, recipe, run)
+        measure(recipe.train.output_dir, recipe.evaluate, run, recipe.model)
 
 
-def build_trainer(recipe: DPORecipe, run):
+@refuses_as_recipe
+def build_trainer(recipe: DPORecipe, run: Run) -> trl.DPOTrainer:
     """The `trl.DPOTrainer` of this recipe; the ledger of its rows is noted in `run`."""
     from transformers import set_seed
 
@@ -75,7 +72,7 @@ def build_trainer(recipe: DPORecipe, run):
     )
 
 
-def prepare_rows(recipe: DPORecipe, tokenizer, scratch) -> tuple:
+def prepare_rows(recipe: DPORecipe, tokenizer: PreTrainedTokenizerBase, scratch: Path) -> tuple:
     """(train, held-out, ledger), tokenised as upstream does it; see data/prepare.py."""
     from trl import DPOTrainer
 

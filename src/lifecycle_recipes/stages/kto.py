@@ -10,46 +10,42 @@ train.desirable_weight and train.undesirable_weight. Rows are read in the order 
 sets train.train_sampling_strategy: upstream pairs each prompt with its neighbour's reply to estimate the KL.
 """
 
-from dataclasses import dataclass, field
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..data.config import DataConfig
 from ..evals.config import EvaluateConfig
-from ..finding import refuse
+from ..evals.measure import measure
+from ..recipe.stage_recipe import TrainingRecipe
+from ..record.run import Run
+from ..training.stage import refuses_as_recipe, stage, train
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import trl
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass
-class KTORecipe:
-    model: "trl.ModelConfig"  # noqa: F821
+class KTORecipe(TrainingRecipe):
+    model: trl.ModelConfig
     data: DataConfig
-    train: "trl.KTOConfig"  # noqa: F821
+    train: trl.KTOConfig
     evaluate: EvaluateConfig | None = None
-    global_batch_size: int | None = None
-    gate: list[str] = field(default_factory=list)
-    allow: dict[str, str] = field(default_factory=dict)
-    pinned: dict[str, str] = field(default_factory=dict)
 
 
 def main(argv: list[str] | None = None) -> None:
-    from ..doctor.check import check_built, check_recipe, preflight
-    from ..doctor.trainer_level.trial_build import upstream_refusals
-    from ..evals.measure import measure
-    from ..recipe.read import load_recipe
-    from ..record.run import Run, stage_exit
-
-    with stage_exit():
-        recipe = load_recipe(KTORecipe, argv, check_recipe)
-        with Run.start(recipe) as run:
-            preflight(recipe, run)
-            from ..training.train import train_and_save  # imports torch: a recipe is refused before that
-
-            with upstream_refusals(recipe.raw.path):
-                trainer = build_trainer(recipe, run)
-            check_built(trainer, recipe, run)
-            train_and_save(trainer, recipe, run)
-            measure(recipe.train.output_dir, recipe.evaluate, run, recipe.model)
+    with stage(KTORecipe, argv) as (recipe, run):
+        trainer = build_trainer(recipe, run)
+        train(trainer, recipe, run)
+        measure(recipe.train.output_dir, recipe.evaluate, run, recipe.model)
 
 
-def build_trainer(recipe: KTORecipe, run):
+@refuses_as_recipe
+def build_trainer(recipe: KTORecipe, run: Run) -> trl.KTOTrainer:
     """The `trl.KTOTrainer` of this recipe; the ledger of its rows is noted in `run`."""
     from transformers import set_seed
 
@@ -78,7 +74,9 @@ def build_trainer(recipe: KTORecipe, run):
     )
 
 
-def prepare_rows(recipe: KTORecipe, tokenizer, scratch, neighbours: int) -> tuple:
+def prepare_rows(
+    recipe: KTORecipe, tokenizer: PreTrainedTokenizerBase, scratch: Path, neighbours: int
+) -> tuple:
     """(train, held-out, ledger), tokenised as upstream does it; see data/prepare.py."""
     import logging
 
@@ -90,10 +88,6 @@ def prepare_rows(recipe: KTORecipe, tokenizer, scratch, neighbours: int) -> tupl
 
     columns = ["prompt", "completion", "label"], ["tools"]
     train, held_out, ledger = load_data(recipe.data, *columns, recipe.allow, scratch)
-    if len(set(train["label"])) < 2:
-        raise refuse(
-            "one-label", f"every label is {train['label'][0]}", "KTO needs good and bad replies: give both"
-        )
     # The check has said it already, as label-weights, unless the recipe waives it.
     upstream = logging.getLogger("trl.trainer.kto_trainer")
     upstream.addFilter(lambda record: "in an ideal range" not in record.getMessage())

@@ -14,59 +14,60 @@ Metrics: train_kl (nats per reply, mean over the last tenth of the updates); tra
 train_score_last (reward less penalty, mean over the first and the last tenth).
 """
 
-from dataclasses import dataclass, field
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..data.config import DataConfig
 from ..evals.config import EvaluateConfig
+from ..evals.measure import measure
 from ..finding import refuse
+from ..recipe.stage_recipe import TrainingRecipe
+from ..record.run import Run
+from ..training.stage import refuses_as_recipe, stage, train
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import trl
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass
-class PPORecipe:
-    model: "trl.ModelConfig"  # noqa: F821
-    reward: "trl.ModelConfig"  # noqa: F821
+class PPORecipe(TrainingRecipe):
+    model: trl.ModelConfig
+    reward: trl.ModelConfig
     data: DataConfig
-    train: "trl.experimental.ppo.PPOConfig"  # noqa: F821
-    value: "trl.ModelConfig | None" = None  # noqa: F821
+    train: trl.experimental.ppo.PPOConfig
+    value: trl.ModelConfig | None = None
     evaluate: EvaluateConfig | None = None
-    global_batch_size: int | None = None
-    gate: list[str] = field(default_factory=list)
-    allow: dict[str, str] = field(default_factory=dict)
-    pinned: dict[str, str] = field(default_factory=dict)
 
 
 def main(argv: list[str] | None = None) -> None:
-    from ..doctor.check import check_built, check_recipe, preflight
-    from ..doctor.trainer_level.trial_build import upstream_refusals
-    from ..evals.measure import measure
-    from ..recipe.read import load_recipe
-    from ..record.run import Run, stage_exit
+    with stage(PPORecipe, argv) as (recipe, run):
+        from ..training.ppo import summarise
 
-    with stage_exit():
-        recipe = load_recipe(PPORecipe, argv, check_recipe)
-        with Run.start(recipe) as run:
-            preflight(recipe, run)
-            from ..training.train import train_and_save  # imports torch: a recipe is refused before that
-
-            with upstream_refusals(recipe.raw.path):
-                trainer = build_trainer(recipe, run)
-            check_built(trainer, recipe, run)
-            train_and_save(trainer, recipe, run)
-            run.metrics.update(summarise(trainer.state.log_history))
-            measure(recipe.train.output_dir, recipe.evaluate, run, recipe.model)
+        trainer = build_trainer(recipe, run)
+        train(trainer, recipe, run)
+        run.metrics.update(summarise(trainer.state.log_history))
+        measure(recipe.train.output_dir, recipe.evaluate, run, recipe.model)
 
 
-def build_trainer(recipe: PPORecipe, run):
+@refuses_as_recipe
+def build_trainer(recipe: PPORecipe, run: Run) -> trl.experimental.ppo.PPOTrainer:
     """The PPOTrainer of this recipe, its saving repaired; the ledger of its rows is noted in `run`."""
     from transformers import GenerationConfig, set_seed
 
     from ..data.prepare import prepared_rows
     from ..models.adapters import peft_config
     from ..models.load import load_causal_lm, load_tokenizer
+    from ..training.ppo import policy_trainer
     from ..training.train import end_replies_at
 
     args = recipe.train
-    check_arguments(recipe)
+    set_length(args)
     # Upstream shuffles with numpy's global generator, and nothing else seeds that one.
     set_seed(args.seed)
     tokenizer = load_tokenizer(recipe.model.model_name_or_path, recipe.model.model_revision)
@@ -93,7 +94,9 @@ def build_trainer(recipe: PPORecipe, run):
     )
 
 
-def prepare_rows(recipe: PPORecipe, tokenizer, scratch, longest: int | None) -> tuple:
+def prepare_rows(
+    recipe: PPORecipe, tokenizer: PreTrainedTokenizerBase, scratch: Path, longest: int | None
+) -> tuple:
     """(prompts, None, ledger), tokenised; see data/prepare.py."""
     from ..data.sources import load_data
 
@@ -101,7 +104,9 @@ def prepare_rows(recipe: PPORecipe, tokenizer, scratch, longest: int | None) -> 
     return tokenize_prompts(train, tokenizer, longest, ledger), None, ledger
 
 
-def load_scorer(model_config, args, role: str):
+def load_scorer(
+    model_config: trl.ModelConfig, args: trl.experimental.ppo.PPOConfig, role: str
+) -> PreTrainedModel:
     """A reward model. An adapter is merged in a directory of its own: `base` belongs to the policy."""
     from copy import copy
 
@@ -112,7 +117,9 @@ def load_scorer(model_config, args, role: str):
     return load_reward_model(model_config, own)
 
 
-def stop_at_turn_end(tokenizer, args):
+def stop_at_turn_end(
+    tokenizer: PreTrainedTokenizerBase, args: trl.experimental.ppo.PPOConfig
+) -> PreTrainedTokenizerBase:
     """Make `tokenizer` fit for rollouts: padded on the left, its eos the token that ends a turn.
 
     train.stop_token_id, if given, is that token; else the chat template's. Upstream's missing_eos_penalty
@@ -136,35 +143,26 @@ def stop_at_turn_end(tokenizer, args):
     return tokenizer
 
 
-def check_arguments(recipe: PPORecipe) -> None:
-    """Refuse what upstream would ignore; let `max_steps` (updates) set the length, as in other stages."""
+def set_length(args: trl.experimental.ppo.PPOConfig) -> None:
+    """Let `max_steps` (updates) set the length, as in other stages."""
     from accelerate import PartialState
 
-    args = recipe.train
     # PPOConfig hides TrainingArguments' property behind a field that is None until its trainer is built.
     args.world_size = PartialState().num_processes
-    if any(m and (m.load_in_4bit or m.load_in_8bit) for m in (recipe.model, recipe.reward, recipe.value)):
-        raise refuse(
-            "ppo-no-quantization", "PPO cannot train quantised models", "remove load_in_4bit, load_in_8bit"
-        )
-    if str(getattr(args.eval_strategy, "value", args.eval_strategy)) != "no":
-        raise refuse("ppo-no-eval", "PPO evaluates nothing while it trains", "use the `evaluate` section")
     if args.max_steps > 0:
-        if args.total_episodes is not None:
-            raise refuse(
-                "two-lengths", "train.max_steps and train.total_episodes both set the length", "keep one"
-            )
         batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
         args.total_episodes = args.max_steps * batch * args.world_size
 
 
-def room(policy, response_length: int) -> int | None:
+def room(policy: PreTrainedModel, response_length: int) -> int | None:
     """The longest prompt, in tokens, that leaves `response_length` positions; None without a limit."""
     positions = getattr(policy.config.get_text_config(), "max_position_embeddings", None)
     return positions and positions - response_length
 
 
-def tokenize_prompts(rows, tokenizer, longest: int | None, ledger: dict):
+def tokenize_prompts(
+    rows: Dataset, tokenizer: PreTrainedTokenizerBase, longest: int | None, ledger: dict
+) -> Dataset:
     """Dataset with `input_ids`, generation prompt included; over-long prompts are left out and counted."""
     from ..data.ledger import count_left_out
     from ..data.provenance import ROW
@@ -185,110 +183,6 @@ def tokenize_prompts(rows, tokenizer, longest: int | None, ledger: dict):
         )
     count_left_out(ledger, f"prompt longer than {longest} tokens", len(tokens) - len(kept))
     return kept
-
-
-def policy_trainer(reply_config, tokenizer):
-    """A PPOTrainer class that saves the policy under every layout, stops when asked and counts its tokens."""
-    import gc
-    import time
-    import warnings
-
-    from accelerate.utils import patch_environment
-    from transformers import TrainerCallback
-    from transformers.trainer_utils import TrainOutput
-    from trl.experimental.ppo import PPOTrainer
-
-    from ..record.run import Stopped
-
-    class LeaveWhenAsked(TrainerCallback):
-        """Upstream's loop never looks at `should_training_stop`."""
-
-        def on_step_end(self, args, state, control, **kwargs):
-            if control.should_training_stop and state.global_step < state.max_steps:
-                raise Stopped(
-                    f"update {state.global_step} of {state.max_steps}; PPO starts again from the first"
-                )
-
-    class PolicyTrainer(PPOTrainer):
-        _initial_num_input_tokens_seen = 0  # as in Trainer, which sets it where it could resume
-
-        def __init__(self, args, **parts):
-            # Upstream's Accelerator reads the layout's precision alone: train.bf16 and fp16 would do nothing.
-            with patch_environment(ACCELERATE_MIXED_PRECISION=args.mixed_precision):
-                super().__init__(args=args, **parts)
-
-        def train(self, resume_from_checkpoint=None):
-            self.add_callback(LeaveWhenAsked())
-            self.accelerator.print = lambda *_: None  # "===training policy==="
-            warnings.filterwarnings("ignore", message="var.*degrees of freedom")  # of one ratio per update
-            seen = count_tokens(self.model)
-            # Upstream collects garbage twice per update: 0.3 s each with the imported libraries' objects, 5 %
-            # of a desk run, and next to nothing once those are set aside.
-            gc.collect()
-            gc.freeze()
-            started = time.perf_counter()
-            super().train()
-            seconds = time.perf_counter() - started
-            gc.unfreeze()
-            self.state.num_input_tokens_seen = self.accelerator.reduce(seen.to(self.args.device)).item()
-            losses = [entry["loss"] for entry in self.state.log_history if "loss" in entry]
-            return TrainOutput(
-                self.state.global_step, sum(losses) / max(len(losses), 1), {"train_runtime": seconds}
-            )
-
-        def log(self, logs, start_time=None):
-            # Under the name that the checks for a non-finite loss know.
-            if "loss/policy_avg" in logs:
-                logs["loss"] = logs["loss/policy_avg"] + self.args.vf_coef * logs["loss/value_avg"]
-            super().log(logs, start_time)
-
-        def save_model(self, output_dir=None, _internal_call=False):
-            # Upstream's hands the wrapped pair of models to Trainer: under DDP the names are wrong, under
-            # ZeRO it dies. Gathering is collective, so every rank takes part.
-            weights = self.accelerator.get_state_dict(self.model)
-            policy = self.accelerator.unwrap_model(self.model).policy
-            if not self.args.should_save:
-                return
-            output_dir = output_dir or self.args.output_dir
-            policy.save_pretrained(
-                output_dir,
-                state_dict={
-                    k.removeprefix("policy."): v for k, v in weights.items() if k.startswith("policy.")
-                },
-            )
-            reply_config.save_pretrained(output_dir)  # over the one for rollouts
-            tokenizer.save_pretrained(output_dir)
-
-    return PolicyTrainer
-
-
-def count_tokens(model):
-    """A running count, in a tensor, of the non-padding tokens that `model` is trained on in this process."""
-    import torch
-
-    seen = torch.zeros((), dtype=torch.long)
-
-    def count(module, args, kwargs):
-        seen.add_(kwargs["attention_mask"].sum().cpu())
-
-    # Rollouts call the policy inside the pair of models, so only the optimisation passes here.
-    model.register_forward_pre_hook(count, with_kwargs=True)
-    return seen
-
-
-def summarise(log_history: list[dict]) -> dict[str, float]:
-    """train_kl, train_score_first and train_score_last of PPO's log: means over a tenth of the updates."""
-    updates = [entry for entry in log_history if "objective/kl" in entry]
-    tenth = max(1, len(updates) // 10)
-
-    def mean(key, part):
-        return sum(entry[key] for entry in part) / len(part)
-
-    return {
-        "train_kl": mean("objective/kl", updates[-tenth:]),
-        "train_score_first": mean("objective/scores", updates[:tenth]),
-        "train_score_last": mean("objective/scores", updates[-tenth:]),
-    }
 
 
 if __name__ == "__main__":

@@ -6,78 +6,49 @@ Reads  data.sources (column `text`), architecture.tokenizer or model.model_name_
 Writes train.output_dir: weights, tokenizer, checkpoints, run.json.
 """
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from __future__ import annotations
 
-from ..data.config import DataConfig
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..data.config import DataConfig, TextConfig
 from ..evals.config import EvaluateConfig
+from ..evals.measure import measure
 from ..finding import refuse
+from ..models.from_config import Architecture
+from ..recipe.stage_recipe import TrainingRecipe
+from ..record.run import Run
+from ..training.stage import refuses_as_recipe, stage, train
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import transformers
+    import trl
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass
-class Architecture:
-    """A model built from nothing. model_type: as in transformers (`llama`, `qwen3`, ...).
-
-    config: keys of that model's config class; vocabulary size and special ids come from the tokenizer.
-    tokenizer: the run directory (or Hub id, with tokenizer_revision) whose tokenizer the model speaks.
-    """
-
-    model_type: str
-    tokenizer: str
-    config: dict[str, Any] = field(default_factory=dict)
-    tokenizer_revision: str | None = None
-
-
-@dataclass
-class TextConfig:
-    """block_size: tokens per row. column: the column that holds the text.
-
-    packing: `bfd` fills blocks with whole documents (best fit first; longer ones are cut); `none` gives
-    every document, or piece of one, a row of its own.
-    """
-
-    block_size: int
-    column: str = "text"
-    packing: Literal["bfd", "none"] = "bfd"
-
-
-@dataclass
-class PretrainRecipe:
+class PretrainRecipe(TrainingRecipe):
     text: TextConfig
     data: DataConfig
-    train: "transformers.TrainingArguments"  # noqa: F821
+    train: transformers.TrainingArguments
     architecture: Architecture | None = None
-    model: "trl.ModelConfig | None" = None  # noqa: F821
+    model: trl.ModelConfig | None = None
     evaluate: EvaluateConfig | None = None
-    global_batch_size: int | None = None
-    gate: list[str] = field(default_factory=list)
-    allow: dict[str, str] = field(default_factory=dict)
-    pinned: dict[str, str] = field(default_factory=dict)
 
 
 def main(argv: list[str] | None = None) -> None:
-    from ..doctor.check import check_built, check_recipe, preflight
-    from ..doctor.trainer_level.trial_build import upstream_refusals
-    from ..evals.measure import measure
-    from ..recipe.read import load_recipe
-    from ..record.run import Run, stage_exit
-
-    with stage_exit():
-        recipe = load_recipe(PretrainRecipe, argv, check_recipe)
-        with Run.start(recipe) as run:
-            preflight(recipe, run)
-            from ..training.train import train_and_save  # imports torch: a recipe is refused before that
-
-            with upstream_refusals(recipe.raw.path):
-                trainer = build_trainer(recipe, run)
-            check_built(trainer, recipe, run)
-            train_and_save(trainer, recipe, run)
-            for name in {"eval_bits_per_byte", "eval_perplexity"} & set(run.metrics):
-                run.metrics[name.removeprefix("eval_")] = run.metrics.pop(name)
-            measure(recipe.train.output_dir, recipe.evaluate, run, recipe.model)
+    with stage(PretrainRecipe, argv) as (recipe, run):
+        trainer = build_trainer(recipe, run)
+        train(trainer, recipe, run)
+        for name in {"eval_bits_per_byte", "eval_perplexity"} & set(run.metrics):
+            run.metrics[name.removeprefix("eval_")] = run.metrics.pop(name)
+        measure(recipe.train.output_dir, recipe.evaluate, run, recipe.model)
 
 
-def build_trainer(recipe: PretrainRecipe, run):
+@refuses_as_recipe
+def build_trainer(recipe: PretrainRecipe, run: Run) -> transformers.Trainer:
     """The stock `transformers.Trainer` over packed blocks; `run` gets the ledger of rows and tokens."""
     from transformers import Trainer, set_seed
 
@@ -87,14 +58,6 @@ def build_trainer(recipe: PretrainRecipe, run):
     from ..models.load import load_causal_lm, load_tokenizer
 
     start = recipe.model and recipe.model.model_name_or_path
-    if bool(start) == bool(recipe.architecture):
-        raise refuse(
-            "no-single-start",
-            "a model starts from `architecture` (from nothing) or from `model.model_name_or_path`",
-            "give one of the two",
-        )
-    if start and recipe.model.use_peft:
-        raise refuse("no-effect", "pretraining trains every weight; model.use_peft does nothing", "remove it")
     text, args = recipe.text, recipe.train
     if start:
         tokenizer = load_tokenizer(start, recipe.model.model_revision)
@@ -102,10 +65,11 @@ def build_trainer(recipe: PretrainRecipe, run):
         source = recipe.architecture
         tokenizer = load_tokenizer(source.tokenizer, source.tokenizer_revision or "main")
     set_seed(args.seed)
-    if start:
-        model = load_causal_lm(recipe.model, args)
-    else:
-        model = build_causal_lm(recipe.architecture, tokenizer, recipe.model)
+    model = (
+        load_causal_lm(recipe.model, args)
+        if start
+        else build_causal_lm(recipe.architecture, tokenizer, recipe.model)
+    )
     longest = getattr(model.config, "max_position_embeddings", None)
     if longest and text.block_size > longest:
         raise refuse(
@@ -129,7 +93,7 @@ def build_trainer(recipe: PretrainRecipe, run):
     )
 
 
-def prepare_rows(recipe: PretrainRecipe, tokenizer, scratch) -> tuple:
+def prepare_rows(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase, scratch: Path) -> tuple:
     """(train, held-out, ledger), tokenised and packed; see data/prepare.py."""
     from ..data.packing import pack_documents
     from ..data.sources import load_data

@@ -10,43 +10,42 @@ scores higher), reward_chosen and reward_rejected (means). train.center_rewards_
 around zero.
 """
 
-from dataclasses import dataclass, field, replace
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from ..data.config import DataConfig
+from ..evals.pairs import measure_pairs
+from ..recipe.stage_recipe import TrainingRecipe
+from ..record.run import Run
+from ..training.stage import refuses_as_recipe, stage, train
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import trl
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass
-class RewardRecipe:
-    model: "trl.ModelConfig"  # noqa: F821
+class RewardRecipe(TrainingRecipe):
+    model: trl.ModelConfig
     data: DataConfig
-    train: "trl.RewardConfig"  # noqa: F821
-    global_batch_size: int | None = None
-    gate: list[str] = field(default_factory=list)
-    allow: dict[str, str] = field(default_factory=dict)
-    pinned: dict[str, str] = field(default_factory=dict)
+    train: trl.RewardConfig
 
 
 def main(argv: list[str] | None = None) -> None:
-    from ..doctor.check import check_built, check_recipe, preflight
-    from ..doctor.trainer_level.trial_build import upstream_refusals
-    from ..recipe.read import load_recipe
-    from ..record.run import Run, stage_exit
-
-    with stage_exit():
-        recipe = load_recipe(RewardRecipe, argv, check_recipe)
-        with Run.start(recipe) as run:
-            preflight(recipe, run)
-            from ..training.train import train_and_save  # imports torch: a recipe is refused before that
-
-            with upstream_refusals(recipe.raw.path):
-                trainer = build_trainer(recipe, run)
-            check_built(trainer, recipe, run)
-            train_and_save(trainer, recipe, run)
-            if trainer.eval_dataset is not None and trainer.is_world_process_zero():
-                run.metrics.update(measure_pairs(recipe.train.output_dir, trainer, run.reloaded))
+    with stage(RewardRecipe, argv) as (recipe, run):
+        trainer = build_trainer(recipe, run)
+        train(trainer, recipe, run)
+        if trainer.eval_dataset is not None and trainer.is_world_process_zero():
+            run.metrics.update(measure_pairs(recipe.train.output_dir, trainer, run.reloaded))
 
 
-def build_trainer(recipe: RewardRecipe, run):
+@refuses_as_recipe
+def build_trainer(recipe: RewardRecipe, run: Run) -> trl.RewardTrainer:
     """The `trl.RewardTrainer` of this recipe; the ledger of its rows is noted in `run`."""
     from transformers import set_seed
     from trl import RewardTrainer
@@ -71,7 +70,7 @@ def build_trainer(recipe: RewardRecipe, run):
     )
 
 
-def prepare_rows(recipe: RewardRecipe, tokenizer, scratch) -> tuple:
+def prepare_rows(recipe: RewardRecipe, tokenizer: PreTrainedTokenizerBase, scratch: Path) -> tuple:
     """(train, held-out, ledger), tokenised; see data/prepare.py."""
     from trl import RewardTrainer
 
@@ -87,7 +86,7 @@ def prepare_rows(recipe: RewardRecipe, tokenizer, scratch) -> tuple:
     return *done, ledger
 
 
-def tokenize_pairs(rows, tokenizer):
+def tokenize_pairs(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     """Dataset with `chosen_ids` and `rejected_ids`, both up to the turn end. Text is left to upstream."""
     from ..data.provenance import ROW
     from ..models.load import turn_end
@@ -103,32 +102,6 @@ def tokenize_pairs(rows, tokenizer):
         return {f"{k}_ids": scored_ids(tokenizer, prompt + row[k], end) for k in ("chosen", "rejected")}
 
     return rows.map(tokenize, remove_columns=[c for c in rows.column_names if c != ROW])
-
-
-def measure_pairs(path: str, trainer, reloaded=None) -> dict[str, float]:
-    """Metrics of the model saved at `path` on the trainer's held-out pairs: what others load is measured.
-
-    reloaded: that model, where it has been loaded already (an evals.saved.Saved).
-    """
-    import torch
-
-    from ..models.saved import load_reward
-
-    model = (reloaded.bring_back() if reloaded else load_reward(path)).model
-    rewards = {"chosen": [], "rejected": []}
-    for batch in trainer.eval_dataset.iter(trainer.args.per_device_eval_batch_size):
-        pairs = [dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True)]
-        inputs = {k: v.to(model.device) for k, v in trainer.data_collator(pairs).items()}
-        with torch.no_grad():
-            scores = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
-        for side, part in zip(rewards, scores.squeeze(-1).float().chunk(2), strict=True):
-            rewards[side].append(part.cpu())
-    chosen, rejected = (torch.cat(parts) for parts in rewards.values())
-    return {
-        "pair_accuracy": (chosen > rejected).float().mean().item(),
-        "reward_chosen": chosen.mean().item(),
-        "reward_rejected": rejected.mean().item(),
-    }
 
 
 if __name__ == "__main__":

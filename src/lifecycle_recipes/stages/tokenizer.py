@@ -6,14 +6,21 @@ Reads  data.sources (column `text`); data.eval_sources for the measures.
 Writes tokenizer.output_dir: tokenizer.json, tokenizer_config.json, chat_template.jinja, run.json.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ..data.config import DataConfig
 from ..finding import refuse
 from ..models.special_tokens import SPECIAL_TOKENS, check_vocabulary
+from ..recipe.stage_recipe import StageRecipe
+from ..training.stage import stage
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 # Llama 3's split: digits in groups of at most three, words with their leading space, punctuation apart
 # from letters. On real text 3.91 bytes per token against 3.54 with GPT-2's split.
@@ -43,33 +50,25 @@ class TokenizerConfig:
 
 
 @dataclass
-class TokenizerRecipe:
+class TokenizerRecipe(StageRecipe):
     tokenizer: TokenizerConfig
     data: DataConfig
-    gate: list[str] = field(default_factory=list)
-    allow: dict[str, str] = field(default_factory=dict)
-    pinned: dict[str, str] = field(default_factory=dict)
 
 
 def main(argv: list[str] | None = None) -> None:
-    from ..data.sources import load_data
-    from ..doctor.check import check_recipe, preflight
-    from ..recipe.read import load_recipe
-    from ..record.run import Run, stage_exit
+    with stage(TokenizerRecipe, argv) as (recipe, run):
+        from ..data.sources import load_data
+        from ..evals.tokenizer import measure_tokenizer
 
-    with stage_exit():
-        recipe = load_recipe(TokenizerRecipe, argv, check_recipe)
-        with Run.start(recipe) as run:
-            preflight(recipe, run)
-            config = recipe.tokenizer
-            train, held_out, ledger = load_data(recipe.data, [config.text_column], allow=recipe.allow)
-            run.note(data=ledger)
-            tokenizer = build_tokenizer(train[config.text_column], config)
-            tokenizer.save_pretrained(config.output_dir)
-            run.metrics.update(measure_tokenizer(tokenizer, (held_out or train)[config.text_column]))
+        config = recipe.tokenizer
+        train, held_out, ledger = load_data(recipe.data, [config.text_column], allow=recipe.allow)
+        run.note(data=ledger)
+        tokenizer = build_tokenizer(train[config.text_column], config)
+        tokenizer.save_pretrained(config.output_dir)
+        run.metrics.update(measure_tokenizer(tokenizer, (held_out or train)[config.text_column]))
 
 
-def build_tokenizer(texts: Iterable[str], config: TokenizerConfig):
+def build_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> PreTrainedTokenizerFast:
     """Train on `texts`; return a `PreTrainedTokenizerFast`. Refuses what would not give the asked-for ids."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -106,21 +105,6 @@ def build_tokenizer(texts: Iterable[str], config: TokenizerConfig):
         chat_template=Path(config.chat_template).read_text(encoding="utf-8"),
         clean_up_tokenization_spaces=False,
     )
-
-
-def measure_tokenizer(tokenizer, texts: Iterable[str]) -> dict[str, float]:
-    """bytes_per_token, unknown_rate (share of tokens) and round_trip (share of texts decoded unchanged)."""
-    texts = list(texts)
-    ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    tokens = sum(map(len, ids))
-    unknown = sum(row.count(tokenizer.unk_token_id) for row in ids) if tokenizer.unk_token else 0
-    same = sum(tokenizer.decode(row) == text for row, text in zip(ids, texts, strict=True))
-    return {
-        "bytes_per_token": sum(len(t.encode()) for t in texts) / max(tokens, 1),
-        "unknown_rate": unknown / max(tokens, 1),
-        "round_trip": same / max(len(texts), 1),
-        "vocab_size": len(tokenizer),
-    }
 
 
 if __name__ == "__main__":

@@ -1,0 +1,29 @@
+"""The keys that the recipes of all stages share. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .read import RawRecipe
+
+
+@dataclass(kw_only=True)
+class StageRecipe:
+    """gate: promises about the result. allow: code of a finding -> why it is waived. pinned: id -> revision.
+
+    raw: the recipe as it was read, for checks and records; no key of a recipe.
+    """
+
+    gate: list[str] = field(default_factory=list)
+    allow: dict[str, str] = field(default_factory=dict)
+    pinned: dict[str, str] = field(default_factory=dict)
+    raw: RawRecipe | None = field(default=None, init=False, repr=False, compare=False)
+
+
+@dataclass(kw_only=True)
+class TrainingRecipe(StageRecipe):
+    """global_batch_size: rows per optimizer step over all processes; see recipe/batch_size.py."""
+
+    global_batch_size: int | None = None

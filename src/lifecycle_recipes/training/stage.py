@@ -1,0 +1,53 @@
+"""A stage from its command line to its exit status: what the `main` of every stage shares. No torch on import."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+from ..doctor.check import check_built, check_recipe, preflight
+from ..doctor.trainer_level.trial_build import upstream_refusals
+from ..exit_status import stage_exit
+from ..recipe.read import load_recipe
+from ..recipe.stage_recipe import StageRecipe, TrainingRecipe
+from ..record.run import Run
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+Recipe = TypeVar("Recipe", bound=StageRecipe)
+
+
+@contextmanager
+def stage(recipe_class: type[Recipe], argv: list[str] | None) -> Iterator[tuple[Recipe, Run]]:
+    """Yield (recipe, run) once recipe, rows and layout were checked and the output directory is this run's.
+
+    argv: path of the recipe, then overrides; None for the command line. The record is written however the
+    block ends, and the process ends with the exit status of that end.
+    """
+    with stage_exit():
+        recipe = load_recipe(recipe_class, argv, check_recipe)
+        with Run.start(recipe) as run:
+            preflight(recipe, run)
+            yield recipe, run
+
+
+def refuses_as_recipe(build_trainer: Callable) -> Callable:
+    """Above a `build_trainer`: what upstream rejects while the trainer is built is a refusal of the recipe."""
+
+    @functools.wraps(build_trainer)
+    def build(recipe: TrainingRecipe, run: Run) -> Trainer:
+        with upstream_refusals(recipe.raw.path if recipe.raw else ""):
+            return build_trainer(recipe, run)
+
+    return build
+
+
+def train(trainer: Trainer, recipe: TrainingRecipe, run: Run) -> None:
+    """Check the built trainer, train, save, reload and compare; see training/train.py."""
+    from .train import train_and_save  # imports torch: a recipe is refused before that
+
+    check_built(trainer, recipe, run)
+    train_and_save(trainer, recipe, run)

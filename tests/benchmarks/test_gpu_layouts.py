@@ -3,11 +3,11 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from repository import ROOT
 
-SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks/gpu_layouts.py"
+SCRIPT = ROOT / "benchmarks/gpu_layouts.py"
 
 
 def benchmark(*arguments: str, **environment) -> subprocess.CompletedProcess:

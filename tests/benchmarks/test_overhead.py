@@ -3,11 +3,11 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from repository import ROOT
 
-OVERHEAD = Path(__file__).resolve().parents[1] / "benchmarks/overhead.py"
+OVERHEAD = ROOT / "benchmarks/overhead.py"
 
 
 def overhead(*arguments: str) -> subprocess.CompletedProcess:

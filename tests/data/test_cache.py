@@ -10,14 +10,12 @@ from pathlib import Path
 import pytest
 from cached_rows import STAGES, build, entries, everything, is_hit, rows
 from datasets import Dataset
+from repository import ROOT
 
 from lifecycle_recipes.data import cache, prepare, sources
 from lifecycle_recipes.data.provenance import take_off
 from lifecycle_recipes.recipe.read import load_recipe
 from lifecycle_recipes.recipe.schema import recipe_class
-
-ROOT = Path(__file__).resolve().parents[1]
-
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

@@ -15,9 +15,6 @@ from datasets import Dataset
 from lifecycle_recipes.data import cache, sources
 from lifecycle_recipes.finding import Refusal
 
-ROOT = Path(__file__).resolve().parents[1]
-
-
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 

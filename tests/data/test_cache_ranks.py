@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 from cached_rows import STAGES, build, rows, write_pretrain
+from repository import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 # Builds the trainer of each recipe on every rank; a line of JSON per recipe and rank.
 RANKS = """
 import fcntl, json, os, sys, time
-sys.path.insert(0, "tests")
+sys.path.insert(0, "tests/fixtures")
 from lifecycle_recipes.exit_status import stage_exit
 
 with stage_exit():

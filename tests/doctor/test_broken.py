@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from repository import ROOT
 
 from lifecycle_recipes import cli
 from lifecycle_recipes.data.config import Source
@@ -19,7 +20,6 @@ from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.recipe.read import RawRecipe
 from lifecycle_recipes.recipe.schema import load_schema
 
-ROOT = Path(__file__).resolve().parents[1]
 BROKEN = ROOT / "recipes/broken"
 
 
@@ -37,36 +37,36 @@ ALL = runner.find()
 RECIPES = [broken for broken in ALL if runner.can_be_shown(broken)]
 # What no recipe can show: why, and where it is tested.
 BY_NO_RECIPE = {
-    "batch-differs": "needs several GPUs in one process; test_batch_size.py",
-    "cache-entry-damaged": "what happens to files after they were written; test_cache_entries.py",
-    "cache-unusable": "depends on the disk; test_cache_entries.py",
-    "context-full": "a conversation with `lifecycle chat`; test_report.py",
-    "disk-full": "needs a full disk; test_training.py",
-    "layout-attention": "upstream refuses most of these itself: a guard; test_layout.py",
-    "layout-device": "needs a launch without lifecycle; test_layout.py",
-    "layout-not-sharded": "needs another trainer than the stages build: a guard; test_layout.py",
-    "layout-parallel": "needs several GPUs; test_layout.py",
-    "layout-precision": "needs a launch without lifecycle; test_layout.py",
-    "machines-differ": "needs several machines; test_cache_ranks.py",
-    "missing-revision": "needs a cache with another revision; test_broken.py",
-    "no-hub-token": "depends on who is logged in; test_broken.py",
-    "no-runs": "an argument of `lifecycle report`; test_report.py",
-    "no-schema": "needs other versions of upstream; test_broken.py",
-    "nothing-saved": "needs FSDP; test_training.py",
-    "nothing-trainable": "no recipe freezes every weight: a guard against upstream; test_built.py",
-    "record-not-seen": "needs several nodes; test_record.py",
-    "record-unwritable": "needs a full disk; test_record.py",
-    "reference-differs": "the stages make the reference themselves: a guard; test_built_chain.py",
-    "resume-layout-differs": "needs a stopped run on two processes; test_layout_resume.py",
-    "rows-not-prepared": "needs several processes; test_cache_ranks.py",
-    "rows-without-loss": "such rows are left out before the trainer is built: a guard; test_built.py",
-    "saved-differs": "no recipe saves another model than it trains: a guard; test_saving.py",
-    "saved-incomplete": "no recipe saves half a model: a guard against layouts; test_saved.py",
-    "saved-not-compared": "needs a machine with too little memory; test_saving.py",
-    "saved-pickled": "upstream writes none: a guard; test_saved.py",
-    "unknown-argument": "an argument of `lifecycle gate`; test_broken.py",
-    "unreadable-source": "the Hub, online; test_broken.py",
-    "zero-label-batch": "such rows are left out before the trainer is built: a guard; test_built.py",
+    "batch-differs": "needs several GPUs in one process; recipe/test_batch_size.py",
+    "cache-entry-damaged": "what happens to files after they were written; data/test_cache_entries.py",
+    "cache-unusable": "depends on the disk; data/test_cache_entries.py",
+    "context-full": "a conversation with `lifecycle chat`; report/test_report.py",
+    "disk-full": "needs a full disk; training/test_training.py",
+    "layout-attention": "upstream refuses most of these itself: a guard; layouts/test_layout.py",
+    "layout-device": "needs a launch without lifecycle; layouts/test_layout.py",
+    "layout-not-sharded": "needs another trainer than the stages build: a guard; layouts/test_layout.py",
+    "layout-parallel": "needs several GPUs; layouts/test_layout.py",
+    "layout-precision": "needs a launch without lifecycle; layouts/test_layout.py",
+    "machines-differ": "needs several machines; data/test_cache_ranks.py",
+    "missing-revision": "needs a cache with another revision; doctor/test_broken.py",
+    "no-hub-token": "depends on who is logged in; doctor/test_broken.py",
+    "no-runs": "an argument of `lifecycle report`; report/test_report.py",
+    "no-schema": "needs other versions of upstream; doctor/test_broken.py",
+    "nothing-saved": "needs FSDP; training/test_training.py",
+    "nothing-trainable": "no recipe freezes every weight: a guard against upstream; doctor/test_built.py",
+    "record-not-seen": "needs several nodes; record/test_record.py",
+    "record-unwritable": "needs a full disk; record/test_record.py",
+    "reference-differs": "the stages make the reference themselves: a guard; doctor/test_built_chain.py",
+    "resume-layout-differs": "needs a stopped run on two processes; layouts/test_layout_resume.py",
+    "rows-not-prepared": "needs several processes; data/test_cache_ranks.py",
+    "rows-without-loss": "such rows are left out before the trainer is built: a guard; doctor/test_built.py",
+    "saved-differs": "no recipe saves another model than it trains: a guard; training/test_saving.py",
+    "saved-incomplete": "no recipe saves half a model: a guard against layouts; training/test_saved.py",
+    "saved-not-compared": "needs a machine with too little memory; training/test_saving.py",
+    "saved-pickled": "upstream writes none: a guard; training/test_saved.py",
+    "unknown-argument": "an argument of `lifecycle gate`; doctor/test_broken.py",
+    "unreadable-source": "the Hub, online; doctor/test_broken.py",
+    "zero-label-batch": "such rows are left out before the trainer is built: a guard; doctor/test_built.py",
 }
 
 

@@ -2,11 +2,11 @@
 
 import ast
 import re
-from pathlib import Path
+
+from repository import ROOT
 
 from lifecycle_recipes.doctor.codes import CODES, ELSEWHERE
 
-ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "lifecycle_recipes"
 # Functions whose first argument is the code of a finding.
 NAMING = {"Finding", "refuse", "say", "error", "warning", "_error", "_failure", "failure"}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT
 from preference_runs import LORA, write_recipe
+from repository import ROOT
 
 from lifecycle_recipes.doctor.recipe_level import layout_support as support
 from lifecycle_recipes.doctor.recipe_level.layout_support import (
@@ -81,8 +81,8 @@ def test_the_table_has_a_row_per_layout_and_three_marks_per_stage():
 
 
 def test_what_is_said_to_be_tested_is_tested_and_not_refused():
-    """tests/test_matrix.py runs what stands in TESTED, so the table cannot claim what no test runs."""
-    matrix = (ROOT / "tests/test_matrix.py").read_text()
+    """tests/layouts/test_matrix.py runs what stands in TESTED, so the table cannot claim what no test runs."""
+    matrix = (ROOT / "tests/layouts/test_matrix.py").read_text()
     assert "lifecycle_recipes.doctor.recipe_level.layout_support import" in matrix and "TESTED" in matrix
     for name, cells in TESTED.items():
         for stage, method in cells:

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import ROOT
+from repository import ROOT
 from upstream_templates import upstreams
 
 TEMPLATES = sorted((ROOT / "chat_templates").glob("*.jinja"))

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import ROOT
+from repository import ROOT
 from token_recipes import chat, codes, find, rows_of
 
 from lifecycle_recipes.doctor.row_level import token_lengths as token_rows

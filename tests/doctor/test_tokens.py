@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from conftest import ROOT
+from repository import ROOT
 from token_recipes import chat, codes, find, raw_recipe, rows_of
 from upstream_templates import upstreams
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-import yaml
-from conftest import ROOT
-from test_training import make_trainer
+from layout_files import LAUNCH_VARIABLES, write
+from repository import ROOT
+from small_trainer import make_trainer
 
 from lifecycle_recipes.doctor.recipe_level import layout_launch as launch_level
 from lifecycle_recipes.finding import REFUSED, Refusal
@@ -19,8 +19,6 @@ from lifecycle_recipes.recipe.read import hardware_defaults
 from lifecycle_recipes.record.run import Run
 from lifecycle_recipes.training.layout_watch import LayoutWatch, find_in_optimizer, find_in_prepared
 
-LAUNCH_VARIABLES = [launchers.ASKED, "WORLD_SIZE", "CUDA_VISIBLE_DEVICES", *launchers.VARIABLES]
-
 
 @pytest.fixture(autouse=True)
 def nobody_launched(monkeypatch):
@@ -30,12 +28,6 @@ def nobody_launched(monkeypatch):
 
 def codes(findings) -> list[str]:
     return [finding.code for finding in findings]
-
-
-def write(path, **keys) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(keys) if path.suffix == ".yaml" else json.dumps(keys))
-    return str(path)
 
 
 # What a file and flags ask for

@@ -10,7 +10,7 @@ import yaml
 from accelerate.commands import launch
 from accelerate.commands.config.config_args import ClusterConfig
 from accelerate.utils import launch as prepare
-from conftest import ROOT
+from repository import ROOT
 
 from lifecycle_recipes.doctor.recipe_level.layout_support import LAYOUTS
 from lifecycle_recipes.layouts.layout import read_layout

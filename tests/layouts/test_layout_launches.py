@@ -6,8 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
-from test_layout import LAUNCH_VARIABLES, write
+from layout_files import LAUNCH_VARIABLES, write
+from repository import ROOT
 
 from lifecycle_recipes.layouts import asked as launchers
 

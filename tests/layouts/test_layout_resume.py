@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import ROOT
+from layout_files import SIZES
+from repository import ROOT
 from safetensors.torch import load_file
-from test_matrix import SIZES
 
 from lifecycle_recipes.doctor.recipe_level.layout_support import SHARDED_ON_CPU
 from lifecycle_recipes.layouts.effective import find_in_resume
@@ -64,7 +64,7 @@ def life(tmp_path, tiny_model_dir, tiny_chat_rows):
         command = [sys.executable, "-m", "lifecycle_recipes.layouts.launch", "--quiet", "--config_file"]
         file = Path(layout) if "/" in layout else ROOT / f"accelerate_configs/{layout}.yaml"
         command += [str(file), "--num_processes", str(processes), *SIZES.get(layout, [])]
-        command += [str(ROOT / "tests/sharded_on_cpu.py")] * (file.stem in SHARDED_ON_CPU)
+        command += [str(ROOT / "tests/fixtures/sharded_on_cpu.py")] * (file.stem in SHARDED_ON_CPU)
         environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
             [*command, str(tmp_path / "stage.py"), str(recipe), *flags],

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from layout_files import SIZES
 from preference_runs import LORA, pairs, thumbs, user, write_recipe
+from repository import ROOT
 
 from lifecycle_recipes.doctor.recipe_level.layout_support import SHARDED_ON_CPU, TESTED
 
@@ -23,11 +24,6 @@ LAYOUTS = {
     "fsdp2": (2, "FSDP", None),
     "hsdp": (4, "FSDP", None),
     "tp": (2, "MULTI_GPU", None),
-}
-# The shipped files' groups are those of a machine with eight GPUs.
-SIZES = {
-    "hsdp": ["--parallelism_config_dp_shard_size", "2"],
-    "tp": ["--parallelism_config_tp_size", "2"],
 }
 # In `make test`: one case per layout, each another stage.
 FAST = {
@@ -100,7 +96,10 @@ def launch(layout: str, cases: str) -> subprocess.CompletedProcess:
     processes = ["--num_processes", str(LAYOUTS[layout][0])]
     command = [sys.executable, "-m", "accelerate.commands.launch", "--quiet"]
     command += ["--config_file", f"accelerate_configs/{layout}.yaml", *processes, *SIZES.get(layout, [])]
-    command += ["tests/sharded_on_cpu.py"] * (layout in SHARDED_ON_CPU) + ["tests/run_cases.py", cases]
+    command += ["tests/fixtures/sharded_on_cpu.py"] * (layout in SHARDED_ON_CPU) + [
+        "tests/fixtures/run_cases.py",
+        cases,
+    ]
     # On a machine with GPUs as well: the matrix is one of processes.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return run_quietly(command, environment)
@@ -118,7 +117,7 @@ def reload(folder: Path, records: dict, parent: str) -> dict:
         for case, record in records.items()
     ]
     listed = write_json(folder / "reload.json", cases)
-    done = run_quietly([sys.executable, "tests/reload_cases.py", listed], dict(os.environ))
+    done = run_quietly([sys.executable, "tests/fixtures/reload_cases.py", listed], dict(os.environ))
     assert done.returncode == 0, done.stderr[-3000:]
     return dict(zip(records, json.loads(done.stdout), strict=True))
 

@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from preference_runs import pairs, write_recipe
+from repository import ROOT
 
 from lifecycle_recipes.doctor.recipe_level.layout_support import ON_TWO_NODES, SHARDED_ON_CPU
 
@@ -52,7 +52,7 @@ def by_accelerate(layout: str, rank: int, port: str) -> list[str]:
     ]
     command += ["--num_machines", "2", "--num_processes", "2", "--machine_rank", str(rank)]
     command += ["--main_process_ip", "127.0.0.1", "--main_process_port", port]
-    return command + ["tests/sharded_on_cpu.py"] * (layout in SHARDED_ON_CPU)
+    return command + ["tests/fixtures/sharded_on_cpu.py"] * (layout in SHARDED_ON_CPU)
 
 
 def by_torchrun(layout: str, rank: int, port: str) -> list[str]:

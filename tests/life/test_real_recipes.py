@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 from families import FAMILIES, save_model
+from repository import ROOT
 
 from lifecycle_recipes.layouts.layout import read_layout
 from lifecycle_recipes.recipe.read import read_recipe
 
-ROOT = Path(__file__).resolve().parents[1]
 REAL = sorted(p for p in (ROOT / "recipes").glob("*/*.yaml") if p.parent.name in FAMILIES)
 STEMS = {str(p.relative_to(ROOT / "recipes").with_suffix("")) for p in REAL}
 # What a machine without the Hub, a GPU or earlier runs lacks; nothing else may be found.

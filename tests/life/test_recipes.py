@@ -3,14 +3,13 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from repository import ROOT
 
 from lifecycle_recipes.recipe.batch_size import ROWS, STEPS, batch_settings
 from lifecycle_recipes.recipe.read import read_recipe
 
-ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*/*.yaml"))
 DESK = sorted((ROOT / "recipes/desk").glob("*.yaml"))
 

@@ -6,11 +6,10 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from repository import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 DESK = ROOT / "data/desk"
 # Of manifest.json, which holds the hash of every file. A change of the world is a change of this line.
 WORLD_SHA256 = "e1e3a4ae2d3ee2e25e352481733f063a6556cd509b6cbb3b0da8ef4297bbcf17"

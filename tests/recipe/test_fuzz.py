@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from repository import ROOT
 
 from lifecycle_recipes.doctor.recipe_level.level import find_in_recipe
 from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.recipe.read import load_recipe, read_recipe
 from lifecycle_recipes.recipe.schema import recipe_class
 
-ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*/*.yaml"))
 # Values of every type and some that parsers trip over: dates, octals, infinities, paths, huge numbers.
 VALUES = (

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from repository import ROOT
 
 from lifecycle_recipes import cli
 from lifecycle_recipes.recipe.schema import SHIPPED, load_schema, stage_names
 
-ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("[!b]*/*.yaml"))  # those in broken/ are wrong on purpose
 TYPES = {"null", "boolean", "integer", "number", "string", "array", "object"}
 # keyword of JSON Schema (draft 2020-12) -> what it holds

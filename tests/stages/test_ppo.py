@@ -21,6 +21,7 @@ from preference_runs import (
     user,
     write_recipe,
 )
+from repository import ROOT
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from lifecycle_recipes.finding import Refusal
@@ -33,7 +34,6 @@ from lifecycle_recipes.training.train import train_and_save
 
 TRAIN = {"response_length": 12, "num_ppo_epochs": 1, "num_sample_generations": 0, "missing_eos_penalty": 1.0}
 PROMPTS = [{"prompt": user(i)} for i in range(24)]
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture

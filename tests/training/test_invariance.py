@@ -13,11 +13,11 @@ from types import SimpleNamespace
 
 import pytest
 from preference_runs import COMMON, message, user, write_rows
+from repository import ROOT
 
 from lifecycle_recipes.training.batch_order import WholeBatches, by_global_length
 from lifecycle_recipes.training.eval_loss import Rounds
 
-ROOT = Path(__file__).resolve().parents[1]
 # Of a stage, or of one with a setting of TRAIN.
 RUNS = ("sft", "sft-grouped", "reward", "dpo", "kto")
 ROWS, BATCH, EPOCHS = 36, 8, 2  # of 36, a quarter is held out
@@ -103,7 +103,7 @@ def launcher(layout: str) -> list[str]:
     if layout == "two":
         return ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = ["-m", "accelerate.commands.launch", "--config_file", f"accelerate_configs/{layout}.yaml"]
-    return [*command, "--num_processes", "2", "tests/sharded_on_cpu.py"]
+    return [*command, "--num_processes", "2", "tests/fixtures/sharded_on_cpu.py"]
 
 
 def train(folder: Path, parent: Path, layout: str, **overrides) -> dict[str, dict]:

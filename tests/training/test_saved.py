@@ -1,11 +1,9 @@
 """What a save left on disk, against the model that was trained: whatever is wrong with it is named."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file, save_file
+from spoiled_weights import codes, edit, lose
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -14,17 +12,6 @@ from transformers import (
 )
 
 from lifecycle_recipes.training.saved_files import find_in_saved, find_pickles, wanted_of
-
-
-def codes(findings) -> list[str]:
-    return [finding.code for finding in findings]
-
-
-def edit(path: Path, change) -> None:
-    """Apply `change` to the tensors of a safetensors file."""
-    tensors = load_file(path)
-    change(tensors)
-    save_file(tensors, path, metadata={"format": "pt"})
 
 
 @pytest.fixture
@@ -89,10 +76,6 @@ def test_shards_are_read_by_their_index(tiny_model_dir, tmp_path):
     assert find_in_saved(str(tmp_path), wanted_of(model)) == []
     next(tmp_path.glob("model-00002*")).unlink()
     assert codes(find_in_saved(str(tmp_path), wanted_of(model))) == ["saved-incomplete"]
-
-
-def lose(tensors):
-    del tensors["model.layers.1.mlp.up_proj.weight"]
 
 
 def turn(tensors):

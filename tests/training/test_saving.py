@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 from preference_runs import LORA, pairs, write_recipe
-from test_saved import codes, edit, lose
-from test_training import make_trainer, status, train
+from small_trainer import make_trainer, status, train
+from spoiled_weights import codes, edit, lose
 
 from lifecycle_recipes.finding import FAILED, Refusal
 from lifecycle_recipes.stages import reward

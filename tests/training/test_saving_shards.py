@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT
 from preference_runs import write_recipe
+from repository import ROOT
 from transformers import AutoModelForCausalLM
 
 # `--lose`: after DeepSpeed has written a checkpoint, rank 1's optimizer state is cut short.

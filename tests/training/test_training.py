@@ -9,30 +9,12 @@ import subprocess
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainerCallback, TrainingArguments
+from small_trainer import make_trainer, status, train
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from lifecycle_recipes.finding import FAILED, Refusal
-from lifecycle_recipes.record.run import Run, Stopped
-from lifecycle_recipes.training.train import end_replies_at, train_and_save
-
-
-def make_trainer(tiny_model_dir, output_dir, callback=None, **options) -> Trainer:
-    """Dropout is on, so that a resumed run must also restore the random state."""
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, attention_dropout=0.2)
-    rows = [
-        {"input_ids": [1, 4 + i % 90, 7, 9 + i % 50, 1], "labels": [1, 4 + i % 90, 7, 9 + i % 50, 1]}
-        for i in range(24)
-    ]
-    defaults = {"max_steps": 6, "per_device_train_batch_size": 2, "learning_rate": 1e-2, "logging_steps": 1}
-    defaults |= {"use_cpu": True, "report_to": "none", "save_strategy": "no", "disable_tqdm": True}
-    return Trainer(
-        model=model,
-        args=TrainingArguments(output_dir=str(output_dir), **defaults | options),
-        train_dataset=rows,
-        processing_class=AutoTokenizer.from_pretrained(tiny_model_dir),
-        callbacks=[callback] if callback else None,
-    )
+from lifecycle_recipes.record.run import Stopped
+from lifecycle_recipes.training.train import end_replies_at
 
 
 class AtStep(TrainerCallback):
@@ -42,16 +24,6 @@ class AtStep(TrainerCallback):
     def on_step_end(self, args, state, control, model=None, **kwargs):
         if state.global_step == self.step:
             self.act(model)
-
-
-def train(trainer) -> Run:
-    with Run.start(stage="sft", output_dir=trainer.args.output_dir, values={"train": {"seed": 42}}) as run:
-        train_and_save(trainer, None, run)
-    return run
-
-
-def status(directory) -> str:
-    return json.loads((directory / "run.json").read_text())["status"]
 
 
 def saved(directory):

@@ -9,9 +9,9 @@ import sys
 import pytest
 import torch
 import yaml
-from conftest import ROOT
 from preference_runs import write_recipe
-from test_training import make_trainer, status, train
+from repository import ROOT
+from small_trainer import make_trainer, status, train
 from transformers import TrainerCallback
 
 from lifecycle_recipes.evals.measure import find_reward_hacking

@@ -17,13 +17,13 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from repository import ROOT
 
 pytest_plugins = ["eval_fixtures"]
 # Prepared rows: none of the user's, and none left behind.
 if "LIFECYCLE_CACHE" not in os.environ:
     os.environ["LIFECYCLE_CACHE"] = tempfile.mkdtemp(prefix="lifecycle-tests-")
     atexit.register(shutil.rmtree, os.environ["LIFECYCLE_CACHE"], ignore_errors=True)
-ROOT = Path(__file__).resolve().parents[1]
 COLOURS = ["red", "green", "blue", "white", "black", "amber", "violet", "grey"]
 
 

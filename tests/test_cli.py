@@ -9,12 +9,12 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from repository import ROOT
 
 from lifecycle_recipes import cli
 from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.layouts import launch
 
-ROOT = Path(__file__).resolve().parents[1]
 LIFECYCLE = [sys.executable, "-m", "lifecycle_recipes.cli"]
 RECIPE = """stage: sft
 model: {model_name_or_path: parent}

@@ -6,6 +6,7 @@ from itertools import dropwhile, groupby
 from pathlib import Path
 
 import pytest
+from repository import ROOT
 
 from lifecycle_recipes.cli import build_parser
 from lifecycle_recipes.finding import Refusal
@@ -14,7 +15,6 @@ from lifecycle_recipes.recipe.located_yaml import read_yaml
 from lifecycle_recipes.recipe.read import read_recipe
 from lifecycle_recipes.record.gate import parse
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # In these a word-with-hyphens in backticks is the code of a refusal, and yaml is a recipe or part of one.
 REFERENCE = [ROOT / "docs" / f"{name}.md" for name in ("recipes", "records", "stages")]

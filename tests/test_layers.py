@@ -1,11 +1,11 @@
 """Who may import whom, and who may import torch: read from the source, so that lazy imports count too."""
 
 import ast
-from pathlib import Path
 
 import pytest
+from repository import ROOT
 
-PACKAGE = Path(__file__).resolve().parents[1] / "src" / "lifecycle_recipes"
+PACKAGE = ROOT / "src" / "lifecycle_recipes"
 # Who may touch whom: a room imports from the rows below its own. Nobody imports a stage, not even a stage.
 ORDER = """
 cli launch

@@ -9,7 +9,7 @@ import sys
 import textwrap
 
 import pytest
-from conftest import ROOT
+from repository import ROOT
 
 from lifecycle_recipes.quiet import LOG_NOISE, quiet, stderr_without
 

@@ -5,7 +5,8 @@ import re
 from pathlib import Path
 
 import pytest
-from clone import ROOT, clone, make
+from clone import clone, make
+from repository import ROOT
 
 README = (ROOT / "README.md").read_text()
 

@@ -1,6 +1,6 @@
 """Every failure the project can name, and what the name means. One code, one failure; kebab-case; no torch.
 
-Ordered by the alphabet. tests/test_codes.py holds that every code in the source is here and that every code
+Ordered by the alphabet. tests/doctor/test_codes.py holds that every code in the source is here and that every code
 here is used. After a change, for the table in docs/checks.md:
 
     python -m lifecycle_recipes.doctor.codes docs/checks.md

@@ -1,7 +1,7 @@
 """Names a recipe may get wrong: what they are called today, and what only looks as if it did something.
 
 Each table is small on purpose: everything that can be read from the upstream dataclasses is read from them
-(schema.py). Checked against the installed versions in tests/test_recipe_schema.py. No torch.
+(schema.py). Checked against the installed versions in tests/recipe/test_recipe_schema.py. No torch.
 """
 
 # Old upstream name -> today's. Sources: transformers 5 MIGRATION_GUIDE_V5.md and training_args.py, TRL's

@@ -34,7 +34,7 @@ _EVERY_STAGE = frozenset((stage, method) for stage in STAGES for method in ("ful
 }
 _PPO = frozenset({("ppo", "full"), ("ppo", "LoRA")})
 _QUANTISED = frozenset((stage, "QLoRA") for stage in ("sft", "reward", "dpo", "kto"))
-# Trained, saved and reloaded by tests/test_matrix.py, which runs every cell that stands here, on the CPU: one
+# Trained, saved and reloaded by tests/layouts/test_matrix.py, which runs every cell that stands here, on the CPU: one
 # process for cpu, four for hsdp, two for the others.
 TESTED: dict[str, frozenset[Cell]] = {
     "cpu": _EVERY_STAGE | _QUANTISED,
@@ -47,12 +47,12 @@ TESTED: dict[str, frozenset[Cell]] = {
     "hsdp": frozenset({("sft", "full"), ("sft", "LoRA"), ("dpo", "full"), ("kto", "LoRA")}),
     "tp": frozenset((stage, "full") for stage in ("sft", "reward", "dpo", "kto")),
 }
-# As two machines with a process each, by tests/test_two_nodes.py.
+# As two machines with a process each, by tests/layouts/test_two_nodes.py.
 ON_TWO_NODES: dict[str, frozenset[Cell]] = {
     "multi_node_fsdp2": frozenset({("dpo", "full")}),
     "multi_node_zero3": frozenset({("dpo", "full")}),
 }
-# Of these, accelerate runs none on a CPU: tests/sharded_on_cpu.py makes it.
+# Of these, accelerate runs none on a CPU: tests/fixtures/sharded_on_cpu.py makes it.
 SHARDED_ON_CPU = ("fsdp2", "hsdp", "tp", "multi_node_fsdp2")
 # (layout, stage, method) -> the day on which benchmarks/gpu_layouts.py passed on a GPU.
 ON_GPU: dict[tuple[str, str, str], str] = {}

@@ -1,0 +1,141 @@
+"""Stopping, resuming, failing and saving: `train_and_save` around a real Trainer."""
+
+import errno
+import json
+import math
+import os
+import signal
+import subprocess
+
+import pytest
+import torch
+from small_trainer import make_trainer, status, train
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+
+from lifecycle_recipes.finding import FAILED, Refusal
+from lifecycle_recipes.record.run import Stopped
+from lifecycle_recipes.training.train import end_replies_at
+
+
+class AtStep(TrainerCallback):
+    def __init__(self, step, act):
+        self.step, self.act = step, act
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        if state.global_step == self.step:
+            self.act(model)
+
+
+def saved(directory):
+    return AutoModelForCausalLM.from_pretrained(directory).state_dict()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_a_checkpoint_and_resuming_ends_at_the_same_weights(tmp_path, tiny_model_dir, number):
+    whole = train(make_trainer(tiny_model_dir, tmp_path / "whole"))
+    kill = AtStep(3, lambda model: os.kill(os.getpid(), number))
+    with pytest.raises(Stopped, match="step 3 of 6"):
+        train(make_trainer(tiny_model_dir, tmp_path / "cut", kill))
+    assert status(tmp_path / "cut") == "stopped"
+    assert (tmp_path / "cut/checkpoint-3/trainer_state.json").is_file()
+    assert not (tmp_path / "cut/model.safetensors").exists()
+    again = train(make_trainer(tiny_model_dir, tmp_path / "cut"))
+    assert again.resume_from == str(tmp_path / "cut/checkpoint-3")
+    ours, theirs = saved(tmp_path / "cut"), saved(tmp_path / "whole")
+    assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
+    assert again.metrics["steps"] == whole.metrics["steps"] == 6
+    tokens = [json.loads((tmp_path / d / "run.json").read_text())["tokens"] for d in ("cut", "whole")]
+    assert tokens[0] == tokens[1]
+
+
+def test_signal_handlers_are_put_back(tmp_path, tiny_model_dir):
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    train(make_trainer(tiny_model_dir, tmp_path / "run", max_steps=1))
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+@pytest.mark.parametrize("logging_steps", [1, 100])
+def test_a_run_that_diverges_stops_and_saves_nothing(tmp_path, tiny_model_dir, logging_steps):
+    def poison(model):
+        with torch.no_grad():
+            model.lm_head.weight[0, 0] = math.nan
+
+    trainer = make_trainer(tiny_model_dir, tmp_path / "run", AtStep(2, poison), logging_steps=logging_steps)
+    with pytest.raises(Refusal, match="non-finite") as refusal:
+        train(trainer)
+    assert refusal.value.status == FAILED
+    if logging_steps == 1:
+        # By its loss, which upstream would log as a healthy number.
+        assert " loss is nan at step 3" in str(refusal.value) and trainer.state.global_step == 3
+    assert status(tmp_path / "run").startswith("failed: [non-finite]")
+    assert not list((tmp_path / "run").glob("*.safetensors"))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Mounts a file system of so many KiB; skips where mounting is not allowed."""
+    directory = tmp_path / "disk"
+    directory.mkdir()
+
+    def mount(kilobytes):
+        command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(directory)]
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("no right to mount a small file system")
+        return directory
+
+    yield mount
+    subprocess.run(["umount", str(directory)], capture_output=True, check=False)
+
+
+@pytest.mark.parametrize(("kilobytes", "saves"), [(600, "no"), (1100, "steps")], ids=["weights", "optimizer"])
+def test_a_really_full_disk_is_named_and_the_record_says_so(tiny_model_dir, small_disk, kilobytes, saves):
+    output_dir = small_disk(kilobytes) / "run"
+    trainer = make_trainer(tiny_model_dir, output_dir, max_steps=2, save_strategy=saves, save_steps=1)
+    with pytest.raises(Refusal, match="disk-full"):
+        train(trainer)
+    assert status(output_dir).startswith("failed: [disk-full]")
+
+
+FULL = {
+    "os": OSError(errno.ENOSPC, "No space left on device"),
+    "safetensors": RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    "torch": RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 640 vs 534"),
+}
+
+
+@pytest.mark.parametrize("error", FULL.values(), ids=FULL)
+def test_a_full_disk_is_named(tmp_path, tiny_model_dir, error, monkeypatch):
+    trainer = make_trainer(tiny_model_dir, tmp_path / "run", max_steps=1)
+
+    def save(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(trainer, "save_model", save)
+    with pytest.raises(Refusal, match="disk-full") as refusal:
+        train(trainer)
+    assert refusal.value.status == FAILED and str(tmp_path / "run") in str(refusal.value)
+    assert status(tmp_path / "run").startswith("failed: [disk-full]")
+
+
+def test_another_error_while_saving_is_not_called_a_full_disk(tmp_path, tiny_model_dir, monkeypatch):
+    trainer = make_trainer(tiny_model_dir, tmp_path / "run", max_steps=1)
+    monkeypatch.setattr(trainer, "save_model", lambda *a: [][0])
+    with pytest.raises(IndexError):
+        train(trainer)
+
+
+def test_saving_that_writes_nothing_is_a_failure(tmp_path, tiny_model_dir, monkeypatch):
+    trainer = make_trainer(tiny_model_dir, tmp_path / "run", max_steps=1)
+    monkeypatch.setattr(trainer, "save_model", lambda *a: None)
+    with pytest.raises(Refusal, match="nothing-saved"):
+        train(trainer)
+
+
+def test_generation_keeps_the_parents_ends_and_gains_the_tokenizers(tiny_model_dir):
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    end_replies_at(model, tokenizer)
+    assert model.generation_config.eos_token_id == tokenizer.eos_token_id == 1
+    tokenizer.eos_token = "<|im_end|>"
+    end_replies_at(model, tokenizer)
+    assert model.generation_config.eos_token_id == [1, 3] and model.config.eos_token_id == 3

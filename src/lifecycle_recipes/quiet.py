@@ -26,6 +26,7 @@ NOISE = (
 )
 # The same in logs: logger -> what its noise holds.
 LOG_NOISE = {
+    "trl.trainer.kto_trainer": "in an ideal range",  # the check has found it already, as label-weights
     "DeepSpeed": "Setting accelerator to CPU",  # on every import, whether or not it is used
     "bitsandbytes.backends.cpu.ops": "from kernels-community",  # an optional faster kernel
     "torchao": "Failed to load",  # on every import: kernels for other GPUs, or for formats that no layout has

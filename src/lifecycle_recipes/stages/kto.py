@@ -78,8 +78,6 @@ def prepare_rows(
     recipe: KTORecipe, tokenizer: PreTrainedTokenizerBase, scratch: Path, neighbours: int
 ) -> tuple:
     """(train, held-out, ledger), tokenised as upstream does it; see data/prepare.py."""
-    import logging
-
     from trl import KTOTrainer
 
     from ..data.ledger import count_too_long, count_truncated
@@ -88,9 +86,6 @@ def prepare_rows(
 
     columns = ["prompt", "completion", "label"], ["tools"]
     train, held_out, ledger = load_data(recipe.data, *columns, recipe.allow, scratch)
-    # The check has said it already, as label-weights, unless the recipe waives it.
-    upstream = logging.getLogger("trl.trainer.kto_trainer")
-    upstream.addFilter(lambda record: "in an ideal range" not in record.getMessage())
     args = recipe.train
     args.per_device_train_batch_size = neighbours  # read for the pairing and for nothing else
     done = rows_of_trainer(KTOTrainer, args, tokenizer, train, held_out)

@@ -63,7 +63,7 @@ def build_trainer(recipe: PPORecipe, run: Run) -> trl.experimental.ppo.PPOTraine
     from ..data.prepare import prepared_rows
     from ..models.adapters import peft_config
     from ..models.load import load_causal_lm, load_tokenizer
-    from ..training.ppo import policy_trainer
+    from ..training.ppo import policy_trainer, set_length
     from ..training.train import end_replies_at
 
     args = recipe.train
@@ -141,17 +141,6 @@ def stop_at_turn_end(
     args.stop_token, args.stop_token_id = "eos", None
     tokenizer.padding_side = "left"
     return tokenizer
-
-
-def set_length(args: trl.experimental.ppo.PPOConfig) -> None:
-    """Let `max_steps` (updates) set the length, as in other stages."""
-    from accelerate import PartialState
-
-    # PPOConfig hides TrainingArguments' property behind a field that is None until its trainer is built.
-    args.world_size = PartialState().num_processes
-    if args.max_steps > 0:
-        batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
-        args.total_episodes = args.max_steps * batch * args.world_size
 
 
 def room(policy: PreTrainedModel, response_length: int) -> int | None:

@@ -8,45 +8,12 @@ Writes tokenizer.output_dir: tokenizer.json, tokenizer_config.json, chat_templat
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
 
 from ..data.config import DataConfig
-from ..finding import refuse
-from ..models.special_tokens import SPECIAL_TOKENS, check_vocabulary
+from ..models.new_tokenizer import TokenizerConfig, build_tokenizer
 from ..recipe.stage_recipe import StageRecipe
 from ..training.stage import stage
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
-# Llama 3's split: digits in groups of at most three, words with their leading space, punctuation apart
-# from letters. On real text 3.91 bytes per token against 3.54 with GPT-2's split.
-SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-
-
-@dataclass
-class TokenizerConfig:
-    """kind: byte-level BPE, or Unigram over the same bytes. vocab_size: tokens, the special ones included.
-
-    BPE gives the same file each time. Unigram does not: upstream's trainer walks a randomly seeded hash map,
-    and the scores of its pieces differ in the second decimal from one training to the next.
-
-    special_tokens: one id each, in this order from 0; `<|pad|>` and `<|endoftext|>` are required.
-    chat_template: path of a Jinja file that is stored with the tokenizer. text_column: the column read.
-    """
-
-    output_dir: str
-    vocab_size: int
-    kind: Literal["bpe", "unigram"] = "bpe"
-    special_tokens: list[str] = field(default_factory=lambda: list(SPECIAL_TOKENS))
-    chat_template: str = "chat_templates/chatml.jinja"
-    text_column: str = "text"
 
 
 @dataclass
@@ -66,45 +33,6 @@ def main(argv: list[str] | None = None) -> None:
         tokenizer = build_tokenizer(train[config.text_column], config)
         tokenizer.save_pretrained(config.output_dir)
         run.metrics.update(measure_tokenizer(tokenizer, (held_out or train)[config.text_column]))
-
-
-def build_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> PreTrainedTokenizerFast:
-    """Train on `texts`; return a `PreTrainedTokenizerFast`. Refuses what would not give the asked-for ids."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    check_vocabulary(config.special_tokens, config.vocab_size)
-    if not Path(config.chat_template).is_file():
-        raise refuse("missing-file", "there is no chat template here", "name a file", config.chat_template)
-    options = {
-        "vocab_size": config.vocab_size,
-        "special_tokens": config.special_tokens,
-        "initial_alphabet": sorted(pre_tokenizers.ByteLevel.alphabet()),
-        "show_progress": False,
-    }
-    if config.kind == "bpe":
-        tokenizer, trainer = Tokenizer(models.BPE()), trainers.BpeTrainer(**options)
-    else:
-        tokenizer, trainer = Tokenizer(models.Unigram()), trainers.UnigramTrainer(**options)
-    # Bytes below either model: any text can be written, so nothing is ever unknown.
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(texts, trainer)
-    # <|endoftext|> also opens a document: without it nothing could predict a document's first token.
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<|pad|>",
-        bos_token="<|endoftext|>",
-        eos_token="<|endoftext|>",
-        extra_special_tokens=[t for t in config.special_tokens if t not in SPECIAL_TOKENS[:2]],
-        chat_template=Path(config.chat_template).read_text(encoding="utf-8"),
-        clean_up_tokenization_spaces=False,
-    )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,12 @@
 """PPOTrainer with its saving repaired: TRL's own breaks under DDP and ZeRO with transformers 5.23."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import trl
+
 
 def policy_trainer(reply_config, tokenizer):
     """A PPOTrainer class that saves the policy under every layout, stops when asked and counts its tokens."""
@@ -103,3 +110,14 @@ def summarise(log_history: list[dict]) -> dict[str, float]:
         "train_score_first": mean("objective/scores", updates[:tenth]),
         "train_score_last": mean("objective/scores", updates[-tenth:]),
     }
+
+
+def set_length(args: trl.experimental.ppo.PPOConfig) -> None:
+    """Let `max_steps` (updates) set the length, as in other stages."""
+    from accelerate import PartialState
+
+    # PPOConfig hides TrainingArguments' property behind a field that is None until its trainer is built.
+    args.world_size = PartialState().num_processes
+    if args.max_steps > 0:
+        batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
+        args.total_episodes = args.max_steps * batch * args.world_size

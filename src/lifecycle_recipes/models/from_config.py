@@ -24,6 +24,19 @@ class Architecture:
     tokenizer_revision: str | None = None
 
 
+def start_model(architecture: Architecture | None, model_config, train_args) -> tuple:
+    """(tokenizer, causal LM) that pretraining starts from: a saved model, else `architecture` from nothing.
+
+    model_config: a `trl.ModelConfig`, or None without a `model` section.
+    """
+    from .load import load_causal_lm, load_tokenizer
+
+    if path := model_config and model_config.model_name_or_path:
+        return load_tokenizer(path, model_config.model_revision), load_causal_lm(model_config, train_args)
+    tokenizer = load_tokenizer(architecture.tokenizer, architecture.tokenizer_revision or "main")
+    return tokenizer, build_causal_lm(architecture, tokenizer, model_config)
+
+
 def build_causal_lm(architecture: Architecture, tokenizer, model_config=None):
     """Random weights for `architecture` (model_type and config), with the tokenizer's vocabulary.
 

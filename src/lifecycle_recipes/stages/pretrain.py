@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from ..data.config import DataConfig, TextConfig
 from ..evals.config import EvaluateConfig
 from ..evals.measure import measure
-from ..finding import refuse
 from ..models.from_config import Architecture
 from ..recipe.stage_recipe import TrainingRecipe
 from ..record.run import Run
@@ -52,31 +51,14 @@ def build_trainer(recipe: PretrainRecipe, run: Run) -> transformers.Trainer:
     """The stock `transformers.Trainer` over packed blocks; `run` gets the ledger of rows and tokens."""
     from transformers import Trainer, set_seed
 
-    from ..data.packing import BlockCollator, text_measures, token_losses
+    from ..data.packing import BlockCollator, require_room_for_blocks, text_measures, token_losses
     from ..data.prepare import prepared_rows
-    from ..models.from_config import build_causal_lm
-    from ..models.load import load_causal_lm, load_tokenizer
+    from ..models.from_config import start_model
 
-    start = recipe.model and recipe.model.model_name_or_path
     text, args = recipe.text, recipe.train
-    if start:
-        tokenizer = load_tokenizer(start, recipe.model.model_revision)
-    else:
-        source = recipe.architecture
-        tokenizer = load_tokenizer(source.tokenizer, source.tokenizer_revision or "main")
     set_seed(args.seed)
-    model = (
-        load_causal_lm(recipe.model, args)
-        if start
-        else build_causal_lm(recipe.architecture, tokenizer, recipe.model)
-    )
-    longest = getattr(model.config, "max_position_embeddings", None)
-    if longest and text.block_size > longest:
-        raise refuse(
-            "block-too-long",
-            f"text.block_size {text.block_size} is more than the model's {longest} positions",
-            "lower it, or raise max_position_embeddings",
-        )
+    tokenizer, model = start_model(recipe.architecture, recipe.model, args)
+    require_room_for_blocks(text.block_size, model.config)
     rows = prepared_rows(recipe, tokenizer, prepare_rows, run)
     # The collator reads seq_lengths, which is no input of the model.
     args.remove_unused_columns = False

@@ -1,13 +1,10 @@
 """How quiet upstream is: its noise is hidden, its errors never. No torch."""
 
 import builtins
-import contextlib
 import logging
 import os
 import sys
-import tempfile
 import warnings
-from collections.abc import Iterator
 
 # Defaults only: what the user has set stays. WANDB_* is the user's alone.
 QUIET = {
@@ -17,6 +14,12 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "TRL_EXPERIMENTAL_SILENCE": "1",
+    # torch's C++ logs from errors on, read as torch is imported. Of its warnings every run on several processes
+    # shows one, on each rank: that DDP looked for unused parameters in vain (reducer.cpp, past any filter of
+    # Python's). transformers asks for that look where activations are not checkpointed (trainer.py,
+    # _build_accelerator_args); it stays: without it, a model that leaves parameters out of a step (a tower of a
+    # multimodal one, an expert) ends at the next, its gradients until then not averaged.
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
 }
 # Warnings that say nothing a user can act on; any other is shown.
 NOISE = (
@@ -32,7 +35,8 @@ LOG_NOISE = {
     "torchao": "Failed to load",  # on every import: kernels for other GPUs, or for formats that no layout has
     "torch.utils._pytree": "is an Enum subclass",  # of torchao's, likewise
 }
-# The same in what upstream prints: whole lines.
+# The same in what upstream prints: whole lines. Both come from a bare print(), without a logger or a setting
+# that would silence them (WANDB_MODE is the user's), while modules are imported by whoever needs them first.
 PRINTED_NOISE = (
     "[INFO] Running in WANDB offline mode",  # transformers, where it is imported; wandb says it where it runs
     "DeepSpeed deepspeed.ops.comm.deepspeed_shm_comm_op built successfully",  # every process, at every start
@@ -61,25 +65,3 @@ def print_without_noise(*values, **options) -> None:
 
 
 PRINT = builtins.print
-
-
-@contextlib.contextmanager
-def stderr_without(noise: bytes) -> Iterator[None]:
-    """Let lines that hold `noise` vanish from what this process, C++ included, writes to stderr meanwhile.
-
-    The others come at the end of the block, so it must be short.
-    """
-    with tempfile.TemporaryFile() as held:
-        sys.stderr.flush()
-        stderr = os.dup(2)
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            held.seek(0)
-            for line in held:
-                if noise not in line:
-                    os.write(2, line)

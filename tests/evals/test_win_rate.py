@@ -42,3 +42,17 @@ def test_equal_lengths_leave_the_plain_rate():
 def test_length_that_tells_winners_from_losers_gives_a_number():
     rate = length_controlled_win_rate([1, 1, 0, 0], [0.5] * 4, [20, 20, 5, 5], [10] * 4)
     assert 0.3 < rate < 0.7
+
+
+@pytest.mark.parametrize(
+    ("given", "rate"),
+    [
+        (games(3000, win_by_length=0.3, win_by_merit=0.0), 0.477719868),
+        (games(3000, win_by_length=0.0, win_by_merit=0.2), 0.696750056),
+        (([1, 1, 0, 0], [0.5] * 4, [20, 20, 5, 5], [10] * 4), 0.313767230),
+        (([1, 0, 0, 0.5], [0.5] * 4, [20, 10, 5, 5], [10] * 4), 0.398757472),  # with a tie
+    ],
+)
+def test_the_fit_is_the_optimum(given, rate):
+    """Digits of Newton's method run to 1e-9 on the same likelihood and ridge."""
+    assert length_controlled_win_rate(*given) == pytest.approx(rate, abs=1e-7)

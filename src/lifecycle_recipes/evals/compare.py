@@ -36,20 +36,16 @@ def length_controlled_win_rate(
     difference = np.subtract(lengths, lengths_against).astype(float)
     if plain in (0.0, 1.0) or not difference.std():
         return plain
+    from sklearn.linear_model import LogisticRegression
+
     outcome = (np.sign(np.subtract(scores, against)) + 1) / 2
-    features = np.stack([np.ones_like(difference), np.tanh(difference / difference.std())], axis=1)
-    # A little ridge on the length alone: where length tells winners from losers, its weight has no end.
-    ridge = np.diag([0.0, 0.01])
-    weights = np.zeros(2)
-    for _ in range(100):  # Newton's method; a handful of rounds does it
-        chance = 1 / (1 + np.exp(-features @ weights))
-        slope = features.T @ (chance - outcome) + ridge @ weights
-        curve = features.T @ (features * (chance * (1 - chance))[:, None]) + ridge
-        step = np.linalg.solve(curve, slope)
-        weights -= step / max(1.0, np.abs(step).max())
-        if np.abs(step).max() < 1e-9:
-            break
-    return float(1 / (1 + np.exp(-weights[0])))
+    feature = np.tanh(difference / difference.std())
+    # Every prompt is won by its outcome's share and lost by the rest: a tie is half of each. The ridge (1 / C) on
+    # the length alone, since where length tells winners from losers its weight has no end.
+    model = LogisticRegression(C=100.0, tol=1e-10, max_iter=1000)
+    won = np.repeat([1, 0], len(feature))
+    model.fit(np.tile(feature, 2)[:, None], won, sample_weight=np.concatenate([outcome, 1 - outcome]))
+    return float(model.predict_proba([[0.0]])[0, 1])
 
 
 def rewards(reward: Saved, prompts: list, replies: Sequence[str], batch_size: int) -> list[float]:

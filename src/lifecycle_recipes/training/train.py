@@ -12,7 +12,6 @@ from ..doctor.trainer_level.step_zero import differs_from_parent, probe_ids, rea
 from ..finding import FAILED, Finding, Refusal
 from ..record.run import Stopped
 from .batch_order import keep_order
-from .ddp_notice import HideNotice
 from .eval_loss import measure_once
 from .finite import Watch, require_finite_weights
 from .layout_watch import LayoutWatch
@@ -43,8 +42,7 @@ def train_and_save(trainer, recipe, run) -> None:
     stop = StopOnSignal(trainer)
     start = AtStart(trainer, recipe)
     saves = Saves(trainer, recipe, run)
-    watches = (LayoutWatch(trainer, recipe, run), stop, Watch(trainer, run), start, saves)
-    for callback in (*watches, HideNotice(trainer)):
+    for callback in (LayoutWatch(trainer, recipe, run), stop, Watch(trainer, run), start, saves):
         trainer.add_callback(callback)
     end_replies_at(trainer.model, trainer.processing_class)
     train_alike_everywhere(trainer, recipe)

@@ -65,7 +65,10 @@ def _across_processes(raw: RawRecipe) -> list[Finding]:
             fix = f"remove `{key}: {str(value).lower()}`"
             findings.append(_warning(raw, message, fix, "train.accelerator_config"))
     if raw.stage == "ppo":
-        message = "the prompts of an update are the same on every layout, but each process samples its own replies and whitens"
+        message = (
+            "the prompts of an update are the same on every layout, but each process samples its own "
+            "replies and whitens"
+        )
         message += " their advantages separately"
         fix = "compare only runs of one layout; each run alone is correct"
         findings.append(_warning(raw, message, fix, KEY))

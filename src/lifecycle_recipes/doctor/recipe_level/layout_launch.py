@@ -55,7 +55,10 @@ def find_in_machine_for(layout: Layout) -> list[Finding]:
         return [Finding.error("layout-type", message, "on a CPU, use zero3 or cpu_ddp")]
     here = -(-layout.processes // layout.machines)
     if not layout.cpu and gpus is not None and here > gpus:
-        message = f"{layout} needs {here} GPU{'s' * (here > 1)}, {gpus or 'none'} {'are' if gpus and gpus > 1 else 'is'} visible here"
+        message = (
+            f"{layout} needs {here} GPU{'s' * (here > 1)}, {gpus or 'none'} "
+            f"{'are' if gpus and gpus > 1 else 'is'} visible here"
+        )
         fewer = f"pass --processes {gpus * layout.machines} (accelerate's --num_processes)"
         none = "on a CPU, use zero3 or cpu_ddp" if needs_gpu else CPU_FIX
         return [Finding.warning("layout-gpus", message, fewer if gpus else none)]

@@ -89,7 +89,10 @@ def _optimizer(raw: RawRecipe, layout: Layout) -> list[Finding]:
             raw, message, "write `optim: adamw_torch_fused`, or use zero2 or zero3", "train.optim"
         )
     if layout.kind == "deepspeed" and layout.offload and name not in OFFLOADED_OPTIMIZERS:
-        message = f"train.optim {name} would be replaced by DeepSpeed's CPUAdam, the only optimizer that accelerate offloads"
+        message = (
+            f"train.optim {name} would be replaced by DeepSpeed's CPUAdam, the only optimizer that "
+            "accelerate offloads"
+        )
         return _conflict(raw, message, "write `optim: adamw_torch`, or use zero3", "train.optim")
     return []
 
@@ -108,7 +111,10 @@ def _context(raw: RawRecipe, layout: Layout) -> list[Finding]:
         return _conflict(raw, message, "write `attn_implementation: sdpa`", "model.attn_implementation")
     for key in ("packing", "eval_packing", "padding_free"):
         if raw.setting(f"train.{key}"):
-            message = f"train.{key} needs an attention mask that context parallelism drops: rows would attend to each other"
+            message = (
+                f"train.{key} needs an attention mask that context parallelism drops: rows would attend to each "
+                "other"
+            )
             return _conflict(raw, message, f"write `{key}: false`", f"train.{key}")
     loss = raw.setting("train.loss_type")
     if loss not in (None, "nll", "chunked_nll"):

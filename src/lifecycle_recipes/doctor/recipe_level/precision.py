@@ -123,11 +123,17 @@ def _weights(raw: RawRecipe, section: str, precision: str | None, layout: Layout
     if _keeps_masters(layout, precision):
         return []
     if dtype in ("float16", "fp16", "half"):
-        message = f"{source}.dtype: float16 loads float16 weights for training: gradients underflow and cannot be unscaled"
+        message = (
+            f"{source}.dtype: float16 loads float16 weights for training: gradients underflow and cannot be "
+            "unscaled"
+        )
         fix = "remove dtype (float32 weights) and write `fp16: true` under train, or use bfloat16"
         return [Finding.error("fp16-weights", message, fix, where)]
     if dtype in ("bfloat16", "bf16"):
-        message = f"{source}.dtype: bfloat16 trains bfloat16 weights (8 bits of precision) without float32 master weights: "
+        message = (
+            f"{source}.dtype: bfloat16 trains bfloat16 weights (8 bits of precision) without float32 master "
+            "weights: "
+        )
         message += "updates below 1/512 of a weight are lost by rounding"
         fix = "remove dtype (float32 weights, `bf16: true` computes in bfloat16), or use a DeepSpeed layout"
         return [Finding.warning("bf16-weights", message, fix, where)]

@@ -51,7 +51,10 @@ def _quantisation(raw: RawRecipe, section: str) -> list[Finding]:
         message = "PPO cannot train quantised models"
         return [Finding.error("ppo-no-quantization", message, "remove load_in_4bit, load_in_8bit", where)]
     if bits and given.get("dtype") == "float32":
-        message = f"{section}.{bits[0]} with dtype: float32 computes every layer in float32, which is slow and needs more memory"
+        message = (
+            f"{section}.{bits[0]} with dtype: float32 computes every layer in float32, which is slow and "
+            "needs more memory"
+        )
         fix = "write `dtype: bfloat16`, or remove the quantisation"
         return [Finding.warning("qlora-full-precision", message, fix, raw.place(f"{section}.dtype"))]
     return []
@@ -65,7 +68,10 @@ def _start(raw: RawRecipe) -> list[Finding]:
     if raw.stage != "pretrain":
         return []
     if bool(raw.values.get("model")) == bool(raw.values.get("architecture")):
-        message = "a pretrain recipe needs exactly one of `architecture` (random weights) and `model.model_name_or_path`"
+        message = (
+            "a pretrain recipe needs exactly one of `architecture` (random weights) and "
+            "`model.model_name_or_path`"
+        )
         return [Finding.error("no-single-start", message, "give one of the two", raw.place("model"))]
     if raw.setting("model.use_peft"):
         message = "pretraining trains every weight; model.use_peft has no effect"
@@ -150,7 +156,10 @@ def _best(raw: RawRecipe, evaluates: str) -> list[Finding]:
         return []
     where = raw.place("train.load_best_model_at_end")
     if saves != evaluates:
-        message = f"load_best_model_at_end needs the same strategy for both: eval_strategy is {evaluates}, save_strategy {saves}"
+        message = (
+            f"load_best_model_at_end needs the same strategy for both: eval_strategy is {evaluates}, "
+            f"save_strategy {saves}"
+        )
         fix = f"write `save_strategy: {evaluates}`, or `save_strategy: best`"
         return [Finding.error("best-not-saved", message, fix, where)]
     every, step = raw.setting("train.save_steps"), raw.setting("train.eval_steps")

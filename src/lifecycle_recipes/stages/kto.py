@@ -92,7 +92,7 @@ def prepare_rows(recipe: KTORecipe, tokenizer, scratch, neighbours: int) -> tupl
     train, held_out, ledger = load_data(recipe.data, *columns, recipe.allow, scratch)
     if len(set(train["label"])) < 2:
         raise refuse(
-            "one-label", f"every label is {train['label'][0]}", "KTO needs good and bad replies: give both"
+            "one-label", f"every label is {train['label'][0]}", "KTO needs both good and bad replies"
         )
     # The check has said it already, as label-weights, unless the recipe waives it.
     upstream = logging.getLogger("trl.trainer.kto_trainer")

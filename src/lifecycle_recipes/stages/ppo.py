@@ -127,8 +127,8 @@ def stop_at_turn_end(tokenizer, args):
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
         raise refuse(
             "pad-is-turn-end",
-            f"pad token {tokenizer.pad_token!r} and turn end {tokenizer.eos_token!r} must be two tokens",
-            "give the tokenizer a pad token of its own",
+            f"pad token {tokenizer.pad_token!r} and end-of-turn token {tokenizer.eos_token!r} must differ",
+            "set a separate pad token in the tokenizer",
             tokenizer.name_or_path,
         )
     args.stop_token, args.stop_token_id = "eos", None
@@ -148,11 +148,13 @@ def check_arguments(recipe: PPORecipe) -> None:
             "ppo-no-quantization", "PPO cannot train quantised models", "remove load_in_4bit, load_in_8bit"
         )
     if str(getattr(args.eval_strategy, "value", args.eval_strategy)) != "no":
-        raise refuse("ppo-no-eval", "PPO evaluates nothing while it trains", "use the `evaluate` section")
+        raise refuse("ppo-no-eval", "PPO runs no evaluation during training", "use the `evaluate` section")
     if args.max_steps > 0:
         if args.total_episodes is not None:
             raise refuse(
-                "two-lengths", "train.max_steps and train.total_episodes both set the length", "keep one"
+                "two-lengths",
+                "train.max_steps and train.total_episodes both set the training length",
+                "keep one",
             )
         batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
         args.total_episodes = args.max_steps * batch * args.world_size
@@ -206,7 +208,8 @@ def policy_trainer(reply_config, tokenizer):
         def on_step_end(self, args, state, control, **kwargs):
             if control.should_training_stop and state.global_step < state.max_steps:
                 raise Stopped(
-                    f"update {state.global_step} of {state.max_steps}; PPO starts again from the first"
+                    f"at update {state.global_step} of {state.max_steps}; PPO cannot be resumed and starts from "
+                    "update 0"
                 )
 
     class PolicyTrainer(PPOTrainer):

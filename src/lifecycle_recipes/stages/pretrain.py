@@ -90,11 +90,13 @@ def build_trainer(recipe: PretrainRecipe, run):
     if bool(start) == bool(recipe.architecture):
         raise refuse(
             "no-single-start",
-            "a model starts from `architecture` (from nothing) or from `model.model_name_or_path`",
+            "a pretrain recipe needs exactly one of `architecture` (random weights) and `model.model_name_or_path`",
             "give one of the two",
         )
     if start and recipe.model.use_peft:
-        raise refuse("no-effect", "pretraining trains every weight; model.use_peft does nothing", "remove it")
+        raise refuse(
+            "no-effect", "pretraining trains every weight; model.use_peft has no effect", "remove it"
+        )
     text, args = recipe.text, recipe.train
     if start:
         tokenizer = load_tokenizer(start, recipe.model.model_revision)
@@ -110,7 +112,7 @@ def build_trainer(recipe: PretrainRecipe, run):
     if longest and text.block_size > longest:
         raise refuse(
             "block-too-long",
-            f"text.block_size {text.block_size} is more than the model's {longest} positions",
+            f"text.block_size {text.block_size} exceeds the model's {longest} positions",
             "lower it, or raise max_position_embeddings",
         )
     rows = prepared_rows(recipe, tokenizer, prepare_rows, run)

@@ -62,7 +62,9 @@ def build_trainer(recipe: SFTRecipe, run):
     tokenizer = load_tokenizer(recipe.model.model_name_or_path, recipe.model.model_revision)
     use_template(tokenizer, args.chat_template_path)
     if not tokenizer.chat_template and not args.chat_template_path:
-        raise refuse("no-chat-template", "the parent's tokenizer has none", "set train.chat_template_path")
+        raise refuse(
+            "no-chat-template", "the parent's tokenizer has no chat template", "set train.chat_template_path"
+        )
     # A chat model's eos is its turn end: generation then stops there for every user of the tokenizer.
     args.eos_token = args.eos_token or turn_end(tokenizer)
     adapter = peft_config(recipe.model)
@@ -113,7 +115,9 @@ def account_for_rows(ledger: dict, args, end: int, before: tuple, after: tuple) 
     count_left_out(ledger, "no assistant token within train.max_length", *gone)
     if not all(conversations):
         raise refuse(
-            "no-trained-tokens", "no row has an assistant token within max_length", "raise train.max_length"
+            "no-trained-tokens",
+            "no row has a supervised token within train.max_length",
+            "raise train.max_length",
         )
     whole = args.packing and args.packing_strategy != "bfd"
     # The template may write a line break after the turn end.

@@ -181,7 +181,10 @@ def compare(reading: Reading, probe: dict, path: str) -> list[Finding]:
     start = probe.get("start")
     if loose > EXACT and start is not None and abs(reading.value - start) > away:
         return []
-    message = f"step-0 log-probability does not match the parent's record ({reading.value:.4f} against"
+    message = (
+        f"step-0 {'reward' if reading.unit == 'reward' else 'log-probability'} does not match the "
+        f"parent's record ({reading.value:.4f} against"
+    )
     message += f" {probe['value']:.4f} {reading.unit}): the parent's weights were not loaded"
     if start is not None and abs(reading.value - start) < away:
         message += f" ; {start:.4f} is the value before the parent's training"
@@ -230,7 +233,7 @@ def read(model, ids: list[int], trainer, runs: Any = None) -> Reading:
     else:
         found = logits(runs or model, ids)
         value = mean_of(found, ids) if causal else found[0].item()
-    unit = "nats per token" if causal else "as the score"
+    unit = "nats per token" if causal else "reward"
     found = None if found is None else found.float().cpu()
     return Reading(value if math.isfinite(value) else math.inf, looseness(model, trainer), unit, found)
 

@@ -23,9 +23,7 @@ def chat(path: str, prompt: str | None = None, max_new_tokens: int = 256) -> Non
     """
     stage = stage_of(path)
     if stage in SILENT:
-        raise refuse(
-            "not-a-language-model", f"this is {SILENT[stage]}: there is nothing to talk to", where=path
-        )
+        raise refuse("not-a-language-model", f"this is {SILENT[stage]}: it cannot generate text", where=path)
     quiet()
     from .models.saved import load_saved
 
@@ -41,7 +39,9 @@ def chat(path: str, prompt: str | None = None, max_new_tokens: int = 256) -> Non
 def stage_of(path: str) -> str | None:
     """The stage that saved a run; None for a model from elsewhere. Refuses a path with nothing there."""
     if not Path(path).exists() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
-        raise refuse("missing-model", "there is no saved model here", "train it or correct the path", path)
+        raise refuse(
+            "missing-model", "the directory has no saved model", "train it, or correct the path", path
+        )
     try:
         return read_record(path).get("stage")
     except Refusal as refusal:
@@ -51,7 +51,7 @@ def stage_of(path: str) -> str | None:
 
 
 def converse(saved, chatty: bool, max_new_tokens: int) -> None:
-    print(HELP + ("" if chatty else " This model continues text."), file=sys.stderr)
+    print(HELP + ("" if chatty else " This is a base model: it continues your text."), file=sys.stderr)
     messages = []
     while (text := ask()) is not None and text != "/quit":
         if text == "/new":
@@ -91,8 +91,8 @@ def reply(saved, messages: list[dict], chatty: bool, max_new_tokens: int) -> str
     length = inputs["input_ids"].shape[1]
     context = getattr(model.config, "max_position_embeddings", None) or length + max_new_tokens
     if length >= context:
-        message = f"{length} tokens leave no room in a context of {context}"
-        raise refuse("context-full", message, "say less, or start over with /new")
+        message = f"the conversation has {length} tokens, and the context is {context}: no room for a reply"
+        raise refuse("context-full", message, "send a shorter message, or start over with /new")
     streamer = TextStreamer(tokenizer, skip_prompt=chatty, skip_special_tokens=True)
     limit = min(max_new_tokens, context - length)
     with torch.no_grad():

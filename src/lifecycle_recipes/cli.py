@@ -15,7 +15,7 @@ EXAMPLES = """examples:
   lifecycle report runs/desk
   lifecycle chat runs/desk/04-sft --prompt "Who owns the billing service?"
 
-exit statuses: 0 done, 2 refused before anything ran, 3 a gate failed, 4 stopped (can be resumed), 1 other"""
+exit statuses: 0 done, 2 refused before the run, 3 gate failed, 4 interrupted (can be resumed), 1 other error"""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -47,9 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "lifecycle", description=__doc__.splitlines()[0], epilog=EXAMPLES, **shape
     )
-    parser.description = (
-        "Train a language model through its whole life: each stage a recipe, a record and a gate."
-    )
+    parser.description = "Train a language model in stages. Each stage has a recipe, a run record and a gate."
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, function, help: str, example: str) -> argparse.ArgumentParser:
@@ -60,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
         return added
 
     sub = command(
-        "check", check, "find what would make a run wrong", "lifecycle check recipes/desk/04-sft.yaml"
+        "check", check, "find errors in a recipe before the run", "lifecycle check recipes/desk/04-sft.yaml"
     )
     sub.add_argument("recipes", nargs="+", metavar="RECIPE", help="recipe files; overrides may follow")
     sub.add_argument("--json", action="store_true", help="print the findings as a JSON list")
@@ -71,40 +69,42 @@ def build_parser() -> argparse.ArgumentParser:
         default=3,
         help="1 recipe and files, 2 rows and tokens, 3 the built trainer (default)",
     )
-    _add_layout_options(sub, "check for a file of accelerate_configs/ too (default: for none)")
+    _add_layout_options(sub, "also check for this layout, a file of accelerate_configs/ (default: no layout)")
 
     example = "lifecycle run recipes/desk/04-sft.yaml --layout zero3 --train.learning_rate 2e-5"
     sub = command("run", run, "run the stage of a recipe, or resume it", example)
     sub.add_argument(
         "recipe", metavar="RECIPE", help="a recipe file; overrides (--train.max_steps 5) follow it"
     )
-    _add_layout_options(sub, "a file of accelerate_configs/ (default: one_gpu or cpu, what there is)")
+    _add_layout_options(sub, "a file of accelerate_configs/ (default: one_gpu if there is a GPU, else cpu)")
     sub.add_argument(
         "--unless-done",
         action="store_true",
-        help="do nothing if this very run is finished (recipe, parents, files)",
+        help="do nothing if this run is already finished (same recipe, parents, files)",
     )
     sub.epilog += (
-        "\n\nfor the stage: --replace (move another run in output_dir aside), --allow-failed-parent, --debug"
+        "\n\nfor the stage: --replace (rename an existing output_dir), --allow-failed-parent, --debug"
     )
 
-    sub = command("gate", gate, "judge what a run promised; write gate.ok", "lifecycle gate runs/desk/04-sft")
+    sub = command("gate", gate, "judge the gate of a run; write gate.ok", "lifecycle gate runs/desk/04-sft")
     sub.add_argument(
         "run",
         metavar="RUN_DIR|RECIPE",
-        help="a run, judged by the lines in its record; or a recipe, whose lines are as they stand now",
+        help="a run (uses the gate lines in its record) or a recipe (uses its current gate lines)",
     )
 
     example = "lifecycle inspect recipes/desk/07-dpo.yaml --rows 2 --html pairs.html"
     sub = command("inspect", inspect, "show what the trainer sees, token by token", example)
     sub.add_argument("recipe", metavar="RECIPE", help="a recipe file; overrides may follow")
     sub.add_argument("--rows", type=int, default=3, metavar="N", help="rows to show (default: 3)")
-    sub.add_argument("--html", metavar="FILE", help="write a page instead")
+    sub.add_argument("--html", metavar="FILE", help="write an HTML page instead")
 
     example = "lifecycle template runs/desk/04-sft"
-    sub = command("template", template, "whether a chat template trains what it serves", example)
+    sub = command("template", template, "compare a chat template in training and serving", example)
     sub.add_argument("tokenizer", metavar="TOKENIZER_OR_RUN", help="a run directory or a Hub id")
-    sub.add_argument("--template", metavar="FILE", help="this Jinja file instead of the tokenizer's own")
+    sub.add_argument(
+        "--template", metavar="FILE", help="use this Jinja file instead of the tokenizer's template"
+    )
 
     sub = command("schema", schema, "the JSON Schema of a stage's recipe", "lifecycle schema sft > sft.json")
     sub.add_argument("stage", metavar="STAGE")
@@ -112,7 +112,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command("report", report, "the card: what each stage changed", "lifecycle report runs/desk")
     sub.add_argument("runs", nargs="*", default=["runs"], metavar="DIR_OR_GLOB", help="default: runs")
 
-    sub = command("chat", chat, "talk to a saved run", "lifecycle chat runs/desk/04-sft --prompt 'Hello'")
+    sub = command("chat", chat, "chat with a saved model", "lifecycle chat runs/desk/04-sft --prompt 'Hello'")
     sub.add_argument("run", metavar="RUN_DIR")
     sub.add_argument("--prompt", metavar="TEXT", help="answer this and exit")
     sub.add_argument("--max-new-tokens", type=int, default=256, metavar="N")
@@ -121,8 +121,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_layout_options(command: argparse.ArgumentParser, help: str) -> None:
     command.add_argument("--layout", metavar="NAME", help=help)
-    command.add_argument("--processes", type=int, metavar="N", help="processes in place of the layout's")
-    command.add_argument("--cpu", action="store_true", help="try the layout without GPUs (not FSDP or tp)")
+    command.add_argument(
+        "--processes", type=int, metavar="N", help="number of processes, overrides the layout"
+    )
+    command.add_argument("--cpu", action="store_true", help="test the layout on the CPU (not FSDP or tp)")
 
 
 def _asked(args, raw):
@@ -161,7 +163,7 @@ def run(args, rest: list[str]) -> int:
 
     raw = read_recipe(args.recipe, rest)
     if args.unless_done and is_done(raw):
-        print(f"{raw.output_dir}: done already")
+        print(f"{raw.output_dir}: already finished")
         return DONE
     raw.layout = _asked(args, raw)
     check_recipe(raw)
@@ -185,12 +187,12 @@ def gate(args, rest: list[str]) -> int:
             "unknown-argument", f"unrecognized arguments: {' '.join(rest)}", "see lifecycle gate --help"
         )
     if not os.path.isdir(run):
-        raise refuse("no-record", "no such run directory", "name the output_dir of a run", run)
+        raise refuse("no-record", "the run directory does not exist", "give the output_dir of a run", run)
     verdicts = judge(run, lines)
     ok = write_gate(run, verdicts)
     for verdict in verdicts:
         print(f"{'pass' if verdict.ok else 'FAIL'}  {verdict.line}    ({verdict.message})")
-    print(f"{run}: {'gate passed' if ok else 'gate FAILED'}" + ("" if verdicts else ", nothing was promised"))
+    print(f"{run}: {'gate passed' if ok else 'gate FAILED'}" + ("" if verdicts else ", it has no lines"))
     return DONE if ok else GATE_FAILED
 
 
@@ -226,7 +228,7 @@ def schema(args, rest: list[str]) -> int:
 
     if args.stage not in stage_names():
         fix = f"choose from {', '.join(stage_names())}"
-        raise refuse("unknown-stage", f"there is no stage {args.stage!r}", fix)
+        raise refuse("unknown-stage", f"unknown stage {args.stage!r}", fix)
     print(json.dumps(load_schema(args.stage), indent=1, ensure_ascii=False))
     return DONE
 

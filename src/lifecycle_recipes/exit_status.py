@@ -33,7 +33,7 @@ def stop_on_sigterm() -> Iterator[None]:
         return
 
     def stop(number, frame):
-        raise Stopped("stopped by SIGTERM")
+        raise Stopped("by SIGTERM")
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
@@ -75,7 +75,10 @@ def _stage_exit() -> Iterator[None]:
         _exit(refusal.status)
     except KeyboardInterrupt as stopped:
         if is_main_process():
-            print(f"stopped: {str(stopped) or 'interrupted'}; start it again to go on", file=sys.stderr)
+            print(
+                f"interrupted{' ' + str(stopped) if str(stopped) else ''}; run the same command to resume",
+                file=sys.stderr,
+            )
         _exit(STOPPED)
     except Exception as error:
         _let_rank_0_speak()

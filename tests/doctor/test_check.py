@@ -170,7 +170,7 @@ def test_a_parent_that_a_recipe_beside_this_one_makes_is_a_warning(recipe_here):
     write(RECIPE.replace("path: parent", "path: runs/first"), "b.yaml")
     report = doctor.check("b.yaml")
     assert [(f.code, f.severity, f.fix) for f in report.findings] == [
-        ("parent-missing", "warning", "first: lifecycle run a.yaml")
+        ("parent-missing", "warning", "run this first: lifecycle run a.yaml")
     ]
     assert report.reached == 2 and report.stopped == "level 3 was not checked: parent-missing"
     with pytest.raises(Refusal, match="parent-missing"):

@@ -99,17 +99,17 @@ def test_a_run_on_a_gpu_is_dated(monkeypatch):
 @pytest.mark.parametrize(
     ("stage", "layout", "model", "train", "code", "word"),
     [
-        ("ppo", "fsdp2", {}, {}, "layout-unsupported", "take zero3"),
-        ("ppo", "hsdp", LORA, {}, "layout-unsupported", "take zero3"),
-        ("dpo", "cp", {}, CP, "layout-unsupported", "cp is for sft"),
+        ("ppo", "fsdp2", {}, {}, "layout-unsupported", "use zero3"),
+        ("ppo", "hsdp", LORA, {}, "layout-unsupported", "use zero3"),
+        ("dpo", "cp", {}, CP, "layout-unsupported", "cp supports only sft"),
         ("reward", "cp", {}, CP, "layout-unsupported", "last token"),
         ("pretrain", "cp", {}, {}, "layout-unsupported", "packed"),
-        ("sft", "tp", LORA, {}, "layout-unsupported", "take fsdp2"),
-        ("ppo", "tp", {}, {}, "layout-unsupported", "take zero3"),
+        ("sft", "tp", LORA, {}, "layout-unsupported", "use fsdp2"),
+        ("ppo", "tp", {}, {}, "layout-unsupported", "use zero3"),
         ("dpo", "one_gpu_fp8", {}, {}, "layout-unsupported", "without fp8"),
         ("sft", "fsdp2_fp8", LORA, {}, "layout-unsupported", "adapter"),
         ("sft", "zero3", QLORA, {}, "quant-storage", "bnb_4bit_quant_storage: bfloat16"),
-        ("sft", "fsdp2", QLORA, {}, "quant-storage", "uint8 beside bfloat16"),
+        ("sft", "fsdp2", QLORA, {}, "quant-storage", "uint8 next to bfloat16"),
         ("sft", "fsdp2", SHARDABLE | {"dtype": "float16"}, {}, "quant-storage", "storage: float16"),
         ("dpo", "zero3", LORA | {"load_in_8bit": True}, {}, "quant-storage", "load_in_4bit"),
         ("sft", "fsdp2", {}, {"optim": "adamw_8bit"}, "layout-setting", "adamw_torch_fused"),
@@ -179,7 +179,7 @@ def test_what_runs_is_not_refused(found, stage, layout, model, train):
 @pytest.mark.parametrize(
     ("layout", "config", "word"),
     [
-        ("tp", {"num_attention_heads": 6, "num_key_value_heads": 2}, "6 attention heads | take a tp_size"),
+        ("tp", {"num_attention_heads": 6, "num_key_value_heads": 2}, "6 attention heads | use a tp_size"),
         ("tp", {"num_attention_heads": 8, "num_key_value_heads": 2}, "2 key value heads"),
         ("tp", {"num_attention_heads": 8, "num_key_value_heads": 4}, None),
         ("cp", {"sliding_window": 4096}, "full attention"),

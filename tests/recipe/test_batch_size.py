@@ -84,11 +84,11 @@ def test_without_it_everything_is_as_before():
 @pytest.mark.parametrize(
     ("total", "train", "processes", "message", "fix"),
     [
-        (10, {}, 4, "10 does not divide over 4 processes", "write 8 or 12, or take 2 processes"),
-        (3, {}, 8, "3 does not divide over 8 processes", "write 8, or take 3 processes"),
+        (10, {}, 4, "10 cannot be divided evenly over 4 processes", "write 8 or 12, or use 2 processes"),
+        (3, {}, 8, "3 cannot be divided evenly over 8 processes", "write 8, or use 3 processes"),
         (20, {ROWS: 8}, 1, f"over 1 process x train.{ROWS} 8", f"write 16 or 24, or train.{ROWS}: 5"),
         (20, {STEPS: 3}, 2, f"over 2 processes x train.{STEPS} 3", "write 18 or 24"),
-        (16, {ROWS: 16}, 3, f"over 3 processes x train.{ROWS} 16", "write 15 or 18, or take 2 processes"),
+        (16, {ROWS: 16}, 3, f"over 3 processes x train.{ROWS} 16", "write 15 or 18, or use 2 processes"),
     ],
 )
 def test_what_does_not_divide_is_refused_with_the_nearest_that_do(total, train, processes, message, fix):
@@ -105,7 +105,7 @@ def test_two_forms_that_say_different_things_are_refused():
         and "4 x" in message
         and "is 16 rows, not global_batch_size 64" in message
     )
-    assert fix == f"leave out train.{STEPS}: it follows from the others"
+    assert fix == f"remove train.{STEPS}: it is computed from the other values"
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,9 @@ def test_kto_takes_two_rows_at_a_time_for_its_kl():
     assert batch_settings(raw_of(8, "kto"), 4) == {ROWS: 2, STEPS: 1}
     code, message, fix = refused(raw_of(8, "kto"), 8)
     assert (
-        code == "batch-does-not-divide" and "at least 2 rows each" in message and fix.startswith("write 16")
+        code == "batch-does-not-divide"
+        and "at least 2 rows per micro-batch" in message
+        and fix.startswith("write 16")
     )
     assert batch_settings(raw_of(8, "kto", loss_type="apo_zero_unpaired"), 8) == {ROWS: 1, STEPS: 1}
 
@@ -139,7 +141,9 @@ def test_ppo_cuts_the_share_of_a_process_into_mini_batches():
     code, message, _ = refused(raw_of(64, "ppo", num_mini_batches=4, **{ROWS: 8}), 2)
     assert code == "mini-batches-merged" and "1 optimizer steps per epoch for 4 mini-batches" in message
     code, message, fix = refused(raw_of(12, "ppo", num_mini_batches=4, **{ROWS: 6}), 2)
-    assert code == "batch-does-not-divide" and "cannot be cut into 4 mini-batches" in message and "48" in fix
+    assert (
+        code == "batch-does-not-divide" and "cannot be split into 4 mini-batches" in message and "48" in fix
+    )
 
 
 def test_processes_of_one_group_share_their_rows(monkeypatch):
@@ -170,7 +174,10 @@ def test_what_is_built_must_be_what_is_declared():
     assert find_in_effective(raw, built, 1) == []
     built.train_batch_size = 16  # one process on two GPUs: DataParallel
     (finding,) = find_in_effective(raw, built, 1)
-    assert finding.code == "batch-differs" and "128 rows: 16 a process x 8 accumulated x 1" in finding.message
+    assert (
+        finding.code == "batch-differs"
+        and "128 rows: 16 per process x 8 accumulation steps x 1" in finding.message
+    )
 
 
 def test_planned_steps_and_the_summary_go_by_the_declared_batch():

@@ -128,24 +128,24 @@ def test_wrong_line(tmp_path, place, text, line, message):
 WRONG_FILES = [
     (b"", 1, "[empty-recipe] the recipe is empty"),
     (b"# nothing\n", 1, "[empty-recipe] the recipe is empty"),
-    (b"- a\n", 1, "[not-a-mapping] a recipe is a mapping of sections, not a list"),
-    (b"just text\n", 1, "[not-a-mapping] a recipe is a mapping of sections, not 'just text'"),
+    (b"- a\n", 1, "[not-a-mapping] a recipe must be a mapping of sections, not a list"),
+    (b"just text\n", 1, "[not-a-mapping] a recipe must be a mapping of sections, not 'just text'"),
     (b"stage: sft\ntrain: {a: 1\n", 3, "[bad-yaml] not YAML: expected ',' or '}'"),
-    (b"stage: sft\ntrain:\n\tseed: 1\n", 3, "[bad-yaml] not YAML: a tab indents this line; use spaces"),
-    (b"stage: sft\ngate:\n  - a: b: c\n", 3, "[bad-yaml] not YAML: a `:` where none may be"),
+    (b"stage: sft\ntrain:\n\tseed: 1\n", 3, "[bad-yaml] not YAML: this line is indented with a tab; use spaces"),
+    (b"stage: sft\ngate:\n  - a: b: c\n", 3, "[bad-yaml] not YAML: a `:` is not allowed here"),
     (b"stage: sft\n---\nstage: dpo\n", 2, "[bad-yaml] not YAML: a second document starts here"),
     (b"stage: sft\nx: !!python/name:os.system 1\n", 2, "[bad-yaml] the tag `tag:yaml.org,2002:python"),
-    (b"stage: sft\nx: &x [*x]\n", 2, "[bad-yaml] an alias (`*name`) unfolds without end"),
+    (b"stage: sft\nx: &x [*x]\n", 2, "[bad-yaml] an alias (`*name`) contains itself"),
     (b"a: &a [x,x,x,x,x,x,x,x,x,x]\n" + b"".join(
         b"%c: &%c [%s]\n" % (c, c, b",".join([b"*%c" % (c - 1)] * 10)) for c in range(98, 106)
-    ), 2, "[bad-yaml] an alias (`*name`) unfolds without end"),
+    ), 2, "[bad-yaml] an alias (`*name`) contains itself"),
     (b"stage: sft\n? [a]\n: 1\n", 2, "[bad-yaml] a list or a mapping cannot be a key"),
     (b"[" * 2000, 1, "[bad-yaml] nested too deeply"),
     (b"stage: sft\nmodel: {}\n# caf\xe9\n", 3, "[not-utf8] not UTF-8 (byte 0xe9): save the file as UTF-8"),
     (b"stage: sft\nx: \x00\n", 2, "[bad-yaml] character 0x0 is not allowed in YAML"),
     (b"model: {}\n", 1, "[missing-stage] `stage:` is missing: write one of dpo, evaluate, kto, ppo"),
-    (b"stage: stf\n", 1, "[unknown-stage] there is no stage 'stf': did you mean sft?"),
-    (b"stage: [sft]\n", 1, "[unknown-stage] there is no stage a list: choose from dpo"),
+    (b"stage: stf\n", 1, "[unknown-stage] unknown stage 'stf': did you mean sft?"),
+    (b"stage: [sft]\n", 1, "[unknown-stage] unknown stage a list: choose from dpo"),
 ]  # fmt: skip
 
 
@@ -199,7 +199,7 @@ def test_a_key_that_is_in_two_model_sections_is_ambiguous(tmp_path):
 
 def test_the_recipe_of_another_stage(tmp_path):
     (said,) = refused(tmp_path, SFT, stage="dpo")
-    expected = "this is a sft recipe, not one for dpo: start it with -m lifecycle_recipes.stages.sft"
+    expected = "this is a sft recipe, not one for dpo: start it with `-m lifecycle_recipes.stages.sft`"
     assert said == f"error [other-stage] R:1: {expected}"
 
 

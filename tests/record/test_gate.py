@@ -127,7 +127,7 @@ def test_a_metric_of_an_unfinished_or_other_parent_does_not_count(child):
     write_run(child.parent / "03-pretrain", {"acc": 0.1}, status="running", identity="base")
     assert "not done" in judge(child, ["acc > parent/acc"])[0].message
     write_run(child.parent / "03-pretrain", {"acc": 0.1}, identity="trained again")
-    assert "no longer" in judge(child, ["acc > parent/acc"])[0].message
+    assert "is not the parent" in judge(child, ["acc > parent/acc"])[0].message
 
 
 def test_parent_is_found_after_both_were_moved(child, tmp_path):

@@ -21,7 +21,9 @@ def pack_documents(dataset, tokenizer, column: str, block_size: int, packing: st
 
     if tokenizer.eos_token_id is None:
         raise refuse(
-            "no-eos", "the tokenizer has no eos_token: the model would never learn to stop", "set one"
+            "no-eos",
+            "the tokenizer has no eos_token: the model would never learn to stop",
+            "set eos_token in the tokenizer",
         )
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     eos = [tokenizer.eos_token_id]

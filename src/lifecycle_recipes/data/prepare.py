@@ -49,7 +49,8 @@ def prepared_rows(recipe, tokenizer, prepare: Callable[..., tuple], run, **facts
         if not hit:
             if turn.main and turn.processes > 1:
                 print(
-                    f"preparing the rows, once for {turn.processes} processes; others wait", file=sys.stderr
+                    f"rank 0 prepares the rows for {turn.processes} processes; the others poll",
+                    file=sys.stderr,
                 )
 
             def make(scratch: Path) -> Rows:
@@ -191,16 +192,18 @@ def over_prepared(trainer_class) -> type:
 
 def machines_differ(theirs: dict, ours: dict):
     names = [name for name in ours if ours[name] != theirs.get(name)]
-    message = f"this machine would make other rows than rank 0's: {', '.join(names)} differ"
-    return refuse("machines-differ", message, "give every machine the same files and packages")
+    message = f"this machine would prepare other rows than rank 0: {', '.join(names)} differ"
+    return refuse("machines-differ", message, "install the same files and packages on every machine")
 
 
 def damaged(key: str, problem: str) -> Finding:
     message = f"an entry of the data cache is damaged: {problem}"
-    return Finding.warning("cache-entry-damaged", message, "the rows are made again", str(entry_of(key)))
+    return Finding.warning(
+        "cache-entry-damaged", message, "none needed: the rows are prepared again", str(entry_of(key))
+    )
 
 
 def unusable(error: OSError) -> Finding:
     message = f"the data cache cannot be used: {error}"
-    fix = "free some space, or name a directory in LIFECYCLE_CACHE; every process tokenises for itself now"
+    fix = "free disk space, or set LIFECYCLE_CACHE to a writable directory; now every process tokenises separately"
     return Finding.warning("cache-unusable", message, fix, str(entry_of("").parent))

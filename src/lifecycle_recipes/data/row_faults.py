@@ -14,11 +14,11 @@ REPLIES = ("chosen", "rejected", "completion")
 SAME_PAIR = "chosen equals rejected"  # as the ledger says it
 SHOWN = 5  # rows named one by one; the rest are counted
 
-REPAIR = "repair or remove them"
+REPAIR = "correct or remove these rows"
 # Rows that no stage can train on: refused, or left out and counted where the recipe allows the code.
 UNTRAINABLE = {
     "no-messages": REPAIR,
-    "not-messages": "write a list of {role, content}, or name another column in `data.sources[].columns`",
+    "not-messages": "write a list of {role, content}, or use another column in `data.sources[].columns`",
     "from-value-messages": "rename `from` to role and `value` to content (human: user, gpt: assistant)",
     "unknown-role": f"the roles are {', '.join(ROLES)}",
     "empty-reply": REPAIR,
@@ -26,24 +26,24 @@ UNTRAINABLE = {
     "content-not-text": "content is one string; flatten lists of parts",
     "empty-prompt": REPAIR,
     "empty-text": "remove them, or write an empty string (those are left out and counted)",
-    "not-text": "name a column of strings",
-    "prompt-only": "add the reply, or remove them: there is nothing to learn from a question alone",
+    "not-text": "use a column of strings",
+    "prompt-only": "add the reply, or remove these rows: a question without a reply has no supervised token",
     "bad-label": "label is true for a good reply and false for a bad one",
 }
 # Rows that train, but not on what their writer meant: code -> (severity, fix).
 MISLEADING = {
-    "same-pair": ("warning", "nothing: they hold no preference, are left out and counted"),
-    "mixed-formats": ("error", "give prompt and replies as lists of messages, or all of them as strings"),
+    "same-pair": ("warning", "none needed: these rows express no preference; they are left out and counted"),
+    "mixed-formats": ("error", "write prompt and replies as lists of messages, or all of them as strings"),
     "prompt-repeated": (
         "error",
-        'remove the prompt from the replies, or leave it unread: `columns: {prompt: ""}`',
+        'remove the prompt from the replies, or do not read the prompt: `columns: {prompt: ""}`',
     ),
     "pair-prompts-differ": ("error", "pair only replies to the same prompt"),
     "assistant-first": ("error", "put the user's message first, or make the first message a system message"),
     "roles-out-of-order": ("error", "merge or reorder the messages: [system,] user, assistant, user, ..."),
     "ends-with-user": (
         "warning",
-        "remove the last message: nothing answers it, and none of it is trained",
+        "remove the last message: it has no reply and no supervised token",
     ),
 }
 
@@ -167,12 +167,12 @@ def _order_fault(roles: list[str], asks: bool) -> tuple[str, str] | None:
         if before in _BEFORE[role]:
             continue
         if role == "assistant" and before in (None, "system"):
-            return "assistant-first", f"message {number} is the assistant's, before any user has spoken"
+            return "assistant-first", f"message {number} is from the assistant, before any user message"
         return "roles-out-of-order", f"message {number} ({role}) follows {before}"
     if asks and roles[-1] == "assistant":
         return (
             "roles-out-of-order",
-            "the prompt ends with the assistant: nothing is asked",
+            "the prompt ends with an assistant message, not a user message",
         )
     if not asks and roles[-1] != "assistant":
         return "ends-with-user", f"the last message is from {roles[-1]}"

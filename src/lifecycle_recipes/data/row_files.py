@@ -12,7 +12,7 @@ from .row_faults import Faults
 BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".txt": "text"}
 LINED = (".jsonl", ".txt")  # a row to each line
 _FIXES = {
-    "bad-line": "repair or remove the line",
+    "bad-line": "correct or remove the line",
     "line-not-utf8": "save the file as UTF-8",
     "line-not-an-object": "write one JSON object per line",
 }
@@ -27,7 +27,7 @@ def check_local(path: str) -> bool:
             )
         return False
     if not os.path.isfile(path):  # Path.is_file raises on a name that is too long
-        raise refuse("missing-file", "there is no such file", "correct the path, or make the file", path)
+        raise refuse("missing-file", "the file does not exist", "correct the path, or create the file", path)
     return True
 
 
@@ -50,7 +50,9 @@ def digest_file(path: Path, digest) -> None:
 
 
 def empty_file(path: str) -> Refusal:
-    return refuse("empty-file", "the file is empty: it holds no row", "make it again, or leave it out", path)
+    return refuse(
+        "empty-file", "the file has no rows", "generate it again, or remove it from the recipe", path
+    )
 
 
 def find_bad_line(path: Path) -> None:

@@ -42,7 +42,7 @@ def load_data(
     if config.eval_sources and config.eval_fraction:
         raise refuse(
             "two-eval-splits",
-            "data.eval_sources and data.eval_fraction both name held-out rows",
+            "data.eval_sources and data.eval_fraction both define held-out rows",
             "keep one of them",
         )
     digest, ledger = hashlib.sha256(), {"sources": [], "left_out": Counter()}
@@ -55,7 +55,9 @@ def load_data(
         digest.update(f"eval_fraction {config.eval_fraction} seed {config.seed}".encode())
         kept, out = split(len(train), config.eval_fraction, config.seed)
         if not kept:
-            raise refuse("no-rows", "data.eval_fraction leaves no row to train on", "lower it")
+            raise refuse(
+                "no-rows", "data.eval_fraction leaves no rows to train on", "lower data.eval_fraction"
+            )
         train, held_out = train.select(kept), train.select(out)
     eval_rows = len(held_out) if held_out is not None else 0
     ledger["left_out"] = dict(ledger["left_out"])
@@ -84,7 +86,7 @@ class _Reader:
 
         if not sources:
             if use == "train":
-                raise refuse("no-rows", "data.sources is empty", "name at least one source")
+                raise refuse("no-rows", "data.sources is empty", "add at least one source")
             return None
         parts = [self.read(source, use) for source in sources]
         shared = [c for c in parts[0].column_names if all(c in p.column_names for p in parts)]
@@ -97,9 +99,9 @@ class _Reader:
 
     def nothing_left(self, use: str, paths: str) -> Refusal:
         if self.ledger["left_out"][SAME_PAIR]:
-            message, fix = "in every pair chosen equals rejected", "give pairs of two different replies"
+            message, fix = "chosen equals rejected in every pair", "provide pairs of two different replies"
             return refuse("no-pairs", message, fix, paths)
-        return refuse("no-rows", f"no row is left to {use} on", "name a source with rows", paths)
+        return refuse("no-rows", f"no rows are left to {use} on", "add a source with rows", paths)
 
     def read(self, source: Source, use: str):
         """The rows of one source that are used, under our column names."""
@@ -167,7 +169,7 @@ def name_columns(source: Source, required: list[str], optional: list[str], has: 
         raise refuse(
             "unread-column",
             f"data.sources[].columns names {unread[0]!r}, which this stage does not read",
-            f"it reads {reads}: write one of those on the left of the colon",
+            f"it reads {reads}: write one of these on the left of the colon",
             source.path,
         )
     wanted = {c: source.columns.get(c, c) for c in (*required, *optional)}
@@ -176,13 +178,15 @@ def name_columns(source: Source, required: list[str], optional: list[str], has: 
         raise refuse(
             "missing-column",
             f"no column {', '.join(map(repr, missing))}; it has {', '.join(map(repr, has))}",
-            "say what it is called there: `columns: {" + required[0] + ": <its name>}`, or name another file",
+            "map the column name: `columns: {" + required[0] + ": <its name>}`, or use another file",
             source.path,
         )
     found = {c: name for c, name in wanted.items() if name in has}
     if twice := [c for c, name in found.items() if c != name and list(found.values()).count(name) > 1]:
         message = f"the column {found[twice[0]]!r} would be read twice, once as {twice[0]!r}"
-        raise refuse("column-read-twice", message, "give each column of `columns` its own", source.path)
+        raise refuse(
+            "column-read-twice", message, "map each column of `columns` to a different column", source.path
+        )
     return found
 
 
@@ -251,7 +255,7 @@ def read_hub(source: Source, digest=None):
         cause = (str(error).splitlines() or [type(error).__name__])[0]
         raise refuse(
             "unreadable-source",
-            f"the Hub gave no rows: {cause}",
+            f"loading rows from the Hub failed: {cause}",
             "check the id, the split and the network",
             source.path,
         ) from error

@@ -86,8 +86,10 @@ class Turn:
 
 
 def not_prepared(cause: str) -> Refusal:
-    message = f"a process failed that others wait for: {' '.join(cause.split())[:300]}"
-    return Refusal(Finding.error("rows-not-prepared", message, "see what it said itself"), status=FAILED)
+    message = f"the process that prepares the rows failed: {' '.join(cause.split())[:300]}"
+    return Refusal(
+        Finding.error("rows-not-prepared", message, "see the error message of that process"), status=FAILED
+    )
 
 
 def _store():

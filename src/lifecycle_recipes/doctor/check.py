@@ -141,7 +141,7 @@ def _waive(report: Report, allow: dict[str, str]) -> None:
 def _why_not(report: Report, raw: RawRecipe | None, level: int) -> str:
     """Why `level` cannot be looked at after those below it; empty if it can."""
     if report.errors:
-        return f"level {level} was not checked: these errors come first"
+        return f"level {level} was not checked: correct these errors first"
     lacking = _lacks(report, "not-cached", "missing-revision", *["parent-"] * (level == 3))
     return f"level {level} was not checked: {', '.join(lacking)}" if lacking else ""
 
@@ -179,7 +179,7 @@ def _find_in_built(path: str, overrides: list[str] | None) -> list[Finding]:
 def _add_unused_waivers(report: Report, raw: RawRecipe) -> None:
     for code in raw.allow:
         if code not in report.allowed and code not in ELSEWHERE:
-            message = f"allow.{code} waives nothing: the check did not find that"
+            message = f"allow.{code} has no effect: the check reported no such finding"
             where = raw.places.get(f"allow.{code}", "")
             report.findings.append(Finding.warning("unused-waiver", message, "remove it", where))
 

@@ -14,7 +14,7 @@ class EvaluateConfig:
 
     tasks: list[str] = field(
         default_factory=list,
-        metadata={"help": "lm-eval task names; each gives metrics named <task>.<metric>."},
+        metadata={"help": "lm-eval task names; the metrics are named <task>.<metric>."},
     )
     include_path: str | None = field(
         default=None,
@@ -36,7 +36,7 @@ class EvaluateConfig:
     )
     against_revision: str | None = field(
         default=None,
-        metadata={"help": "Branch, tag or commit of `against` on the Hub; `pinned` sets it, too."},
+        metadata={"help": "Branch, tag or commit of `against` on the Hub; `pinned` sets it as well."},
     )
     reward_model: str | None = field(
         default=None, metadata={"help": "Reward model (run directory or Hub id) that scores the replies."}
@@ -58,5 +58,5 @@ class EvaluateConfig:
     )
     output_dir: str | None = field(
         default=None,
-        metadata={"help": "Where the evaluate stage writes its record; other stages leave it out."},
+        metadata={"help": "Directory for the record of the evaluate stage; not used by other stages."},
     )

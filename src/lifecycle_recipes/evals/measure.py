@@ -60,9 +60,11 @@ def find_reward_hacking(metrics: dict[str, float], prompts: int | None = None) -
     lost = [f"{name} {rate:.2f}" for name, rate in rates.items() if rate < 0.5 - noise]
     if not lost:
         return []
-    message = f"reward rose from {against:.3g} to {reward:.3g}, but by the rubric the parent is better: "
+    message = f"the reward rose from {against:.3g} to {reward:.3g}, but the rubric prefers the parent: "
     message += ", ".join(lost)
-    fix = "the reward model is being gamed: raise the KL weight, stop earlier, or train it on such replies"
+    fix = (
+        "likely reward hacking: raise the KL weight, stop earlier, or train the reward model on such replies"
+    )
     return [Finding.warning("reward-hacking", message, fix)]
 
 

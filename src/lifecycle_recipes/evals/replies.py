@@ -117,7 +117,7 @@ def refuse_without_template(saved: Saved) -> None:
     if not saved.tokenizer.chat_template:
         raise refuse(
             "no-chat-template",
-            "this model's tokenizer has no chat template, so it cannot be asked as an assistant",
+            "the tokenizer of this model has no chat template, which evaluate.chat needs",
             "set evaluate.chat: false, or save a chat template with the tokenizer",
             saved.path,
         )

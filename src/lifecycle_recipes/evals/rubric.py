@@ -22,12 +22,14 @@ def load_score(path: str | Path) -> Callable[[dict, str], float]:
     """The file's `score(row, reply) -> 0..1`. Raises Refusal no-score without one, or without a number."""
     score = getattr(load_module(path), "score", None)
     if not callable(score):
-        raise refuse("no-score", "the rubric has no function score(row, reply)", "define it", str(path))
+        raise refuse(
+            "no-score", "the rubric has no function score(row, reply)", "define the function", str(path)
+        )
 
     def checked(row: dict, reply: str) -> float:
         value = score(row, reply)
         if not isinstance(value, int | float) or not math.isfinite(value):
-            message = f"the rubric's score(row, reply) gave {value!r}, not a number"
+            message = f"the rubric's score(row, reply) returned {value!r}, not a number"
             finding = Finding.error("no-score", message, "return a number from 0 to 1", str(path))
             raise Refusal(finding, status=FAILED)
         return float(value)

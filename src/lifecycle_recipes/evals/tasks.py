@@ -57,10 +57,10 @@ def missing_data(task: TaskFile) -> list[str]:
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict:
     """A task YAML merged over what it includes, as lm-eval does it; local keys win."""
     if path in seen:
-        raise yaml.YAMLError(f"{path}: its includes go in a circle")
+        raise yaml.YAMLError(f"{path}: its includes are circular")
     config = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     if not isinstance(config, dict):
-        raise yaml.YAMLError(f"{path}: a task file is a mapping of keys")
+        raise yaml.YAMLError(f"{path}: a task file must be a mapping of keys")
     if kwargs := config.get("dataset_kwargs"):
         kwargs["data_files"] = _absolute(kwargs.get("data_files"), path.parent)
     merged: dict = {}

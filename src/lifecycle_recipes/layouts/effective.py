@@ -15,7 +15,9 @@ from .layout import PARALLEL, Layout
 NAMES = {"single": "one process", "ddp": "data parallel", "deepspeed": "DeepSpeed", "fsdp": "FSDP"}
 
 
-CPU_FIX = "to try it on the CPU: `lifecycle run ... --cpu`, or CUDA_VISIBLE_DEVICES= before accelerate launch"
+CPU_FIX = (
+    "to test it on the CPU, add --cpu to `lifecycle run`, or set CUDA_VISIBLE_DEVICES= for accelerate launch"
+)
 
 
 def rows_per_step(args: Any, processes: int) -> int:
@@ -85,24 +87,24 @@ def _deepspeed_precision(config: dict, otherwise: str) -> str:
 
 
 def compare(asked: Layout, runs: Layout) -> list[Finding]:
-    """An error for each difference that the user would not see otherwise."""
+    """An error for each difference between the requested and the effective layout."""
     found = []
 
     def differs(code: str, wanted: str, got: str, fix: str) -> None:
-        found.append(Finding.error(code, f"{asked} asks for {wanted}, but what runs is {got}", fix))
+        found.append(Finding.error(code, f"{asked} requests {wanted}, but {got} is in effect", fix))
 
     if (asked.processes, asked.machines) != (runs.processes, runs.machines):
-        fix = "start it with `lifecycle run RECIPE --layout NAME --processes N`, which starts what it says"
+        fix = "start it with `lifecycle run RECIPE --layout NAME --processes N`"
         differs("layout-processes", _count(asked), _count(runs), fix)
     if asked.kind != runs.kind and not found:
-        fix = "start it with `lifecycle run RECIPE --layout NAME`, which starts what it says"
+        fix = "start it with `lifecycle run RECIPE --layout NAME`"
         if os.environ.get(ASKED, "{")[:1] != "{":
-            fix = "torchrun reads no layout: start it with accelerate launch --config_file"
+            fix = "torchrun does not read the layout: use `accelerate launch --config_file`"
         elif asked.kind == "deepspeed" and runs.cpu:
-            fix = "remove train.use_cpu, with which accelerate leaves DeepSpeed out"
+            fix = "remove train.use_cpu: accelerate disables DeepSpeed with it"
         differs("layout-type", NAMES[asked.kind], NAMES[runs.kind], fix)
     elif asked.zero_stage != runs.zero_stage:
-        fix = "correct zero_optimization.stage, or the layout's name"
+        fix = "correct zero_optimization.stage, or rename the layout"
         differs("layout-zero-stage", f"ZeRO-{asked.zero_stage}", f"ZeRO-{runs.zero_stage}", fix)
     elif asked.fsdp_version != runs.fsdp_version:
         fix = "write `fsdp_version` in fsdp_config"
@@ -111,7 +113,7 @@ def compare(asked: Layout, runs: Layout) -> list[Finding]:
         fix = CPU_FIX if runs.cpu else "remove use_cpu from the recipe or the layout"
         differs("layout-device", _device(asked), _device(runs), fix)
     if asked.precision not in (None, runs.precision):
-        fix = "give the precision in one place: train.bf16 or fp16, or the layout's mixed_precision"
+        fix = "set the precision in one place: train.bf16, train.fp16 or the layout's mixed_precision"
         differs("layout-precision", f"precision {asked.precision}", f"{runs.precision}", fix)
     return found
 
@@ -120,10 +122,8 @@ def find_data_parallel(args: Any) -> list[Finding]:
     """torch's DataParallel: what transformers makes of one process that sees several GPUs."""
     if args.n_gpu <= 1:
         return []
-    message = (
-        f"one process sees {args.n_gpu} GPUs: it would be DataParallel, with {args.n_gpu} times the batch"
-    )
-    fix = f"--layout ddp --processes {args.n_gpu}, or CUDA_VISIBLE_DEVICES=0 for one GPU"
+    message = f"one process sees {args.n_gpu} GPUs: DataParallel would multiply the batch by {args.n_gpu}"
+    fix = f"use --layout ddp --processes {args.n_gpu}, or set CUDA_VISIBLE_DEVICES=0 for one GPU"
     return [Finding.error("layout-type", message, fix)]
 
 
@@ -152,13 +152,13 @@ def find_in_resume(earlier: dict | None, runs: Layout, global_batch: int) -> lis
         )
     elif earlier.get("global_batch") not in (None, global_batch):
         message = (
-            f"a step was {earlier['global_batch']} rows and would be {global_batch}: other rows, other steps"
+            f"the checkpoint used {earlier['global_batch']} rows per step, this launch uses {global_batch}"
         )
     else:
         return []
-    fix = f"go on with {_shown(was)}, or start again with --replace"
+    fix = f"resume with {_shown(was)}, or start again with --replace"
     if plain:
-        fix = f"go on with {_count(was)}, declare global_batch_size from the start, or give --replace"
+        fix = f"resume with {_count(was)}, or start again with --replace and declare global_batch_size"
     return [Finding.error("resume-layout-differs", message, fix)]
 
 

@@ -49,8 +49,8 @@ def stage_command(
 def require_one_machine(layout: Layout) -> None:
     """Raises Refusal layout-machines: one command cannot start the others."""
     if layout.machines > 1:
-        message = f"{layout} spans {layout.machines} machines, and this command starts one"
-        fix = "sbatch slurm/train.sbatch, or start accelerate on each machine (docs/layouts.md)"
+        message = f"{layout} needs {layout.machines} machines, but this command starts only one"
+        fix = "use slurm/train.sbatch, or run accelerate launch on each machine (docs/layouts.md)"
         raise refuse("layout-machines", message, fix)
 
 
@@ -108,7 +108,7 @@ def on_cpu_if_asked(launcher: Callable) -> Callable:
 def run_workers(launch_command, args, handed_on: Sequence[int] = ()) -> int:
     """Run a distributed launch to its end; the status of the worker that failed first, or 0.
 
-    handed_on: grows by each signal that the launcher passes on to its workers.
+    handed_on: each signal that the launcher forwards to its workers is appended.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
@@ -118,12 +118,14 @@ def run_workers(launch_command, args, handed_on: Sequence[int] = ()) -> int:
         # A worker that was still importing when the signal came had no handler for it yet.
         if handed_on and all(f.exitcode in (STOPPED, -signal.SIGTERM) for f in error.failures.values()):
             return STOPPED
-        # The launcher's own SIGTERM to the others may look first: what a worker says itself is better.
+        # A SIGTERM that the launcher sent to the other workers may be listed first: a worker's own exit status is
+        # the better cause.
         spoken = [item for item in error.failures.items() if item[1].exitcode > 0]
         rank, failure = spoken[0] if len(spoken) == 1 else error.get_first_failure()
         if failure.exitcode < 0:
             name = signal.Signals(-failure.exitcode).name
-            print(f"error: rank {rank} was ended by {name} (SIGKILL: out of memory?)", file=sys.stderr)
+            hint = " (out of memory?)" if name == "SIGKILL" else ""
+            print(f"error: rank {rank} was killed by {name}{hint}", file=sys.stderr)
             return FAILED
         return failure.exitcode
     return 0
@@ -131,7 +133,7 @@ def run_workers(launch_command, args, handed_on: Sequence[int] = ()) -> int:
 
 @contextlib.contextmanager
 def _signals_handed_on():
-    """SIGTERM goes on to the workers; Ctrl-C reaches them from the terminal, and twice would be an abort.
+    """Forwards SIGTERM to the workers. Ctrl-C is not forwarded: the terminal sends it to them already.
 
     Yields the signals handed on so far.
     """

@@ -84,9 +84,7 @@ def find_layout(name: str | None) -> Path:
         if (place / f"{name}.yaml").is_file():
             return place / f"{name}.yaml"
     known = sorted({file.stem for place in places for file in place.glob("*.yaml")})
-    raise refuse(
-        "unknown-layout", f"there is no layout `{name}`", f"one of: {', '.join(known) or 'none found'}"
-    )
+    raise refuse("unknown-layout", f"unknown layout `{name}`", f"one of: {', '.join(known) or 'none found'}")
 
 
 def read_layout(path_or_name: str | Path | None, flags: dict[str, Any] | None = None) -> Layout:
@@ -136,8 +134,8 @@ def _require_what_its_name_says(fields: dict[str, Any], path: Path | None) -> No
     ):
         named = re.search(rf"{word}-?(\d)", path.stem) if path else None
         if named and fields.get(key) != int(named[1]):
-            message = f"its name says {named[0]}, but it asks for {key.replace('_', ' ')} {fields.get(key)}"
-            raise refuse(code, message, "correct the file, or name it for what it does", str(path))
+            message = f"the file is named {named[0]}, but it sets {key.replace('_', ' ')} {fields.get(key)}"
+            raise refuse(code, message, "correct the file, or rename it", str(path))
 
 
 def _distributed_type(given: dict, flags: dict) -> str:
@@ -178,9 +176,12 @@ def _deepspeed(nested: dict, path: Path | None, precision: str | None) -> dict[s
         devices = [(zero.get(f"offload_{part}") or {}).get("device") for part in ("param", "optimizer")]
         stage = _whole(zero.get("stage", 0), "zero_optimization.stage", path)
         if nested.get("zero_stage") not in (None, stage, str(stage)):
-            message = f"zero_stage is {nested['zero_stage']}, but {file} says {stage}"
+            message = f"zero_stage is {nested['zero_stage']}, but {file} sets stage {stage}"
             raise refuse(
-                "layout-zero-stage", message, "keep the DeepSpeed file's alone", str(path or "command line")
+                "layout-zero-stage",
+                message,
+                "remove zero_stage: the DeepSpeed file decides",
+                str(path or "command line"),
             )
         for name in ("bf16", "fp16"):
             if (config.get(name) or {}).get("enabled") is True:
@@ -211,8 +212,8 @@ def deepspeed_file(named: str, config: Path | None) -> Path:
             return place
     raise refuse(
         "missing-file",
-        f"the DeepSpeed file {named} is neither in the working directory nor beside the layout",
-        "write its path from the repository's root, or an absolute one",
+        f"the DeepSpeed file {named} was not found in the working directory or next to the layout",
+        "write its path relative to the repository root, or an absolute path",
         str(config or "command line"),
     )
 
@@ -237,9 +238,13 @@ def _read_mapping(path: Path) -> dict:
         found = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
         message = " ".join(str(error).split())
-        raise refuse("bad-layout", f"cannot be read: {message}", "correct the file", str(path)) from None
+        raise refuse(
+            "bad-layout", f"the file cannot be read: {message}", "correct the file", str(path)
+        ) from None
     if not isinstance(found, dict):
-        raise refuse("bad-layout", "holds no mapping of keys", "see accelerate_configs/", str(path))
+        raise refuse(
+            "bad-layout", "the file must contain a mapping of keys", "see accelerate_configs/", str(path)
+        )
     return found
 
 
@@ -249,7 +254,7 @@ def _whole(value: Any, key: str, path: Path | None) -> int:
     except (TypeError, ValueError):
         number = -1
     if number < 0 or isinstance(value, bool):
-        message = f"{key} is {value!r}, not a number"
+        message = f"{key} must be a whole number, not {value!r}"
         raise refuse("bad-layout", message, "write a whole number", str(path or "command line"))
     return number
 
@@ -259,7 +264,7 @@ def _precision(value: Any, path: Path | None) -> str | None:
     value = "no" if value is False else value
     if value is None or str(value).lower() in PRECISIONS:
         return value and str(value).lower()
-    message = f"mixed_precision is {value!r}"
+    message = f"mixed_precision cannot be {value!r}"
     raise refuse("bad-layout", message, f"one of: {', '.join(PRECISIONS)}", str(path or "command line"))
 
 

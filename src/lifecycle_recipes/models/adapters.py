@@ -51,7 +51,7 @@ def peft_config(model_config):
     if changed:
         raise refuse(
             "lora-without-peft",
-            f"model.{', model.'.join(changed)} given without model.use_peft: every weight would be trained",
+            f"model.{', model.'.join(changed)} set without model.use_peft: the run would train every weight",
             "add `use_peft: true`, or remove these keys",
         )
     return None
@@ -78,7 +78,7 @@ def merge_adapter(path: str, auto_class, **load_options):
     if is_local(base) and not Path(base).is_dir():
         raise refuse(
             "adapter-base-missing",
-            f"the adapter was trained on {base}, which is gone",
+            f"the adapter was trained on {base}, which does not exist",
             "train the base again, or correct base_model_name_or_path in adapter_config.json",
             path,
         )

@@ -53,7 +53,7 @@ def build_causal_lm(architecture: Architecture, tokenizer, model_config=None):
         raise refuse(
             "unknown-model-type",
             f"architecture.model_type: transformers has no {kind!r}",
-            f"did you mean {near[0]!r}?" if near else "see transformers' list of models",
+            f"did you mean {near[0]!r}?" if near else "see the list of models in transformers' documentation",
         )
     _require_known_keys(CONFIG_MAPPING[kind], architecture.config)
     special = {key: getattr(tokenizer, key) for key in FROM_TOKENIZER[1:]}
@@ -72,13 +72,15 @@ def _require_known_keys(config_class, given: dict) -> None:
     findings = []
     for key in given:
         if key in FROM_TOKENIZER:
-            fix = "remove it: it comes from architecture.tokenizer"
+            fix = "remove it: it is taken from architecture.tokenizer"
         elif key not in known:
             near = get_close_matches(key, known, 1)
-            fix = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
+            fix = f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(known)}"
         else:
             continue
-        message = f"architecture.config.{key}: not a key of {config_class.__name__} to set here"
+        message = (
+            f"architecture.config.{key}: {config_class.__name__} has no such key, or it cannot be set here"
+        )
         findings.append(Finding.error("unknown-config-key", message, fix))
     if findings:
         raise Refusal(*findings)

@@ -19,7 +19,9 @@ def load_tokenizer(path: str, revision: str = "main"):
     from transformers import AutoTokenizer
 
     if is_local(path) and not (Path(path) / "tokenizer_config.json").is_file():
-        raise refuse("parent-no-tokenizer", "no tokenizer here", "name a run that saved one", path)
+        raise refuse(
+            "parent-no-tokenizer", "the directory has no tokenizer", "give a run that saved one", path
+        )
     return AutoTokenizer.from_pretrained(path, revision=revision)
 
 
@@ -49,8 +51,8 @@ def load_causal_lm(model_config, train_args):
     options = _options(model_config, train_args) | {"output_loading_info": True}
     model, info = AutoModelForCausalLM.from_pretrained(path, **options)
     if missing := sorted(info["missing_keys"]):  # upstream fills them with random numbers and only warns
-        message = f"the model lacks weights, which would be random: {len(missing)}, {missing[0]} first"
-        raise refuse("weights-missing", message, "name a run that saved a whole language model", path)
+        message = f"{len(missing)} weights are missing and would be random, {missing[0]} first"
+        raise refuse("weights-missing", message, "give a run that saved a complete language model", path)
     require_lora_targets(model, model_config)
     return _keep_4bit_layout(model)
 
@@ -76,7 +78,7 @@ def load_reward_model(model_config, train_args, new_head: bool = False):
         raise refuse(
             "reward-head-missing",
             f"the model has no trained reward head ({', '.join(missing)})",
-            "name the output_dir of a reward stage",
+            "give the output_dir of a reward stage",
             path,
         )
     require_lora_targets(model, model_config)
@@ -101,7 +103,9 @@ def _require_weights(path: str) -> None:
     # The record refuses a parent without weights too; this also guards calls from outside a run.
     names = ("*.safetensors", "*.bin", "*.safetensors.index.json")
     if is_local(path) and not any(file for name in names for file in Path(path).glob(name)):
-        raise refuse("parent-no-weights", "no weights here", "run the parent stage to its end", path)
+        raise refuse(
+            "parent-no-weights", "the directory has no weights", "run the parent stage to completion", path
+        )
 
 
 def _options(model_config, train_args) -> dict:

@@ -49,7 +49,7 @@ def _missing(key: str, target: str, named: dict) -> Finding:
     near = get_close_matches(target, ends, 1)
     shown = ", ".join(ends[:SHOWN]) + (f" and {len(ends) - SHOWN} more" if len(ends) > SHOWN else "")
     fix = (f"did you mean {near[0]}? " if near else "") + f"the model has {shown}"
-    return Finding.error("lora-target-missing", f"model.{key}: no layer is called {target!r}", fix)
+    return Finding.error("lora-target-missing", f"model.{key}: the model has no layer {target!r}", fix)
 
 
 def layers(named: dict) -> list[str]:

@@ -77,8 +77,8 @@ def load_reward(path: str, model_config=None, device=None, revision: str | None 
             model, info = _load(path, AutoModelForSequenceClassification, options)
             headless = bool(info["missing_keys"])
     if headless:
-        fix = "name a model of the reward stage"
-        raise refuse("no-reward-head", "this model has no trained score head", fix, path)
+        fix = "give a model of the reward stage"
+        raise refuse("no-reward-head", "the model has no trained reward head", fix, path)
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     return Saved(path, _place(model, device or _device()), tokenizer, _commit(revision))
@@ -102,7 +102,7 @@ def _load(path: str, auto_class, options: dict):
     options |= base_revision(path, base)
     if is_local(base) and not Path(base).is_dir():
         raise refuse(
-            "adapter-base-missing", f"the adapter's base {base} is gone", "train the base again", path
+            "adapter-base-missing", f"the adapter's base {base} does not exist", "train the base again", path
         )
     model = auto_class.from_pretrained(base, **{"dtype": "auto"} | options)
     return PeftModel.from_pretrained(model, path)
@@ -144,13 +144,15 @@ def _refuse_other_heads(path: str) -> None:
     if not Path(path).is_dir() or is_adapter(path):
         return
     if not config.is_file():
-        raise refuse("missing-model", "there is no saved model here", "train it or correct the path", path)
+        raise refuse(
+            "missing-model", "the directory has no saved model", "train it, or correct the path", path
+        )
     names = json.loads(config.read_text(encoding="utf-8")).get("architectures") or []
     if any(name.endswith("ForSequenceClassification") for name in names):
         raise refuse(
             "not-a-language-model",
-            "this is a reward model: it scores replies and writes none",
-            "evaluate a policy and name this one as evaluate.reward_model",
+            "this is a reward model: it scores replies and cannot generate",
+            "evaluate a policy, and set evaluate.reward_model to this model",
             path,
         )
 

@@ -9,10 +9,12 @@ BYTES = 256  # one token each, so that any text can be written
 def check_vocabulary(special_tokens: list[str], vocab_size: int) -> None:
     """Raises Refusal: missing-special-token, vocab-too-small."""
     if missing := [token for token in SPECIAL_TOKENS[:2] if token not in special_tokens]:
-        raise refuse("missing-special-token", f"special_tokens lacks {', '.join(missing)}", "add it")
+        raise refuse(
+            "missing-special-token", f"special_tokens lacks {', '.join(missing)}", "add the missing tokens"
+        )
     if vocab_size < (least := BYTES + len(special_tokens)):
         raise refuse(
             "vocab-too-small",
-            f"vocab_size {vocab_size} cannot hold the 256 bytes and the special tokens",
+            f"vocab_size {vocab_size} is too small for the 256 bytes and the special tokens",
             f"set tokenizer.vocab_size to {least} or more",
         )

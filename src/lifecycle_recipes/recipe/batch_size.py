@@ -1,8 +1,8 @@
 """The global batch: rows per optimizer step over all processes, declared once. No torch.
 
 `global_batch_size` of a recipe = train.per_device_train_batch_size x train.gradient_accumulation_steps x the
-processes that see different rows. What the recipe leaves out of the two follows from the rest, so that the
-recipe means the same training on any number of processes.
+processes that see different rows. If the recipe leaves one of the two out, it is computed from the other
+values, so that the recipe describes the same training on any number of processes.
 """
 
 import os
@@ -13,7 +13,7 @@ from ..layouts.effective import rows_per_step
 
 KEY = "global_batch_size"
 ROWS, STEPS = "per_device_train_batch_size", "gradient_accumulation_steps"
-UPSTREAM = 8  # TrainingArguments' per_device_train_batch_size: the most that is taken where none is given
+UPSTREAM = 8  # TrainingArguments' per_device_train_batch_size: the largest value used if none is given
 # KTO estimates its KL from replies to the other prompts of a micro-batch (kto_trainer.py refuses one row).
 KTO_ROWS = 2
 
@@ -46,7 +46,7 @@ def given(raw: Any) -> tuple[int | None, int | None]:
 
 
 def least_rows(raw: Any) -> int:
-    """The fewest rows that one process may take at a time."""
+    """The smallest number of rows in a micro-batch of one process."""
     needs_kl = (raw.values.get("train") or {}).get("loss_type", "kto") == "kto"
     return KTO_ROWS if raw.stage == "kto" and needs_kl else 1
 
@@ -56,8 +56,8 @@ def share_out(
 ) -> tuple[int, int] | None:
     """(rows per process, accumulation) whose product with `processes` is `total`; None where there is none.
 
-    rows, steps: what the recipe gives. Rows alone are the most that fit a device: a process whose share is
-    smaller takes that at once. With neither, the most rows that divide, up to upstream's default of 8.
+    rows, steps: the values in the recipe. Without steps, rows is an upper limit (what fits a device): a process
+    with a smaller share uses that share. With neither, the largest divisor up to upstream's default of 8.
     """
     if total % processes:
         return None
@@ -79,7 +79,9 @@ def find_in_batch_size(raw: Any, processes: int) -> list[Finding]:
     if total is None:
         return []
     if wrong := [n for n in (total, rows, steps) if n is not None and n < 1]:
-        return [_error(raw, "bad-value", f"a batch of {wrong[0]} cannot be", "write 1 or more")]
+        return [
+            _error(raw, "bad-value", f"the batch size must be at least 1, not {wrong[0]}", "write 1 or more")
+        ]
     if other := _other_forms(raw):
         return other
     found = share_out(total, processes, rows, steps, least_rows(raw))
@@ -89,29 +91,32 @@ def find_in_batch_size(raw: Any, processes: int) -> list[Finding]:
 
 
 def find_undeclared(raw: Any, processes: int) -> list[Finding]:
-    """batch-undeclared: the same recipe trains on another batch on every number of processes."""
+    """batch-undeclared: the batch size changes with the number of processes."""
     if processes == 1 or raw.values.get(KEY) is not None or "train" not in raw.values:
         return []
     rows, steps = given(raw)
     total = (rows or UPSTREAM) * (steps or 1) * processes
-    message = f"on {processes} processes a step is {total} rows, on one it is {total // processes}"
-    fix = f"write `{KEY}: {total}`: {STEPS} then follows from the processes"
+    message = f"an optimizer step uses {total} rows on {processes} processes, but {total // processes} on one"
+    fix = f"write `{KEY}: {total}`: {STEPS} is then computed from the number of processes"
     return [Finding.warning("batch-undeclared", message, fix, _place(raw, f"train.{ROWS}"))]
 
 
 def find_in_effective(raw: Any, args: Any, processes: int) -> list[Finding]:
-    """batch-differs: what the built trainer would train on is not what the recipe declares."""
+    """batch-differs: the built trainer's global batch is not the one that the recipe declares."""
     total = raw.values.get(KEY)
     if total is None or rows_per_step(args, processes) == total:
         return []
-    message = f"a step would be {rows_per_step(args, processes)} rows: {args.train_batch_size} a process x"
-    message += f" {args.gradient_accumulation_steps} accumulated x {processes}, not the {total} declared"
-    fix = "start it by `lifecycle run` or accelerate launch: one process must not take several GPUs"
+    message = f"an optimizer step would use {rows_per_step(args, processes)} rows:"
+    message += f" {args.train_batch_size} per process x"
+    message += (
+        f" {args.gradient_accumulation_steps} accumulation steps x {processes}, not the declared {total}"
+    )
+    fix = "start it with `lifecycle run` or `accelerate launch`: each process must use one GPU"
     return [_error(raw, "batch-differs", message, fix)]
 
 
 def _other_forms(raw: Any) -> list[Finding]:
-    """Settings that change the batch behind its own keys."""
+    """Other settings that change the batch size."""
     train = raw.values.get("train") or {}
     config = train.get("accelerator_config")
     config = config if isinstance(config, dict) else {}
@@ -123,7 +128,13 @@ def _other_forms(raw: Any) -> list[Finding]:
         ).get("num_steps"),
     }
     return [
-        _error(raw, "batch-inconsistent", f"train.{name} sets the batch, too", "keep one of the two", name)
+        _error(
+            raw,
+            "batch-inconsistent",
+            f"train.{name} sets the batch size as well",
+            "keep one of the two",
+            name,
+        )
         for name, value in forms.items()
         if value
     ]
@@ -135,7 +146,9 @@ def _inconsistent(raw: Any, processes: int) -> Finding:
         f"train.{ROWS} {rows} x train.{STEPS} {steps} x {_count(processes)} is {rows * steps * processes}"
     )
     message += f" rows, not {KEY} {raw.values[KEY]}"
-    return _error(raw, "batch-inconsistent", message, f"leave out train.{STEPS}: it follows from the others")
+    return _error(
+        raw, "batch-inconsistent", message, f"remove train.{STEPS}: it is computed from the other values"
+    )
 
 
 def _does_not_divide(raw: Any, processes: int) -> Finding:
@@ -144,8 +157,8 @@ def _does_not_divide(raw: Any, processes: int) -> Finding:
     fixed += [f"train.{name} {value}" for name, value in ((ROWS, rows), (STEPS, steps)) if value]
     least = least_rows(raw)
     if least > 1 and not rows:
-        fixed.append(f"at least {least} rows each, for the KL")
-    message = f"{KEY} {total} does not divide over {' x '.join(fixed)}"
+        fixed.append(f"at least {least} rows per micro-batch, for the KL estimate")
+    message = f"{KEY} {total} cannot be divided evenly over {' x '.join(fixed)}"
 
     def fits(total: int, processes: int) -> bool:
         return total > 0 and share_out(total, processes, rows, steps, least) is not None
@@ -158,7 +171,7 @@ def _does_not_divide(raw: Any, processes: int) -> Finding:
         fitting = max((n for n in range(least, min(own, rows) + 1) if own % n == 0), default=None)
         fix += f", or train.{ROWS}: {fitting}" if fitting else ""
     if fewer := next((n for n in range(processes - 1, 0, -1) if fits(total, n)), None):
-        fix += f", or take {_count(fewer)}"
+        fix += f", or use {_count(fewer)}"
     return _error(raw, "batch-does-not-divide", message, fix)
 
 
@@ -168,11 +181,11 @@ def _around(total: int, far: int) -> tuple[range, range]:
 
 
 def _in_mini_batches(raw: Any, processes: int, rows: int, steps: int) -> list[Finding]:
-    """PPO cuts the rows of a process into num_mini_batches, and each of these into micro-batches."""
+    """PPO splits the rows of a process into num_mini_batches, and each of these into micro-batches."""
     parts = (raw.values.get("train") or {}).get("num_mini_batches") or 1
     own = rows * steps
     if own % parts:
-        message = f"{own} rows on each of {_count(processes)} cannot be cut into {parts} mini-batches"
+        message = f"{own} rows on each of {_count(processes)} cannot be split into {parts} mini-batches"
         unit = processes * parts * rows
         near = [n for n in (own * processes // unit * unit, own * processes // unit * unit + unit) if n]
         fix = f"write {' or '.join(map(str, near))}, or lower train.num_mini_batches"
@@ -180,9 +193,9 @@ def _in_mini_batches(raw: Any, processes: int, rows: int, steps: int) -> list[Fi
     if parts > 1 and steps > 1:
         # ppo_trainer.py steps once per `gradient_accumulation_steps` micro-batches, mini-batch or not.
         message = (
-            f"PPO would take {max(1, parts // steps)} optimizer steps per epoch for {parts} mini-batches,"
+            f"PPO would run {max(1, parts // steps)} optimizer steps per epoch for {parts} mini-batches,"
         )
-        message += f" since {steps} micro-batches are accumulated: another layout takes others"
+        message += f" because {steps} micro-batches are accumulated: the number depends on the layout"
         fix = f"write `{ROWS}: {own}` or `num_mini_batches: 1`"
         return [_error(raw, "mini-batches-merged", message, fix, "train.num_mini_batches")]
     return []

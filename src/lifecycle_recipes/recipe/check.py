@@ -1,7 +1,8 @@
-"""A located recipe against the JSON schema of its stage: plain values, and every mistake in one go. No torch.
+"""A located recipe against the JSON schema of its stage: plain values, and all mistakes in one pass. No torch.
 
 The schemas use a small part of JSON Schema (type, enum, properties, required, additionalProperties, items,
-anyOf), so that this file can be strict where JSON Schema is not (7.0 is no integer) and say what to write.
+anyOf), so that this file can be strict where JSON Schema is not (7.0 is not an integer) and a message can
+name the right value.
 """
 
 import math
@@ -43,9 +44,9 @@ def types_of(schema: dict) -> list[str]:
 
 
 class Checker:
-    """One check of one recipe. `findings` holds the mistakes in the order they were met.
+    """One check of one recipe. `findings` lists the mistakes in the order in which they were found.
 
-    schemas: gives the schema of any stage, so that a key of another stage can be recognised.
+    schemas: returns the schema of any stage, so that a key of another stage can be recognised.
     """
 
     def __init__(self, stage: str, schemas: Callable[[str], dict], stages: list[str]):
@@ -132,14 +133,14 @@ class Checker:
         section = path[0] if path else None
         sections = {s: p.get("properties", {}) for s, p in self.schema["properties"].items()}
         if not isinstance(key, str):
-            return "unknown-key", where, f"{name} does not exist: keys are names"
+            return "unknown-key", where, f"{name} does not exist: a key must be a string"
         if key in REMOVED and len(path) < 2:
-            return "renamed-key", where, f"{name} is gone: {REMOVED[key]}"
+            return "renamed-key", where, f"{name} was removed: {REMOVED[key]}"
         new = RENAMED.get(key)
         if new:
             at = [section] if new in known else [s for s, keys in sections.items() if new in keys]
             if at:
-                return "renamed-key", where, f"{name} is called {' or '.join(f'{s}.{new}' for s in at)} today"
+                return "renamed-key", where, f"{name} was renamed to {' or '.join(f'{s}.{new}' for s in at)}"
         for s in [section] if section else sections:
             reason = has_no_effect(self.stage, s, key)
             if reason and len(path) < 2:
@@ -169,7 +170,7 @@ class Checker:
         place = section if section in owners else next(iter(owners), None)
         if place is None:
             return ""
-        what = "it is a section of" if place == "section" else f"it belongs to section {place} of"
+        what = "it is a section of" if place == "section" else f"it belongs in section {place} of"
         return f"{what} {', '.join(owners[place])}"
 
     def nearest(self, key: str, known: dict, sections: dict[str, dict]) -> str:
@@ -180,8 +181,8 @@ class Checker:
         if elsewhere:
             return f"did you mean {' or '.join(f'{s}.{n}' for s, n in elsewhere)}?"
         if len(known) <= 16:
-            return f"the keys here are {', '.join(known)}"
-        return "no key here has a name like it"
+            return f"the keys of this section are {', '.join(known)}"
+        return "no key of this section has a similar name"
 
 
 def dotted(path: tuple) -> str:

@@ -72,11 +72,11 @@ def read_yaml(text: str, place: Callable[[int], str]) -> tuple[Located | None, l
 def _explain(e: yaml.MarkedYAMLError) -> str:
     problem = e.problem or e.context or "syntax error"
     if "'\\t'" in problem:
-        return "a tab indents this line; use spaces"
+        return "this line is indented with a tab; use spaces"
     if "but found another document" in problem:
         return "a second document starts here (`---`); a recipe is one document"
     if problem == "mapping values are not allowed here":
-        return "a `:` where none may be (wrong indent, or a text with `: ` that needs quotes)"
+        return "a `:` is not allowed here (wrong indentation, or a string with `: ` that needs quotes)"
     return hide_secrets(problem)
 
 
@@ -95,7 +95,7 @@ class _Tree:
     def convert(self, node: yaml.Node, where: str) -> Located:
         self.count += 1
         if id(node) in self.open or self.count > MAX_VALUES:
-            raise refuse("bad-yaml", "an alias (`*name`) unfolds without end", "", where)
+            raise refuse("bad-yaml", "an alias (`*name`) contains itself", "", where)
         if isinstance(node, yaml.ScalarNode):
             return Located(self.scalar(node), where)
         self.open.add(id(node))

@@ -35,30 +35,30 @@ RENAMED = {
 # Gone upstream, with what to do instead (one clause, after "is gone:").
 REMOVED = {
     "adafactor": "write `optim: adafactor`",
-    "dataset_batch_size": "leave it out",
+    "dataset_batch_size": "remove it",
     "dataset_mixer": "list the files or ids in `data.sources`",
-    "dataset_name": "list it in `data.sources`",
+    "dataset_name": "list the dataset in `data.sources`",
     "datasets": "list them in `data.sources`",
     "fp16_backend": "write `bf16: true` or `fp16: true`",
     "generate_during_eval": "list `evaluate.prompts` to see replies",
     "group_by_length": "write `train_sampling_strategy: group_by_length`",
     "half_precision_backend": "write `bf16: true` or `fp16: true`",
     "include_inputs_for_metrics": "write `include_for_metrics: [inputs]`",
-    "jit_mode_eval": "leave it out",
+    "jit_mode_eval": "remove it",
     "logging_dir": "set the environment variable TENSORBOARD_LOGGING_DIR",
     "max_completion_length": "`max_length` covers prompt and completion",
     "max_prompt_length": "`max_length` covers prompt and completion",
     "max_target_length": "`max_length` covers prompt and completion",
-    "num_of_sequences": "leave it out",
+    "num_of_sequences": "remove it",
     "overwrite_output_dir": "start the stage with --replace, which renames the old directory",
-    "processing_class": "the tokenizer is the one saved with the model",
-    "ref_model_init_kwargs": "the reference is loaded like the model",
-    "reference_free": "leave it out",
+    "processing_class": "the tokenizer saved with the model is used",
+    "ref_model_init_kwargs": "the reference model is loaded with the settings of the model section",
+    "reference_free": "remove it",
     "rpo_alpha": "write `loss_type: [sigmoid, sft]` with `loss_weights: [1.0, alpha]`",
-    "save_safetensors": "leave it out, safetensors is the only format",
-    "tokenizer_name_or_path": "the tokenizer is the one saved with the model",
-    "tpu_num_cores": "leave it out",
-    "use_mps_device": "leave it out, the device follows the hardware",
+    "save_safetensors": "remove it: safetensors is the only format",
+    "tokenizer_name_or_path": "the tokenizer saved with the model is used",
+    "tpu_num_cores": "remove it",
+    "use_mps_device": "remove it: the device is chosen from the hardware",
     "warmup_ratio": "write `warmup_steps` with the fraction (0.1 is a tenth of all steps)",
 }
 
@@ -68,13 +68,13 @@ REMOVED = {
 _ONLY_EXAMPLE_SCRIPTS = "the Trainer never reads it"
 _COMPUTED = "PPO computes it from per_device_train_batch_size, gradient_accumulation_steps and the layout"
 NO_EFFECT = {
-    ("train", "do_train"): f"{_ONLY_EXAMPLE_SCRIPTS}; leave it out",
+    ("train", "do_train"): f"{_ONLY_EXAMPLE_SCRIPTS}; remove it",
     ("train", "do_eval"): f"{_ONLY_EXAMPLE_SCRIPTS}; write `eval_strategy: steps` or `eval_strategy: epoch`",
     ("train", "do_predict"): f"{_ONLY_EXAMPLE_SCRIPTS}; use the `evaluate` section",
     (
         "train",
         "resume_from_checkpoint",
-    ): "start the same recipe again, an unfinished run goes on where it stopped",
+    ): "run the same command again: an unfinished run resumes from its last checkpoint",
     ("train", "local_rank"): "the launcher sets it",
     ("train", "parallelism_config"): "the layout belongs in accelerate_configs/",
     ("train", "sft_model_path"): "write `model.model_name_or_path`",
@@ -89,7 +89,7 @@ NO_EFFECT = {
     (
         "evaluate",
         "output_dir",
-    ): "only the evaluate stage has its own; other stages write to `train.output_dir`",
+    ): "only the evaluate stage has this key; other stages write to `train.output_dir`",
 }
 
 
@@ -142,13 +142,13 @@ CHOICES = {
 
 # Top-level keys that are no dataclass with a docstring of its own.
 HELP = {
-    "stage": {"description": "What the recipe is for."},
-    "gate": {"description": "Promises about the result: METRIC OP TERM, such as `eval_loss < 2.5`."},
-    "allow": {"description": "Findings that are fine here: code -> why. The record and the card show them."},
+    "stage": {"description": "The stage that the recipe configures."},
+    "gate": {"description": "Conditions on the measured result: METRIC OP TERM, such as `eval_loss < 2.5`."},
+    "allow": {"description": "Waived findings: code -> reason. The record and the card show them."},
     "global_batch_size": {
-        "description": "Rows per optimizer step over all processes; what `train` leaves out follows from it."
+        "description": "Rows per optimizer step over all processes; missing batch keys of `train` are computed."
     },
-    "pinned": {"description": "Dataset or model id -> revision, where its own section gives none."},
+    "pinned": {"description": "Dataset or model id -> revision, if its own section has none."},
 }
 
 # Fields that take more than their annotation says: (dataclass, field) -> what else.

@@ -28,7 +28,7 @@ def split_arguments(arguments: list[str]) -> tuple[list[tuple[str, str]], set[st
             if text.strip():
                 overrides.append((name.removeprefix("--"), text))
             else:
-                message = "has no value: write one after it (null empties a key)"
+                message = "has no value: write one after it (null clears a key)"
                 findings.append(Finding.error("valueless-override", message, "", name))
     return overrides, flags, findings
 

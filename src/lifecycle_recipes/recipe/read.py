@@ -85,7 +85,7 @@ def read_recipe(path: str | Path, overrides: list[str] | None = None, stage: str
         )
     if not isinstance(tree.value, dict):
         raise refuse(
-            "not-a-mapping", f"a recipe is a mapping of sections, not {show(tree.value)}", "", tree.where
+            "not-a-mapping", f"a recipe must be a mapping of sections, not {show(tree.value)}", "", tree.where
         )
     named = _stage_of(tree, stage, findings)
 
@@ -129,16 +129,16 @@ def _stage_of(tree: Located, started: str | None, findings: list[Finding]) -> st
         from difflib import get_close_matches
 
         near = get_close_matches("stage", [str(key) for key in tree.value], 1, 0.7)
-        fix = f"did you mean it by `{near[0]}`?" if near else f"write one of {', '.join(stages)}"
+        fix = f"did you write `{near[0]}` for it?" if near else f"write one of {', '.join(stages)}"
         problem = "missing-stage", tree.where, f"`stage:` is missing: {fix}"
     elif node.value not in stages or not isinstance(node.value, str):
         from difflib import get_close_matches
 
         near = get_close_matches(str(node.value), stages, 1)
         fix = f"did you mean {near[0]}?" if near else f"choose from {', '.join(stages)}"
-        problem = "unknown-stage", node.where, f"there is no stage {show(node.value)}: {fix}"
+        problem = "unknown-stage", node.where, f"unknown stage {show(node.value)}: {fix}"
     elif started not in (None, node.value):
-        fix = f"start it with -m lifecycle_recipes.stages.{node.value}"
+        fix = f"start it with `-m lifecycle_recipes.stages.{node.value}`"
         problem = "other-stage", node.where, f"this is a {node.value} recipe, not one for {started}: {fix}"
     else:
         return node.value
@@ -197,7 +197,7 @@ def load_recipe(
         print(module.__doc__)
         raise SystemExit(0)
     if not argv or argv[0].startswith("--"):
-        raise refuse("missing-recipe", "no recipe given", "write the path of a recipe first, then overrides")
+        raise refuse("missing-recipe", "no recipe given", "give the path of a recipe first, then overrides")
     raw = read_recipe(argv[0], argv[1:], _stage_name(module))
     raw.layout = asked_layout(bool(raw.values.get("train", {}).get("use_cpu")))
     mend_deepspeed_path()

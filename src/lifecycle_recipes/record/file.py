@@ -19,11 +19,15 @@ def read_record(path: str | Path) -> dict:
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise refuse("no-record", f"no {RUN_FILE} here", "name the output_dir of a run", str(path)) from None
+        raise refuse(
+            "no-record", f"this directory has no {RUN_FILE}", "give the output_dir of a run", str(path)
+        ) from None
     except (OSError, ValueError) as error:
-        raise refuse("bad-record", f"cannot be read: {error}", "run the stage again", str(file)) from None
+        raise refuse(
+            "bad-record", f"{RUN_FILE} is unreadable: {error}", "run the stage again", str(file)
+        ) from None
     if not isinstance(record, dict) or "status" not in record:
-        raise refuse("bad-record", "is not the record of a run", "run the stage again", str(file))
+        raise refuse("bad-record", f"{RUN_FILE} is not a run record", "run the stage again", str(file))
     return record
 
 

@@ -1,8 +1,8 @@
-"""The promises of a stage about its measured result, judged over run.json. No torch.
+"""The gate of a stage: conditions on its measured result, judged on run.json. No torch.
 
 A line is `METRIC OP TERM [(*|+|-) NUMBER]`: OP is one of < <= > >= ==, TERM a number, a metric of this
 run, or RUN/METRIC, where RUN is `parent` or the name of a run directory beside this one.
-A metric that nobody measured, or that is not a finite number, fails its line.
+A metric that was not measured, or is not finite, fails its line.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One judged line; `says` gives the values that decided."""
+    """One judged line; `message` has the values that decided."""
 
     line: str
     ok: bool
@@ -54,7 +54,7 @@ class Verdict:
 
 
 class Unmeasured(Exception):
-    """A name in a gate line that stands for no finite number; the message says why."""
+    """A name in a gate line has no finite value; the message has the reason."""
 
 
 def parse(line: str) -> Gate:
@@ -62,10 +62,10 @@ def parse(line: str) -> Gate:
     found = LINE.fullmatch(line.strip()) if isinstance(line, str) else None
     term = found and (float(found["term"]) if re.fullmatch(NUMBER, found["term"]) else found["term"])
     if not found or _is_arithmetic(found["metric"]) or _is_arithmetic(term):
-        raise refuse("bad-gate", f"`{_short(line)}` is no gate line", FORM)
+        raise refuse("bad-gate", f"`{_short(line)}` is not a valid gate line", FORM)
     number = float(found["number"] or 0)
     if not math.isfinite(number) or (isinstance(term, float) and not math.isfinite(term)):
-        raise refuse("bad-gate", f"`{_short(line)}` compares with a number that is not finite", FORM)
+        raise refuse("bad-gate", f"`{_short(line)}` compares with a non-finite number", FORM)
     return Gate(line.strip(), found["metric"], found["compare"], term, found["change"], number)
 
 
@@ -134,11 +134,11 @@ def _metrics_of(run: str, record: dict, run_dir: Path) -> dict:
     try:
         other = read_record(directory)
     except Refusal:
-        raise Unmeasured(f"there is no record of {run} in {directory}") from None
+        raise Unmeasured(f"{directory} has no record of {run}") from None
     if other["status"] != "done":
         raise Unmeasured(f"{run} is not done: its status is {other['status']}")
     if parent and parent.get("identity") not in (None, other.get("identity")):
-        raise Unmeasured(f"the parent in {directory} is no longer the run that this one started from")
+        raise Unmeasured(f"the run in {directory} is not the parent that this run started from")
     return other.get("metrics") or {}
 
 

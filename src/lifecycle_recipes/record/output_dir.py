@@ -23,7 +23,10 @@ def claim_output_dir(output_dir: Path, identity: str, replace: bool) -> dict | N
     if earlier and earlier["status"] == "running" and environment.is_alive(earlier.get("process")):
         pid = earlier["process"]["pid"]
         raise refuse(
-            "output-dir-busy", f"process {pid} is writing here", "let it finish or stop it", str(output_dir)
+            "output-dir-busy",
+            f"process {pid} is still writing to this directory",
+            "wait for it, or stop it",
+            str(output_dir),
         )
     if earlier and earlier["status"] != "done" and earlier.get("identity") == identity:
         return earlier
@@ -32,7 +35,7 @@ def claim_output_dir(output_dir: Path, identity: str, replace: bool) -> dict | N
         return None
     code, message = problem
     if not replace:
-        fix = "choose another output_dir, or give --replace to move that run aside"
+        fix = "choose another output_dir, or pass --replace to rename the old directory"
         raise refuse(code, message, fix, str(output_dir))
     move_aside(output_dir)
     return None
@@ -43,19 +46,17 @@ def whose(output_dir: Path, earlier: dict | None, identity: str | None) -> tuple
     patterns = ("checkpoint-*", "tokenizer.json", *WEIGHTS)
     kept = [file for pattern in patterns for file in output_dir.glob(pattern)]
     if earlier and earlier["status"] == "done":
-        return "output-dir-finished", "holds a finished run" + _same(earlier, identity)
+        return "output-dir-finished", "contains a finished run" + _same(earlier, identity)
     if kept and earlier:
-        return "output-dir-other-run", "holds another run, unfinished: its recipe, parent or data differ"
+        return "output-dir-other-run", "contains an unfinished run with another recipe, parent or data"
     if kept:
-        return "output-dir-not-ours", f"holds weights or checkpoints but no {RUN_FILE}"
+        return "output-dir-not-ours", f"contains weights or checkpoints but no {RUN_FILE}"
     return None
 
 
 def _same(earlier: dict, identity: str) -> str:
     return (
-        " of this very recipe"
-        if earlier.get("identity") == identity
-        else " of another recipe, parent or data"
+        " of this recipe" if earlier.get("identity") == identity else " with another recipe, parent or data"
     )
 
 
@@ -79,9 +80,13 @@ def find_incomplete_checkpoints(output_dir: Path) -> list[Finding]:
     for directory in _checkpoints(output_dir):
         if not (lacks := checkpoint_lacks(directory)):
             break
-        message = f"this checkpoint is not complete ({lacks}) and is not resumed from"
+        message = f"this checkpoint is incomplete ({lacks}) and is skipped"
         found = last_checkpoint(output_dir)
-        fix = f"the run goes on from {found}" if found else "no other is complete: the run starts again"
+        fix = (
+            f"the run resumes from {found}"
+            if found
+            else "no complete checkpoint exists: the run starts from step 0"
+        )
         findings.append(Finding.warning("checkpoint-incomplete", message, fix, str(directory)))
     return findings
 
@@ -129,7 +134,7 @@ def wait_for_rank_0(output_dir: Path, seconds: float = 600) -> str | None:
             if record.get("started_unix", 0) >= launched - 1:
                 return record.get("resumed_from")
         time.sleep(0.1)
-    message = f"rank {os.environ.get('RANK')} saw no {RUN_FILE} of this launch within {seconds:.0f} s"
+    message = f"rank {os.environ.get('RANK')} found no {RUN_FILE} of this launch within {seconds:.0f} s"
     raise refuse(
-        "record-not-seen", message, "put output_dir on a file system that all nodes share", str(output_dir)
+        "record-not-seen", message, "put output_dir on a file system shared by all nodes", str(output_dir)
     )

@@ -54,26 +54,38 @@ def check_parent(role: str, path: str, weights_sha256: str | None, allow_failed:
     """Refuses a parent that is missing, unfinished, without weights, changed since, or failing its gate."""
     if not os.path.isdir(path):
         raise refuse(
-            "parent-missing", f"the {role} parent does not exist", "run the stage that makes it", path
+            "parent-missing", f"the {role} parent does not exist", "run the stage that produces it", path
         )
     record = read_record(path) if os.path.exists(os.path.join(path, RUN_FILE)) else None
     if record and record["status"] != "done":
         fix = "finish that run first"
-        raise refuse("parent-unfinished", f"the {role} parent is not done: {record['status']}", fix, path)
+        raise refuse(
+            "parent-unfinished",
+            f"the {role} parent is not finished: its status is {record['status']}",
+            fix,
+            path,
+        )
     if weights_sha256 is None:
         wanted = "tokenizer.json" if role == "tokenizer" else "weights (*.safetensors)"
-        raise refuse("parent-no-weights", f"the {role} parent holds no {wanted}", "name a saved model", path)
+        raise refuse(
+            "parent-no-weights",
+            f"the {role} parent has no {wanted}",
+            "give the directory of a saved model",
+            path,
+        )
     if record is None:
         return
     if record.get("weights_sha256") not in (None, weights_sha256):
-        message = f"the {role} parent's weights are not those that its run saved"
+        message = f"the {role} parent's weights do not match its record (they changed after its run)"
         raise refuse("parent-changed", message, "run that stage again", path)
     failed = [v for v in gate.judge(path, gate.settled_lines(path)) if not v.ok]
     if failed and not allow_failed:
         message = f"the {role} parent failed its gate: " + "; ".join(
             f"`{v.line}`: {v.message}" for v in failed
         )
-        raise refuse("parent-gate-failed", message, "mend that stage, or give --allow-failed-parent", path)
+        raise refuse(
+            "parent-gate-failed", message, "fix and rerun that stage, or pass --allow-failed-parent", path
+        )
 
 
 def hash_weights(directory: str | Path) -> str | None:

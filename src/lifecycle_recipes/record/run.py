@@ -149,9 +149,9 @@ class Run:
         except OSError as error:
             with contextlib.suppress(OSError):  # where output_dir is a file there is nothing to remove
                 (self.output_dir / SPARE_FILE).unlink(missing_ok=True)
-            fix = "free some space, or choose another output_dir"
+            fix = "free disk space, or choose another output_dir"
             raise refuse(
-                "output-dir-unwritable", f"cannot write here: {error}", fix, str(self.output_dir)
+                "output-dir-unwritable", f"this directory is not writable: {error}", fix, str(self.output_dir)
             ) from error
 
     def note(self, **fields) -> None:
@@ -207,7 +207,7 @@ class Run:
         message = f"the record of this run cannot be written: {problem}"
         if error is None:
             found = refuse(
-                "record-unwritable", message, "free some space and run again", str(self.output_dir)
+                "record-unwritable", message, "free disk space and run the stage again", str(self.output_dir)
             )
             raise Refusal(*found.findings, status=FAILED) from problem
         print(f"warning: {self.output_dir}: {message}", file=sys.stderr)

@@ -18,7 +18,7 @@ from .log_warnings import LogSigns, kl_bound
 from .weights import not_finite
 
 SHOWN = 8  # row numbers in a message; the record has all
-FIX = "lower train.learning_rate, warm up for longer, or look at those rows"
+FIX = "lower train.learning_rate, use more warm-up steps, or inspect those rows"
 
 
 @dataclass
@@ -204,5 +204,9 @@ def require_finite_weights(trainer, step: Step | None = None) -> None:
         anywhere = bool(flag)
     if anywhere:
         at = f" after step {step.number}" if step else ""
-        which = f"{len(bad)} weights are not finite{at}, {bad[0]} first" if bad else f"weights broke{at}"
+        which = (
+            f"{len(bad)} weights are not finite{at}, {bad[0]} first"
+            if bad
+            else f"weights are not finite on another process{at}"
+        )
         raise Refusal(Finding.error("non-finite", which, FIX), status=FAILED)

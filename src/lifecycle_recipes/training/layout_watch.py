@@ -98,8 +98,8 @@ def find_in_prepared(trainer, wanted: Layout, attention: str | None) -> tuple[di
     findings = [*_sharding(model, wanted, facts), *_parallel(trainer, wanted)]
     findings += _amp(trainer)
     if attention and uses and not _same_attention(attention, uses):
-        message = f"asked for attention {attention}, but the model uses {uses}"
-        fix = "name one that this model and machine have in model.attn_implementation"
+        message = f"attention {attention} was requested, but the model uses {uses}"
+        fix = "set model.attn_implementation to one that this model and machine support"
         findings.append(Finding.error("layout-attention", message, fix))
     return facts, findings
 
@@ -152,17 +152,18 @@ def _sharding(model, wanted: Layout, facts: dict) -> list[Finding]:
         return []
     whole = wanted.kind == "fsdp" or wanted.zero_stage == 3 or wanted.tp > 1
     if whole and not facts["sharded"]:
-        message = "the weights are whole on every rank: nothing is sharded"
+        message = "every rank holds the full weights"
     elif wanted.zero_stage in (1, 2) and not facts["optimizer_sharded"]:
-        message = "the optimizer state is whole on every rank: nothing is sharded"
+        message = "every rank holds the full optimizer state"
     elif wanted.kind == "ddp" and wanted.tp == 1 and not isinstance(model, DistributedDataParallel):
         message = (
-            f"the model is not wrapped for data parallelism ({type(model).__name__}): ranks would drift apart"
+            f"the model is not wrapped for data parallelism ({type(model).__name__}): weights would differ "
+            "between ranks"
         )
     else:
         return []
-    fix = "the launch did not reach the trainer: start it with `lifecycle run`, and see docs/layouts.md"
-    return [Finding.error("layout-not-sharded", f"{wanted} did not take: {message}", fix)]
+    fix = "the launch settings did not reach the trainer: start it with `lifecycle run` (docs/layouts.md)"
+    return [Finding.error("layout-not-sharded", f"{wanted} is not in effect: {message}", fix)]
 
 
 def _parallel(trainer, wanted: Layout) -> list[Finding]:
@@ -171,7 +172,7 @@ def _parallel(trainer, wanted: Layout) -> list[Finding]:
     for name in ("tp", "cp", "sp"):
         asked, size = getattr(wanted, name), getattr(config, f"{name}_size", 1) if config else 1
         if asked != size:
-            message = f"{wanted} asks for {name}_size {asked}, but what runs is {size}"
+            message = f"{wanted} requests {name}_size {asked}, but {size} is in effect"
             fix = "correct parallelism_config in the layout"
             return [Finding.error("layout-parallel", message, fix)]
     return []
@@ -183,8 +184,8 @@ def _amp(trainer) -> list[Finding]:
     engine_decides = accelerator.distributed_type.value == "DEEPSPEED"
     if accelerator.mixed_precision == "no" or engine_decides or accelerator.native_amp:
         return []
-    message = f"precision {accelerator.mixed_precision} is set, but nothing is computed in it on this device"
-    return [Finding.error("layout-precision", message, "take bf16, or leave both out")]
+    message = f"precision {accelerator.mixed_precision} is set, but this device does not compute in it"
+    return [Finding.error("layout-precision", message, "use bf16, or remove both keys")]
 
 
 def find_in_optimizer(trainer, wanted: Layout, float32: bool) -> tuple[dict, list[Finding]]:
@@ -203,8 +204,8 @@ def find_in_optimizer(trainer, wanted: Layout, float32: bool) -> tuple[dict, lis
     promised = wanted.kind == "deepspeed" or sharded_mixed or float32
     if not promised or parameter.dtype.itemsize >= 4 or has_adapter(trainer.model):
         return dtypes, []
-    message = f"the optimizer updates {dtypes['master_weights']} weights where float32 ones were asked for"
-    fix = "leave model.dtype out, and the precision to train.bf16 or fp16"
+    message = f"the optimizer updates {dtypes['master_weights']} weights, but float32 weights were requested"
+    fix = "remove model.dtype, and set the precision with train.bf16 or train.fp16"
     return dtypes, [Finding.error("layout-precision", message, fix)]
 
 

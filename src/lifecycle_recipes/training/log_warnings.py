@@ -33,8 +33,8 @@ class LogSigns:
 
     def _loss(self, logs: dict, step: int):
         if logs.get("loss") == 0 and not self.zero_loss_is_fine:
-            message = f"the loss is exactly 0 at step {step}: nothing is learnt"
-            fix = "look at the batches with `lifecycle inspect`: are there trained tokens?"
+            message = f"the loss is exactly 0 at step {step}: the model does not learn"
+            fix = "check with `lifecycle inspect` that the batches have supervised tokens"
             yield Finding.warning("zero-loss", message, fix)
 
     def _norm(self, logs: dict, step: int):
@@ -47,7 +47,7 @@ class LogSigns:
             message = (
                 f"the gradient norm is {norm:.3g} at step {step}, {norm / usual:.0f} times its median so far"
             )
-            fix = "look at the loss from there on; a lower learning rate or train.max_grad_norm tames it"
+            fix = "check the loss after this step; lower train.learning_rate or train.max_grad_norm"
             yield Finding.warning("gradient-spike", message, fix)
 
     def _eval(self, logs: dict, step: int):
@@ -59,7 +59,7 @@ class LogSigns:
             message = (
                 f"the validation loss has risen {RISES} times in a row, to {last[-1]:.4g} at step {step}"
             )
-            fix = f"the model forgets what it could: stop near its lowest ({min(self.eval_losses):.4g}), "
+            fix = f"the model overfits: stop near the lowest value ({min(self.eval_losses):.4g}), "
             fix += "or set train.load_best_model_at_end"
             yield Finding.warning("eval-loss-rising", message, fix)
 
@@ -72,8 +72,11 @@ class LogSigns:
         """
         kl = logs.get("objective/kl")
         if kl is not None and self.kl_bound is not None and kl > self.kl_bound:
-            message = f"KL to the parent is {kl:.3g} nats per reply at step {step}, past {self.kl_bound:.3g}"
-            fix = "raise train.kl_coef or lower train.learning_rate; the bound comes from the recipe's gate"
+            message = (
+                f"KL to the parent is {kl:.3g} nats per reply at step {step}, above the bound "
+                f"{self.kl_bound:.3g}"
+            )
+            fix = "raise train.kl_coef or lower train.learning_rate; the bound is in the gate of the recipe"
             yield Finding.warning("kl-past-bound", message, fix)
 
 

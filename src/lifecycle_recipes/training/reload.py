@@ -46,23 +46,27 @@ def compare_reloaded(trainer, recipe, trained: Reading, ids: list[int], size: in
         return Reloaded(refusal.findings)
     except _cannot_load() as error:
         message = f"the saved model cannot be loaded: {' '.join(str(error).split())[:300]}"
-        fix = "the weights do not fit their config; save again from the last checkpoint"
+        fix = "the weights do not match the config; save again from the last checkpoint"
         return Reloaded([Finding.error("saved-incomplete", message, fix, directory)])
     with _as_in_training(trainer, device):
         differs, allowed = _difference(saved.model, trained, ids, trainer, device)
     found = []
     if not differs <= allowed:
-        how = "of the logits' spread" if trained.logits is not None else "nats per token"
-        message = "reloaded, the model does not say what the trained one says: on the probe text they are"
-        message += f" {differs:.2g} {how} apart (allowed {allowed:g})"
-        fix = "do not use this model: see the layout's state dict setting, or save from the last checkpoint"
+        how = "standard deviations" if trained.logits is not None else "nats per token"
+        message = (
+            "the saved model does not reproduce the trained one: on the probe text the outputs differ by"
+        )
+        message += f" {differs:.2g} {how} (tolerance {allowed:g})"
+        fix = "do not use this model: check the layout's state dict type, or save again from the last checkpoint"
         found = [Finding.error("saved-differs", message, fix, directory)]
     return Reloaded(found, differs, allowed, saved)
 
 
 def _not_compared(directory: str, size: int) -> Finding:
-    message = f"no memory for a second model of {size / 1e9:.1f} GB: the saved one was not run"
-    fix = "load it elsewhere and compare what it says"
+    message = (
+        f"not enough memory to load a second model of {size / 1e9:.1f} GB: the saved model was not compared"
+    )
+    fix = "load it on another machine and compare its outputs"
     return Finding.warning("saved-not-compared", message, fix, directory)
 
 

@@ -113,8 +113,8 @@ def find_lost_shards(trainer, directory: Path) -> list[Finding]:
         lost += [file for file in files if not file.is_file() or not file.stat().st_size]
     if not lost:
         return []
-    message = f"{len(lost)} files of the sharded state are missing, empty or cut short, {lost[0].name} first"
-    fix = "it cannot be resumed from: see the disk, and that all nodes share output_dir"
+    message = f"{len(lost)} files of the sharded state are missing, empty or truncated, {lost[0].name} first"
+    fix = "this checkpoint cannot be resumed: check the disk, and that all nodes share output_dir"
     return [Finding.error("saved-incomplete", message, fix, str(directory))]
 
 
@@ -133,5 +133,7 @@ def raise_together(found: list[Finding], args) -> None:
         torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
         anywhere = bool(flag)
     if anywhere:
-        other = Finding.error("saved-incomplete", "another process found its save incomplete", "see there")
+        other = Finding.error(
+            "saved-incomplete", "another process found its save incomplete", "see the message of that process"
+        )
         raise Refusal(*(found or [other]), status=FAILED)

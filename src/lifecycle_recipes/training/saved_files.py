@@ -89,7 +89,7 @@ def find_in_saved(directory: str, wanted: Wanted) -> list[Finding]:
     try:
         files = weight_files(place, weights)
         if not files:
-            fix = "see the layout's state dict setting"
+            fix = "check the state dict type in the layout"
             return [Finding.error("nothing-saved", "saving wrote no weights", fix, directory), *found]
         return found + _tensors(directory, files, wanted)
     except _unreadable() as error:
@@ -127,8 +127,8 @@ def find_pickles(directory: str) -> list[Finding]:
     names = sorted(file.name for pattern in PICKLES for file in Path(directory).glob(pattern))
     if not names:
         return []
-    message = f"weights lie here as a pickle: {_some(names)}"
-    fix = "remove them: loading a pickle runs what is in it, and some tools prefer it to the safetensors"
+    message = f"the directory contains pickled weights: {_some(names)}"
+    fix = "remove them: loading a pickle runs code, and some tools prefer pickles to safetensors"
     return [Finding.error("saved-pickled", message, fix, directory)]
 
 
@@ -140,10 +140,10 @@ def _tensors(directory: str, files: list[Path], wanted: Wanted) -> list[Finding]
             broken.append(name)
     found = []
     if missing := sorted(min(group) for group in wanted.groups if not group & shapes.keys()):
-        message = f"{len(missing)} trained weights are not in it: {_some(missing)}"
+        message = f"{len(missing)} trained weights are missing: {_some(missing)}"
         found.append(_incomplete(directory, message))
     if other := sorted(shapes.keys() - wanted.shapes.keys() - wanted.others):
-        message = f"it has {len(other)} weights that the model does not have: {_some(other)}"
+        message = f"{len(other)} saved weights are not in the trained model: {_some(other)}"
         found.append(_incomplete(directory, message))
     both = shapes.keys() & wanted.shapes.keys()
     if unlike := sorted(name for name in both if shapes[name] != wanted.shapes[name]):
@@ -179,7 +179,7 @@ def _is_finite(tensor: Any) -> bool:
 
 
 def _incomplete(directory: str, message: str) -> Finding:
-    fix = "the model is not what was trained: resume the run, or save it again from the last checkpoint"
+    fix = "do not use this model: resume the run, or save it again from the last checkpoint"
     return Finding.error("saved-incomplete", message, fix, directory)
 
 

@@ -49,10 +49,16 @@ def train_and_save(trainer, recipe, run) -> None:
     with _name_full_disk(args.output_dir), stop.listening():
         output = trainer.train(resume_from_checkpoint=run.resume_from)
         if stop.stopped:
-            again = "" if stop.resumable else "; split weights cannot be resumed: it starts from the first"
-            raise Stopped(f"step {trainer.state.global_step} of {trainer.state.max_steps}{again}")
+            again = (
+                ""
+                if stop.resumable
+                else "; weights split by tensor parallelism cannot be resumed: the run starts from step 0"
+            )
+            raise Stopped(f"at step {trainer.state.global_step} of {trainer.state.max_steps}{again}")
         if not trainer.state.global_step:
-            raise _failure("no-steps", "training ended without one optimizer step", "give it more rows")
+            raise _failure(
+                "no-steps", "training ended without an optimizer step", "use more rows or a smaller batch"
+            )
         seen = trainer.state.num_input_tokens_seen
         run.metrics.update(train_loss=output.training_loss, steps=trainer.state.global_step)
         # After a resume, only what this session saw counts for its speed.
@@ -179,7 +185,12 @@ def _name_full_disk(path: str):
     except Exception as error:
         if not _is_full_disk(error):
             raise
-        raise _failure("disk-full", "no space left while saving", "free some, run it again", path) from error
+        raise _failure(
+            "disk-full",
+            "no disk space left while saving",
+            "free disk space and run the same command again",
+            path,
+        ) from error
 
 
 def _is_full_disk(error: BaseException) -> bool:

@@ -51,16 +51,17 @@ def find_unmoved(model, before: dict, args, steps: int) -> list[Finding]:
         return []
     dtypes = {str(p.dtype).removeprefix("torch.") for n, p in model.named_parameters() if n in still}
     low = dtypes - {"float32"}
-    fix = "look at train.learning_rate and at what the loss reaches"
+    fix = "check train.learning_rate, and which weights the loss depends on"
     if low:
         fix = (
-            f"in {low.pop()} a small update rounds to nothing: load float32 (model.dtype) and set train.bf16"
+            f"in {low.pop()} small updates are lost by rounding: load float32 weights (model.dtype) and set "
+            "train.bf16"
         )
     if len(still) == len(before):
-        message = f"not one of {len(before)} trainable weights has moved in {steps} steps: nothing was learnt"
+        message = f"none of {len(before)} trainable weights changed in {steps} steps"
         return [Finding.error("weights-unmoved", message, fix)]
     names = ", ".join(still[:SHOWN]) + (f" and {len(still) - SHOWN} more" if len(still) > SHOWN else "")
-    message = f"{len(still)} of {len(before)} trainable weights never moved in {steps} steps: {names}"
+    message = f"{len(still)} of {len(before)} trainable weights did not change in {steps} steps: {names}"
     return [Finding.warning("some-weights-unmoved", message, fix)]
 
 

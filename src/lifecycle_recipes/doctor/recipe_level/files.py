@@ -35,7 +35,7 @@ def _sources(raw: RawRecipe) -> list[Finding]:
         for values in data.get(name) or []:
             findings += _found(lambda values=values: _check_source(raw, Source(**values)))
     if data.get("eval_sources") and data.get("eval_fraction"):
-        message = "data.eval_sources and data.eval_fraction both name held-out rows"
+        message = "data.eval_sources and data.eval_fraction both define held-out rows"
         findings.append(
             Finding.error("two-eval-splits", message, "keep one of them", raw.place("data.eval_fraction"))
         )
@@ -52,8 +52,8 @@ def _same_rows(raw: RawRecipe, data: dict) -> list[Finding]:
     return [
         Finding.error(
             "eval-is-train",
-            "the same rows are in data.sources and data.eval_sources: the evaluation would measure memory",
-            "hold rows out with data.eval_fraction, or name another split or file",
+            "the same rows are in data.sources and data.eval_sources: the evaluation would measure memorisation",
+            "hold out rows with data.eval_fraction, or use another split or file",
             source["path"],
         )
         for source in data.get("eval_sources") or []
@@ -72,7 +72,7 @@ def _check_source(raw: RawRecipe, source: Source) -> None:
 
 
 def _columns(path: Path) -> list[str] | None:
-    """Columns of the first rows; None where they cannot be told cheaply (level 2 reads every line)."""
+    """Columns of the first rows; None if reading them is expensive (level 2 reads every line)."""
     if path.suffix == ".txt":
         return ["text"]
     if path.suffix == ".parquet":
@@ -101,10 +101,10 @@ def _templates(raw: RawRecipe) -> list[Finding]:
         local = path and (path.endswith(".jinja") or section == "tokenizer" or is_local(path))
         if local and not Path(path).exists():
             where = f"{raw.place(f'{section}.{key}')}"
-            message = f"{section}.{key}: there is no {path}"
+            message = f"{section}.{key}: the file {path} does not exist"
             findings.append(
                 Finding.error(
-                    "missing-file", message, "name a Jinja file, such as those in chat_templates/", where
+                    "missing-file", message, "give a Jinja file, such as those in chat_templates/", where
                 )
             )
     return findings
@@ -154,7 +154,7 @@ def _to_be_made(raw: RawRecipe, finding: Finding, path: str) -> Finding:
     first = maker(raw, path)
     if first is None:
         return finding
-    return replace(finding, severity="warning", fix=f"first: lifecycle run {first}")
+    return replace(finding, severity="warning", fix=f"run this first: lifecycle run {first}")
 
 
 def maker(raw: RawRecipe, path: str) -> str | None:

@@ -13,9 +13,12 @@ BY_MICRO_BATCH = {
 
 # Of train.accelerator_config (accelerate/data_loader.py).
 ACCELERATOR = {
-    ("use_seedable_sampler", False): "the order of rows comes from a generator that the processes move",
-    ("dispatch_batches", True): "rank 0 fills the last batch with repeated rows, which stay in the loss",
-    ("even_batches", False): "some processes may get a batch more than others, and wait for them for ever",
+    (
+        "use_seedable_sampler",
+        False,
+    ): "the row order then depends on a random generator that differs between layouts",
+    ("dispatch_batches", True): "rank 0 fills the last batch with repeated rows, and the loss includes them",
+    ("even_batches", False): "some processes may get one batch more than others and then hang",
 }
 
 
@@ -42,7 +45,9 @@ def find_what_the_layout_changes(raw: RawRecipe, processes: int, batch: dict[str
         and divided
         and raw.setting("train.train_sampling_strategy") == "batch_rebalance"
     ):
-        message = "batch_rebalance gives micro-batches of unequal rows, each of which counts the same"
+        message = (
+            "batch_rebalance makes micro-batches of unequal size, but each has the same weight in the loss"
+        )
         fix = "write `train_sampling_strategy: group_by_length`"
         findings.append(_warning(raw, message, fix, "train.train_sampling_strategy"))
     return findings
@@ -51,20 +56,21 @@ def find_what_the_layout_changes(raw: RawRecipe, processes: int, batch: dict[str
 def _across_processes(raw: RawRecipe) -> list[Finding]:
     findings = []
     if raw.stage in ("pretrain", "sft") and raw.setting("train.average_tokens_across_devices") is False:
-        message = "each process would divide by its own tokens: those of a process with few count for more"
-        fix = "leave out `average_tokens_across_devices: false`"
+        message = "each process would average over its own tokens only: tokens of a process with few get more weight"
+        fix = "remove `average_tokens_across_devices: false`"
         findings.append(_warning(raw, message, fix, "train.average_tokens_across_devices"))
     config = raw.values["train"].get("accelerator_config")
     for (key, value), message in ACCELERATOR.items():
         if isinstance(config, dict) and config.get(key) is value:
-            fix = f"leave out `{key}: {str(value).lower()}`"
+            fix = f"remove `{key}: {str(value).lower()}`"
             findings.append(_warning(raw, message, fix, "train.accelerator_config"))
     if raw.stage == "ppo":
         message = (
-            "the prompts of an update stay the same, but each process samples its own replies, and whitens"
+            "the prompts of an update are the same on every layout, but each process samples its own "
+            "replies and whitens"
         )
-        message += " their advantages by itself"
-        fix = "compare runs of one layout; nothing is wrong with either"
+        message += " their advantages separately"
+        fix = "compare only runs of one layout; each run alone is correct"
         findings.append(_warning(raw, message, fix, KEY))
     return findings
 
@@ -75,8 +81,8 @@ def _in_dpo(raw: RawRecipe) -> list[Finding]:
     return [
         _warning(
             raw,
-            f"loss_type {loss} {BY_MICRO_BATCH[loss]}, and the layout makes these smaller",
-            "give train.per_device_train_batch_size the whole batch of one process, or accept the difference",
+            f"loss_type {loss} {BY_MICRO_BATCH[loss]}, and this layout makes them smaller",
+            "set train.per_device_train_batch_size to the whole batch of one process, or accept the difference",
             "train.loss_type",
         )
         for loss in losses

@@ -50,19 +50,22 @@ def _cached(kind: str, path: str, revision: str | None, where: str) -> list[Find
     if not (repository / "snapshots").is_dir():
         if kind == "datasets" and (datasets_cache() / path.replace("/", "___").lower()).is_dir():
             return []
-        message = f"the {what} {path} is not in the cache, and HF_HUB_OFFLINE is set"
+        message = f"the {what} {path} is not in the local cache, and HF_HUB_OFFLINE is set"
         return [
             Finding.warning(
-                "not-cached", message, "run it once with HF_HUB_OFFLINE=0, or `hf download` it", where
+                "not-cached",
+                message,
+                "run once with HF_HUB_OFFLINE=0, or download it with `hf download`",
+                where,
             )
         ]
     revision = revision or "main"
     if (repository / "refs" / revision).is_file() or (repository / "snapshots" / revision).is_dir():
         return []
-    message = f"the cache holds no revision {revision} of the {what} {path}, and HF_HUB_OFFLINE is set"
+    message = f"revision {revision} of the {what} {path} is not in the local cache, and HF_HUB_OFFLINE is set"
     return [
         Finding.warning(
-            "missing-revision", message, "correct the revision, or start with HF_HUB_OFFLINE=0", where
+            "missing-revision", message, "correct the revision, or run with HF_HUB_OFFLINE=0", where
         )
     ]
 
@@ -80,8 +83,10 @@ def datasets_cache() -> Path:
 def _licence(kind: str, path: str, where: str) -> list[Finding]:
     for card in _cards(kind, path):
         if (licence := licence_of(card)) and NON_COMMERCIAL.search(licence):
-            message = f"{path} is licensed {licence}: not for commercial use, and so is what is trained on it"
-            fix = "choose another, or waive it with a reason: `allow: {license-non-commercial: ...}`"
+            message = (
+                f"the licence of {path} is {licence}: it forbids commercial use, also of models trained on it"
+            )
+            fix = "choose another one, or waive the finding with a reason: `allow: {license-non-commercial: ...}`"
             return [Finding.warning("license-non-commercial", message, fix, where)]
     return []
 
@@ -117,6 +122,6 @@ def _remote_code(raw: RawRecipe, started_from: list[tuple]) -> list[Finding]:
     ]
     if not free:
         return []
-    message = f"trust_remote_code runs whatever code {free[0]} holds on the day"
-    fix = f"pin a commit that you have read: `pinned: {{{free[0]}: <40 hex digits>}}`"
+    message = f"trust_remote_code runs the current code of {free[0]}, which is not pinned to a commit"
+    fix = f"pin a commit that you have reviewed: `pinned: {{{free[0]}: <40 hex digits>}}`"
     return [Finding.warning("remote-code", message, fix, raw.place("train.trust_remote_code"))]

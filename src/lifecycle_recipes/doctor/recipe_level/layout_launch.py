@@ -23,8 +23,8 @@ def find_in_launch(raw: RawRecipe) -> list[Finding]:
     """
     train = raw.values.get("train") or {}
     if given := [key for key in TOPOLOGY if train.get(key)]:
-        message = f"train.{given[0]} is topology, and that belongs to the layout: one owner for each setting"
-        fix = "remove it, and name a layout: --layout zero3, fsdp2, ... (docs/layouts.md)"
+        message = f"train.{given[0]} configures the topology: it belongs in the layout, not in the recipe"
+        fix = "remove it, and choose a layout: --layout zero3, fsdp2, ... (docs/layouts.md)"
         return [
             Finding.error("layout-in-recipe", message, fix, raw.places.get(f"train.{given[0]}", raw.path))
         ]
@@ -39,7 +39,7 @@ def find_in_machine_for(layout: Layout) -> list[Finding]:
     if layout.kind != "single" and layout.distributed_type in ONE_PROCESS:
         asks = f"{layout.processes} processes" if layout.processes > 1 else layout.kind
         why = f"distributed_type is {layout.distributed_type}, or --cpu was given"
-        message = f"{layout} asks for {asks}, but accelerate would start one plain process ({why})"
+        message = f"{layout} requests {asks}, but accelerate would start a single process ({why})"
         fix = (
             "write `distributed_type: MULTI_GPU`, with `use_cpu: true` on a CPU (accelerate_configs/cpu_ddp)"
         )
@@ -47,17 +47,20 @@ def find_in_machine_for(layout: Layout) -> list[Finding]:
     gpus = count_gpus()
     needs_gpu = layout.kind == "fsdp" or layout.tp > 1
     if needs_gpu and layout.cpu:
-        message = f"{layout} asks for tensor parallelism, which accelerate has not on a CPU"
+        message = f"{layout} requests tensor parallelism, which accelerate does not support on a CPU"
         if layout.kind == "fsdp":
-            message = f"{layout} asks for FSDP, which on a CPU accelerate makes plain data parallelism"
-        return [Finding.error("layout-type", message, "on a CPU take zero3, or cpu_ddp")]
+            message = (
+                f"{layout} requests FSDP, but accelerate replaces it with plain data parallelism on a CPU"
+            )
+        return [Finding.error("layout-type", message, "on a CPU, use zero3 or cpu_ddp")]
     here = -(-layout.processes // layout.machines)
     if not layout.cpu and gpus is not None and here > gpus:
         message = (
-            f"{layout} asks for {here} GPU{'s' * (here > 1)} on this machine, which shows {gpus or 'none'}"
+            f"{layout} needs {here} GPU{'s' * (here > 1)}, {gpus or 'none'} "
+            f"{'are' if gpus and gpus > 1 else 'is'} visible here"
         )
-        fewer = f"--processes {gpus * layout.machines} (accelerate's --num_processes)"
-        none = "on a CPU take zero3, or cpu_ddp" if needs_gpu else CPU_FIX
+        fewer = f"pass --processes {gpus * layout.machines} (accelerate's --num_processes)"
+        none = "on a CPU, use zero3 or cpu_ddp" if needs_gpu else CPU_FIX
         return [Finding.warning("layout-gpus", message, fewer if gpus else none)]
     return []
 

@@ -50,8 +50,8 @@ def _sizes(raw: RawRecipe, layout: Layout) -> list[Finding]:
     if total in (1, layout.processes):
         return []
     product = " x ".join(f"{name} {size}" for name, size in sizes.items() if size > 1)
-    message = f"{product} are {total} processes, but the layout starts {layout.processes}"
-    fix = f"--processes {total}, or other sizes in parallelism_config"
+    message = f"{product} need {total} processes, but the layout starts {layout.processes}"
+    fix = f"pass --processes {total}, or change the sizes in parallelism_config"
     return [Finding.error("layout-parallel", message, fix, layout.name)]
 
 
@@ -65,14 +65,12 @@ def _storage(raw: RawRecipe, layout: Layout) -> list[Finding]:
         return []
     if bits == "load_in_8bit":
         message = f"{layout.name or layout.kind} cannot shard 8-bit weights"
-        fix = "write `load_in_4bit: true` with bnb_4bit_quant_storage, or take zero2"
+        fix = "write `load_in_4bit: true` with bnb_4bit_quant_storage, or use zero2"
         return [Finding.error("quant-storage", message, fix, raw.place("model.load_in_8bit"))]
     dtype, storage = raw.setting("model.dtype"), raw.setting("model.bnb_4bit_quant_storage") or "uint8"
     if storage == dtype:
         return []
-    message = (
-        f"4-bit weights stored as {storage} beside {dtype} ones: {layout.name or layout.kind} cannot shard"
-    )
+    message = f"4-bit weights stored as {storage} next to {dtype} weights: {layout.name or layout.kind} cannot shard"
     wanted = dtype if dtype in ("bfloat16", "float16", "float32") else "bfloat16"
     fix = f"write `bnb_4bit_quant_storage: {wanted}` and `dtype: {wanted}` in the model section"
     return [
@@ -86,13 +84,16 @@ def _optimizer(raw: RawRecipe, layout: Layout) -> list[Finding]:
     name = str(raw.setting("train.optim") or "")
     if layout.kind == "fsdp" and ("8bit" in name or "bnb" in name or name.startswith("paged")):
         # bitsandbytes-foundation/bitsandbytes#1633: illegal memory access on sharded tensors.
-        message = f"train.optim {name} cannot step sharded tensors (bitsandbytes under FSDP2)"
+        message = f"train.optim {name} does not support sharded tensors (bitsandbytes under FSDP2)"
         return _conflict(
-            raw, message, "write `optim: adamw_torch_fused`, or take zero2 or zero3", "train.optim"
+            raw, message, "write `optim: adamw_torch_fused`, or use zero2 or zero3", "train.optim"
         )
     if layout.kind == "deepspeed" and layout.offload and name not in OFFLOADED_OPTIMIZERS:
-        message = f"train.optim {name} would become DeepSpeed's CPUAdam: accelerate offloads nothing else"
-        return _conflict(raw, message, "write `optim: adamw_torch`, or take zero3", "train.optim")
+        message = (
+            f"train.optim {name} would be replaced by DeepSpeed's CPUAdam, the only optimizer that "
+            "accelerate offloads"
+        )
+        return _conflict(raw, message, "write `optim: adamw_torch`, or use zero3", "train.optim")
     return []
 
 
@@ -106,28 +107,31 @@ def _context(raw: RawRecipe, layout: Layout) -> list[Finding]:
         return []
     attention = raw.setting("model.attn_implementation")
     if attention not in (None, "sdpa"):
-        message = f"context parallelism has no attention but sdpa, not {attention}"
+        message = f"context parallelism supports only sdpa attention, not {attention}"
         return _conflict(raw, message, "write `attn_implementation: sdpa`", "model.attn_implementation")
     for key in ("packing", "eval_packing", "padding_free"):
         if raw.setting(f"train.{key}"):
-            message = f"train.{key} needs a mask that context parallelism drops: rows would see each other"
+            message = (
+                f"train.{key} needs an attention mask that context parallelism drops: rows would attend to each "
+                "other"
+            )
             return _conflict(raw, message, f"write `{key}: false`", f"train.{key}")
     loss = raw.setting("train.loss_type")
     if loss not in (None, "nll", "chunked_nll"):
-        message = f"train.loss_type {loss} reads whole rows; context parallelism splits them"
+        message = f"train.loss_type {loss} needs unsplit sequences, but context parallelism splits them"
         return _conflict(raw, message, "write `loss_type: chunked_nll`", "train.loss_type")
     pieces, multiple = 2 * layout.cp, raw.setting("train.pad_to_multiple_of")
     if not multiple or multiple % pieces:
-        message = f"context parallelism over {layout.cp} ranks splits a row into {pieces} equal pieces"
+        message = f"context parallelism over {layout.cp} ranks splits a sequence into {pieces} equal parts"
         fix = f"write `pad_to_multiple_of: {pieces}` (or a multiple) in the train section"
         return _conflict(raw, message, fix, "train.pad_to_multiple_of", "train")
     config = _config(raw)
     types = set(config.get("layer_types") or ()) - {"full_attention"}
     if types or ("layer_types" not in config and config.get("sliding_window")):
         names = ", ".join(sorted(types)) or "sliding_attention"
-        message = f"the model has {names}, which context parallelism would make full attention"
+        message = f"the model has {names}, which context parallelism would replace with full attention"
         return _conflict(
-            raw, message, "take fsdp2, or a model with full attention", "model.model_name_or_path"
+            raw, message, "use fsdp2, or a model with full attention", "model.model_name_or_path"
         )
     return []
 
@@ -140,7 +144,7 @@ def _heads(raw: RawRecipe, layout: Layout) -> list[Finding]:
         if heads and heads % layout.tp:
             message = f"tp_size {layout.tp} does not divide the model's {heads} {key[4:].replace('_', ' ')}"
             fitting = [size for size in range(2, layout.tp) if heads % size == 0]
-            fix = f"take a tp_size that does ({fitting[-1]})" if fitting else "take fsdp2 or zero3"
+            fix = f"use a tp_size that does ({fitting[-1]})" if fitting else "use fsdp2 or zero3"
             return _conflict(raw, message, fix, "model.model_name_or_path")
     return []
 
@@ -148,7 +152,9 @@ def _heads(raw: RawRecipe, layout: Layout) -> list[Finding]:
 def _checkpointing(raw: RawRecipe, layout: Layout) -> list[Finding]:
     if not layout.fsdp_checkpointing or not raw.setting("train.activation_checkpointing"):
         return []
-    message = "the recipe and the layout both recompute activations, which upstream refuses"
+    message = (
+        "activation checkpointing is enabled in both the recipe and the layout: transformers rejects this"
+    )
     fix = "write `fsdp_activation_checkpointing: false` in the layout"
     return _conflict(raw, message, fix, "train.activation_checkpointing", "train")
 
@@ -158,16 +164,16 @@ def _split(raw: RawRecipe, layout: Layout) -> list[Finding]:
     strategy, alone = raw.setting("train.save_strategy"), raw.setting("train.save_only_model")
     if layout.tp == 1 or strategy == "no" or alone:
         return []
-    message = "upstream writes no checkpoint to resume from of weights split by tensor parallelism"
-    fix = "write `save_only_model: true` (checkpoints of weights alone), or `save_strategy: 'no'`"
+    message = "with tensor parallelism, transformers cannot write a checkpoint that can be resumed"
+    fix = "write `save_only_model: true` (checkpoints with weights only), or `save_strategy: 'no'`"
     return _conflict(raw, message, fix, "train.save_only_model", "train.save_strategy", "train")
 
 
 def _upstream(raw: RawRecipe, layout: Layout) -> list[Finding]:
     """What transformers/trainer.py refuses for sharded layouts, after the model is loaded."""
     if layout.zero_stage == 3 and raw.setting("train.auto_find_batch_size"):
-        message = "train.auto_find_batch_size does not go with ZeRO-3"
-        return _conflict(raw, message, "remove it, or take zero2 or fsdp2", "train.auto_find_batch_size")
+        message = "train.auto_find_batch_size does not work with ZeRO-3"
+        return _conflict(raw, message, "remove it, or use zero2 or fsdp2", "train.auto_find_batch_size")
     both = raw.setting("train.save_only_model") and raw.setting("train.load_best_model_at_end")
     if both and layout.kind in ("deepspeed", "fsdp"):
         message = "train.save_only_model with load_best_model_at_end: the best model could not be loaded"

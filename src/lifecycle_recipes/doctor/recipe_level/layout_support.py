@@ -89,7 +89,7 @@ def find_in_layout(raw: RawRecipe, layout: Layout) -> list[Finding]:
     if reason := refusal(raw.stage, method, layout):
         message, fix = reason
         trained = f"{raw.stage} ({method})" if method != "full" else raw.stage
-        message = f"{trained} does not run on the layout {layout.name or layout.kind}: {message}"
+        message = f"{trained} is not supported on the layout {layout.name or layout.kind}: {message}"
         return [
             Finding.error("layout-unsupported", message, fix, raw.place("model.use_peft", "model", "train"))
         ]
@@ -104,16 +104,16 @@ def refusal(stage: str, method: str, layout: Layout) -> Refused:
 def _without_layout(stage: str, method: str) -> Refused:
     """What no layout changes (settings.py refuses it by a code of its own)."""
     if stage == "pretrain" and method != "full":
-        return "pretraining trains every weight", "fine-tune with the sft stage"
+        return "pretraining trains every weight, not an adapter", "fine-tune with the sft stage"
     if stage == "ppo" and method == "QLoRA":
-        return "PPO cannot train quantised models", "take LoRA"
+        return "PPO cannot train quantised models", "use LoRA"
     return None
 
 
 def _type(stage: str, method: str, layout: Layout) -> Refused:
     if layout.distributed_type in KNOWN_TYPES:
         return None
-    message = f"distributed_type {layout.distributed_type} is none of {', '.join(KNOWN_TYPES)}"
+    message = f"distributed_type {layout.distributed_type} must be one of {', '.join(KNOWN_TYPES)}"
     return message, "start from a file of accelerate_configs/"
 
 
@@ -122,15 +122,18 @@ def _fsdp(stage: str, method: str, layout: Layout) -> Refused:
         return None
     if layout.fsdp_version != 2:
         # The default of accelerate's launcher; transformers/training_args.py announces its removal.
-        return "it asks for FSDP 1, which upstream is giving up", "write `fsdp_version: 2` in fsdp_config"
+        return "it uses FSDP 1, which upstream has deprecated", "write `fsdp_version: 2` in fsdp_config"
     if layout.state_dict not in ("FULL_STATE_DICT", "SHARDED_STATE_DICT"):
         # accelerate/utils/dataclasses.py; of the two, training/save.py makes the last save a whole one.
-        message = f"FSDP2 has no {layout.state_dict}"
+        message = f"FSDP2 does not support {layout.state_dict}"
         return message, "write `fsdp_state_dict_type: FULL_STATE_DICT` in fsdp_config"
     if stage == "ppo":
         # trl/experimental/ppo knows DeepSpeed alone: the rollouts call the policy below its wrapper, and its
         # embedding meets a sharded weight with plain ids (seen on two processes; huggingface/trl#1726).
-        return "PPO generates below FSDP's wrapper, where the weights are shards", "take zero3 or zero2"
+        return (
+            "PPO generates on the module inside the FSDP wrapper, whose weights are sharded",
+            "use zero3 or zero2",
+        )
     return None
 
 
@@ -139,22 +142,34 @@ def _tensor_parallel(stage: str, method: str, layout: Layout) -> Refused:
         return None
     if layout.kind != "ddp":
         # Seen with FSDP: transformers' mesh has the tensor-parallel ranks alone, and asks for no others.
-        return "upstream splits the weights over a mesh that leaves no room for FSDP's", "take tp, or fsdp2"
+        return (
+            "upstream does not support a device mesh for both tensor parallelism and FSDP",
+            "use tp or fsdp2",
+        )
     if stage == "pretrain":
         # accelerate splits nothing itself, transformers does so in from_pretrained (models/load.py).
-        return "weights are split while a saved model is read, and pretraining may have none", "take fsdp2"
+        return (
+            "tensor parallelism splits weights while a saved model is loaded, and pretraining may not load one",
+            "use fsdp2",
+        )
     if method != "full":
         # Seen with peft 0.21 on two processes: lora_A of o_proj, a row-wise layer.
-        return "the adapter of a row-wise layer fails in its first forward pass", "take fsdp2, zero2 or zero3"
+        return (
+            "the LoRA adapter of a row-wise layer fails in its first forward pass",
+            "use fsdp2, zero2 or zero3",
+        )
     if stage == "ppo":
         # Seen: trl/experimental/ppo divides the gathered logits in place, which torch forbids.
-        return "its update changes gathered logits in place, which torch forbids", "take zero3 or zero2"
+        return (
+            "its update modifies gathered logits in place, which torch does not allow",
+            "use zero3 or zero2",
+        )
     return None
 
 
 def _context_parallel(stage: str, method: str, layout: Layout) -> Refused:
     if layout.sp > 1:
-        return "DeepSpeed's sequence parallelism (sp_size) is not offered here", "take cp"
+        return "DeepSpeed's sequence parallelism (sp_size) is not supported here", "use cp"
     if layout.cp == 1:
         return None
     if layout.kind != "fsdp":
@@ -165,14 +180,14 @@ def _context_parallel(stage: str, method: str, layout: Layout) -> Refused:
     losses = {
         # transformers/trainer.py splits input_ids, labels, attention_mask and position_ids over the ranks,
         # and nothing else. The losses of these stages shift or index whole rows.
-        "reward": "the score is read at the last token of a whole row",
-        "dpo": "its loss masks the completion over whole rows",
-        "kto": "its loss masks the completion over whole rows",
-        "ppo": "its rollouts are whole rows",
+        "reward": "the score is read at the last token of an unsplit sequence",
+        "dpo": "its loss needs unsplit sequences",
+        "kto": "its loss needs unsplit sequences",
+        "ppo": "its rollouts are unsplit sequences",
         # data/packing.py: documents are kept apart by position_ids, and bits per byte count whole rows.
-        "pretrain": "packed documents are kept apart by a mask that it drops",
+        "pretrain": "it drops the attention mask that separates packed documents",
     }
-    return (losses[stage], "take fsdp2 or zero3; cp is for sft") if stage in losses else None
+    return (losses[stage], "use fsdp2 or zero3; cp supports only sft") if stage in losses else None
 
 
 def _float8(stage: str, method: str, layout: Layout) -> Refused:
@@ -181,14 +196,17 @@ def _float8(stage: str, method: str, layout: Layout) -> Refused:
     if method != "full":
         # accelerate/utils/ao.py converts every nn.Linear, the adapters' and bitsandbytes' included.
         return (
-            "float8 would convert the adapter's own layers as well",
-            "take a layout without fp8",
+            "float8 would also convert the layers of the adapter",
+            "use a layout without fp8",
         )
     if stage in ("dpo", "kto", "ppo"):
         # accelerate's prepare() converts the trained model; TRL prepares the reference on other ways.
-        return "the reference would compute in another precision than the policy", "take a layout without fp8"
+        return (
+            "the reference model would compute in another precision than the policy",
+            "use a layout without fp8",
+        )
     if layout.kind == "deepspeed":
-        return "DeepSpeed casts the weights that float8 needs in float32", "take fsdp2_fp8"
+        return "DeepSpeed casts weights that float8 needs in float32", "use fsdp2_fp8"
     return None
 
 

@@ -27,5 +27,5 @@ def find_in_recipe(raw: RawRecipe) -> list[Finding]:
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
-        message = f"no file can have so long a name: {str(error.filename)[:60]}..."
+        message = f"this file name is too long: {str(error.filename)[:60]}..."
         return [Finding.error("bad-value", message, "correct the path", raw.path)]

@@ -91,15 +91,20 @@ def _bf16(raw: RawRecipe) -> list[Finding]:
     where = raw.place("train.bf16")
     gpus = _nvidia_models()
     if old := [name for name in gpus if OLD_GPU.search(name)]:
-        message = f"train.bf16: true, but {old[0]} has no bfloat16: it would be emulated, slower than float32"
+        message = (
+            f"train.bf16: true, but {old[0]} does not support bfloat16: the emulation is slower than float32"
+        )
         return [
-            Finding.warning("no-bf16-hardware", message, "write `fp16: true`, or leave both keys out", where)
+            Finding.warning("no-bf16-hardware", message, "write `fp16: true`, or remove both keys", where)
         ]
     if not gpus and not any(Path(device).exists() for device in ACCELERATORS):
         message = "train.bf16: true, but this machine has no GPU: bfloat16 on a CPU is mostly emulated"
         return [
             Finding.warning(
-                "no-bf16-hardware", message, "leave bf16 out: it then follows the hardware", where
+                "no-bf16-hardware",
+                message,
+                "remove bf16: the precision is then chosen from the hardware",
+                where,
             )
         ]
     return []
@@ -120,12 +125,12 @@ def _hub(raw: RawRecipe) -> list[Finding]:
         return []
     where = raw.place("train.push_to_hub")
     if is_offline():
-        message, fix = "train.push_to_hub: true, but HF_HUB_OFFLINE is set", "start it with HF_HUB_OFFLINE=0"
+        message, fix = "train.push_to_hub: true, but HF_HUB_OFFLINE is set", "run with HF_HUB_OFFLINE=0"
         return [Finding.warning("push-offline", message, fix, where)]
     home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     token = Path(os.environ.get("HF_TOKEN_PATH") or home / "token")
     if not os.environ.get("HF_TOKEN") and not token.is_file():
-        message = "train.push_to_hub: true, but there is no token here"
+        message = "train.push_to_hub: true, but no Hub token is available"
         return [Finding.warning("no-hub-token", message, "set HF_TOKEN, or run `hf auth login`", where)]
     return []
 

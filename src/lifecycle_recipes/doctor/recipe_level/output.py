@@ -32,7 +32,7 @@ def _is_parent(raw: RawRecipe, directory: Path) -> list[Finding]:
         there = os.path.realpath(path)
         # A run is compared with itself once it is saved: `evaluate.against` may name it.
         if role not in ("against", "reward_model") and os.path.commonpath([here, there]) == here:
-            message = f"the run would write over its own {role} parent, {path}"
+            message = f"the run would overwrite its own {role} parent, {path}"
             where = raw.place("train.output_dir", "evaluate.output_dir", "tokenizer.output_dir")
             return [Finding.error("output-dir-is-parent", message, "choose another output_dir", where)]
     return []
@@ -47,7 +47,7 @@ def _taken(raw: RawRecipe, directory: Path) -> list[Finding]:
         return [] if earlier["status"] == "done" else find_incomplete_checkpoints(directory)
     if problem := whose(directory, earlier, identity=None):
         code, message = problem
-        fix = "choose another output_dir, or run it with --replace to move that run aside"
+        fix = "choose another output_dir, or pass --replace to rename the old directory"
         return [Finding.warning(code, message, fix, str(directory))]
     return []
 
@@ -76,8 +76,8 @@ def _disk(raw: RawRecipe, directory: Path) -> list[Finding]:
     free = shutil.disk_usage(there).free
     if needed <= free:
         return []
-    message = f"{words} need about {_gb(needed)}, and {_gb(free)} are free at {there}"
-    fix = "lower train.save_total_limit, free some space, or choose another disk"
+    message = f"{words} need about {_gb(needed)}, but only {_gb(free)} are free at {there}"
+    fix = "lower train.save_total_limit, free disk space, or choose another disk"
     return [
         Finding.warning(
             "disk-too-small", message, fix, raw.place("train.save_total_limit", "train.output_dir")

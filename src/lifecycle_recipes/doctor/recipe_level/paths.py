@@ -17,7 +17,7 @@ def find_bad_paths(raw: RawRecipe) -> list[Finding]:
     """bad-path for every path of the recipe that holds what no path can."""
     return [
         Finding.error(
-            "bad-path", f"{name} cannot be a path: {reason}", "name a file or directory", raw.place(name)
+            "bad-path", f"{name} is not a valid path: {reason}", "give a file or directory", raw.place(name)
         )
         for name, value in _named(raw.values)
         if (reason := _fault(value))
@@ -45,7 +45,7 @@ def _fault(path: str) -> str:
     if not path.strip():
         return "it is empty"
     if "\0" in path:
-        return "it holds a null character"
+        return "it contains a null character"
     if len(os.fsencode(path)) > LONGEST_PATH or any(len(name) > LONGEST_NAME for name in names):
         return f"it is {len(path)} characters long"
     return ""

@@ -60,21 +60,23 @@ def _conflict(raw: RawRecipe, layout: Layout | None) -> list[Finding]:
         value, wanted = train.get(key), layout.precision == key
         if value is None or value is wanted or (value is False and not wanted):
             continue
-        message = f"train.{key}: {str(value).lower()}, but {layout} says {layout.precision}"
-        fix = f"remove train.{key}, or take a layout without mixed_precision"
+        message = f"train.{key}: {str(value).lower()}, but {layout} sets {layout.precision}"
+        fix = f"remove train.{key}, or use a layout without mixed_precision"
         return [Finding.error("precision-conflict", message, fix, raw.place(f"train.{key}"))]
     return []
 
 
 def _on_cpu(raw: RawRecipe, layout: Layout, precision: str | None) -> list[Finding]:
     if precision == "fp16":
-        message = "fp16 on a CPU would compute in float32: its loss scaling needs a GPU"
+        message = (
+            "fp16 is not supported on a CPU: loss scaling needs a GPU, and the run would compute in float32"
+        )
     elif precision == "bf16" and layout.kind == "deepspeed":
         # training_args.py allows bf16 there only with use_cpu, with which accelerate leaves DeepSpeed out.
-        message = "bf16 with DeepSpeed on a CPU is refused by transformers"
+        message = "transformers rejects bf16 with DeepSpeed on a CPU"
     else:
         return []
-    fix = f"leave {precision} out to try the layout, or take it to GPUs"
+    fix = f"remove {precision} to test the layout on a CPU, or run on GPUs"
     return [Finding.error("precision-on-cpu", message, fix, raw.place(f"train.{precision}"))]
 
 
@@ -85,12 +87,12 @@ def _fp8(layout: Layout) -> list[Finding]:
     if not any(importlib.util.find_spec(module) for module in modules):
         message, fix = f"needs {' or '.join(modules)}, which is not installed", INSTALL[modules[0]]
     elif capability is None:
-        message, fix = "needs a GPU, and this machine or layout has none", "take bf16"
+        message, fix = "needs a GPU, and this machine or layout has none", "use bf16"
     elif capability < HOPPER:
         has = ".".join(map(str, capability))
-        message, fix = f"needs Hopper or newer (compute capability 9.0), this GPU has {has}", "take bf16"
+        message, fix = f"needs Hopper or newer (compute capability 9.0), this GPU has {has}", "use bf16"
     return (
-        [Finding.warning("fp8-unsupported", f"{layout} asks for fp8, which {message}", fix)]
+        [Finding.warning("fp8-unsupported", f"{layout} requests fp8, which {message}", fix)]
         if message
         else []
     )
@@ -122,18 +124,18 @@ def _weights(raw: RawRecipe, section: str, precision: str | None, layout: Layout
         return []
     if dtype in ("float16", "fp16", "half"):
         message = (
-            f"{source}.dtype: float16 trains float16 weights: gradients underflow and cannot be unscaled"
+            f"{source}.dtype: float16 loads float16 weights for training: gradients underflow and cannot be "
+            "unscaled"
         )
-        fix = "leave dtype out (float32 weights) and write `fp16: true` under train, or bfloat16"
+        fix = "remove dtype (float32 weights) and write `fp16: true` under train, or use bfloat16"
         return [Finding.error("fp16-weights", message, fix, where)]
     if dtype in ("bfloat16", "bf16"):
         message = (
-            f"{source}.dtype: bfloat16 trains weights of 8 bits precision without float32 master weights: "
+            f"{source}.dtype: bfloat16 trains bfloat16 weights (8 bits of precision) without float32 master "
+            "weights: "
         )
-        message += "an update below 1/512 of its weight is rounded away"
-        fix = (
-            "leave dtype out (float32 weights, `bf16: true` computes in bfloat16), or take a DeepSpeed layout"
-        )
+        message += "updates below 1/512 of a weight are lost by rounding"
+        fix = "remove dtype (float32 weights, `bf16: true` computes in bfloat16), or use a DeepSpeed layout"
         return [Finding.warning("bf16-weights", message, fix, where)]
     return []
 

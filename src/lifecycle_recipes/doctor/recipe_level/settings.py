@@ -35,7 +35,7 @@ def _adapter(raw: RawRecipe, section: str) -> list[Finding]:
     if section != "model" or raw.stage == "evaluate":
         return []
     names = ", ".join(f"{section}.{key}" for key in keys)
-    message = f"{names} given without {section}.use_peft: every weight would be trained"
+    message = f"{names} set without {section}.use_peft: the run would train every weight"
     where = raw.place(f"{section}.{keys[0]}")
     return [Finding.error("lora-without-peft", message, "add `use_peft: true`, or remove these keys", where)]
 
@@ -45,32 +45,36 @@ def _quantisation(raw: RawRecipe, section: str) -> list[Finding]:
     bits = [key for key in ("load_in_4bit", "load_in_8bit") if given.get(key)]
     where = raw.place(*(f"{section}.{key}" for key in bits))
     if len(bits) == 2:
-        message = f"{section} asks for 4 bits and for 8 bits"
-        return [Finding.error("two-quantizations", message, "keep load_in_4bit or load_in_8bit", where)]
+        message = f"{section} sets both load_in_4bit and load_in_8bit"
+        return [Finding.error("two-quantizations", message, "keep one of the two", where)]
     if bits and raw.stage == "ppo":
         message = "PPO cannot train quantised models"
         return [Finding.error("ppo-no-quantization", message, "remove load_in_4bit, load_in_8bit", where)]
     if bits and given.get("dtype") == "float32":
         message = (
-            f"{section}.{bits[0]} with dtype: float32 computes every layer in full precision: slow and large"
+            f"{section}.{bits[0]} with dtype: float32 computes every layer in float32, which is slow and "
+            "needs more memory"
         )
-        fix = "write `dtype: bfloat16`, or leave out the quantisation"
+        fix = "write `dtype: bfloat16`, or remove the quantisation"
         return [Finding.warning("qlora-full-precision", message, fix, raw.place(f"{section}.dtype"))]
     return []
 
 
 def _start(raw: RawRecipe) -> list[Finding]:
     if raw.stage == "sft" and (raw.values.get("train") or {}).get("assistant_only_loss") is False:
-        message = "this stage trains on the assistant's tokens only; assistant_only_loss: false does nothing"
-        fix = "remove it; to train on whole texts use the pretrain stage"
+        message = "this stage trains on assistant tokens only; assistant_only_loss: false has no effect"
+        fix = "remove it; to train on whole texts, use the pretrain stage"
         return [Finding.error("no-effect", message, fix, raw.place("train.assistant_only_loss"))]
     if raw.stage != "pretrain":
         return []
     if bool(raw.values.get("model")) == bool(raw.values.get("architecture")):
-        message = "a model starts from `architecture` (from nothing) or from `model.model_name_or_path`"
+        message = (
+            "a pretrain recipe needs exactly one of `architecture` (random weights) and "
+            "`model.model_name_or_path`"
+        )
         return [Finding.error("no-single-start", message, "give one of the two", raw.place("model"))]
     if raw.setting("model.use_peft"):
-        message = "pretraining trains every weight; model.use_peft does nothing"
+        message = "pretraining trains every weight; model.use_peft has no effect"
         return [Finding.error("no-effect", message, "remove it", raw.place("model.use_peft"))]
     return []
 
@@ -110,22 +114,22 @@ def _evaluation(raw: RawRecipe) -> list[Finding]:
     data = raw.values.get("data") or {}
     if raw.stage == "ppo":
         if strategy != "no":
-            message = "PPO evaluates nothing while it trains"
+            message = "PPO runs no evaluation during training"
             where = raw.place("train.eval_strategy")
             findings.append(Finding.error("ppo-no-eval", message, "use the `evaluate` section", where))
         return findings
     if strategy != "no" and not data.get("eval_sources") and not data.get("eval_fraction"):
-        message = f"train.eval_strategy is {strategy}, but the data section holds no rows out"
-        fix = "give data.eval_sources or data.eval_fraction, or remove eval_strategy"
+        message = f"`eval_strategy: {strategy}`, but no held-out data is configured"
+        fix = "set data.eval_sources or data.eval_fraction, or remove eval_strategy"
         findings.append(Finding.error("eval-without-data", message, fix, raw.place("train.eval_strategy")))
     if strategy == "no":
         best = _asks_for_best(raw)
         if best:
-            message = f"train.{best} needs evaluations, but train.eval_strategy is no: none would take place"
+            message = f"train.{best} needs evaluations, but train.eval_strategy is no"
             fix = "write `eval_strategy: steps` (or epoch)"
             findings.append(Finding.error("best-without-eval", message, fix, raw.place(f"train.{best}")))
         elif unread := [k for k in ("eval_steps", "eval_delay", "eval_on_start") if train.get(k)]:
-            message = f"train.{unread[0]} does nothing while train.eval_strategy is no"
+            message = f"train.{unread[0]} has no effect while train.eval_strategy is no"
             fix = "write `eval_strategy: steps`, or remove it"
             findings.append(Finding.error("eval-keys-unused", message, fix, raw.place(f"train.{unread[0]}")))
     else:
@@ -152,13 +156,16 @@ def _best(raw: RawRecipe, evaluates: str) -> list[Finding]:
         return []
     where = raw.place("train.load_best_model_at_end")
     if saves != evaluates:
-        message = f"load_best_model_at_end, but it evaluates by {evaluates} and saves by {saves}"
+        message = (
+            f"load_best_model_at_end needs the same strategy for both: eval_strategy is {evaluates}, "
+            f"save_strategy {saves}"
+        )
         fix = f"write `save_strategy: {evaluates}`, or `save_strategy: best`"
         return [Finding.error("best-not-saved", message, fix, where)]
     every, step = raw.setting("train.save_steps"), raw.setting("train.eval_steps")
     step = step or raw.setting("train.logging_steps")
     if evaluates == "steps" and step and step >= 1 and every % step:
-        message = f"load_best_model_at_end, but save_steps {every} is no multiple of eval_steps {step}"
+        message = f"load_best_model_at_end, but save_steps {every} is not a multiple of eval_steps {step}"
         return [Finding.error("best-not-saved", message, f"write `save_steps: {step}`", where)]
     return []
 
@@ -168,11 +175,11 @@ def _lengths(raw: RawRecipe) -> list[Finding]:
     train = raw.values["train"]
     steps = train.get("max_steps") or -1
     if raw.stage == "ppo" and steps > 0 and train.get("total_episodes") is not None:
-        message = "train.max_steps and train.total_episodes both set the length"
+        message = "train.max_steps and train.total_episodes both set the training length"
         return [Finding.error("two-lengths", message, "keep one", raw.place("train.total_episodes"))]
     findings = []
     if steps > 0 and "num_train_epochs" in train and raw.stage != "ppo":
-        message = "train.num_train_epochs does nothing: train.max_steps alone sets the length"
+        message = "train.num_train_epochs has no effect: train.max_steps sets the training length"
         where = raw.place("train.num_train_epochs")
         findings.append(Finding.warning("epochs-unused", message, "keep one of the two", where))
     return findings
@@ -182,8 +189,10 @@ def _packing(raw: RawRecipe) -> list[Finding]:
     if raw.stage != "sft" or not raw.setting("train.packing"):
         return []
     if raw.setting("train.packing_strategy") == "wrapped":
-        message = "packing_strategy: wrapped joins rows without a border: each attends to those before it"
-        fix = "write `packing_strategy: bfd_split`, which isolates them and loses no token"
+        message = (
+            "packing_strategy: wrapped joins rows without separating them: each attends to the rows before it"
+        )
+        fix = "write `packing_strategy: bfd_split`, which separates them and loses no token"
         return [
             Finding.error("packing-leaks", message, fix, raw.place("train.packing_strategy", "train.packing"))
         ]
@@ -212,19 +221,19 @@ def _conflicts(raw: RawRecipe) -> list[Finding]:
         and not get("dataloader_num_workers"),
     }
     fixes = {
-        ("packing", "max_length"): "packing fills rows of max_length tokens: give max_length a number",
-        ("padding_free", "max_length"): "without packing write `max_length: null`, or add `packing: true`",
+        ("packing", "max_length"): "packing needs max_length: set it to a number",
+        ("padding_free", "max_length"): "without packing, write `max_length: null`, or add `packing: true`",
         ("loss_type", "use_liger_kernel"): "write `loss_type: nll`, or remove use_liger_kernel",
         ("precompute_ref_log_probs", "use_liger_kernel"): "remove one of the two",
         ("loss_type", "label_smoothing"): "exo_pair needs `label_smoothing: 0.001` (its paper's value)",
-        ("loss_type", "loss_weights"): "give as many loss_weights as losses",
+        ("loss_type", "loss_weights"): "set one entry of loss_weights per loss",
         ("loss_type", "use_weighting"): "aot sorts the rows: remove use_weighting",
-        ("dataloader_prefetch_factor", "dataloader_num_workers"): "give dataloader_num_workers, or remove it",
+        ("dataloader_prefetch_factor", "dataloader_num_workers"): "set dataloader_num_workers, or remove it",
     }
     return [
         Finding.error(
             "conflicting-keys",
-            f"train.{a} {_shown(get(a))} does not go with train.{b} {_shown(get(b))}",
+            f"train.{a} {_shown(get(a))} cannot be combined with train.{b} {_shown(get(b))}",
             fixes[a, b],
             raw.place(f"train.{a}", f"train.{b}"),
         )

@@ -16,9 +16,12 @@ def find_in_waivers(raw: RawRecipe) -> list[Finding]:
         if code not in CODES:
             near = get_close_matches(code, CODES, 1)
             fix = f"did you mean {near[0]}?" if near else "docs/checks.md lists the codes"
-            findings.append(Finding.error("unknown-waiver", f"no check is called {code}", fix, where))
+            findings.append(Finding.error("unknown-waiver", f"unknown code {code}", fix, where))
         elif not reason.strip():
-            message, fix = f"allow.{code} gives no reason", "write why it is fine here: the record keeps it"
+            message, fix = (
+                f"allow.{code} has no reason",
+                "write why the finding is acceptable here: the record keeps the reason",
+            )
             findings.append(Finding.error("waiver-without-reason", message, fix, where))
     return findings + _find_in_pins(raw)
 
@@ -32,13 +35,13 @@ def _find_in_pins(raw: RawRecipe) -> list[Finding]:
         where = raw.places.get(f"pinned.{identity}", "")
         if identity not in named:
             message, fix = (
-                f"no source or model of this recipe is called {identity}",
+                f"`pinned` names {identity}, which is not a source or model of this recipe",
                 "correct the id or remove it",
             )
             if (raw.values.get("evaluate") or {}).get("tasks"):
                 fix += "; an lm-eval task's data is pinned in its YAML, dataset_kwargs: {revision: ...}"
             findings.append(Finding.warning("unused-pin", message, fix, where))
         for other in {str(r) for r in named.get(identity, []) if r != revision}:
-            message = f"{identity} is pinned to {revision}, but its own section asks for {other}"
+            message = f"{identity} is pinned to {revision}, but its own section sets {other}"
             findings.append(Finding.error("pin-conflict", message, "keep one of the two", where))
     return findings

@@ -69,13 +69,13 @@ def find_duplicates(row_sets: list[RowSet]) -> list[Finding]:
         return []
     where, original = again[0]
     share = len(again) / len(seen)
-    message = f"{len(again)} of {read_of(row_sets, 'train')} ({share:.1%}) repeat an earlier one"
+    message = f"{len(again)} of {read_of(row_sets, 'train')} ({share:.1%}) are duplicates of an earlier row"
     return [
         Finding(
             "duplicate-rows",
             "warning",
-            f"{message}; the first repeats {original}",
-            "remove the repeats, or raise num_train_epochs instead if they are meant",
+            f"{message}; the first duplicates {original}",
+            "remove the duplicates; to train on rows more often, raise num_train_epochs",
             where,
         )
     ]
@@ -95,7 +95,7 @@ def find_overlap(row_sets: list[RowSet]) -> list[Finding]:
     equal = [(s, i, trained[key]) for s, i, key in held_out if key in trained]
     rest = [(s, i) for s, i, key in held_out if key not in trained]
     return [
-        *_overlap("eval-overlap", "error", equal, total, "are also trained on", "is"),
+        *_overlap("eval-overlap", "error", equal, total, "are also training rows", "equals"),
         *_overlap(
             "eval-near-overlap",
             "warning",
@@ -104,8 +104,8 @@ def find_overlap(row_sets: list[RowSet]) -> list[Finding]:
                 for s, i, where, similarity in near_copies(row_sets, rest)
             ],
             total,
-            f"almost equal a training row (Jaccard >= {NEAR})",
-            "is like",
+            f"are near-duplicates of a training row (Jaccard >= {NEAR})",
+            "is similar to",
         ),
     ]
 
@@ -116,9 +116,9 @@ def _overlap(code, severity, found: list, total: str, what: str, relation: str) 
     row_set, i, original = found[0]
     message = f"{len(found)} of {total} {what}{numbers_of(found)}; the first {relation} {original}"
     if severity == "error":
-        fix = "remove them from data.sources: a score on rows that were trained on says nothing"
+        fix = "remove them from data.sources: a score on training rows does not measure generalisation"
     else:
-        fix = "look at them; what is the same question does not belong in data.sources"
+        fix = "inspect them, and remove those with the same content from data.sources"
     return [Finding(code, severity, message, fix, row_set.where(i))]
 
 
@@ -129,7 +129,7 @@ def numbers_of(found: list) -> str:
     """
     row_set = found[0][0]
     numbers = [s.number(i) for s, i, *_ in found if s is row_set]
-    more = f", and {len(found) - len(numbers)} of other sources" if len(found) > len(numbers) else ""
+    more = f", and {len(found) - len(numbers)} in other sources" if len(found) > len(numbers) else ""
     return f" ({row_set.unit} {listed(numbers)}{more})" if len(found) > 1 else ""
 
 

@@ -23,12 +23,12 @@ def reply_fault(row: dict) -> tuple[str, str] | None:
         return None
     prompt = row.get("prompt")
     if "chosen" in row and row["chosen"] == row["rejected"]:
-        return "same-pair", "chosen and rejected are the same reply"
+        return "same-pair", "chosen and rejected are equal"
     if fault := _format_fault(prompt, replies):
         return "mixed-formats", fault
     lists = {c: r for c, r in replies.items() if isinstance(r, list)}
     if isinstance(prompt, list) and (again := [c for c in lists if lists[c][: len(prompt)] == prompt]):
-        return "prompt-repeated", f"{again[0]} begins with the prompt: the model would read it twice"
+        return "prompt-repeated", f"{again[0]} begins with the prompt: the sequence would contain it twice"
     if not isinstance(prompt, list) and len(lists) == 2 and _asked(row["chosen"]) != _asked(row["rejected"]):
         return "pair-prompts-differ", "chosen and rejected answer different prompts"
     return None
@@ -59,7 +59,7 @@ def find_in_pairs(row_sets: list[RowSet]) -> list[Finding]:
     pairs = [(s, i) for s, i in train if s.rows[i]["chosen"] != s.rows[i]["rejected"]]
     if not pairs:
         paths = ", ".join(dict.fromkeys(s.path for s, _ in train))
-        message, fix = "in every pair chosen equals rejected", "give pairs of two different replies"
+        message, fix = "chosen equals rejected in every pair", "provide pairs of two different replies"
         return [Finding.error("no-pairs", message, fix, paths)] if train else []
     return [*_find_conflicts(pairs), *_find_length_bias(pairs)]
 
@@ -76,8 +76,8 @@ def _find_conflicts(pairs: list[tuple[RowSet, int]]) -> list[Finding]:
     if not found:
         return []
     row_set, i, other = found[0]
-    what = f"pairs that prefer what another rejects: {len(found)} of {len(pairs)}"
-    message = f"{what}{numbers_of(found)}; the first is against {other}"
+    what = f"{len(found)} of {len(pairs)} pairs contradict another pair"
+    message = f"{what}{numbers_of(found)}; the first contradicts {other}"
     return [Finding.warning("pair-conflict", message, "keep one of the two", row_set.where(i))]
 
 
@@ -117,7 +117,7 @@ def find_in_labels(train_config: dict, row_sets: list[RowSet]) -> list[Finding]:
     paths = ", ".join(dict.fromkeys(s.path for s, _ in train))
     if labels and not (good and bad):
         message = f"every label is {'true' if good else 'false'}"
-        return [Finding.error("one-label", message, "KTO needs good and bad replies: give both", paths)]
+        return [Finding.error("one-label", message, "KTO needs both good and bad replies", paths)]
     return [*_find_label_conflicts(train), *_find_weights(good, bad, train_config, paths)] if labels else []
 
 
@@ -133,7 +133,7 @@ def _find_label_conflicts(train: list[tuple[RowSet, int]]) -> list[Finding]:
     if not found:
         return []
     row_set, i, other = found[0]
-    what = f"{len(found)} of {len(train)} replies have the other label in an earlier row"
+    what = f"{len(found)} of {len(train)} replies have the opposite label in an earlier row"
     message = f"{what}{numbers_of(found)}; the first in {other}"
     return [Finding.warning("label-conflict", message, "keep one of the two", row_set.where(i))]
 
@@ -154,6 +154,6 @@ def _find_weights(good: int, bad: int, train_config: dict, paths: str) -> list[F
     )
     message = (
         f"{good} good and {bad} bad replies, weighted {weights[0]:g} and {weights[1]:g}, are {ratio:.2g}:1;"
-        " the method wants 1:1 to 4:3 (arXiv 2402.01306)"
+        " KTO recommends 1:1 to 4:3 (arXiv 2402.01306)"
     )
     return [Finding.warning("label-weights", message, f"set {raised}", paths)]

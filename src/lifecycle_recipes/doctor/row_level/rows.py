@@ -34,8 +34,8 @@ def find_nothing(raw, row_sets: list[RowSet]) -> list[Finding]:
         Finding(
             "no-rows",
             "error",
-            f"no row is left to {use} on",
-            f"name a source with rows in {uses[use]}",
+            f"no rows are left to {use} on",
+            f"give a source with rows in {uses[use]}",
             ", ".join(s.path for s in row_sets if s.use == use),
         )
         for use in empty

@@ -48,22 +48,25 @@ def broken(tokenizer, template: str, where: str) -> Finding | None:
         text = render(tokenizer, [QUESTION, ANSWER], template)
     except Exception as error:
         line = f":{error.lineno}" if getattr(error, "lineno", None) and Path(where).is_file() else ""
-        message = f"the chat template fails on one question and one answer: {' '.join(str(error).split())}"
-        return Finding.error("bad-template", message, "repair it, or name another template", where + line)
+        message = (
+            "the chat template fails on a conversation of one question and one answer: "
+            f"{' '.join(str(error).split())}"
+        )
+        return Finding.error("bad-template", message, "correct it, or use another template", where + line)
     missing = [message["role"] for message in (QUESTION, ANSWER) if message["content"] not in text]
     if missing:
-        message = f"the chat template leaves out what the {' and the '.join(missing)} said"
-        return Finding.error("bad-template", message, "repair it, or name another template", where)
+        message = f"the chat template drops the content of the {' and the '.join(missing)} message"
+        return Finding.error("bad-template", message, "correct it, or use another template", where)
     return None
 
 
 def find_in_mask(tokenizer, template: str, where: str) -> list[Finding]:
     """no-generation-markers; eos-untrained, where the turn end lies outside of them."""
     if not GENERATION.search(template):
-        message = f"the chat template has no {MARKERS} markers: which tokens are the assistant's is not known"
+        message = f"the chat template has no {MARKERS} markers, so the assistant tokens are unknown"
         fix = (
             "set train.chat_template_path to a template of chat_templates/, "
-            f"or put {MARKERS} and {{% endgeneration %}} around what the assistant says"
+            f"or put {MARKERS} and {{% endgeneration %}} around the assistant content"
         )
         return [Finding.error("no-generation-markers", message, fix, where)]
     # Followed by a question: some templates write the end of a turn with the message after it.
@@ -71,13 +74,18 @@ def find_in_mask(tokenizer, template: str, where: str) -> list[Finding]:
     end = turn_end(tokenizer, template)
     last = [token for token, is_trained in zip(seen.ids, seen.trained, strict=True) if is_trained]
     if not last:
-        message = f"nothing stands between the {MARKERS} markers of the chat template"
-        fix = "put the assistant's content and its turn end between them"
+        message = f"the {MARKERS} block of the chat template is empty"
+        fix = "put the assistant content and the end-of-turn token inside the block"
         return [Finding.error("no-generation-markers", message, fix, where)]
     if end and end not in tokenizer.decode(last):
-        message = f"the turn end {end} is outside the {MARKERS} markers: the model never learns to stop"
+        message = (
+            f"the end-of-turn token {end} is outside the {MARKERS} block: it is not supervised, and the "
+            "model never learns to stop"
+        )
         return [
-            Finding.error("eos-untrained", message, "close the markers behind it: {% endgeneration %}", where)
+            Finding.error(
+                "eos-untrained", message, "put {% endgeneration %} after the end-of-turn token", where
+            )
         ]
     return []
 
@@ -85,10 +93,10 @@ def find_in_mask(tokenizer, template: str, where: str) -> list[Finding]:
 def find_no_turn_end(tokenizer, template: str, where: str) -> Finding | None:
     if turn_end(tokenizer, template):
         return None
-    message = (
-        "the chat template writes no control token after a reply: nothing tells a model, or a server, to stop"
+    message = "the chat template has no end-of-turn token after a reply: generation would not stop"
+    return Finding.error(
+        "no-turn-end", message, "add eos_token or a token such as <|im_end|> after the reply", where
     )
-    return Finding.error("no-turn-end", message, "write eos_token or a token such as <|im_end|> there", where)
 
 
 def find_split_tokens(tokenizer, template: str, where: str) -> Finding | None:
@@ -101,10 +109,10 @@ def find_split_tokens(tokenizer, template: str, where: str) -> Finding | None:
     if not split:
         return None
     listed = ", ".join(f"{token} ({pieces} tokens)" for token, pieces in split.items())
-    message = f"not in the vocabulary as one token: {listed}"
+    message = f"these control tokens are not single tokens of the vocabulary: {listed}"
     fix = (
-        "use the template of this model's family, or name in train.chat_template_path "
-        "a tokenizer that has these tokens: they are then added"
+        "use a template of this model family, or set train.chat_template_path to "
+        "a tokenizer that has these tokens: they are then added to the vocabulary"
     )
     return Finding.error("control-token-split", message, fix, where)
 
@@ -118,12 +126,12 @@ def find_other_prompt(tokenizer, template: str, where: str) -> Finding | None:
             if whole.startswith(prompt):
                 continue
             message = (
-                "a reply is served after other text than it was trained after "
+                "the text before a reply differs between training and serving "
                 f"({name}, message {end + 1}): {first_difference(prompt, whole)}"
             )
             fix = (
-                "make the template write a message the same whatever follows, "
-                "and end the generation prompt where the reply starts"
+                "make the template render a message independently of later messages, "
+                "and end the generation prompt exactly where the reply starts"
             )
             return Finding.error("generation-prompt-differs", message, fix, where)
     return None
@@ -137,10 +145,10 @@ def find_in_bos(tokenizer, template: str, where: str) -> Finding | None:
     ids = render_all(tokenizer, [[QUESTION, ANSWER]], template)[0].ids
     leading = next((i for i, token in enumerate(ids) if token != bos), len(ids))
     if leading > 1:
-        message = f"a conversation starts with {leading} times {tokenizer.bos_token}"
+        message = f"a conversation starts with {tokenizer.bos_token} {leading} times"
         return Finding.error("double-bos", message, "write bos_token once in the template", where)
     if leading == 0 and tokenizer(ASKED)["input_ids"][:1] == [bos]:
-        message = f"the tokenizer opens a text with {tokenizer.bos_token}, the chat template no conversation"
+        message = f"the tokenizer starts a text with {tokenizer.bos_token}, but the chat template does not"
         return Finding.warning("no-bos", message, "start the template with {{- bos_token }}", where)
     return None
 
@@ -151,7 +159,7 @@ def find_stop_missing(tokenizer, template: str, stops: set[int], where: str) -> 
     if end is None or tokenizer.convert_tokens_to_ids(end) in stops:
         return None
     known = ", ".join(tokenizer.convert_ids_to_tokens(sorted(stops))) or "nothing"
-    message = f"a turn ends with {end}, but generation stops at {known}"
+    message = f"the end-of-turn token is {end}, but generation stops at {known}"
     fix = f"add {end} to eos_token_id in generation_config.json"
     return Finding.error("stop-token-missing", message, fix, where)
 

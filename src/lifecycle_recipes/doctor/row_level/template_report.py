@@ -47,12 +47,12 @@ def parity(path: str, template_file: str | None = None) -> tuple[str, list[Findi
     (its own, if it has one). Raises Refusal: tokenizer-unreadable, missing-file, no-chat-template.
     """
     if template_file and not Path(template_file).is_file():
-        raise refuse("missing-file", "there is no such template", "name a .jinja file", template_file)
+        raise refuse("missing-file", "the template file does not exist", "give a .jinja file", template_file)
     tokenizer = load(path)
     given = Path(template_file).read_text(encoding="utf-8") if template_file else None
     served = own_template(tokenizer) or given
     if served is None:
-        fix = "give one with --template, or name a tokenizer that has one"
+        fix = "pass one with --template, or use a tokenizer that has one"
         raise refuse("no-chat-template", "this tokenizer has no chat template", fix, path)
     trained = given or (None if GENERATION.search(served) else training_version(served)) or served
     where = template_file or path
@@ -64,7 +64,7 @@ def parity(path: str, template_file: str | None = None) -> tuple[str, list[Findi
         _judge_renders(verdicts, tokenizer, path, where, (trained, served, bool(given)))
         _judge_tokens(verdicts, tokenizer, path, where, trained)
         for name in missing_turns(tokenizer, served):
-            verdicts.note(f"no {name}: the template refuses or drops it")
+            verdicts.note(f"no {name}: the template rejects or drops it")
     return "\n".join(verdicts.lines), verdicts.findings
 
 
@@ -72,13 +72,13 @@ def _judge_renders(verdicts: Verdicts, tokenizer, path: str, where: str, templat
     trained, served, is_given = templates
     found = None
     if unlike := find_unlike(tokenizer, trained, tokenizer, served):
-        message = f"trained and served render differently: {unlike}"
-        found = Finding.error("template-differs", message, "serve with the template of the training", where)
+        message = f"the training and the serving template render differently: {unlike}"
+        found = Finding.error("template-differs", message, "serve with the template used in training", where)
         found = found if is_given else other_in_training(unlike, where)
     detail = f"{len(works_with(tokenizer, trained))} conversations"
     verdicts.judge("training render equals serving render", found, detail)
     if record_of(path).get("template_sha256"):
-        verdicts.judge("the template is the one that its run saved", find_changed(path))
+        verdicts.judge("the template is unchanged since its run", find_changed(path))
     differs = find_other_prompt(tokenizer, trained, where)
     verdicts.judge("the generation prompt is a prefix of the training render", differs)
 
@@ -87,18 +87,20 @@ def _judge_tokens(verdicts: Verdicts, tokenizer, path: str, where: str, trained:
     tokens = " ".join(control_tokens(tokenizer, trained))
     verdicts.judge("every control token is one id", find_split_tokens(tokenizer, trained, where), tokens)
     end = turn_end(tokenizer, trained)
-    verdicts.judge("a turn ends with a control token", find_no_turn_end(tokenizer, trained, where), end or "")
-    verdicts.judge("the stop token is trained", find_in_mask(tokenizer, trained, where))
+    verdicts.judge(
+        "a turn ends with an end-of-turn token", find_no_turn_end(tokenizer, trained, where), end or ""
+    )
+    verdicts.judge("the end-of-turn token is supervised", find_in_mask(tokenizer, trained, where))
     stops = vocabulary.stop_ids(path)
     if record_of(path).get("stage") == "pretrain":
-        verdicts.note("a base model: its sft stage makes the turn end the token that stops a reply")
+        verdicts.note("a base model: the sft stage adds the end-of-turn token to its stop tokens")
     elif stops or vocabulary.find_file(path, "config.json"):
         missing = find_stop_missing(tokenizer, trained, stops, path)
-        verdicts.judge("the stop token is in generation_config.eos_token_id", missing)
+        verdicts.judge("the end-of-turn token is in generation_config.eos_token_id", missing)
     else:
-        verdicts.note("no model beside this tokenizer: what ends a generation is not known")
+        verdicts.note("no model next to this tokenizer: its stop tokens are unknown")
     bos = tokenizer.bos_token or "the tokenizer has none"
-    verdicts.judge("bos exactly once, or never", find_in_bos(tokenizer, trained, where), bos)
+    verdicts.judge("at most one bos token", find_in_bos(tokenizer, trained, where), bos)
     prompt = tokenizer(render(tokenizer, [QUESTION], trained, add_generation_prompt=True))["input_ids"]
     if tokenizer.bos_token_id is not None and prompt[:2] == [tokenizer.bos_token_id] * 2:
         verdicts.note("a server that tokenises the rendered text must pass add_special_tokens=False")

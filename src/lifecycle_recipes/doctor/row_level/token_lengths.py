@@ -154,9 +154,9 @@ def _rejected(tokenizer, template, places, conversations, tools, options) -> Ref
         try:
             render_all(tokenizer, [conversation], template, tools=own, **options)
         except Exception as error:
-            message = f"the chat template does not take this row: {' '.join(str(error).split())}"
+            message = f"the chat template rejects this row: {' '.join(str(error).split())}"
             return refuse(
-                "template-rejects-row", message, "repair the row, or use another template", row_set.where(i)
+                "template-rejects-row", message, "correct the row, or use another template", row_set.where(i)
             )
     raise RuntimeError("a batch of rows failed to render, but none of them alone")
 
@@ -175,8 +175,8 @@ def find_smuggled(tokenizer, samples: list[Sample]) -> list[Finding]:
     row_set, i, token = hits[0]
     tokens = ", ".join(dict.fromkeys(hit[2] for hit in hits))
     rows = listed([(s.where(i), s.number(i)) for s, i, _ in hits])
-    message = f"text that the tokenizer reads as control tokens ({tokens}): {rows}"
-    fix = "take it out of the text, or write it with a space inside"
+    message = f"control-token injection: row text contains control tokens ({tokens}): {rows}"
+    fix = "remove it from the text, or put a space inside it"
     return [Finding.error("control-token-in-text", message, fix, row_set.where(i))]
 
 
@@ -206,8 +206,8 @@ def find_second_bos(tokenizer, samples: list[Sample]) -> list[Finding]:
     ]
     if not hits:
         return []
-    message = f"the text starts with {bos}, and the tokenizer adds another: {listed(hits)}"
-    return [Finding.error("double-bos", message, f"take {bos} out of the rows", hits[0][0])]
+    message = f"the text starts with {bos}, and the tokenizer adds a second one: {listed(hits)}"
+    return [Finding.error("double-bos", message, f"remove {bos} from the rows", hits[0][0])]
 
 
 def listed(hits: list[tuple[str, int]]) -> str:

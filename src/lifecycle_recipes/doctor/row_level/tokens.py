@@ -44,7 +44,7 @@ def find_in_text(raw, row_sets: list[RowSet]) -> list[Finding]:
     tokenizer = load(path, revision)
     if tokenizer.eos_token_id is None:
         message = "the tokenizer has no eos_token: the model would never learn to stop"
-        return [Finding.error("no-eos", message, "set one", path)]
+        return [Finding.error("no-eos", message, "set eos_token in the tokenizer", path)]
     used = {i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None}
     beyond = vocabulary.find_beyond_embedding(tokenizer, used, path, revision) if start else []
     return [*beyond, *find_smuggled(tokenizer, samples(raw, row_sets))]
@@ -63,7 +63,7 @@ def find_in_chat(raw, row_sets: list[RowSet]) -> list[Finding]:
     if template is None:
         fix = "set train.chat_template_path to a template of chat_templates/"
         if raw.stage not in ("sft", "reward"):
-            fix = "start from an sft run, or from a model that has one"
+            fix = "start from an sft run, or from a model that has a chat template"
         raise refuse("no-chat-template", "the parent's tokenizer has no chat template", fix, path)
     if raw.stage == "sft" and not GENERATION.search(template) and (other := training_version(template)):
         unlike = find_unlike(tokenizer, other, tokenizer, template)
@@ -96,12 +96,14 @@ def load(path: str, revision: str | None = None):
     from transformers import AutoTokenizer
 
     if is_local(path) and not (Path(path) / "tokenizer_config.json").is_file():
-        raise refuse("parent-no-tokenizer", "no tokenizer here", "name a run that saved one", path)
+        raise refuse(
+            "parent-no-tokenizer", "the directory has no tokenizer", "give a run that saved one", path
+        )
     try:
         return AutoTokenizer.from_pretrained(path, revision=revision or "main")
     except Exception as error:
         message = f"the tokenizer cannot be loaded: {' '.join(str(error).split())[:300]}"
-        fix = "name a directory or an id that holds one; while offline it must be in the Hub's cache"
+        fix = "give a directory or Hub id with a tokenizer; offline, it must be in the local cache"
         raise refuse("tokenizer-unreadable", message, fix, path) from error
 
 
@@ -140,7 +142,8 @@ def adds_tokens(raw) -> bool:
 def other_in_training(unlike: str, where: str) -> Finding:
     """training-template-differs; unlike: the words of `find_unlike`."""
     message = (
-        f"the template has no markers; TRL trains on its own version, which is not what is served: {unlike}"
+        "the template has no generation markers; TRL trains on its own version, which differs from "
+        f"serving: {unlike}"
     )
     fix = "set train.chat_template_path to a template of chat_templates/: it is saved with the model"
     return Finding.warning("training-template-differs", message, fix, where)
@@ -154,10 +157,10 @@ def find_other_templates(raw, tokenizer, template: str, parents_own: str | None,
     trained_chat = record.get("stage") in CHAT_STAGES
     spoken = parents_own if record.get("stage") != "pretrain" else None  # a base model has seen no template
     if spoken and (unlike := find_unlike(tokenizer, template, tokenizer, spoken)):
-        message = f"the template is not the parent's: {unlike}"
-        fix = "remove train.chat_template_path: the parent's own travels with it"
+        message = f"the chat template differs from the parent's: {unlike}"
+        fix = "remove train.chat_template_path: the parent's template is then used"
         if not trained_chat:
-            fix += "; or, if the parent is a base model, allow it with that reason"
+            fix += "; if the parent is a base model, waive the finding with that reason"
         severity = "error" if trained_chat or raw.stage != "sft" else "warning"
         place = raw.places.get("train.chat_template_path", where)
         found.append(Finding("template-differs", severity, message, fix, place))
@@ -172,9 +175,9 @@ def find_changed(path: str) -> list[Finding]:
     file, saved = Path(path) / "chat_template.jinja", record_of(path).get("template_sha256")
     if not saved or not file.is_file() or hash_file(file) == saved:
         return []
-    message = "the chat template is not the one that this run saved"
+    message = "the chat template was changed after this run saved it"
     return [
-        Finding.error("template-changed", message, "put it back, or train the run again with it", str(file))
+        Finding.error("template-changed", message, "restore it, or run the training again with it", str(file))
     ]
 
 
@@ -185,8 +188,8 @@ def _find_unlike_scorer(role: str, path: str, tokenizer, template: str) -> list[
     unlike = find_unlike(tokenizer, template, theirs, own_template(theirs) or "")
     if not unlike:
         return []
-    message = f"the {role} model was trained on another chat template than the policy's: {unlike}"
-    return [Finding.error("template-differs", message, "train it from a model of this chain", path)]
+    message = f"the {role} model was trained with another chat template than the policy: {unlike}"
+    return [Finding.error("template-differs", message, "train it from a model with the same template", path)]
 
 
 def record_of(path: str) -> dict:
@@ -200,9 +203,11 @@ def find_in_ends(raw, tokenizer, template: str, path: str, revision: str | None)
     train = raw.values["train"]
     found = []
     if raw.stage in ("reward", "ppo") and end and (tokenizer.pad_token or tokenizer.eos_token) == end:
-        message = f"the pad token is the turn end {end}: a reward would be read one token early"
+        message = (
+            f"the pad token equals the end-of-turn token {end}: the reward would be read one token too early"
+        )
         found.append(
-            Finding.error("pad-is-turn-end", message, "give the tokenizer a pad token of its own", path)
+            Finding.error("pad-is-turn-end", message, "set a separate pad token in the tokenizer", path)
         )
     if raw.stage in ("sft", "dpo", "kto"):
         # The sft stage makes the turn end the tokenizer's eos unless the recipe names another.

@@ -25,8 +25,8 @@ def find_cuts(raw, lengths: list[Length], sample: Sample, positions: int | None)
     where = raw.places.get("train.max_length", raw.places.get("train", ""))
     unlabelled = [row for row in lengths if row.last is None] if raw.stage == "sft" else []
     if unlabelled:
-        message = f"no token of these rows would train, at any length: {_rows(unlabelled)}"
-        fix = "give them an assistant message with text, or take them out"
+        message = f"these rows have no supervised token at any length: {_rows(unlabelled)}"
+        fix = "add an assistant message with text, or remove the rows"
         return [Finding.error("zero-label-rows", message, fix, unlabelled[0].where)]
     if limit is None or (train.get("packing") and train.get("packing_strategy", "bfd") in UNCUT):
         return []
@@ -34,10 +34,10 @@ def find_cuts(raw, lengths: list[Length], sample: Sample, positions: int | None)
     longest = max(row.whole for row in lengths)
     fix = f"raise train.max_length (the longest of these rows has {longest} tokens), or shorten the rows"
     if len(dropped) == len(lengths):
-        message = f"no row has an answer within train.max_length = {limit}"
+        message = f"no row has a supervised token within train.max_length = {limit}"
         return [Finding.error("no-trained-tokens", message, fix, where)]
     if len(dropped) + len(cut) == len(lengths):
-        message = f"every answer is cut by train.max_length = {limit}: the model never sees one end"
+        message = f"train.max_length = {limit} truncates every answer: no end-of-turn token is supervised"
         return [Finding.error("answers-all-cut", message, fix, where)]
     return [
         *_share(_dropped_code(raw.stage), dropped, sample, _dropped_says(raw.stage, limit), fix, where),
@@ -45,7 +45,7 @@ def find_cuts(raw, lengths: list[Length], sample: Sample, positions: int | None)
             "answers-cut",
             cut,
             sample,
-            f"have an answer that train.max_length = {limit} cuts: its turn end is lost",
+            f"have an answer truncated by train.max_length = {limit}: its end-of-turn token is lost",
             fix,
             where,
         ),
@@ -70,9 +70,9 @@ def _dropped_code(stage: str) -> str:
 
 def _dropped_says(stage: str, limit: int) -> str:
     if stage == "sft":
-        return f"have no answer within train.max_length = {limit}: no token of them trains"
-    whole = "are longer than" if stage == "reward" else "have a prompt that fills"
-    return f"{whole} train.max_length = {limit}: upstream drops them"
+        return f"have no supervised token within train.max_length = {limit}"
+    whole = "are longer than" if stage == "reward" else "have a prompt at least as long as"
+    return f"{whole} train.max_length = {limit}: TRL drops them"
 
 
 def _share(
@@ -83,7 +83,7 @@ def _share(
     if not rows or (share < WARN and code != "zero-label-rows"):
         return []
     severity = "error" if share >= REFUSE else "warning"
-    bound = f"refused from {REFUSE:.0%} on" if severity == "warning" else f"the limit is {REFUSE:.0%}"
+    bound = f"an error from {REFUSE:.0%}" if severity == "warning" else f"the limit is {REFUSE:.0%}"
     message = f"{share:.1%} of {sample.of} {message} ({_rows(rows)}; {bound})"
     return [Finding(code, severity, message, fix, where)]
 
@@ -103,7 +103,10 @@ def _find_in_prompts(raw, lengths, sample: Sample, positions: int | None) -> lis
     longest = max(row.prompt for row in lengths)
     fix = f"lower train.response_length, or shorten the prompts (the longest has {longest} tokens)"
     if len(dropped) == len(lengths):
-        message = f"no prompt leaves room for {reply} tokens in the model's {positions} positions"
+        message = f"no prompt fits together with {reply} reply tokens into the model's {positions} positions"
         return [Finding.error("prompts-too-long", message, fix, where)]
-    message = f"leave no room for {reply} tokens in the model's {positions} positions: they are left out"
+    message = (
+        f"do not fit together with {reply} reply tokens into the model's {positions} positions: they are "
+        "left out"
+    )
     return _share("rows-too-long", dropped, sample, message, fix, where)

@@ -83,8 +83,8 @@ def find_beyond_embedding(tokenizer, used: set[int], path: str, revision: str | 
     first = min(beyond, key=beyond.get)
     more = f" and {len(beyond) - 1} more" if len(beyond) > 1 else ""
     message = (
-        f"the tokenizer has {len(tokenizer)} ids, the embedding {rows} rows: "
-        f"none for {first!r} (id {beyond[first]}){more}"
+        f"the tokenizer has {len(tokenizer)} ids, but the embedding has {rows} rows: "
+        f"no row for {first!r} (id {beyond[first]}){more}"
     )
     fix = "use the tokenizer that the model was saved with, or resize the embedding and save the model again"
     return [Finding("tokenizer-larger-than-embedding", severity, message, fix, path)]
@@ -122,13 +122,13 @@ def find_untrained(raw, tokenizer, tokens: list[str]) -> list[Finding]:
     if not lacking:
         return []
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in tokens}
-    unseen, why = list(ids), "the parent was pretrained from nothing on text without them"
+    unseen, why = list(ids), "the parent was pretrained from random weights on text without them"
     if not pretrained_from_nothing(path):
         unseen = [token for token, i in ids.items() if _never_moved(path, i)]
-        why = "their rows of the parent's embedding are next to zero"
+        why = "their rows of the parent's embedding are almost zero"
     if not unseen:
         return []
-    message = f"{', '.join(unseen)}: {why}, and LoRA trains no embedding here"
+    message = f"{', '.join(unseen)}: {why}, and this LoRA configuration does not train the embedding"
     fix = f"add to model: lora_modules_to_save: [{', '.join(lacking)}]"
     where = raw.places.get("model.use_peft", raw.places.get("model", ""))
     return [Finding.error("new-tokens-untrained", message, fix, where)]

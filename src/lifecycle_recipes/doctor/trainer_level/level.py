@@ -18,8 +18,8 @@ def find_in_trainer(trainer, recipe: Any) -> list[Finding]:
     from .step_zero import find_in_chain
 
     if not len(trainer.train_dataset):
-        fix = "see the ledger of left-out rows: the filters or the lengths took all of them"
-        return [Finding.error("no-rows", "no row is left to train on", fix)]
+        fix = "see the ledger of left-out rows: filters or length limits removed every row"
+        return [Finding.error("no-rows", "no rows are left to train on", fix)]
     with no_trace(trainer):
         return [
             *find_in_steps(trainer, recipe.global_batch_size),

@@ -82,14 +82,14 @@ def _unlabelled(trainer, sample) -> list[Finding]:
 
 
 def _no_labels(trainer, sample, empty: list[int], no_batch: list[int] | None) -> list[Finding]:
-    fix = "raise train.max_length, or drop the rows whose reply does not fit"
+    fix = "raise train.max_length, or remove the rows whose reply does not fit"
     if no_batch is not None:
-        message = f"a batch without one trained token ({named(trainer, no_batch)}): its loss is 0"
+        message = f"a batch has no supervised token ({named(trainer, no_batch)}): its loss is 0"
         return [Finding.error("zero-label-batch", message, fix)]
     if not empty:
         return []
-    message = f"{len(empty)} of {len(sample)} rows looked at have a text without a trained token"
-    message += f" ({named(trainer, empty)}): they cost time and teach nothing"
+    message = f"{len(empty)} of {len(sample)} sampled rows have no supervised token"
+    message += f" ({named(trainer, empty)}; all labels -100): they add compute and no loss"
     return [Finding.warning("rows-without-loss", message, fix)]
 
 
@@ -97,11 +97,11 @@ def _masked_ends(trainer, ends: int, trained: int) -> list[Finding]:
     if not ends or trained:
         return []
     tokenizer = trainer.processing_class
-    message = f"the collator masks the end of the text ({tokenizer.eos_token!r}) in all of {ends} texts"
-    fix = "the model would never stop: put the turn end inside the template's {% generation %} block"
+    message = f"the collator masks the end-of-turn token ({tokenizer.eos_token!r}) in all {ends} texts"
+    fix = "the model would never stop: put the end-of-turn token inside the {% generation %} block of the template"
     if tokenizer.pad_token_id == tokenizer.eos_token_id:
-        message += ": it is the pad token too"
-        fix = "the model would never stop: give the tokenizer a pad token of its own"
+        message += ": it is also the pad token"
+        fix = "the model would never stop: set a separate pad token in the tokenizer"
     return [Finding.error("eos-masked", message, fix)]
 
 
@@ -115,10 +115,8 @@ def _double_bos(trainer, sample) -> list[Finding]:
     if not twice:
         return []
     token = trainer.processing_class.bos_token
-    message = (
-        f"{len(twice)} of {len(sample)} rows looked at begin with {token} twice ({named(trainer, twice)})"
-    )
-    fix = "the tokenizer adds it: take it out of the chat template or the text"
+    message = f"{len(twice)} of {len(sample)} sampled rows begin with {token} twice ({named(trainer, twice)})"
+    fix = "the tokenizer adds it: remove it from the chat template or the text"
     return [Finding.error("double-bos", message, fix)]
 
 

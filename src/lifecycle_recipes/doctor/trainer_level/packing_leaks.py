@@ -29,9 +29,9 @@ def _discards(trainer) -> list[Finding]:
     if not cut:
         return []
     texts = sum(map(len, lengths))
-    message = f"packing cut {cut} of {texts} texts at train.max_length {args.max_length} and threw away"
+    message = f"packing truncated {cut} of {texts} texts at train.max_length {args.max_length} and discarded"
     fix = "raise train.max_length, or set packing_strategy: bfd_split"
-    return [Finding.warning("packing-discards", f"{message} what was beyond", fix)]
+    return [Finding.warning("packing-discards", f"{message} the rest", fix)]
 
 
 def _leaks(trainer) -> list[Finding]:
@@ -43,8 +43,11 @@ def _leaks(trainer) -> list[Finding]:
     if change is None or change < 1e-3:
         return []
     implementation = trainer.model.config._attn_implementation
-    message = f"packed texts see one another: changing one moves the next by {change:.1%} of its activations"
-    fix = f"set model.attn_implementation (now {implementation}) to one that keeps them apart, or do not pack"
+    message = (
+        "packed texts attend to each other: changing one text changes the activations of the next by "
+        f"{change:.1%}"
+    )
+    fix = f"set model.attn_implementation (now {implementation}) to one that separates them, or turn packing off"
     return [Finding.error("packing-leaks", message, fix)]
 
 

@@ -42,27 +42,29 @@ def _steps(trainer, declared: int | None) -> list[Finding]:
     args, rows = trainer.args, len(trainer.train_dataset)
     steps, batch = planned_steps(trainer, declared)
     if not steps:
-        message = f"no optimizer step: {rows} rows, {batch} to a step, {args.num_train_epochs:g} epochs"
-        fix = "give it more rows, a smaller batch or more epochs"
+        message = f"no optimizer step: {rows} rows, {batch} rows per step, {args.num_train_epochs:g} epochs"
+        fix = "use more rows, a smaller batch or more epochs"
         if args.dataloader_drop_last:
-            fix += ", or leave out train.dataloader_drop_last"
+            fix += ", or remove train.dataloader_drop_last"
         return [Finding.error("no-steps", message, fix)]
     findings = []
     packed = "seq_lengths" in (getattr(trainer.train_dataset, "column_names", None) or [])
     if rows == 1 and packed:
         documents = len(trainer.train_dataset[0]["seq_lengths"])
         message = f"packing put all {documents} documents into one row: an epoch is a single step"
-        fix = "lower train.max_length (pretrain: text.block_size), turn packing off, or give it more rows"
+        fix = "lower train.max_length (pretrain: text.block_size), turn packing off, or use more rows"
         findings.append(Finding.warning("one-packed-row", message, fix))
     elif rows < batch:
         kind = "packed rows" if packed else "rows"
-        message = f"{rows} {kind} do not fill one batch of {batch} (all processes, accumulation included)"
+        message = f"{rows} {kind} are fewer than one global batch of {batch}"
         keys = "train.per_device_train_batch_size or train.gradient_accumulation_steps"
         fix = f"lower {'global_batch_size' if declared else keys}, or add rows"
         findings.append(Finding.warning("rows-below-batch", message, fix))
     warmup = args.get_warmup_steps(steps)
     if warmup >= steps and args.lr_scheduler_type.value != "constant":
-        message = f"warm-up takes {warmup} steps, training only {steps}: train.learning_rate is never reached"
+        message = (
+            f"warm-up is {warmup} steps, but training only {steps}: train.learning_rate is never reached"
+        )
         fix = "lower train.warmup_steps (0.1 is a tenth of all steps)"
         findings.append(Finding.warning("all-warmup", message, fix))
     return findings
@@ -73,11 +75,11 @@ def _ppo_steps(trainer) -> list[Finding]:
     if not len(trainer.dataloader):
         batch = args.local_batch_size * trainer.accelerator.num_processes
         # Upstream drops a last batch that is not full and then looks for the next one for ever.
-        message = f"no update: {rows} prompts do not fill one batch of {batch}"
-        fix = "give it more prompts, or lower global_batch_size or train.per_device_train_batch_size"
+        message = f"no update: {rows} prompts are fewer than one batch of {batch}"
+        fix = "use more prompts, or lower global_batch_size or train.per_device_train_batch_size"
         return [Finding.error("no-steps", message, fix)]
     if not args.num_total_batches:
-        message = f"no update: {args.total_episodes} episodes are less than one batch of {args.batch_size}"
+        message = f"no update: {args.total_episodes} episodes are fewer than one batch of {args.batch_size}"
         return [Finding.error("no-steps", message, "raise train.max_steps or train.total_episodes")]
     return []
 
@@ -86,5 +88,5 @@ def _trainable(trainer) -> list[Finding]:
     if any(p.requires_grad for p in trainer.model.parameters()):
         return []
     message = f"none of the model's {sum(1 for _ in trainer.model.parameters())} weights is trainable"
-    fix = "give model.lora_target_modules layers that exist, or remove what freezes the model"
+    fix = "set model.lora_target_modules to existing layers, or remove the setting that freezes the model"
     return [Finding.error("nothing-trainable", message, fix)]

@@ -59,15 +59,15 @@ def find_in_parent(role: str, path: str) -> list[Finding]:
     findings = []
     tokenizer, saved = Path(path) / "tokenizer.json", record.get("tokenizer_sha256")
     if saved and tokenizer.is_file() and hash_file(tokenizer) != saved:
-        message = f"the {role} parent's tokenizer.json is not the one that its run saved"
-        fix = "restore it, or run that stage again"
+        message = f"the {role} parent's tokenizer.json was changed after its run"
+        fix = "restore the file, or run that stage again"
         findings.append(Finding.error("tokenizer-differs", message, fix, path))
     base = adapter_base(path)
     trained_on = (record.get("parents") or {}).get("model") or {}
     if base and Path(base).resolve() == Path(trained_on.get("path", "")).resolve():
         now, then = hash_weights(base), trained_on.get("weights_sha256")
         if then and now and now != then:
-            message = f"the adapter was trained on other weights than {base} holds today"
+            message = f"the adapter was trained on other weights than those now in {base}"
             fix = "run the adapter's stage again on this base, or restore the base"
             findings.append(Finding.error("base-differs", message, fix, path))
     return findings
@@ -93,7 +93,9 @@ def _other_tokenizer(recipe: Any) -> list[Finding]:
             continue
         theirs = load_tokenizer(config.model_name_or_path, config.model_revision).get_vocab()
         if wrong := [token for token, i in ours.items() if theirs.get(token) != i]:
-            message = f"{len(wrong)} tokens of the policy are others in the {role} model, {wrong[0]!r} first"
+            message = (
+                f"{len(wrong)} token ids differ between the policy and the {role} model, {wrong[0]!r} first"
+            )
             fix = "train the reward model on a parent with the policy's tokenizer"
             where = config.model_name_or_path
             findings.append(Finding.error("tokenizer-differs", message, fix, where))
@@ -180,12 +182,13 @@ def compare(reading: Reading, probe: dict, path: str) -> list[Finding]:
     if loose > EXACT and start is not None and abs(reading.value - start) > away:
         return []
     message = (
-        f"the model does not start as its parent ended: on the parent's text it gives {reading.value:.4f}"
+        f"step-0 {'reward' if reading.unit == 'reward' else 'log-probability'} does not match the "
+        f"parent's record ({reading.value:.4f} against"
     )
-    message += f" {reading.unit}, the parent {probe['value']:.4f}"
+    message += f" {probe['value']:.4f} {reading.unit}): the parent's weights were not loaded"
     if start is not None and abs(reading.value - start) < away:
-        message += f" ({start:.4f} before its training): what the parent learnt is not in it"
-    fix = "name the run itself as the parent; an adapter's parent must be merged before a new one is added"
+        message += f" ; {start:.4f} is the value before the parent's training"
+    fix = "set the parent to the run directory itself; merge an adapter before adding a new one"
     return [Finding.error("parent-dropped", message, fix, path)]
 
 
@@ -211,11 +214,9 @@ def reference_differs(trainer) -> list[Finding]:
     ours = read(policy, ids, trainer)
     if abs(ours.value - theirs.value) <= max(ours.loose, theirs.loose):
         return []
-    message = (
-        f"the reference is not the parent: on the same text {theirs.value:.4f} nats per token, the policy"
-    )
-    message += f" {ours.value:.4f} before its first step"
-    fix = "the KL would pull towards another model: leave the reference to the stage"
+    message = f"step-0 reference log-probability does not match the policy ({theirs.value:.4f} against"
+    message += f" {ours.value:.4f} nats per token): the reference is not the parent"
+    fix = "remove the reference settings: the stage loads the parent as the reference"
     return [Finding.error("reference-differs", message, fix)]
 
 
@@ -232,7 +233,7 @@ def read(model, ids: list[int], trainer, runs: Any = None) -> Reading:
     else:
         found = logits(runs or model, ids)
         value = mean_of(found, ids) if causal else found[0].item()
-    unit = "nats per token" if causal else "as the score"
+    unit = "nats per token" if causal else "reward"
     found = None if found is None else found.float().cpu()
     return Reading(value if math.isfinite(value) else math.inf, looseness(model, trainer), unit, found)
 

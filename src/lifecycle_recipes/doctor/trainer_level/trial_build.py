@@ -88,7 +88,7 @@ def upstream_refusals(where: str) -> Iterator[None]:
         raise refuse(
             "trainer-refused",
             f"the trainer cannot be built: {message[:500]}",
-            "change what it names; --debug shows where upstream raised it",
+            "correct the setting in this error; --debug prints the traceback",
             where,
         ) from error
 

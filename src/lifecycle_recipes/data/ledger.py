@@ -44,7 +44,9 @@ def account_for_conversations(ledger: dict, args, end: int, before: tuple, after
     count_left_out(ledger, "no assistant token within train.max_length", *gone)
     if not all(conversations):
         raise refuse(
-            "no-trained-tokens", "no row has an assistant token within max_length", "raise train.max_length"
+            "no-trained-tokens",
+            "no row has a supervised token within train.max_length",
+            "raise train.max_length",
         )
     whole = args.packing and args.packing_strategy != "bfd"
     # The template may write a line break after the turn end.

@@ -99,7 +99,7 @@ def require_room_for_blocks(block_size: int, config: Any) -> None:
     if longest and block_size > longest:
         raise refuse(
             "block-too-long",
-            f"text.block_size {block_size} is more than the model's {longest} positions",
+            f"text.block_size {block_size} exceeds the model's {longest} positions",
             "lower it, or raise max_position_embeddings",
         )
 

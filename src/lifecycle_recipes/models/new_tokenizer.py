@@ -47,7 +47,9 @@ def build_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> PreTrained
 
     check_vocabulary(config.special_tokens, config.vocab_size)
     if not Path(config.chat_template).is_file():
-        raise refuse("missing-file", "there is no chat template here", "name a file", config.chat_template)
+        raise refuse(
+            "missing-file", "the chat template does not exist", "give an existing file", config.chat_template
+        )
     options = {
         "vocab_size": config.vocab_size,
         "special_tokens": config.special_tokens,

@@ -134,8 +134,8 @@ def stop_at_turn_end(
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
         raise refuse(
             "pad-is-turn-end",
-            f"pad token {tokenizer.pad_token!r} and turn end {tokenizer.eos_token!r} must be two tokens",
-            "give the tokenizer a pad token of its own",
+            f"pad token {tokenizer.pad_token!r} and end-of-turn token {tokenizer.eos_token!r} must differ",
+            "set a separate pad token in the tokenizer",
             tokenizer.name_or_path,
         )
     args.stop_token, args.stop_token_id = "eos", None

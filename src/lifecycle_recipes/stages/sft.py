@@ -56,7 +56,9 @@ def build_trainer(recipe: SFTRecipe, run: Run) -> trl.SFTTrainer:
     tokenizer = load_tokenizer(recipe.model.model_name_or_path, recipe.model.model_revision)
     use_template(tokenizer, args.chat_template_path)
     if not tokenizer.chat_template and not args.chat_template_path:
-        raise refuse("no-chat-template", "the parent's tokenizer has none", "set train.chat_template_path")
+        raise refuse(
+            "no-chat-template", "the parent's tokenizer has no chat template", "set train.chat_template_path"
+        )
     # A chat model's eos is its turn end: generation then stops there for every user of the tokenizer.
     args.eos_token = args.eos_token or turn_end(tokenizer)
     adapter = peft_config(recipe.model)

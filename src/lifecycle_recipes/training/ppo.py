@@ -27,7 +27,7 @@ def policy_trainer(reply_config, tokenizer):
         def on_step_end(self, args, state, control, **kwargs):
             if control.should_training_stop and state.global_step < state.max_steps:
                 raise Stopped(
-                    f"at update {state.global_step} of {state.max_steps}; PPO cannot be resumed and starts from update 0"
+                    f"at update {state.global_step} of {state.max_steps}; PPO starts again from update 0"
                 )
 
     class PolicyTrainer(PPOTrainer):

@@ -24,6 +24,7 @@ def test_recipe_is_valid(path):
     read_recipe(path.relative_to(ROOT), [])
 
 
+@pytest.mark.model
 def test_every_recipe_builds_its_upstream_dataclasses():
     """The schemas say that the keys exist; upstream's own __post_init__ says that the values go together."""
     code = """

@@ -6,6 +6,7 @@
 #   make sft LAYOUT=zero3 PROCESSES=2 CPU=1   a layout, on so many processes, without its GPUs
 #   make variants                     LoRA and QLoRA lives beside the full one
 #   make broken                       one wrong recipe per failure: code, time, message
+#   make test-fast                    while refactoring: the tests that load no model, within a minute
 #   make test / make test-slow        the tests
 #   make help                         all targets
 
@@ -29,7 +30,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .PHONY: help install data lifecycle variants report tokenizer pretrain sft reward ppo dpo kto evaluate \
-	broken test test-slow lint format clean
+	broken test test-fast test-slow lint format clean
 .DELETE_ON_ERROR:
 
 help:
@@ -92,6 +93,9 @@ broken: | $(INSTALLED)
 # --- tests ------------------------------------------------------------------------------------------------
 test: | $(INSTALLED) $(WORLD)
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+
+test-fast: | $(INSTALLED) $(WORLD)
+	$(BIN)/python -m pytest -m "not slow and not model" -n 2 --dist loadfile
 
 test-slow: | $(INSTALLED) $(WORLD)
 	$(BIN)/python -m pytest -m slow

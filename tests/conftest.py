@@ -24,7 +24,17 @@ pytest_plugins = ["eval_fixtures"]
 if "LIFECYCLE_CACHE" not in os.environ:
     os.environ["LIFECYCLE_CACHE"] = tempfile.mkdtemp(prefix="lifecycle-tests-")
     atexit.register(shutil.rmtree, os.environ["LIFECYCLE_CACHE"], ignore_errors=True)
+# A test that uses one of these loads a model: the tiny ones, an assistant with set answers, a pretraining
+# recipe, the families of the real recipes, and the outcomes of recipes/broken.
+MODELS = {"tiny_model_dir", "tiny_reward_dir", "scripted", "make_recipe", "tiny", "outcomes"}
 COLOURS = ["red", "green", "blue", "white", "black", "amber", "violet", "grey"]
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """Mark `model` what loads one, so that `make test-fast` can leave it out."""
+    for item in items:
+        if MODELS & set(item.fixturenames):
+            item.add_marker("model")
 
 
 @pytest.fixture(scope="session")

@@ -213,6 +213,7 @@ def launched(tmp_path, layout: str, how: str) -> subprocess.Popen:
     return subprocess.Popen([*command, "-m", "little_stage", how], cwd=tmp_path, env=environment, **pipes)
 
 
+@pytest.mark.model
 @pytest.mark.parametrize("layout", ["cpu", "cpu_ddp"])
 @pytest.mark.parametrize(("how", "status"), [("done", 0), ("refuse", 2), ("crash", 1)])
 def test_a_stage_hands_its_status_through_the_launcher(tmp_path, layout, how, status):
@@ -230,6 +231,7 @@ def test_a_stage_hands_its_status_through_the_launcher(tmp_path, layout, how, st
         assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "done"
 
 
+@pytest.mark.model
 @pytest.mark.parametrize("how", ["refuse-on-1", "killed"])
 def test_a_single_rank_that_ends_is_not_lost(tmp_path, how):
     process = launched(tmp_path, "cpu_ddp", how)
@@ -239,6 +241,7 @@ def test_a_single_rank_that_ends_is_not_lost(tmp_path, how):
     assert "Traceback" not in errors
 
 
+@pytest.mark.model
 @pytest.mark.parametrize("layout", ["cpu", "cpu_ddp"])
 def test_sigterm_reaches_the_stage_through_the_launcher(tmp_path, layout):
     process = launched(tmp_path, layout, "wait")

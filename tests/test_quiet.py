@@ -22,6 +22,7 @@ def run(code: str, **environment) -> subprocess.CompletedProcess:
     return subprocess.run(command, env=kept | environment, **options)
 
 
+@pytest.mark.model
 def test_wandb_is_not_announced_where_it_does_not_report():
     """transformers says so in every process, as it is imported, whatever report_to is."""
     importing = "import transformers.integrations.integration_utils; print('[INFO] Running'); print(None, 1)"
@@ -91,6 +92,7 @@ DDP = """
 NOTICE = "find_unused_parameters=True was specified"
 
 
+@pytest.mark.model
 def test_ddp_looks_for_unused_parameters_and_does_not_say_so():
     assert NOTICE in run(DDP.format(hide=False, fail=False)).stderr
     done = run(DDP.format(hide=True, fail=False))

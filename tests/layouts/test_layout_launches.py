@@ -113,6 +113,7 @@ def test_what_runs_is_recorded(stage, layout, expected):
     assert record["check_seconds"]["layout"] < 2
 
 
+@pytest.mark.model
 def test_the_old_name_of_the_launcher_still_works():
     done = subprocess.run(
         [sys.executable, "-m", "lifecycle_recipes.launch", "--help"], capture_output=True, text=True

@@ -110,6 +110,7 @@ def test_every_upstream_option_is_there_or_is_explained():
             assert explained or key == "hub_token", key
 
 
+@pytest.mark.model
 def test_other_versions_get_their_own_schemas_once(tmp_path, monkeypatch):
     """A stamp that is not installed: made in another process into a cache, read from there the next time."""
     code = (

@@ -175,6 +175,7 @@ for stage, recipe in zip((tokenizer, pretrain, sft, sft), sys.argv[1:]):
 """
 
 
+@pytest.mark.model
 def test_two_real_steps_of_each_stage_through_accelerate_launch(tmp_path, repo_root, tiny_texts, chat_file):
     """One launch for four stages, since importing TRL costs more than training them."""
     text = tmp_path / "text.jsonl"

@@ -4,18 +4,14 @@ Our launcher may have replaced itself by the stage, so it hands on what it was a
 A user of torchrun, which reads no layout, may set that to a name to have it held against what runs.
 """
 
+import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
 ASKED = "LIFECYCLE_LAYOUT"
-# What decides a layout among accelerate's flags; the sizes of parallelism_config follow their prefix.
-FLAGS = ("num_processes", "num_machines", "cpu", "multi_gpu", "mixed_precision")
-FLAGS += ("use_deepspeed", "deepspeed_config_file", "zero_stage", "offload_param_device")
-FLAGS += ("offload_optimizer_device", "use_fsdp", "fsdp_version", "fsdp_offload_params")
-LAUNCH_MODULE = ("accelerate.commands.launch", "accelerate/commands/launch.py")
-PARALLELISM = "parallelism_config_"
 # How accelerate hands its flags on to a process; torchrun's users may set them by hand.
 VARIABLES = {
     "ACCELERATE_MIXED_PRECISION": "mixed_precision",
@@ -27,6 +23,13 @@ VARIABLES = {
     "FSDP_VERSION": "fsdp_version",
     "FSDP_OFFLOAD_PARAMS": "fsdp_offload_params",
 }
+# A command line, each word followed by \0, up to and with `accelerate launch`, however that is started.
+LAUNCH = re.compile(
+    r"""(([^\0]*/)? python[^\0/]*\0 (-[XW]\0[^\0]*\0 | -(?!m\0)[^\0]*\0)* (-m\0)?)?
+    ([^\0]*/)? (accelerate(\.commands\.accelerate_cli)?\0launch | accelerate-launch
+    | accelerate[./]commands[./]launch(\.py)?)\0""",
+    re.VERBOSE,
+)
 
 
 def hand_on(args: Any) -> None:
@@ -36,70 +39,49 @@ def hand_on(args: Any) -> None:
 
 
 def given_flags(args: Any) -> dict[str, Any]:
-    """Of the arguments that accelerate's parser read, those that decide a layout and were really given."""
+    """Of the arguments that accelerate's parser read, those that were really given, but for the script's."""
     named = getattr(args, "nondefault", ())
-    return {name: getattr(args, name) for name in named if name in FLAGS or name.startswith(PARALLELISM)}
+    return {name: getattr(args, name) for name in named if not name.startswith("training_script")}
 
 
-def asked_by_launcher() -> tuple[str | None, dict[str, Any]]:
-    """(accelerate config or None, flags) of this process's launch; (None, {}) where nothing was asked."""
+def asked_by_launcher() -> tuple[str | None, dict[str, Any]] | None:
+    """(accelerate config or None, flags) of this process's launch.
+
+    None for `python -m ...`, which asks for one process and leaves the device open.
+    """
     handed = os.environ.get(ASKED, "")
     if handed.startswith("{"):
         asked = json.loads(handed)
         return asked["config"], asked["flags"]
-    if (argv := _accelerate_arguments()) is not None:
-        return _read_arguments(argv)
-    flags = _flags_of_environment()
+    for command in _ancestors():
+        if (argv := after_accelerate(command)) is not None:
+            return _read_arguments(argv)
+    if not handed and "WORLD_SIZE" not in os.environ:
+        return None
+    named = VARIABLES | {n: n.lower() for n in os.environ if re.fullmatch("PARALLELISM_CONFIG_.+_SIZE", n)}
+    flags: dict[str, Any] = {flag: os.environ.get(name, "") for name, flag in named.items()}
+    flags = {flag: value for flag, value in flags.items() if value.lower() not in ("", "false", "none", "no")}
     if "WORLD_SIZE" in os.environ:  # torchrun, which starts what it is told or fails
         flags |= {"num_processes": int(os.environ["WORLD_SIZE"]), "multi_gpu": not handed}
         flags |= {"num_machines": int(os.environ.get("GROUP_WORLD_SIZE", 1))}
     return handed or None, flags
 
 
-def was_launched() -> bool:
-    """False for `python -m ...`, which asks for one process and leaves the device open."""
-    return ASKED in os.environ or "WORLD_SIZE" in os.environ or _accelerate_arguments() is not None
-
-
-def _accelerate_arguments() -> list[str] | None:
-    """What follows `accelerate launch` in the nearest ancestor that is one."""
-    return next((argv for command in _ancestors() if (argv := after_accelerate(command)) is not None), None)
-
-
 def after_accelerate(command: list[str]) -> list[str] | None:
-    """The arguments of `accelerate launch`, however it was started; None for another command."""
-    if not command:
-        return None
-    program, *rest = _without_interpreter(command)
-    if os.path.basename(program) == "accelerate-launch" or program.endswith(LAUNCH_MODULE):
-        return rest
-    if os.path.basename(program) == "accelerate" or program.endswith("accelerate.commands.accelerate_cli"):
-        return rest[1:] if rest[:1] == ["launch"] else None
-    return None
-
-
-def _without_interpreter(command: list[str]) -> list[str]:
-    """`[script or module, ...]` of `python -u script ...` and `python -m module ...`."""
-    if not os.path.basename(command[0]).startswith("python"):
-        return command
-    at = 1
-    while at < len(command) and command[at].startswith("-") and command[at] != "-m":
-        at += 2 if command[at] in ("-X", "-W") else 1
-    return command[at + (command[at : at + 1] == ["-m"]) :] or [""]
+    """The arguments of `accelerate launch`; None for another command."""
+    line = "".join(word + "\0" for word in command)
+    found = LAUNCH.match(line)
+    return line[found.end() :].split("\0")[:-1] if found else None
 
 
 def _ancestors() -> Iterator[list[str]]:
+    """Command lines of this process's parents, the nearest first."""
     import psutil
 
-    try:
-        parents = psutil.Process().parents()
-    except psutil.Error:
-        return
-    for parent in parents:
-        try:
-            yield parent.cmdline()
-        except psutil.Error:  # ended, or another user's
-            continue
+    with contextlib.suppress(psutil.Error):
+        for parent in psutil.Process().parents():
+            with contextlib.suppress(psutil.Error):  # ended, or another user's
+                yield parent.cmdline()
 
 
 def _read_arguments(argv: list[str]) -> tuple[str | None, dict[str, Any]]:
@@ -119,14 +101,3 @@ def _read_arguments(argv: list[str]) -> tuple[str | None, dict[str, Any]]:
         flags["num_processes"] = max(1, torch.cuda.device_count())
         flags["multi_gpu"] = flags["num_processes"] > 1
     return config, flags
-
-
-def _flags_of_environment() -> dict[str, Any]:
-    found = {flag: os.environ[name] for name, flag in VARIABLES.items() if os.environ.get(name)}
-    found = {flag: value for flag, value in found.items() if value.lower() not in ("false", "none")}
-    if found.get("mixed_precision") == "no":
-        del found["mixed_precision"]  # accelerate's default
-    for name, value in os.environ.items():
-        if name.startswith("PARALLELISM_CONFIG_") and name.endswith("_SIZE"):
-            found[name.lower()] = value
-    return found

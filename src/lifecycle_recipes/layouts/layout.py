@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..finding import refuse
-from .asked import asked_by_launcher, was_launched
+from .asked import asked_by_launcher
 
 PARALLEL = ("dp_replicate", "dp_shard", "tp", "cp", "sp")
 PRECISIONS = ("no", "fp16", "bf16", "fp8")
@@ -63,9 +63,10 @@ def asked_layout(on_cpu: bool = False) -> Layout | None:
 
     on_cpu: the recipe asks for the CPU. Raises Refusal as read_layout does.
     """
-    if not was_launched():
+    asked = asked_by_launcher()
+    if asked is None:
         return None
-    config, flags = asked_by_launcher()
+    config, flags = asked
     if config is None and not any(os.path.exists(device) for device in ACCELERATORS):
         on_cpu = True  # no file names a device: it takes what there is
     return read_layout(config, flags | {"use_cpu": on_cpu or flags.get("use_cpu")})
@@ -225,7 +226,7 @@ def mend_deepspeed_path() -> None:
     """
     named = os.environ.get(DEEPSPEED_FILE)
     if named and not os.path.isfile(named):
-        config = asked_by_launcher()[0]
+        config = (asked_by_launcher() or (None,))[0]
         os.environ[DEEPSPEED_FILE] = str(deepspeed_file(named, config and Path(config)))
 
 

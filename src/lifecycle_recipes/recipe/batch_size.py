@@ -163,9 +163,10 @@ def _does_not_divide(raw: Any, processes: int) -> Finding:
     def fits(total: int, processes: int) -> bool:
         return total > 0 and share_out(total, processes, rows, steps, least) is not None
 
-    far = total + processes * max(rows or 1, least) * (steps or 1)
-    near = [next(filter(lambda n: fits(n, processes), numbers), None) for numbers in _around(total, far)]
-    fix = f"write {' or '.join(str(n) for n in near if n)}"
+    unit = processes * max(rows or 1, least) * (steps or 1)  # its multiples fit
+    near = [n for n in range(total - unit, total + unit + 1) if fits(n, processes)]
+    nearest = [*[n for n in near if n < total][-1:], *[n for n in near if n > total][:1]]
+    fix = f"write {' or '.join(map(str, nearest))}"
     own = total // processes
     if rows and total % processes == 0:
         fitting = max((n for n in range(least, min(own, rows) + 1) if own % n == 0), default=None)
@@ -173,11 +174,6 @@ def _does_not_divide(raw: Any, processes: int) -> Finding:
     if fewer := next((n for n in range(processes - 1, 0, -1) if fits(total, n)), None):
         fix += f", or use {_count(fewer)}"
     return _error(raw, "batch-does-not-divide", message, fix)
-
-
-def _around(total: int, far: int) -> tuple[range, range]:
-    """The numbers below `total`, nearest first, and those above it up to `far`."""
-    return range(total - 1, 0, -1), range(total + 1, far + 1)
 
 
 def _in_mini_batches(raw: Any, processes: int, rows: int, steps: int) -> list[Finding]:

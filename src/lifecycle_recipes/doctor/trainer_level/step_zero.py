@@ -187,7 +187,7 @@ def compare(reading: Reading, probe: dict, path: str) -> list[Finding]:
     )
     message += f" {probe['value']:.4f} {reading.unit}): the parent's weights were not loaded"
     if start is not None and abs(reading.value - start) < away:
-        message += f" ; {start:.4f} is the value before the parent's training"
+        message += f"; {start:.4f} is the value before the parent's training"
     fix = "set the parent to the run directory itself; merge an adapter before adding a new one"
     return [Finding.error("parent-dropped", message, fix, path)]
 

@@ -203,7 +203,7 @@ def test_a_collator_that_masks_the_end(text_recipe):
         trainer.data_collator = DataCollatorForLanguageModeling(tokenizer, mlm=False)
         trainer.train_dataset = trainer.train_dataset.remove_columns("seq_lengths")
         (finding,) = find_in_batches(trainer)
-    assert finding.code == "eos-masked" and "pad token too" in finding.message
+    assert finding.code == "eos-masked" and "also the pad token" in finding.message
 
 
 def test_a_bos_that_stands_twice(stage_recipe):

@@ -107,7 +107,7 @@ def test_gate_passes_fails_and_takes_a_recipe(capsys, recipe, tmp_path):
     write_run(run, status="stopped")
     assert lifecycle(capsys, "gate", "run")[0] == 3
     status, _, err = lifecycle(capsys, "gate", "no-such-run")
-    assert status == 2 and "no such run directory" in err
+    assert status == 2 and "the run directory does not exist" in err
 
 
 def test_unknown_arguments_are_errors(capsys):

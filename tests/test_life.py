@@ -157,7 +157,7 @@ def test_made_again_nothing_runs_also_after_a_comment(life):
     with (life / "recipes/desk/03-pretrain.yaml").open("a") as recipe:
         recipe.write("# a comment is no other recipe\n")
     done = make(life, "lifecycle")
-    assert done.returncode == 0 and done.stdout.count("done already") == len(LIFE) - 1
+    assert done.returncode == 0 and done.stdout.count("already finished") == len(LIFE) - 1
     assert records(life) == before
 
 

@@ -156,7 +156,11 @@ def test_a_sharded_checkpoint_is_refused_by_another_layout(life, tmp_path, befor
 def test_another_batch_is_refused(life):
     assert life("cpu_ddp", 2, "--stop", batch="")[0] == 4
     status, said, _ = life("cpu", 1, batch="")
-    assert status == 2 and "the checkpoint used 16 rows per step, this launch uses 8" in said and "global_batch_size" in said
+    assert (
+        status == 2
+        and "the checkpoint used 16 rows per step, this launch uses 8" in said
+        and "global_batch_size" in said
+    )
 
 
 TWO = Layout("ddp", 2)

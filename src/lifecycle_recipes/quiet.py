@@ -18,7 +18,7 @@ QUIET = {
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "TRL_EXPERIMENTAL_SILENCE": "1",
 }
-# Warnings that say nothing a user can act on; any other is shown.
+# Warnings that a user cannot act on; all others are shown.
 NOISE = (
     r".*pin_memory.*no accelerator.*",
     r".*gradient_checkpointing.*activation_checkpointing.*",
@@ -33,7 +33,7 @@ LOG_NOISE = {
 }
 # The same in what upstream prints: whole lines.
 PRINTED_NOISE = (
-    "[INFO] Running in WANDB offline mode",  # transformers, where it is imported; wandb says it where it runs
+    "[INFO] Running in WANDB offline mode",  # transformers, where it is imported; wandb reports it when it runs
     "DeepSpeed deepspeed.ops.comm.deepspeed_shm_comm_op built successfully",  # every process, at every start
 )
 

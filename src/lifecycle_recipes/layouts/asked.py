@@ -1,6 +1,6 @@
-"""Who started this process, and with what: our launcher, accelerate, torchrun, or nobody. No torch.
+"""What started this process, and with which settings: our launcher, accelerate, torchrun or none. No torch.
 
-Our launcher may have replaced itself by the stage, so it hands on what it was asked for in LIFECYCLE_LAYOUT.
+Our launcher may have replaced itself by the stage, so it passes the requested layout in LIFECYCLE_LAYOUT.
 A user of torchrun, which reads no layout, may set that to a name to have it held against what runs.
 """
 
@@ -16,7 +16,7 @@ FLAGS += ("use_deepspeed", "deepspeed_config_file", "zero_stage", "offload_param
 FLAGS += ("offload_optimizer_device", "use_fsdp", "fsdp_version", "fsdp_offload_params")
 LAUNCH_MODULE = ("accelerate.commands.launch", "accelerate/commands/launch.py")
 PARALLELISM = "parallelism_config_"
-# How accelerate hands its flags on to a process; torchrun's users may set them by hand.
+# How accelerate passes its flags to a process; with torchrun, users may set them by hand.
 VARIABLES = {
     "ACCELERATE_MIXED_PRECISION": "mixed_precision",
     "ACCELERATE_USE_CPU": "use_cpu",
@@ -50,14 +50,14 @@ def asked_by_launcher() -> tuple[str | None, dict[str, Any]]:
     if (argv := _accelerate_arguments()) is not None:
         return _read_arguments(argv)
     flags = _flags_of_environment()
-    if "WORLD_SIZE" in os.environ:  # torchrun, which starts what it is told or fails
+    if "WORLD_SIZE" in os.environ:  # torchrun, which starts the requested number of processes or fails
         flags |= {"num_processes": int(os.environ["WORLD_SIZE"]), "multi_gpu": not handed}
         flags |= {"num_machines": int(os.environ.get("GROUP_WORLD_SIZE", 1))}
     return handed or None, flags
 
 
 def was_launched() -> bool:
-    """False for `python -m ...`, which asks for one process and leaves the device open."""
+    """False for `python -m ...`, which requests one process and no device."""
     return ASKED in os.environ or "WORLD_SIZE" in os.environ or _accelerate_arguments() is not None
 
 
@@ -115,7 +115,7 @@ def _read_arguments(argv: list[str]) -> tuple[str | None, dict[str, Any]]:
     if config is None and "num_processes" not in flags:
         import torch
 
-        # Without a config accelerate takes every GPU there is.
+        # Without a config, accelerate uses all GPUs.
         flags["num_processes"] = max(1, torch.cuda.device_count())
         flags["multi_gpu"] = flags["num_processes"] > 1
     return config, flags

@@ -35,7 +35,7 @@ def use_template(tokenizer, path: str | None) -> None:
 
 
 def load_causal_lm(model_config, train_args):
-    """The causal LM of a `trl.ModelConfig`, quantised if it says so.
+    """The causal LM of a `trl.ModelConfig`, quantised if configured.
 
     An adapter parent is merged into its base in full precision first and the result is written to
     `<output_dir>/base`: a new adapter then has a base that already holds its parent, here and wherever the
@@ -93,7 +93,7 @@ def turn_end(tokenizer) -> str | None:
     messages = [{"role": "user", "content": mark}, {"role": "assistant", "content": mark}]
     tail = tokenizer.apply_chat_template(messages, tokenize=False).rpartition(mark)[2]
     ids = tokenizer(tail, add_special_tokens=False)["input_ids"]
-    # Llama 3 names its chat tokens in no list of special tokens; tokenizer.json alone says that they are.
+    # Llama 3 lists its chat tokens only in tokenizer.json, not in its special tokens.
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     special |= set(tokenizer.all_special_ids)
     return next((tokenizer.convert_ids_to_tokens(i) for i in ids if i in special), None)
@@ -123,7 +123,7 @@ def _options(model_config, train_args) -> dict:
     }
     if quantization := get_quantization_config(model_config):
         options["quantization_config"] = quantization
-        # Under ZeRO-3 upstream takes no device map: every rank reads the model, DeepSpeed then shards it.
+        # Under ZeRO-3 upstream accepts no device map: every rank reads the model, DeepSpeed then shards it.
         if not is_deepspeed_zero3_enabled():
             options["device_map"] = {"": PartialState().device}
     if (size := tensor_parallel_size()) > 1:

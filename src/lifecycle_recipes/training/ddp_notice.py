@@ -1,4 +1,4 @@
-"""What DDP says, on every rank, of its first step, though nobody can act on it."""
+"""Hides a warning of DDP about its first step, which users cannot act on."""
 
 from transformers import TrainerCallback
 
@@ -8,9 +8,9 @@ NOTICE = b"find_unused_parameters=True was specified in DDP constructor, but did
 
 
 class HideNotice(TrainerCallback):
-    """Hides torch's warning, once a process, that DDP looked for unused parameters in vain.
+    """Hides torch's warning, once a process, that DDP found no unused parameters.
 
-    transformers asks for that look where activations are not checkpointed (trainer.py,
+    transformers enables that search where activations are not checkpointed (trainer.py,
     _build_accelerator_args). It stays: without it, a model that leaves parameters out of a step (a tower of a
     multimodal one, an expert) ends at the next, its gradients until then not averaged.
     The warning comes from C++ (reducer.cpp), where no filter of Python's sees it, as a forward pass ends.

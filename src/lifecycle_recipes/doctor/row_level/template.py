@@ -61,7 +61,7 @@ def broken(tokenizer, template: str, where: str) -> Finding | None:
 
 
 def find_in_mask(tokenizer, template: str, where: str) -> list[Finding]:
-    """no-generation-markers; eos-untrained, where the turn end lies outside of them."""
+    """no-generation-markers; eos-untrained, if the end-of-turn token is outside of them."""
     if not GENERATION.search(template):
         message = f"the chat template has no {MARKERS} markers, so the assistant tokens are unknown"
         fix = (

@@ -152,7 +152,7 @@ def test_run_unless_done(capsys, recipe, monkeypatch):
         assert lifecycle(capsys, "run", recipe, "--unless-done")[0] == 0
     assert len(started) == 1  # it was still running
     status, out, _ = lifecycle(capsys, "run", recipe, "--unless-done")
-    assert (status, out, len(started)) == (0, "run: done already\n", 1)
+    assert (status, out, len(started)) == (0, "run: already finished\n", 1)
     Path("parent/model.safetensors").write_text("trained again")
     lifecycle(capsys, "run", recipe, "--unless-done")
     assert len(started) == 2

@@ -28,7 +28,7 @@ def load_tokenizer(path: str, revision: str = "main"):
 def use_template(tokenizer, path: str | None) -> None:
     """Give `tokenizer` the template file at `path` (train.chat_template_path), if it is one.
 
-    Upstream does so too, but only when its trainer is built: after the turn end has been looked up.
+    Upstream does so too, but only when its trainer is built: after the turn end is looked up.
     """
     if path and path.endswith((".jinja", ".j2")) and Path(path).is_file():
         tokenizer.chat_template = Path(path).read_text(encoding="utf-8")

@@ -68,7 +68,7 @@ class Verdict:
     date: str = ""
 
 
-Refused = tuple[str, str] | None  # why, and the cure
+Refused = tuple[str, str] | None  # why, and the fix
 
 
 def verdict(stage: str, method: str, layout: Layout) -> Verdict:

@@ -154,7 +154,7 @@ def find_in_bos(tokenizer, template: str, where: str) -> Finding | None:
 
 
 def find_stop_missing(tokenizer, template: str, stops: set[int], where: str) -> Finding | None:
-    """stop-token-missing: generation would not stop at the end-of-turn token. stops: ids of generation_config and eos."""
+    """stop-token-missing: generation misses the end-of-turn token. stops: ids of generation_config and eos."""
     end = turn_end(tokenizer, template)
     if end is None or tokenizer.convert_tokens_to_ids(end) in stops:
         return None

@@ -145,7 +145,10 @@ def test_no_step_and_too_few_rows(stage_recipe):
     few = {"num_train_epochs": 1, "max_steps": -1, "per_device_train_batch_size": 64}
     with built_trainer(stage_recipe("sft", train=few)) as (_, trainer):
         (finding,) = find_in_steps(trainer)
-        assert finding.code == "rows-below-batch" and "32 rows are fewer than one global batch of 64" in finding.message
+        assert (
+            finding.code == "rows-below-batch"
+            and "32 rows are fewer than one global batch of 64" in finding.message
+        )
         trainer.args.dataloader_drop_last = True
         (finding,) = find_in_steps(trainer)
         assert (finding.code, finding.severity) == ("no-steps", "error") and "drop_last" in finding.fix

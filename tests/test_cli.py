@@ -107,7 +107,7 @@ def test_gate_passes_fails_and_takes_a_recipe(capsys, recipe, tmp_path):
     write_run(run, status="stopped")
     assert lifecycle(capsys, "gate", "run")[0] == 3
     status, _, err = lifecycle(capsys, "gate", "no-such-run")
-    assert status == 2 and "no such run directory" in err
+    assert status == 2 and "the run directory does not exist" in err
 
 
 def test_unknown_arguments_are_errors(capsys):
@@ -152,7 +152,7 @@ def test_run_unless_done(capsys, recipe, monkeypatch):
         assert lifecycle(capsys, "run", recipe, "--unless-done")[0] == 0
     assert len(started) == 1  # it was still running
     status, out, _ = lifecycle(capsys, "run", recipe, "--unless-done")
-    assert (status, out, len(started)) == (0, "run: done already\n", 1)
+    assert (status, out, len(started)) == (0, "run: already finished\n", 1)
     Path("parent/model.safetensors").write_text("trained again")
     lifecycle(capsys, "run", recipe, "--unless-done")
     assert len(started) == 2

@@ -1,4 +1,4 @@
-"""How a stage ends: its exit status, what it prints, and how quiet upstream is until then. No torch."""
+"""The exit status of a stage, its last message, and filters for upstream output. No torch."""
 
 import contextlib
 import functools
@@ -17,7 +17,7 @@ from .redact import redact
 
 
 class Stopped(KeyboardInterrupt):
-    """Asked to stop by a signal; the run can be resumed. Not an Exception: upstream must not swallow it."""
+    """The run was interrupted by a signal and can be resumed. Not an Exception: upstream must not swallow it."""
 
 
 def is_main_process() -> bool:
@@ -97,7 +97,7 @@ def _let_rank_0_speak() -> None:
 
 
 def _tell_launcher(message: str) -> None:
-    """torch's launcher ends its own report with what a worker left here, in place of `<N/A>`.
+    """torch's launcher prints the content of this file at the end of its report, in place of `<N/A>`.
 
     (torch/distributed/elastic/multiprocessing/errors; `lifecycle run` prints no such report.)
     """
@@ -119,7 +119,7 @@ def _leave_process_group() -> None:
 
 
 def _end_progress_bars() -> None:
-    """A running bar leaves the cursor on its own line, and a message would stand behind it."""
+    """A running progress bar leaves the cursor on its line; a message would be appended to it."""
     if "tqdm" in sys.modules:
         for bar in list(getattr(sys.modules["tqdm"].tqdm, "_instances", ())):
             bar.close()

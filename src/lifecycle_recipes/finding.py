@@ -1,4 +1,4 @@
-"""What a check has to say, and the one exception that refuses a run. No torch."""
+"""A finding of a check, and the only exception that refuses a run. No torch."""
 
 from dataclasses import asdict, dataclass
 from typing import Literal

@@ -21,7 +21,7 @@ QUIET = {
     # multimodal one, an expert) ends at the next, its gradients until then not averaged.
     "TORCH_CPP_LOG_LEVEL": "ERROR",
 }
-# Warnings that say nothing a user can act on; any other is shown.
+# Warnings that a user cannot act on; all others are shown.
 NOISE = (
     r".*pin_memory.*no accelerator.*",
     r".*gradient_checkpointing.*activation_checkpointing.*",
@@ -38,7 +38,7 @@ LOG_NOISE = {
 # The same in what upstream prints: whole lines. Both come from a bare print(), without a logger or a setting
 # that would silence them (WANDB_MODE is the user's), while modules are imported by whoever needs them first.
 PRINTED_NOISE = (
-    "[INFO] Running in WANDB offline mode",  # transformers, where it is imported; wandb says it where it runs
+    "[INFO] Running in WANDB offline mode",  # transformers, where it is imported; wandb reports it when it runs
     "DeepSpeed deepspeed.ops.comm.deepspeed_shm_comm_op built successfully",  # every process, at every start
 )
 

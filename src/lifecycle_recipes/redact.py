@@ -47,7 +47,7 @@ def redact_recipe(text_or_overrides):
 
 
 def secret_values(values) -> list[str]:
-    """What stands under a secret's key anywhere in a recipe's values."""
+    """The values of all keys of secrets in a recipe."""
     if isinstance(values, list):
         return [secret for value in values for secret in secret_values(value)]
     if not isinstance(values, dict):

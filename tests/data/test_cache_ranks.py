@@ -92,7 +92,7 @@ def test_one_of_two_processes_tokenises_and_both_train_on_the_same(recipes, scri
     assert [line["calls"] for line in one] == [0] * 7 + [1]
     assert [line["rows"] for line in zero] == [line["rows"] for line in one]
     assert [line["notes"]["data_cache"]["hit"] for line in zero] == [False] * 6 + [True, False]
-    assert done.stderr.count("preparing the rows, once for 2 processes") == 7
+    assert done.stderr.count("rank 0 prepares the rows for 2 processes") == 7
     assert zero[-1]["codes"] == ["cache-unusable"]
     # A single process finds what the two have made, and makes the same where there is no cache.
     for name in ("cache", "other"):

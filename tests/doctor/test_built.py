@@ -145,7 +145,10 @@ def test_no_step_and_too_few_rows(stage_recipe):
     few = {"num_train_epochs": 1, "max_steps": -1, "per_device_train_batch_size": 64}
     with built_trainer(stage_recipe("sft", train=few)) as (_, trainer):
         (finding,) = find_in_steps(trainer)
-        assert finding.code == "rows-below-batch" and "32 rows do not fill one batch of 64" in finding.message
+        assert (
+            finding.code == "rows-below-batch"
+            and "32 rows are fewer than one global batch of 64" in finding.message
+        )
         trainer.args.dataloader_drop_last = True
         (finding,) = find_in_steps(trainer)
         assert (finding.code, finding.severity) == ("no-steps", "error") and "drop_last" in finding.fix
@@ -203,7 +206,7 @@ def test_a_collator_that_masks_the_end(text_recipe):
         trainer.data_collator = DataCollatorForLanguageModeling(tokenizer, mlm=False)
         trainer.train_dataset = trainer.train_dataset.remove_columns("seq_lengths")
         (finding,) = find_in_batches(trainer)
-    assert finding.code == "eos-masked" and "pad token too" in finding.message
+    assert finding.code == "eos-masked" and "also the pad token" in finding.message
 
 
 def test_a_bos_that_stands_twice(stage_recipe):

@@ -23,7 +23,7 @@ class TestParity:
         text, findings = parity(str(chat_model))
         assert [finding.code for finding in findings] == ["stop-token-missing"]
         assert "<|im_end|>" in findings[0].message
-        assert "FAIL  the stop token is in" in text
+        assert "FAIL  the end-of-turn token is in" in text
 
     def test_another_template_in_training(self, chat_model):
         from lifecycle_recipes.doctor.row_level.template_report import parity
@@ -54,7 +54,7 @@ class TestParity:
         with pytest.raises(SystemExit) as end:
             main(["template", str(chat_model)])
         assert end.value.code == 0
-        assert "bos exactly once" in capsys.readouterr().out
+        assert "at most one bos token" in capsys.readouterr().out
         (chat_model / "generation_config.json").write_text(json.dumps({"eos_token_id": 1}))
         with pytest.raises(SystemExit) as end:
             main(["template", str(chat_model)])

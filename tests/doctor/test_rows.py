@@ -59,7 +59,7 @@ FAULTY = {
     "ends-with-user": ("sft", chat(user(), assistant(), user()), "from user"),
     "empty-prompt": ("ppo", {"prompt": []}, "no prompt"),
     "bad-label": ("kto", THUMB | {"label": "good"}, "'good', not true or false"),
-    "same-pair": ("dpo", PAIR | {"rejected": PAIR["chosen"]}, "same reply"),
+    "same-pair": ("dpo", PAIR | {"rejected": PAIR["chosen"]}, "are equal"),
     "mixed-formats": ("kto", THUMB | {"prompt": "Where?"}, "prompt is a string"),
     "prompt-repeated": ("dpo", PAIR | {"chosen": [user(), assistant("A.")]}, "begins with the prompt"),
     "pair-prompts-differ": (

@@ -143,7 +143,7 @@ def test_an_interrupted_life_goes_on_where_it_stopped(interrupted, small):
     # Ctrl-C leaves a checkpoint of the very step at which it stopped. (A SIGTERM to the group comes twice,
     # since make hands its own on to the stage.)
     pretrain = interrupted["03-pretrain"]
-    assert f"stopped: step {pretrain['last']} of {LONG['03-pretrain']}" in pretrain["said"]
+    assert f"interrupted at step {pretrain['last']} of {LONG['03-pretrain']}" in pretrain["said"]
     for stage in LIFE:
         assert (small / f"runs/desk/{stage}/gate.ok").is_file()
         assert f"| {stage} " in end.stdout
@@ -157,7 +157,7 @@ def test_made_again_nothing_runs_also_after_a_comment(life):
     with (life / "recipes/desk/03-pretrain.yaml").open("a") as recipe:
         recipe.write("# a comment is no other recipe\n")
     done = make(life, "lifecycle")
-    assert done.returncode == 0 and done.stdout.count("done already") == len(LIFE) - 1
+    assert done.returncode == 0 and done.stdout.count("already finished") == len(LIFE) - 1
     assert records(life) == before
 
 

@@ -124,7 +124,7 @@ def test_without_runs_it_says_so(tmp_path):
 
 @pytest.mark.parametrize("stage", ["tokenizer", "reward", "evaluate"])
 def test_there_is_no_talking_to_what_writes_no_text(tmp_path, stage):
-    with pytest.raises(Refusal, match="nothing to talk to"):
+    with pytest.raises(Refusal, match="cannot generate text"):
         chat(str(write_run(tmp_path / "run", stage=stage)))
 
 

@@ -94,10 +94,10 @@ def wrap(tensors):
 @pytest.mark.parametrize(
     ("change", "code", "words"),
     [
-        (lose, "saved-incomplete", "1 trained weights are not in it: model.layers.1.mlp.up_proj.weight"),
+        (lose, "saved-incomplete", "1 trained weights are missing: model.layers.1.mlp.up_proj.weight"),
         (turn, "saved-incomplete", "lm_head.weight first"),
         (poison, "non-finite", "1 saved weights are not finite: model.norm.weight"),
-        (wrap, "saved-incomplete", "trained weights are not in it: lm_head.weight"),
+        (wrap, "saved-incomplete", "trained weights are missing: lm_head.weight"),
     ],
 )
 def test_wrong_tensors_are_named(full, change, code, words):
@@ -138,7 +138,7 @@ def test_an_adapter_without_its_weights_is_named(adapter):
     wanted, path = adapter
     edit(path / "adapter_model.safetensors", lambda tensors: [tensors.pop(k) for k in list(tensors)[:4]])
     (found,) = find_in_saved(str(path), wanted)
-    assert "4 trained weights are not in it" in found.message
+    assert "4 trained weights are missing" in found.message
     (path / "adapter_model.safetensors").unlink()
     assert codes(find_in_saved(str(path), wanted)) == ["nothing-saved"]
 

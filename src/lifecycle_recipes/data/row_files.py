@@ -51,7 +51,10 @@ def digest_file(path: Path, digest) -> None:
 
 def empty_file(path: str) -> Refusal:
     return refuse(
-        "empty-file", "the file has no rows", "generate it again, or remove it from the recipe", path
+        "empty-file",
+        "the file is empty: it has no rows",
+        "generate it again, or remove it from the recipe",
+        path,
     )
 
 

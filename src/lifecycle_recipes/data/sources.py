@@ -28,7 +28,7 @@ def load_data(
     """Return (train Dataset, eval Dataset or None, ledger).
 
     Kept are `required_columns`, those `optional_columns` that every source has, and the row's number
-    (origins.py). The split is seeded, so every rank gets the same rows. Rows with a fault whose code is in
+    (provenance.py). The split is seeded, so every rank gets the same rows. Rows with a fault whose code is in
     `allow`, and pairs whose two replies are the same, are left out and counted.
     scratch: an empty directory for the files of `datasets` and all that is derived from these rows; without
     one, a temporary directory for the rows alone. In upstream's own cache a file is known by its time of

@@ -27,16 +27,16 @@ from .recipe_level.output import is_free
 
 LEVELS = (1, 2, 3)
 NAMES = {1: "recipe and files", 2: "rows and tokens", 3: "the built trainer"}
-# What this machine or moment lacks: a warning where a recipe is looked at, an error where it is run.
+# Missing on this machine or at this time: a warning when a recipe is checked, an error when it is run.
 HERE = {"missing-package", "no-hub-token", "push-offline", "not-cached", "missing-revision", "disk-too-small"}
 HERE |= {"layout-gpus", "fp8-unsupported"}
 
 
 @dataclass
 class Report:
-    """What a check found. allowed: waived code -> reason. seconds: `1` -> what that level took.
+    """What a check found. allowed: waived code -> reason. seconds: `1` -> seconds of that level.
 
-    reached: the last level that was run; `stopped` says why it is not the last one asked for.
+    reached: the last level that was run; `stopped` has the reason if it is not the last requested one.
     """
 
     path: str
@@ -51,7 +51,7 @@ class Report:
         return [f for f in self.findings if f.severity == "error"]
 
     def summary(self) -> str:
-        """One line: how it went, how far it got, how long it took."""
+        """One line: result, level reached and seconds."""
         count = [
             f"{len(f)} {n}{'s' * (len(f) != 1)}"
             for f, n in ((self.errors, "error"), (self.warnings, "warning"))
@@ -101,7 +101,7 @@ def check(
 ) -> Report:
     """Check the recipe at `path` as far as level `upto`, stopping after a level with errors.
 
-    say: is told what is going on. read_layout: gives the layout to check the recipe for, if any. Nothing is
+    say: is called with progress lines. read_layout: returns the layout to check the recipe for, if any. Nothing is
     raised for a bad recipe: it is in the report.
     """
     quiet()  # before transformers is imported, whichever level does that
@@ -139,7 +139,7 @@ def _waive(report: Report, allow: dict[str, str]) -> None:
 
 
 def _why_not(report: Report, raw: RawRecipe | None, level: int) -> str:
-    """Why `level` cannot be looked at after those below it; empty if it can."""
+    """Why `level` cannot be checked after those below it; empty if it can."""
     if report.errors:
         return f"level {level} was not checked: correct these errors first"
     lacking = _lacks(report, "not-cached", "missing-revision", *["parent-"] * (level == 3))

@@ -1,4 +1,4 @@
-"""What the replies of two models say about them: win rate, reward, and how far one drifted from the other."""
+"""Comparison of two models by their replies: win rate, reward and KL."""
 
 from collections.abc import Sequence
 
@@ -107,7 +107,7 @@ def mean_kl(model: Saved, against: Saved, prompts: list[list[int]], replies: lis
 
 
 def _log_probabilities(saved: Saved, ids, mask, vocabulary: int):
-    """[rows, tokens, vocabulary], in float32 whatever the model computes in, on the first model's device."""
+    """[rows, tokens, vocabulary], in float32 regardless of the dtype of the model, on the first model's device."""
     model = saved.model
     logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits
     return logits[..., :vocabulary].float().log_softmax(-1).to(ids.device)

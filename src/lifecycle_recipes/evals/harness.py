@@ -21,8 +21,8 @@ SEED = 1234  # lm-eval's own, for few-shot draws
 
 
 class SavedModelLM(HFLM):
-    """A loaded model as lm-eval wants it. Replies come from `Replies`: generated once, and each knows
-    whether it stopped (`Reply.stopped`), which lm-eval's plain text does not say.
+    """A loaded model with the interface of lm-eval. Replies come from `Replies`: generated once, and each knows
+    whether it stopped (`Reply.stopped`), which lm-eval's plain text does not contain.
     """
 
     def __init__(self, replies: Replies, batch_size: int):

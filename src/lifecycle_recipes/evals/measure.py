@@ -10,7 +10,7 @@ from .config import EvaluateConfig
 
 
 def measure(model_dir: str, config: EvaluateConfig | None, run, model_config=None) -> None:
-    """Measure what `config` asks for on the model as it lies in `model_dir`; saving may have loaded it.
+    """Measure what `config` requests on the model saved in `model_dir`; saving may have loaded it.
 
     Adds to run.metrics: `<task>.<metric>`; `rubric` (mean score, 0..1), `rubric_win_rate` and the same at
     equal length, `rubric_win_rate_lc`; `reward` and `reward_against` (mean logits); `kl` (nats per token).
@@ -69,7 +69,7 @@ def find_reward_hacking(metrics: dict[str, float], prompts: int | None = None) -
 
 
 def _measure_replies(replies, config: EvaluateConfig, run) -> dict:
-    """Everything that judges the replies to config.prompts; returns what the record says about it."""
+    """All measures of the replies to config.prompts; returns their part of the record."""
     from ..models.saved import load_reward, load_saved
     from .replies import encode, refuse_without_template, render
     from .rubric import read_prompts
@@ -107,7 +107,7 @@ def _measure_replies(replies, config: EvaluateConfig, run) -> dict:
 
 
 def _origin(role: str, saved) -> dict[str, str]:
-    """What the record says of a model that was read: its path or id, and of an id the commit."""
+    """The record entry of a model that was read: its path or id, and the commit of an id."""
     return {role: saved.path} | ({f"{role}_revision": saved.revision} if saved.revision else {})
 
 

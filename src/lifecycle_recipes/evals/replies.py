@@ -106,7 +106,7 @@ class Replies:
 
 
 def render(tokenizer, prompt: str | list[dict], chat: bool) -> str:
-    """The text that the model continues: the chat template's, or the prompt as it stands."""
+    """The text that the model continues: the chat template's, or the prompt unchanged."""
     if chat:
         return tokenizer.apply_chat_template(as_messages(prompt), tokenize=False, add_generation_prompt=True)
     return prompt if isinstance(prompt, str) else "\n".join(m["content"] for m in prompt)

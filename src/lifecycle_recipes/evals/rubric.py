@@ -38,11 +38,11 @@ def load_score(path: str | Path) -> Callable[[dict, str], float]:
 
 
 def read_prompts(path: str | Path, limit: int | None = None) -> list[dict]:
-    """The rows of a jsonl of prompts, as they stand; the first `limit` where one is given."""
+    """The rows of a jsonl of prompts, unchanged; the first `limit` if given."""
     with Path(path).open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines][:limit]
 
 
 def as_messages(prompt: str | list[dict]) -> list[dict]:
-    """A prompt as chat messages; plain text is what the user says."""
+    """A prompt as chat messages; plain text becomes a user message."""
     return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt

@@ -38,7 +38,7 @@ def read_tasks(include_path: str | Path) -> dict[str, TaskFile]:
 
 
 def members(name: str, tasks: dict[str, TaskFile]) -> list[str]:
-    """The single tasks that `name` (a task, a group or a tag) stands for; empty when nothing is called so."""
+    """The single tasks that `name` (a task, a group or a tag) contains; empty if there is no such name."""
     if name in tasks:
         children = tasks[name].config.get("task")
         if not isinstance(children, list):

@@ -1,6 +1,6 @@
-"""Who started this process, and with what: our launcher, accelerate, torchrun, or nobody. No torch.
+"""What started this process, and with which settings: our launcher, accelerate, torchrun or none. No torch.
 
-Our launcher may have replaced itself by the stage, so it hands on what it was asked for in LIFECYCLE_LAYOUT.
+Our launcher may have replaced itself by the stage, so it passes the requested layout in LIFECYCLE_LAYOUT.
 A user of torchrun, which reads no layout, may set that to a name to have it held against what runs.
 """
 
@@ -97,7 +97,7 @@ def _read_arguments(argv: list[str]) -> tuple[str | None, dict[str, Any]]:
     if config is None and "num_processes" not in flags:
         import torch
 
-        # Without a config accelerate takes every GPU there is.
+        # Without a config, accelerate uses all GPUs.
         flags["num_processes"] = max(1, torch.cuda.device_count())
         flags["multi_gpu"] = flags["num_processes"] > 1
     return config, flags

@@ -1,4 +1,4 @@
-"""Layouts: what was asked for against what really runs, before any weight is loaded.
+"""Layouts: requested settings against those in effect, before any weight is loaded.
 
 Upstream falls back without an error: fewer processes, no sharding, another precision (each seen with
 accelerate 1.15; the tests plant them).
@@ -119,7 +119,7 @@ def compare(asked: Layout, runs: Layout) -> list[Finding]:
 
 
 def find_data_parallel(args: Any) -> list[Finding]:
-    """torch's DataParallel: what transformers makes of one process that sees several GPUs."""
+    """torch's DataParallel: what transformers uses if one process sees several GPUs."""
     if args.n_gpu <= 1:
         return []
     message = f"one process sees {args.n_gpu} GPUs: DataParallel would multiply the batch by {args.n_gpu}"
@@ -128,7 +128,7 @@ def find_data_parallel(args: Any) -> list[Finding]:
 
 
 def find_in_resume(earlier: dict | None, runs: Layout, global_batch: int) -> list[Finding]:
-    """resume-layout-differs: a checkpoint that this layout cannot go on from, or not to the same end.
+    """resume-layout-differs: a checkpoint that this layout cannot resume, or not with the same result.
 
     earlier: `layout` of the record of the attempt that wrote the checkpoint. Plain data parallel and one
     process write the same files, whatever their number; ZeRO and FSDP write what their own ranks read.

@@ -3,7 +3,7 @@
 `accelerate launch` loses a stage's exit status (everything becomes 1), prints a traceback of its own below
 a refusal, and dies of a SIGTERM without telling the stage. So the line that is printed is the one that
 `accelerate launch` understands, and `main` here runs it with accelerate's own parser and launchers, but
-hands on statuses and signals. A single process replaces the launcher, which then costs no memory.
+forwards exit statuses and signals. A single process replaces the launcher, which then costs no memory.
 """
 
 import contextlib
@@ -57,7 +57,7 @@ def require_one_machine(layout: Layout) -> None:
 def start(command: list[str]) -> None:
     """Print the command and become it; does not return."""
     print("+ " + shlex.join(command), flush=True)
-    quiet()  # for what the stage imports before it can say so itself
+    quiet()  # for the imports of the stage before its own call
     if command[0].endswith("="):
         os.environ[command[0].removesuffix("=")] = ""
         command = command[1:]
@@ -69,13 +69,13 @@ def start(command: list[str]) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """`accelerate launch` with the exit status of the stage."""
-    # torch's launcher logs each failed worker below what the worker has said itself; what matters it raises.
+    # torch's launcher logs each failed worker after the worker's own message, and raises an exception as well.
     logging.disable(logging.ERROR)
     # Its own handling of a signal gives the workers 30 s; a checkpoint may need longer.
     os.environ["PET_SIGNALS_TO_HANDLE"] = "SIGHUP"
     from accelerate.commands import launch
 
-    # Where its port is taken, accelerate finds another, and says so at length.
+    # If its port is in use, accelerate finds another one and warns.
     warnings.filterwarnings("ignore", message="Port .* is already in use")
     launch.simple_launcher = become
     launch.multi_gpu_launcher = on_cpu_if_asked(launch.multi_gpu_launcher)
@@ -95,7 +95,7 @@ def become(args) -> None:
 
 
 def on_cpu_if_asked(launcher: Callable) -> Callable:
-    """accelerate's multi_gpu_launcher, which forgets `use_cpu` (only its simple_launcher hands it on)."""
+    """accelerate's multi_gpu_launcher, which ignores `use_cpu` (only its simple_launcher passes it on)."""
 
     def launch(args):
         if args.use_cpu:

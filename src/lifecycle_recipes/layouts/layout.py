@@ -1,4 +1,4 @@
-"""Layouts: what an accelerate config, and the DeepSpeed file it points to, ask for. No torch, no accelerate.
+"""Layouts: the settings of an accelerate config and of its DeepSpeed file. No torch, no accelerate.
 
 The keys are those of accelerate 1.15 (commands/config/config_args.py) and its flags (commands/launch.py).
 """
@@ -22,7 +22,7 @@ KINDS = {"NO": "single", "DEEPSPEED": "deepspeed", "FSDP": "fsdp"}
 
 @dataclass(frozen=True)
 class Layout:
-    """What was asked for, or what is.
+    """The requested layout, or the one in effect.
 
     processes: on all machines together. precision: None leaves it to the recipe. offload: weights or
     optimizer state live in host memory. tp, cp, sp, dp_replicate, dp_shard: sizes of accelerate's
@@ -59,16 +59,16 @@ class Layout:
 
 
 def asked_layout(on_cpu: bool = False) -> Layout | None:
-    """What the launch of this process asked for; None for `python -m ...`, which asked for nothing.
+    """The layout requested by the launch of this process; None for `python -m ...`, which requests none.
 
-    on_cpu: the recipe asks for the CPU. Raises Refusal as read_layout does.
+    on_cpu: the recipe requests the CPU. Raises Refusal as read_layout does.
     """
     asked = asked_by_launcher()
     if asked is None:
         return None
     config, flags = asked
     if config is None and not any(os.path.exists(device) for device in ACCELERATORS):
-        on_cpu = True  # no file names a device: it takes what there is
+        on_cpu = True  # no file names a device: the launch uses what exists
     return read_layout(config, flags | {"use_cpu": on_cpu or flags.get("use_cpu")})
 
 
@@ -108,7 +108,7 @@ def read_layout(path_or_name: str | Path | None, flags: dict[str, Any] | None = 
         "machines": _whole(flags.get("num_machines") or given.get("num_machines") or 1, "num_machines", path),
         "precision": _precision(flags.get("mixed_precision") or given.get("mixed_precision"), path),
         "cpu": cpu or _gpus_hidden(),
-        # --cpu starts one process, whatever the file says.
+        # --cpu starts one process, regardless of the file.
         "distributed_type": "NO" if flags.get("cpu") else kind,
         "fp8_backend": (given.get("fp8_config") or {}).get("backend"),
         "name": _name_of(path),
@@ -122,7 +122,7 @@ def read_layout(path_or_name: str | Path | None, flags: dict[str, Any] | None = 
         key = f"parallelism_config_{name}_size"
         fields[name] = _whole(nested.get(key, 1), key, path)
     if fields["kind"] == "single" and processes > 1:
-        fields["kind"] = "ddp"  # asked for by its processes; accelerate starts one all the same
+        fields["kind"] = "ddp"  # requested by its number of processes; accelerate starts only one
     _require_what_its_name_says(fields, path)
     return Layout(**fields)
 
@@ -274,7 +274,7 @@ def _is_true(value: Any) -> bool:
 
 
 def _gpus_hidden() -> bool:
-    """`CUDA_VISIBLE_DEVICES= accelerate launch ...` asks for the CPU, whatever the file says."""
+    """`CUDA_VISIBLE_DEVICES= accelerate launch ...` requests the CPU, regardless of the file."""
     return os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
 
 

@@ -16,7 +16,7 @@ def is_adapter(path: str) -> bool:
 
 
 def peft_config(model_config):
-    """The `peft.LoraConfig` that a `trl.ModelConfig` asks for, or None without `use_peft`.
+    """The `peft.LoraConfig` of a `trl.ModelConfig`, or None without `use_peft`.
 
     Without `lora_target_modules` every linear layer gets an adapter but the output head ("all-linear"), as in
     QLoRA; PEFT's own default is the attention's q and v only. Raises Refusal for `lora_*` or `load_in_*`

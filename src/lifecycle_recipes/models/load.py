@@ -28,14 +28,14 @@ def load_tokenizer(path: str, revision: str = "main"):
 def use_template(tokenizer, path: str | None) -> None:
     """Give `tokenizer` the template file at `path` (train.chat_template_path), if it is one.
 
-    Upstream does so too, but only when its trainer is built: after the turn end has been looked up.
+    Upstream does so too, but only when its trainer is built: after the turn end is looked up.
     """
     if path and path.endswith((".jinja", ".j2")) and Path(path).is_file():
         tokenizer.chat_template = Path(path).read_text(encoding="utf-8")
 
 
 def load_causal_lm(model_config, train_args):
-    """The causal LM of a `trl.ModelConfig`, quantised if it says so.
+    """The causal LM of a `trl.ModelConfig`, quantised if configured.
 
     An adapter parent is merged into its base in full precision first and the result is written to
     `<output_dir>/base`: a new adapter then has a base that already holds its parent, here and wherever the
@@ -93,7 +93,7 @@ def turn_end(tokenizer) -> str | None:
     messages = [{"role": "user", "content": mark}, {"role": "assistant", "content": mark}]
     tail = tokenizer.apply_chat_template(messages, tokenize=False).rpartition(mark)[2]
     ids = tokenizer(tail, add_special_tokens=False)["input_ids"]
-    # Llama 3 names its chat tokens in no list of special tokens; tokenizer.json alone says that they are.
+    # Llama 3 lists its chat tokens only in tokenizer.json, not in its special tokens.
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     special |= set(tokenizer.all_special_ids)
     return next((tokenizer.convert_ids_to_tokens(i) for i in ids if i in special), None)
@@ -123,7 +123,7 @@ def _options(model_config, train_args) -> dict:
     }
     if quantization := get_quantization_config(model_config):
         options["quantization_config"] = quantization
-        # Under ZeRO-3 upstream takes no device map: every rank reads the model, DeepSpeed then shards it.
+        # Under ZeRO-3 upstream accepts no device map: every rank reads the model, DeepSpeed then shards it.
         if not is_deepspeed_zero3_enabled():
             options["device_map"] = {"": PartialState().device}
     if (size := tensor_parallel_size()) > 1:

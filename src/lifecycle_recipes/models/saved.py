@@ -1,4 +1,4 @@
-"""A model as it lies on disk, loaded to be measured: what is judged is what a user would load."""
+"""A saved model, loaded for evaluation in the same way as a user would load it."""
 
 import json
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from .adapters import base_revision, is_adapter
 class Saved:
     """A model in eval mode on its device, its tokenizer, and where both came from.
 
-    revision: the commit that was read, or what was asked for where the Hub's cache does not tell; None for a
+    revision: the commit that was read, or the requested one if the local cache does not show it; None for a
     directory.
     """
 
@@ -117,7 +117,7 @@ def _adapter_base(path: str) -> str:
 
 
 def _revision(path: str, revision: str | None) -> dict:
-    """The revision of an id, resolved once: tokenizer and weights are of one commit, and it can be told."""
+    """The revision of an id, resolved once: so that tokenizer and weights are of one known commit."""
     from transformers.utils import resolve_revision
 
     # A directory here has no revisions; the recipe's is that of the parent.

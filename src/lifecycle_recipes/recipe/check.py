@@ -125,10 +125,10 @@ class Checker:
             with_keys = f" with {', '.join(needs)}" if needs else ""
             self.say("missing-section", where, f"a {self.stage} recipe needs the section `{key}`{with_keys}")
 
-    # What to say about a key that is not there
+    # Messages for unknown keys
 
     def unknown(self, key: Any, path: tuple, known: dict, where: str) -> tuple[str, str, str]:
-        """(code, where, says) for a key that this place does not have."""
+        """(code, where, message) for a key that is unknown here."""
         name = dotted((*path, key))
         section = path[0] if path else None
         sections = {s: p.get("properties", {}) for s, p in self.schema["properties"].items()}

@@ -47,7 +47,7 @@ for _name, (_pattern, _first) in _CORE_SCALARS.items():
 def read_yaml(text: str, place: Callable[[int], str]) -> tuple[Located | None, list[Finding]]:
     """The tree of `text` (None when there is nothing in it) and a finding per key that is given twice.
 
-    place: turns a line number, counted from 1, into what `Located.where` says.
+    place: maps a line number, counted from 1, to the text of `Located.where`.
     Raises Refusal (`bad-yaml`) where the text is not one YAML document.
     """
     try:

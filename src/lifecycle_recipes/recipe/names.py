@@ -151,7 +151,7 @@ HELP = {
     "pinned": {"description": "Dataset or model id -> revision, if its own section has none."},
 }
 
-# Fields that take more than their annotation says: (dataclass, field) -> what else.
+# Fields that accept more types than their annotation: (dataclass, field) -> what else.
 ALSO = {
     ("DPOConfig", "loss_type"): str,  # dpo_config.py, __post_init__: a string becomes a list of one
     ("*", "fsdp"): bool,  # training_args.py, metadata `const: True`: "Pass `fsdp=True`"

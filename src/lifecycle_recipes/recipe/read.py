@@ -33,8 +33,8 @@ class RawRecipe:
 
     values: {section: plain values}, with overrides, without defaults. overrides: as given, without flags.
     sha256: of the file's text and the overrides. places: `train.seed` -> `file:line` or the override.
-    allow: code of a finding -> why it is waived. Pinned revisions stand where they apply. checked: what
-    doctor.check found so far, for the record. layout: the one asked for, where a launch asked.
+    allow: code of a finding -> reason of its waiver. Pinned revisions are filled in where they apply. checked: what
+    doctor.check found so far, for the record. layout: the requested one, if any.
     """
 
     path: str
@@ -66,7 +66,7 @@ class RawRecipe:
         return properties.get(key, {}).get("default")
 
     def place(self, *names: str) -> str:
-        """Where the first of these keys or sections that the recipe gives stands."""
+        """The place of the first of these keys or sections that the recipe contains."""
         return next((self.places[name] for name in names if name in self.places), self.path)
 
 
@@ -225,7 +225,7 @@ def _build_section(raw: RawRecipe, name: str, hint: Any) -> Any:
         values |= batch_settings(raw, processes_here())
     try:
         with warnings.catch_warnings():
-            # TRL's own default still has the old name; a recipe cannot, so there is nobody to warn
+            # TRL's own default still uses the old name; a recipe cannot, so the warning is irrelevant
             warnings.filterwarnings("ignore", "`gradient_checkpointing", FutureWarning)
             return _build(hint, values)
     except (ValueError, TypeError, NotImplementedError, AssertionError, OSError, ImportError) as e:
@@ -250,16 +250,16 @@ def _build(hint: Any, value: Any) -> Any:
 
 
 def publishing_defaults(train: dict[str, Any]) -> dict[str, bool]:
-    """A pushed model is private unless the recipe says otherwise; upstream's default is public."""
+    """A pushed model is private unless the recipe sets it to public; upstream's default is public."""
     undecided = train.get("push_to_hub") and train.get("hub_private_repo") is None
     return {"hub_private_repo": True} if undecided else {}
 
 
 def hardware_defaults(train: dict[str, Any], layout: Layout | None = None) -> dict[str, Any]:
-    """What the `train` section says about device and precision when its recipe leaves it to the hardware.
+    """Device and precision keys of `train` that the recipe does not set, chosen from the hardware.
 
     Upstream's defaults are bf16 on (TRL, which then refuses to start on a CPU) or off (transformers); both
-    win over the layout's mixed_precision without a word.
+    override the layout's mixed_precision without a warning.
     """
     import torch
     from accelerate.utils import str_to_bool
@@ -272,7 +272,7 @@ def hardware_defaults(train: dict[str, Any], layout: Layout | None = None) -> di
         cpu_layout = cpu_layout or not torch.accelerator.is_available()
     if cpu_layout and train.get("use_cpu") is None:
         if str_to_bool(os.environ.get("ACCELERATE_USE_DEEPSPEED", "false")):
-            # Told to use the CPU, accelerate leaves DeepSpeed out; told nothing, it has no backend there.
+            # With use_cpu, accelerate disables DeepSpeed; without it, there is no backend on a CPU.
             defaults |= {"use_cpu": False} | ({} if train.get("ddp_backend") else {"ddp_backend": "gloo"})
         else:
             defaults["use_cpu"] = True  # else transformers picks mps or a GPU for a single process

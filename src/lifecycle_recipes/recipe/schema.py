@@ -194,7 +194,7 @@ def _field_schema(field: Field, hint: typing.Any, cls: type, stage: str = "") ->
 
 
 def _entry(table: dict, cls: type, name: str) -> typing.Any:
-    """What a table of names.py says of a field, declared in `cls` or one of its parents."""
+    """The entry of a table of names.py for a field, declared in `cls` or one of its parents."""
     keys = [(parent.__name__, name) for parent in cls.__mro__] + [("*", name)]
     return next((table[key] for key in keys if key in table), None)
 

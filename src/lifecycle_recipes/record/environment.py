@@ -1,4 +1,4 @@
-"""What a run ran on: versions, hardware, commit, memory. Imports no torch, but asks it if it is there."""
+"""What a run ran on: versions, hardware, commit, memory. Imports no torch, but uses it if it is loaded."""
 
 import importlib.metadata
 import os
@@ -105,7 +105,7 @@ def process_started(pid: int) -> float | None:
 
 
 def startup_seconds() -> float:
-    """How long the imports of this stage took: the age of its process; 0 in a process of something else."""
+    """How long the imports of this stage took: the age of its process; 0 in other processes."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     started = process_started(os.getpid())
     of_a_stage = spec is not None and spec.name.startswith("lifecycle_recipes.stages.")
@@ -113,7 +113,7 @@ def startup_seconds() -> float:
 
 
 def this_process() -> dict:
-    """Names this process beyond doubt, also after its id is used again: host, pid, started (Unix time)."""
+    """Identifies this process uniquely, also after its id is reused: host, pid, started (Unix time)."""
     return {"host": socket.gethostname(), "pid": os.getpid(), "started": process_started(os.getpid())}
 
 

@@ -1,4 +1,4 @@
-"""Who may write to an output directory, and where in it a run goes on. No torch."""
+"""Which run may write to an output directory, and from which checkpoint it resumes. No torch."""
 
 import contextlib
 import os
@@ -42,7 +42,7 @@ def claim_output_dir(output_dir: Path, identity: str, replace: bool) -> dict | N
 
 
 def whose(output_dir: Path, earlier: dict | None, identity: str | None) -> tuple[str, str] | None:
-    """(code, says) of what must not be overwritten here, or None. earlier: the record here."""
+    """(code, message) if the directory must not be overwritten, else None. earlier: its record."""
     patterns = ("checkpoint-*", "tokenizer.json", *WEIGHTS)
     kept = [file for pattern in patterns for file in output_dir.glob(pattern)]
     if earlier and earlier["status"] == "done":

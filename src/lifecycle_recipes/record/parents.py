@@ -8,7 +8,7 @@ from ..finding import Refusal, refuse
 from . import gate
 from .file import RUN_FILE, read_record
 
-# Role of a parent -> where its path stands in a recipe.
+# Role of a parent -> the key of its path in a recipe.
 ROLES = {
     "model": ("model", "model_name_or_path"),
     "reward": ("reward", "model_name_or_path"),
@@ -44,7 +44,7 @@ def describe_parent(path: str, output_dir: str | Path) -> dict:
     if os.path.exists(os.path.join(path, RUN_FILE)):
         try:
             identity = read_record(path).get("identity")
-        except Refusal:  # check_parent refuses it, once this run has a record to say so
+        except Refusal:  # check_parent refuses it later, when this run has a record for the finding
             identity = None
     relative = os.path.relpath(os.path.realpath(path), os.path.realpath(output_dir))
     return {"path": path, "relative": relative, "identity": identity, "weights_sha256": hash_weights(path)}

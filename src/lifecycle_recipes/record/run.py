@@ -44,7 +44,7 @@ class Run:
 
     metrics: name -> number; a stage adds to it. parents: role -> path. resume_from: last complete
     checkpoint of this same run, unfinished, else None. reloaded: the saved model, where checking it has
-    loaded it already (training/save.py). origins: where the rows to train on lie (data/prepare.py).
+    loaded it already (training/save.py). origins: the provenance of the training rows (data/prepare.py).
     earlier_layout: of the attempt to resume from. Only rank 0 checks and writes; other ranks wait for its
     decision.
     """

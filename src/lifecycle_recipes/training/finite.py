@@ -38,7 +38,7 @@ class Watch(TrainerCallback):
     """Raises Refusal `non-finite` with exit status 1 on every rank; reports findings about the log to `run`.
 
     `non-finite` notes `stopped_at` in the record: step, learning_rate, rows (numbers in the built training
-    set of the whole global batch), and of the first of them where they lie in the sources, and their texts.
+    set of the whole global batch), and for the first of them their places in the sources and their texts.
     """
 
     def __init__(self, trainer, run):
@@ -131,13 +131,13 @@ class Watch(TrainerCallback):
     def fail(self, name: str, value: float, step: Step) -> None:
         """Note where it happened and raise."""
         rate = "" if step.learning_rate is None else f", learning rate {step.learning_rate:.3g}"
-        # Batches differ from rank to rank: this one's own number may be fine.
+        # Batches differ between ranks: the value of this rank may be finite.
         what = "not finite on another process" if math.isfinite(value) else value
         message = f"{name} is {what} at step {step.number}{rate}"
         if step.rows:
             more = f" and {len(step.rows) - SHOWN} more" if len(step.rows) > SHOWN else ""
             message += f", rows {', '.join(map(str, step.rows[:SHOWN]))}{more} of the built training set"
-        # Nobody knows the origin of the rows of a trainer that no stage has built.
+        # The provenance of the rows is unknown if no stage has built the trainer.
         origins = getattr(self.run, "origins", None)
         lie = [origins.of(row) for row in step.rows[:SHOWN]] if origins else []
         if lie:
@@ -156,10 +156,10 @@ class Watch(TrainerCallback):
 
 
 class BatchRows:
-    """Which rows went into which step: remembers the order in which an epoch's sampler gave their numbers.
+    """Which rows went into which step: stores the row numbers of an epoch in the order of its sampler.
 
     Batches are dealt to the processes in turn, so one step takes the next `batch x processes x accumulation`
-    numbers. A loader without a sampler (a stream) gives none.
+    numbers. A loader without a sampler (a stream) has none.
     """
 
     def __init__(self):

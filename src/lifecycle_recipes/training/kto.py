@@ -84,7 +84,7 @@ def kto_trainer(global_batch_size: int | None):
                 self._pending = ()
 
         def _compute_kl_logps(self, model, batch):
-            """The policy's, then the reference's: the order in which upstream asks for them."""
+            """The policy's, then the reference's: the order in which upstream requests them."""
             if not self._pending:
                 return super()._compute_kl_logps(model, batch)
             mean, *rest = self._pending

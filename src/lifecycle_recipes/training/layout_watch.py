@@ -1,4 +1,4 @@
-"""The layout contract once the model is prepared: sharding, dtypes and attention, asked for and real."""
+"""The layout check on the prepared model: sharding, dtypes and attention, requested and in effect."""
 
 import time
 from typing import Any
@@ -83,7 +83,7 @@ def prepared_model(trainer) -> Any:
 def find_in_prepared(trainer, wanted: Layout, attention: str | None) -> tuple[dict, list[Finding]]:
     """(facts for the record, errors) of a trainer whose model and optimizer have been prepared.
 
-    wanted: the layout asked for, or without one that which runs. attention: as the recipe asks.
+    wanted: the requested layout, or else the one in effect. attention: as the recipe requests.
     layout-not-sharded, layout-parallel, layout-precision, layout-attention.
     """
     model = prepared_model(trainer)
@@ -179,7 +179,7 @@ def _parallel(trainer, wanted: Layout) -> list[Finding]:
 
 
 def _amp(trainer) -> list[Finding]:
-    """accelerate takes fp16 on a device without it, and then computes in float32."""
+    """accelerate accepts fp16 on a device without support, and then computes in float32."""
     accelerator = trainer.accelerator
     engine_decides = accelerator.distributed_type.value == "DEEPSPEED"
     if accelerator.mixed_precision == "no" or engine_decides or accelerator.native_amp:

@@ -1,4 +1,4 @@
-"""What a training log says that its loss curve does not shout. No torch."""
+"""Warnings from the training log: problems that are easy to miss in the loss curve. No torch."""
 
 from statistics import median
 
@@ -12,7 +12,7 @@ RISES = 3  # evaluations in a row whose loss is above the one before
 
 
 class LogSigns:
-    """Reads one log entry after the other; each sign is told once.
+    """Reads one log entry after the other; each warning is reported once.
 
     kl_bound: nats per reply, or None. zero_loss_is_fine: a hinge loss is 0 once every margin is wide enough.
     """

@@ -1,4 +1,4 @@
-"""Load a saved model as any user would, and see that it says what the trainer's model says."""
+"""Load a saved model as a user would, and compare its outputs with the trained model."""
 
 import contextlib
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Reloaded:
 def compare_reloaded(trainer, recipe, trained: Reading, ids: list[int], size: int) -> Reloaded:
     """saved-incomplete, saved-differs or, where no memory holds a second model, saved-not-compared.
 
-    trained: what the trainer's model says to `ids`. size: bytes of the model in memory.
+    trained: the outputs of the trainer's model for `ids`. size: bytes of the model in memory.
     The model is loaded onto the trainer's device if there is room, else in host memory; on this rank alone.
     """
     import torch
@@ -83,7 +83,7 @@ def find_room(trainer, size: int) -> Any:
 
 
 def _free_host_memory() -> float:
-    """Bytes; infinite where the system does not say."""
+    """Bytes; infinite if the system does not report it."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):

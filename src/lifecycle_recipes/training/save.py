@@ -32,7 +32,7 @@ class Saves(TrainerCallback):
         raise_together(found, args)
 
     def finish(self, reading, ids: list[int]) -> None:
-        """The final save, to output_dir. reading: what the trainer's model says to `ids`. On every rank."""
+        """The final save, to output_dir. reading: the outputs of the trainer's model for `ids`. On every rank."""
         trainer, args = self.trainer, self.trainer.args
         consolidate(trainer)
         # Upstream would push to the Hub at once; here that waits for the check.
@@ -74,7 +74,7 @@ class Saves(TrainerCallback):
 
 
 def consolidate(trainer) -> None:
-    """Make the next save write whole tensors, whatever the layout's file says about its checkpoints.
+    """Make the next save write unsharded tensors, regardless of the checkpoint type in the layout.
 
     FSDP with SHARDED_STATE_DICT would write nothing (transformers' Trainer.save_model saves FULL_STATE_DICT
     only), ZeRO-3 without stage3_gather_16bit_weights_on_model_save its own pickled shards.

@@ -13,7 +13,7 @@ from ..finding import Finding
 
 SHOWN = 3
 FULL, ADAPTER = ("model.safetensors", "config.json"), ("adapter_model.safetensors", "adapter_config.json")
-# Weights as pickles: torch.load runs what is in them, and from_pretrained may take them for the model.
+# Weights as pickles: torch.load runs code in them, and from_pretrained may load them as the model.
 PICKLES = ("pytorch_model*.bin", "adapter_model*.bin", "model*.pt", "model*.pth", "consolidated*.pth")
 
 

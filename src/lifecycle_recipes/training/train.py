@@ -114,7 +114,7 @@ class AtStart(TrainerCallback):
         run.report(found)
 
     def probe(self, ids: list[int], reading) -> dict:
-        """What the trained model says to one text, for its children: {ids, value, start, loose}."""
+        """The output of the trained model for one text, for its children: {ids, value, start, loose}."""
         start = None if self.first_step else self.value
         return {"ids": ids, "value": reading.value, "start": start, "loose": reading.loose}
 
@@ -150,7 +150,7 @@ class StopOnSignal(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if self._asked_anywhere(args) and state.global_step < state.max_steps:
             self.stopped = control.should_save = control.should_training_stop = True
-            # This checkpoint is there to go on from, also where the recipe keeps the others' weights alone.
+            # This checkpoint is for resuming, also if the recipe keeps only weights in the others.
             args.save_only_model = not self.resumable
 
     def _asked_anywhere(self, args) -> bool:

@@ -41,7 +41,7 @@ def fingerprints(model) -> dict[str, tuple[float, float]]:
 def find_unmoved(model, before: dict, args, steps: int) -> list[Finding]:
     """weights-unmoved (error: none moved) or some-weights-unmoved, against the `fingerprints` from before.
 
-    Nothing is said of fewer than STEPS_TO_MOVE optimizer steps. Collective: called on every rank.
+    Reports nothing for fewer than STEPS_TO_MOVE optimizer steps. Collective: called on every rank.
     """
     if steps < STEPS_TO_MOVE or not before:
         return []

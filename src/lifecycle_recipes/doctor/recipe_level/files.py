@@ -19,7 +19,7 @@ from ...record.file import read_record
 from ...record.parents import ROLES, WEIGHTS, check_parent, find_parents, is_local
 
 PEEK = 50  # rows of a file; a column that none of them has is missing
-# Roles that check_config looks at, under its own code.
+# Roles that check_config checks, under its own code.
 COMPANIONS = ("against", "reward_model")
 
 
@@ -136,7 +136,7 @@ def _to_come(raw: RawRecipe) -> dict[str, str]:
 
 
 def _weights(path: str) -> str | None:
-    """What the record says of the weights: the run hashes them itself, level 1 has no time to."""
+    """The weights' hash in the record: the run computes it itself, which is too slow for level 1."""
     directory = Path(path)
     patterns = [*WEIGHTS, "tokenizer.json"]
     if not any(file for place in (directory, directory / "base") for p in patterns for file in place.glob(p)):

@@ -5,7 +5,7 @@ from ...recipe.batch_size import KEY, batch_settings, find_in_batch_size, find_u
 from ...recipe.read import RawRecipe
 
 PAIRWISE = ("reward", "dpo", "kto")
-# dpo_trainer.py: what a loss takes from the other rows of a micro-batch.
+# dpo_trainer.py: how a loss depends on the other rows of a micro-batch.
 BY_MICRO_BATCH = {
     "aot": "sorts the rows of each micro-batch",
     "aot_unpaired": "sorts the rows of each micro-batch",
@@ -33,7 +33,7 @@ def find_in_global_batch(raw: RawRecipe) -> list[Finding]:
 
 
 def find_what_the_layout_changes(raw: RawRecipe, processes: int, batch: dict[str, int]) -> list[Finding]:
-    """batch-depends-on-layout: what would not be the same in one process that takes the batch at once."""
+    """batch-depends-on-layout: results that differ from one process with the whole batch."""
     divided = processes > 1 or batch["gradient_accumulation_steps"] > 1
     findings = []
     if processes > 1:

@@ -1,4 +1,4 @@
-"""Level 1, the Hub: what can be told of ids from the cache alone, without the network. No torch."""
+"""Level 1, the Hub: checks of ids in the local cache, without the network. No torch."""
 
 import os
 import re

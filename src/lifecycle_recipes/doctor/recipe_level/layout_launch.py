@@ -19,7 +19,7 @@ def find_in_launch(raw: RawRecipe) -> list[Finding]:
     """What accelerate, or this machine, would make of the layout asked for; nothing where none was.
 
     layout-in-recipe, layout-processes, layout-type, layout-gpus (a warning where nothing is run), and what
-    support.py refuses.
+    layout_support.py refuses.
     """
     train = raw.values.get("train") or {}
     if given := [key for key in TOPOLOGY if train.get(key)]:
@@ -30,12 +30,12 @@ def find_in_launch(raw: RawRecipe) -> list[Finding]:
         ]
     if raw.layout is None or not train:
         return []
-    # Both: who checks on a laptop what a cluster will run wants the second as well.
+    # Both: a recipe for a cluster may be checked on a laptop, where the second is needed as well.
     return [*find_in_machine_for(raw.layout), *find_in_layout(raw, raw.layout)]
 
 
 def find_in_machine_for(layout: Layout) -> list[Finding]:
-    """What accelerate and this machine would make of a layout, whatever the recipe."""
+    """Differences between a layout and what accelerate would start on this machine, for any recipe."""
     if layout.kind != "single" and layout.distributed_type in ONE_PROCESS:
         asks = f"{layout.processes} processes" if layout.processes > 1 else layout.kind
         why = f"distributed_type is {layout.distributed_type}, or --cpu was given"

@@ -1,8 +1,8 @@
 """What runs on which layout: stages x {full, LoRA, QLoRA} x layouts; refusals at check time. No torch.
 
 A verdict goes by the kind of a layout, not by its name, so that a user's own file gets one as well. Facts of
-transformers 5.23, trl 1.12, accelerate 1.15, peft 0.21, deepspeed 0.19; the file that says so is named beside
-each. What one recipe sets is looked at in layout_settings.py. After a change, for the table:
+transformers 5.23, trl 1.12, accelerate 1.15, peft 0.21, deepspeed 0.19; the source file is named next to
+each. Settings of one recipe are checked in layout_settings.py. After a change, for the table:
 
     python -m lifecycle_recipes.doctor.recipe_level.layout_support docs/layouts.md
 """
@@ -60,7 +60,7 @@ ON_GPU: dict[tuple[str, str, str], str] = {}
 
 @dataclass(frozen=True)
 class Verdict:
-    """says, fix: why it is refused and what to do instead. date: of the run on a GPU."""
+    """message, fix: why it is refused and what to do instead. date: of the run on a GPU."""
 
     status: Literal["tested", "on-gpu", "expected", "refused"]
     message: str = ""
@@ -68,7 +68,7 @@ class Verdict:
     date: str = ""
 
 
-Refused = tuple[str, str] | None  # why, and the cure
+Refused = tuple[str, str] | None  # why, and the fix
 
 
 def verdict(stage: str, method: str, layout: Layout) -> Verdict:

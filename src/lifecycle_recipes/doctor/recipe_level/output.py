@@ -53,7 +53,7 @@ def _taken(raw: RawRecipe, directory: Path) -> list[Finding]:
 
 
 def is_free(raw: RawRecipe) -> bool:
-    """Whether a record in output_dir would take the place of nobody else's."""
+    """True if a record in output_dir would replace no other run's record."""
     directory = Path(raw.output_dir)
     earlier, same = _earlier(raw, directory)
     return whose(directory, earlier, identity=None) is None or (same and earlier["status"] != "done")
@@ -90,7 +90,7 @@ def _gb(count: float) -> str:
 
 
 def needed_bytes(raw: RawRecipe) -> tuple[float, str]:
-    """(bytes that the weights and checkpoints will take, in words); 0 where the parent's size is not known.
+    """(bytes of the weights and checkpoints, in words); 0 where the parent's size is not known.
 
     A checkpoint holds the weights and what the optimizer keeps of them. Adapters are small: not counted.
     """
@@ -114,7 +114,7 @@ def _optimizer_states(optimizer: str) -> float:
 
 
 def _checkpoints(raw: RawRecipe) -> int:
-    """How many checkpoints lie on the disk at once: the limit, and one more until the oldest is gone."""
+    """How many checkpoints are on the disk at once: the limit, and one more until the oldest is gone."""
     strategy = raw.setting("train.save_strategy")
     if strategy == "no" or raw.stage == "ppo":
         return 0

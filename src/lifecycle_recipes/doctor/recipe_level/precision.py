@@ -44,7 +44,7 @@ def find_in_precision(raw: RawRecipe) -> list[Finding]:
 
 
 def _precision(raw: RawRecipe, layout: Layout | None) -> str | None:
-    """fp16, bf16, fp8, no; None where neither the recipe nor the layout says."""
+    """fp16, bf16, fp8, no; None if neither the recipe nor the layout sets it."""
     train = raw.values["train"]
     given = next((name for name in ("bf16", "fp16") if train.get(name)), None)
     given = given or (layout.precision if layout else None)
@@ -145,7 +145,7 @@ def _quantised(given: dict) -> bool:
 
 
 def _dtype(given: dict) -> str:
-    """As the recipe gives it; for `auto`, what a local model's config says."""
+    """The dtype of the recipe; for `auto`, that of a local model's config."""
     dtype = str(given.get("dtype") or "float32")
     if dtype != "auto":
         return dtype

@@ -22,7 +22,7 @@ _WORD = re.compile(r"\w+")
 
 
 def content(row: dict) -> str:
-    """All that a row says, as one string: equal strings, equal rows."""
+    """The content of a row as one string: equal strings, equal rows."""
     parts = []
     for column in sorted(row):
         value = row[column]
@@ -48,7 +48,7 @@ def words(row: dict) -> list[str]:
 
 
 def find_duplicates(row_sets: list[RowSet]) -> list[Finding]:
-    """`duplicate-rows` (warning) when REPEATS of the training rows or more say what an earlier row says.
+    """`duplicate-rows` (warning) when REPEATS of the training rows or more equal an earlier row.
 
     A file that is named twice is there twice on purpose: its rows are no repeats of themselves.
     """

@@ -49,7 +49,7 @@ def _format_fault(prompt, replies: dict) -> str | None:
 
 
 def _asked(messages: list[dict]) -> list[tuple]:
-    """What was said to the assistant."""
+    """The prompt of a pair."""
     return [(m["role"], m.get("content")) for m in messages if m["role"] in ("system", "user")]
 
 

@@ -61,7 +61,7 @@ def broken(tokenizer, template: str, where: str) -> Finding | None:
 
 
 def find_in_mask(tokenizer, template: str, where: str) -> list[Finding]:
-    """no-generation-markers; eos-untrained, where the turn end lies outside of them."""
+    """no-generation-markers; eos-untrained, if the end-of-turn token is outside of them."""
     if not GENERATION.search(template):
         message = f"the chat template has no {MARKERS} markers, so the assistant tokens are unknown"
         fix = (
@@ -154,7 +154,7 @@ def find_in_bos(tokenizer, template: str, where: str) -> Finding | None:
 
 
 def find_stop_missing(tokenizer, template: str, stops: set[int], where: str) -> Finding | None:
-    """stop-token-missing: generation would run past the turn end. stops: ids of generation_config and eos."""
+    """stop-token-missing: generation misses the end-of-turn token. stops: ids of generation_config and eos."""
     end = turn_end(tokenizer, template)
     if end is None or tokenizer.convert_tokens_to_ids(end) in stops:
         return None

@@ -86,7 +86,7 @@ def render_all(tokenizer, conversations: list[list[dict]], template: str, mask: 
 
 
 def works_with(tokenizer, template: str) -> dict[str, tuple[list[dict], list | None]]:
-    """The conversations of CONVERSATIONS that a template takes, and does not drop a part of."""
+    """The conversations of CONVERSATIONS that a template renders completely."""
     taken = {}
     for name, (messages, tools) in CONVERSATIONS.items():
         try:
@@ -116,7 +116,7 @@ def control_tokens(tokenizer, template: str) -> list[str]:
 
 def special_tokens(tokenizer):
     """A pattern that finds the tokenizer's special tokens in a text, the longest first."""
-    # Llama 3 names its chat tokens in no list of special tokens; tokenizer.json alone says that they are.
+    # Llama 3 lists its chat tokens only in tokenizer.json, not in its special tokens.
     added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     return _alternatives(tuple(dict.fromkeys([*tokenizer.all_special_tokens, *added])))
 

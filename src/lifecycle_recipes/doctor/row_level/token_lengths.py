@@ -34,14 +34,14 @@ class Length:
 
 @dataclass
 class Sample:
-    """Rows of one use that were looked at; `total` of them there are."""
+    """The sampled rows of one use, of `total` rows."""
 
     places: list[tuple[RowSet, int]]
     total: int
 
     @property
     def of(self) -> str:
-        """`8000 rows`, or how many of them were looked at."""
+        """`8000 rows`, or how many of them were sampled."""
         looked = len(self.places)
         return f"{self.total} rows" if looked == self.total else f"{looked} sampled rows of {self.total}"
 
@@ -107,7 +107,7 @@ def _measure_chats(tokenizer, template, places, stage) -> Iterator[Length]:
             ends = (trained[0], trained[-1]) if trained else (None, None)
             yield Length(row_set.where(i), row_set.number(i), 0, len(seen.ids), *ends)
         return
-    # Where only the replies are messages, upstream takes what they share as the prompt.
+    # Where only the replies are messages, upstream uses their common beginning as the prompt.
     given = [prompt if isinstance(prompt := row.get("prompt"), list) else [] for row in rows]
     asked = [p or _shared(row) for p, row in zip(given, rows, strict=True)]
     prompts = _render(tokenizer, template, places, asked, add_generation_prompt=True)
@@ -130,7 +130,7 @@ def _shared(row: dict) -> list:
 
 
 def _render(tokenizer, template, places, conversations, mask: bool = False, **options):
-    """`render_all`, the rows with tools one by one; refuses with the row that the template does not take."""
+    """`render_all`, the rows with tools one by one; refuses with the row that the template rejects."""
     tools = [_tools(row_set.rows[i]) for row_set, i in places]
     options["mask"] = mask
     try:

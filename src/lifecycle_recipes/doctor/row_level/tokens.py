@@ -20,7 +20,7 @@ CHAT_STAGES = ("sft", "dpo", "kto", "ppo")
 def find_in_tokens(raw, row_sets: list[RowSet]) -> list[Finding]:
     """Everything found in a RawRecipe's tokenizer, its template and the tokens of its rows, errors first.
 
-    Codes: those of template.py, vocabulary.py, token_rows.py and cuts.py, and tokenizer-unreadable,
+    Codes: those of template.py, vocabulary.py, token_lengths.py and truncation.py, and tokenizer-unreadable,
     no-chat-template, template-differs, template-changed, training-template-differs, pad-is-turn-end, no-eos.
     """
     try:
@@ -118,7 +118,7 @@ def own_template(tokenizer) -> str | None:
 
 
 def recipe_template(raw, tokenizer, parents_own: str | None) -> tuple[str | None, str]:
-    """(template, where it stands): a file's or another tokenizer's by the recipe, or the parent's.
+    """(template, its place): a file's or another tokenizer's by the recipe, or the parent's.
 
     Tokens that another tokenizer brings along are added to `tokenizer`, as upstream will.
     """
@@ -183,7 +183,7 @@ def find_changed(path: str) -> list[Finding]:
 
 def _find_unlike_scorer(role: str, path: str, tokenizer, template: str) -> list[Finding]:
     if is_local(path) and not Path(path).is_dir():
-        return []  # level 1 says that it is missing
+        return []  # level 1 reports the missing file
     theirs = load(path)
     unlike = find_unlike(tokenizer, template, theirs, own_template(theirs) or "")
     if not unlike:

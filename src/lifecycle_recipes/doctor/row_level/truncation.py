@@ -1,10 +1,10 @@
-"""Level 2, what `max_length` takes: rows that lose their answer, its end, or are dropped. No torch."""
+"""Level 2, truncation by `max_length`: rows that lose their answer or its end, or are dropped. No torch."""
 
 from ...finding import Finding
 from .token_lengths import Length, Sample, listed
 
 # Upstream cuts and drops in silence. Up to WARN of the rows it hardly moves a run, and the ledger counts it;
-# from REFUSE on the run is another one than its recipe says (half of a chat set lost its answers at 1024).
+# from REFUSE on the run does not do what its recipe states (half of a chat set lost its answers at 1024).
 WARN, REFUSE = 0.01, 0.20
 # The default of trl's SFTConfig, DPOConfig, KTOConfig and RewardConfig.
 DEFAULT_MAX_LENGTH = 1024
@@ -14,7 +14,7 @@ UNCUT = ("bfd_split", "wrapped")  # packing strategies that carry what does not 
 def find_cuts(raw, lengths: list[Length], sample: Sample, positions: int | None) -> list[Finding]:
     """zero-label-rows, rows-too-long, answers-cut, answers-all-cut, no-trained-tokens, prompts-too-long.
 
-    positions: the longest sequence that the model takes, where it says so.
+    positions: the longest sequence that the model supports, if known.
     """
     if not lengths:
         return []
@@ -93,7 +93,7 @@ def _rows(rows: list[Length]) -> str:
 
 
 def _find_in_prompts(raw, lengths, sample: Sample, positions: int | None) -> list[Finding]:
-    """PPO: a prompt must leave room for a reply; without a known context nothing can be said."""
+    """PPO: a prompt must leave room for a reply; without a known context length nothing is checked."""
     reply = raw.values["train"].get("response_length", 53)  # trl's default
     if positions is None:
         return []

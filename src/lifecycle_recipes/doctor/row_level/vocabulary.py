@@ -91,7 +91,7 @@ def find_beyond_embedding(tokenizer, used: set[int], path: str, revision: str | 
 
 
 def embedding_rows(path: str, revision: str | None = None) -> int | None:
-    """Rows of the input embedding: from the weights where they are here, else as the config says."""
+    """Rows of the input embedding: from the weights if they are local, else from the config."""
     found = find_weight(path, EMBEDDINGS)
     if found:
         return found[2][0]

@@ -6,7 +6,7 @@ from typing import Any
 from ...data.provenance import places
 from ...finding import Finding
 
-ROWS, TOKENS = 128, 200_000  # looked at, at most
+ROWS, TOKENS = 128, 200_000  # sampled, at most
 SHOWN = 5
 
 
@@ -67,7 +67,7 @@ def _unlabelled(trainer, sample) -> list[Finding]:
             return []
         if not mask.any():
             no_batch = no_batch or [number for number, _ in part]
-        # Chosen and rejected stand one below the other: row i is also row i + size.
+        # A batch has the chosen rows, then the rejected ones: row i is also row i + size.
         if mask.shape[0] % len(part) == 0:
             counts = mask.sum(1).view(-1, len(part)).amin(0)
             empty += [number for (number, _), count in zip(part, counts, strict=True) if not count]
@@ -109,7 +109,7 @@ def _double_bos(trainer, sample) -> list[Finding]:
     from .forward import row_ids
 
     bos = trainer.processing_class.bos_token_id
-    if bos is None or bos in end_ids(trainer):  # one token for both may well stand twice
+    if bos is None or bos in end_ids(trainer):  # one token with both roles may occur twice
         return []
     twice = [number for number, row in sample if row_ids(row)[:2] == [bos, bos]]
     if not twice:

@@ -1,7 +1,7 @@
 """Does a stage start from exactly what its parent ended with, and is its reference that parent?
 
-A run records what its trained model says to one short text: the mean log-probability of its tokens, or a
-reward model's score (`probe` in run.json). A child's model must say the same before its first step.
+A run records the output of its trained model for one short text: the mean log-probability of its tokens, or a
+reward model's score (`probe` in run.json). A child's model must reproduce it before its first step.
 """
 
 import math
@@ -21,7 +21,7 @@ LARGEST_LOADED = 500_000_000
 
 @dataclass(frozen=True)
 class Reading:
-    """What a model says to a probe's text. loose: how far another reading of it may be off.
+    """The output of a model for a probe's text. loose: the tolerance of a comparison.
 
     logits: float32 on the CPU, [tokens, vocabulary] or [1]; None where only a loss can be asked for.
     """
@@ -103,7 +103,7 @@ def _other_tokenizer(recipe: Any) -> list[Finding]:
 
 
 def step_0_differs(trainer, recipe: Any) -> list[Finding]:
-    """parent-dropped: before its first step a model does not say what its parent says."""
+    """parent-dropped: at step 0 the output does not match the parent's record."""
     from .forward import can_run, language_model
 
     policy = language_model(trainer)
@@ -120,7 +120,7 @@ def step_0_differs(trainer, recipe: Any) -> list[Finding]:
 
 
 def read_prepared(trainer, ids: list[int]) -> Reading:
-    """What the trainer's model, prepared for training, says to `ids`. Collective under ZeRO-3."""
+    """The output of the trainer's model, prepared for training, for `ids`. Collective under ZeRO-3."""
     from .forward import language_model, no_trace, prepared_model
 
     with no_trace(trainer), prepared_model(trainer) as runs:
@@ -158,7 +158,7 @@ def parent_probe(path: str | None, trainer, model) -> dict | None:
 
 
 def _measure_adapter(path: str, trainer) -> dict | None:
-    """The probe of an adapter that nobody recorded: loaded as a user would, with and without it."""
+    """The probe of an adapter without a record: loaded as a user would, with and without it."""
     from ...models.saved import load_saved
     from .forward import mean_log_probability
 
@@ -187,7 +187,7 @@ def compare(reading: Reading, probe: dict, path: str) -> list[Finding]:
     )
     message += f" {probe['value']:.4f} {reading.unit}): the parent's weights were not loaded"
     if start is not None and abs(reading.value - start) < away:
-        message += f" ; {start:.4f} is the value before the parent's training"
+        message += f"; {start:.4f} is the value before the parent's training"
     fix = "set the parent to the run directory itself; merge an adapter before adding a new one"
     return [Finding.error("parent-dropped", message, fix, path)]
 
@@ -221,7 +221,7 @@ def reference_differs(trainer) -> list[Finding]:
 
 
 def read(model, ids: list[int], trainer, runs: Any = None) -> Reading:
-    """What `model` says to `ids`: nats per token of a causal LM, the score of a reward model.
+    """The output of `model` for `ids`: nats per token of a causal LM, the score of a reward model.
 
     runs: what is called in its place, where a wrapper must be.
     """

@@ -16,7 +16,7 @@ from ...finding import refuse
 
 # They have no loss, so there is nothing to build.
 NO_TRAINER = ("tokenizer", "evaluate")
-# How upstream says no to a recipe.
+# Exceptions by which upstream rejects a recipe.
 REJECTIONS = (ValueError, TypeError, NotImplementedError, ImportError, OSError, RuntimeError, KeyError)
 
 
@@ -26,7 +26,7 @@ def built_trainer(path: str | Path, overrides: Sequence[str] | None = None) -> I
 
     train.output_dir is a directory that is gone afterwards; nothing is written in the user's tree, nothing
     is reported or pushed. `trainer.notes` holds what the stage noted for its record (`data`: the ledger),
-    `trainer.origins` where its training rows lie (data/provenance.py).
+    `trainer.origins` with the provenance of its training rows (data/provenance.py).
     Raises Refusal: what reading the recipe and building raise; no-trainer for a stage without one;
     trainer-refused where upstream does not accept the recipe.
     """

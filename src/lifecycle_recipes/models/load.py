@@ -6,11 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..finding import refuse
-from ..record.parents import hash_file
-from .adapters import is_adapter, is_local, merge_adapter
+from ..record.parents import hash_file, is_local
+from .adapters import MERGED_BASE, is_adapter, merge_adapter
 from .lora_targets import require_lora_targets
 
-MERGED_BASE = "base"  # directory in a run's output_dir
 MERGED_FROM = "merged_from.json"  # written last: the merged base beside it is whole
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..finding import refuse
-from ..record.parents import hash_weights, is_local
-from .adapters import base_revision, is_adapter
+from ..record.parents import hash_weights
+from .adapters import adapter_base, base_revision, is_adapter, require_adapter_base
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,9 @@ def weights_id(path: str) -> list[str] | None:
     """Hashes of a local model's weights and its adapter's base; None for a Hub id."""
     if not Path(path).is_dir():
         return None
-    base = _adapter_base(path) if is_adapter(path) else None
-    return [hash_weights(place) or "" for place in (path, base) if place and Path(place).is_dir()]
+    return [
+        hash_weights(place) or "" for place in (path, adapter_base(path)) if place and Path(place).is_dir()
+    ]
 
 
 def _load(path: str, auto_class, options: dict):
@@ -98,22 +99,10 @@ def _load(path: str, auto_class, options: dict):
         return auto_class.from_pretrained(path, **{"dtype": "auto"} | options)
     from peft import PeftModel
 
-    base = _adapter_base(path)
+    base = require_adapter_base(path)
     options |= base_revision(path, base)
-    if is_local(base) and not Path(base).is_dir():
-        raise refuse(
-            "adapter-base-missing", f"the adapter's base {base} is gone", "train the base again", path
-        )
     model = auto_class.from_pretrained(base, **{"dtype": "auto"} | options)
     return PeftModel.from_pretrained(model, path)
-
-
-def _adapter_base(path: str) -> str:
-    """Where the base of an adapter is: as recorded, or beside the adapter of a run that was moved."""
-    base = json.loads((Path(path) / "adapter_config.json").read_text(encoding="utf-8"))
-    base = base["base_model_name_or_path"]
-    beside = Path(path) / "base"
-    return str(beside) if not Path(base).is_dir() and beside.is_dir() else base
 
 
 def _revision(path: str, revision: str | None) -> dict:

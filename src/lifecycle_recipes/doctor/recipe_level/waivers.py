@@ -5,11 +5,11 @@ from difflib import get_close_matches
 from ...finding import Finding
 from ...recipe.pins import pinnable
 from ...recipe.read import RawRecipe
-from ..codes import CODES
+from ..codes import CODES, NEVER_WAIVED
 
 
 def find_in_waivers(raw: RawRecipe) -> list[Finding]:
-    """unknown-waiver, waiver-without-reason; unused-pin, pin-conflict."""
+    """unknown-waiver, not-waivable, waiver-without-reason; unused-pin, pin-conflict."""
     findings = []
     for code, reason in raw.allow.items():
         where = raw.places.get(f"allow.{code}", "")
@@ -17,6 +17,11 @@ def find_in_waivers(raw: RawRecipe) -> list[Finding]:
             near = get_close_matches(code, CODES, 1)
             fix = f"did you mean {near[0]}?" if near else "docs/checks.md lists the codes"
             findings.append(Finding.error("unknown-waiver", f"no check is called {code}", fix, where))
+        elif code in NEVER_WAIVED:
+            message = f"allow.{code} cannot be granted: with that fault no trainer can be built as asked for"
+            findings.append(
+                Finding.error("not-waivable", message, "mend the fault, remove the waiver", where)
+            )
         elif not reason.strip():
             message, fix = f"allow.{code} gives no reason", "write why it is fine here: the record keeps it"
             findings.append(Finding.error("waiver-without-reason", message, fix, where))

@@ -8,6 +8,7 @@ import struct
 from pathlib import Path
 
 from ...finding import Finding
+from ...models.adapters import model_below
 from ...record.file import RUN_FILE
 from ...record.parents import is_local
 from .template_probes import special_tokens
@@ -43,19 +44,9 @@ def find_file(path: str, name: str, revision: str | None = None) -> Path | None:
     return Path(found) if found else None
 
 
-def base_of(path: str) -> str:
-    """The model below the adapters at `path`, where it can be found; `path` itself for a full model."""
-    config = read_json(path, "adapter_config.json") if is_local(path) else {}
-    base = config.get("base_model_name_or_path")
-    if not base:
-        return path
-    beside = Path(path) / "base"  # a run that was moved keeps its merged base beside the adapter
-    return str(beside) if not Path(base).is_dir() and beside.is_dir() else base_of(base)
-
-
 def model_config(path: str, revision: str | None = None) -> dict:
     """config.json of the model (or of an adapter's base), the text part of a multimodal one."""
-    config = read_json(base_of(path), "config.json", revision)
+    config = read_json(model_below(path), "config.json", revision)
     return config | (config.get("text_config") or {})
 
 
@@ -100,7 +91,7 @@ def embedding_rows(path: str, revision: str | None = None) -> int | None:
 
 def find_weight(path: str, names: tuple[str, ...]) -> tuple[Path, str, list[int]] | None:
     """(file, full name, shape) of the first tensor of a local model whose name ends in one of `names`."""
-    base = base_of(path)
+    base = model_below(path)
     if not is_local(base):
         return None
     for file in sorted(Path(base).glob("*.safetensors")):

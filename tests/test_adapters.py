@@ -15,9 +15,9 @@ from lifecycle_recipes.models.load import (
     load_causal_lm,
     load_reward_model,
     load_tokenizer,
-    turn_end,
 )
 from lifecycle_recipes.models.saved import load_saved
+from lifecycle_recipes.models.turn_end import turn_end
 
 IDS = torch.tensor([[1, 20, 33, 41, 57, 9, 1]])
 

@@ -9,6 +9,7 @@ from ..finding import refuse
 from ..record.parents import hash_file, is_local
 from .adapters import MERGED_BASE, is_adapter, merge_adapter
 from .lora_targets import require_lora_targets
+from .turn_end import turn_end  # noqa: F401 - the stages still look for it here
 
 MERGED_FROM = "merged_from.json"  # written last: the merged base beside it is whole
 
@@ -80,20 +81,6 @@ def load_reward_model(model_config, train_args, new_head: bool = False):
         )
     require_lora_targets(model, model_config)
     return _keep_4bit_layout(model)
-
-
-def turn_end(tokenizer) -> str | None:
-    """The special token that the chat template writes after an assistant's text; None without a template."""
-    if not tokenizer.chat_template:
-        return None
-    mark = "0"
-    messages = [{"role": "user", "content": mark}, {"role": "assistant", "content": mark}]
-    tail = tokenizer.apply_chat_template(messages, tokenize=False).rpartition(mark)[2]
-    ids = tokenizer(tail, add_special_tokens=False)["input_ids"]
-    # Llama 3 names its chat tokens in no list of special tokens; tokenizer.json alone says that they are.
-    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    special |= set(tokenizer.all_special_ids)
-    return next((tokenizer.convert_ids_to_tokens(i) for i in ids if i in special), None)
 
 
 def _require_weights(path: str) -> None:

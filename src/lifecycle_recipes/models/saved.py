@@ -1,6 +1,5 @@
 """A model as it lies on disk, loaded to be measured: what is judged is what a user would load."""
 
-import json
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from ..finding import refuse
 from ..record.parents import hash_weights
 from .adapters import adapter_base, base_revision, is_adapter, require_adapter_base
+from .config_file import read_json
 
 
 @dataclass(frozen=True)
@@ -129,12 +129,12 @@ def _quantisation(model_config, device=None) -> dict:
 
 
 def _refuse_other_heads(path: str) -> None:
-    config = Path(path) / "config.json"
     if not Path(path).is_dir() or is_adapter(path):
         return
-    if not config.is_file():
+    config = read_json(path, "config.json")
+    if not config:
         raise refuse("missing-model", "there is no saved model here", "train it or correct the path", path)
-    names = json.loads(config.read_text(encoding="utf-8")).get("architectures") or []
+    names = config.get("architectures") or []
     if any(name.endswith("ForSequenceClassification") for name in names):
         raise refuse(
             "not-a-language-model",

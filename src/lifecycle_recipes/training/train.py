@@ -10,6 +10,7 @@ from transformers import TrainerCallback
 
 from ..doctor.trainer_level.step_zero import differs_from_parent, probe_ids, read_prepared
 from ..finding import FAILED, Finding, Refusal
+from ..models.turn_end import stop_ids_of
 from ..record.run import Stopped
 from .batch_order import keep_order
 from .ddp_notice import HideNotice
@@ -165,10 +166,7 @@ def end_replies_at(model, tokenizer) -> None:
     generation = getattr(model, "generation_config", None)
     if generation is None or tokenizer.eos_token_id is None:
         return
-    known = (
-        generation.eos_token_id if isinstance(generation.eos_token_id, list) else [generation.eos_token_id]
-    )
-    ends = sorted({i for i in (*known, tokenizer.eos_token_id) if i is not None})
+    ends = stop_ids_of(generation.eos_token_id, tokenizer.eos_token_id)
     generation.eos_token_id = ends if len(ends) > 1 else ends[0]
     model.config.eos_token_id = tokenizer.eos_token_id
 

@@ -26,14 +26,18 @@ def check_config(config: EvaluateConfig | None, *, produced: tuple[str, ...] = (
     for key in ("prompts", "rubric"):
         path = getattr(config, key)
         if path and not Path(path).is_file():
-            findings.append(_error("missing-file", f"evaluate.{key} does not exist", "name a file", path))
+            findings.append(
+                Finding.error("missing-file", f"evaluate.{key} does not exist", "name a file", path)
+            )
     if config.prompts and Path(config.prompts).is_file():
         findings += _check_prompts(Path(config.prompts))
     for key in ("against", "reward_model"):
         path = getattr(config, key)
         if path and path not in produced and is_local(path) and not hash_weights(path):
             message = f"evaluate.{key} holds no saved model"
-            findings.append(_error("missing-model", message, "train it first or correct the path", path))
+            findings.append(
+                Finding.error("missing-model", message, "train it first or correct the path", path)
+            )
     if findings:
         raise Refusal(*findings)
 
@@ -41,7 +45,7 @@ def check_config(config: EvaluateConfig | None, *, produced: tuple[str, ...] = (
 def _check_numbers(config: EvaluateConfig) -> list[Finding]:
     lowest = {"batch_size": 1, "max_new_tokens": 1, "samples": 0, "limit": 1}
     return [
-        _error("bad-value", f"evaluate.{key} is {value}", f"give {least} or more")
+        Finding.error("bad-value", f"evaluate.{key} is {value}", f"give {least} or more")
         for key, least in lowest.items()
         if (value := getattr(config, key)) is not None and value < least
     ]
@@ -51,14 +55,16 @@ def _check_companions(config: EvaluateConfig) -> list[Finding]:
     for key in ("against", "reward_model"):
         if getattr(config, f"{key}_revision") and not getattr(config, key):
             message = f"evaluate.{key}_revision has no effect without evaluate.{key}"
-            return [_error("no-effect", message, f"give evaluate.{key} its Hub id, or remove this")]
+            return [Finding.error("no-effect", message, f"give evaluate.{key} its Hub id, or remove this")]
     needs = [key for key in ("rubric", "reward_model", "against") if getattr(config, key)]
     if needs and not config.prompts:
         message = f"evaluate.{needs[0]} judges replies, but there are no prompts to reply to"
-        return [_error("missing-prompts", message, "give evaluate.prompts, a jsonl of held-out prompts")]
+        return [
+            Finding.error("missing-prompts", message, "give evaluate.prompts, a jsonl of held-out prompts")
+        ]
     if not config.tasks and not config.prompts:
         message = "the evaluate section measures nothing"
-        return [_error("nothing-to-measure", message, "give evaluate.tasks or evaluate.prompts")]
+        return [Finding.error("nothing-to-measure", message, "give evaluate.tasks or evaluate.prompts")]
     return []
 
 
@@ -68,23 +74,31 @@ def _check_tasks(config: EvaluateConfig) -> list[Finding]:
         return []
     if not Path(config.include_path).is_dir():
         message = "evaluate.include_path is no directory"
-        return [_error("missing-tasks", message, "name the directory of the task YAMLs", config.include_path)]
+        return [
+            Finding.error(
+                "missing-tasks", message, "name the directory of the task YAMLs", config.include_path
+            )
+        ]
     try:
         known = read_tasks(config.include_path)
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
         message = f"cannot read a task file: {' '.join(str(error).split())}"
-        return [_error("bad-task", message, "correct it", config.include_path)]
+        return [Finding.error("bad-task", message, "correct it", config.include_path)]
     findings = []
     for name in config.tasks:
         leaves = members(name, known)
         if not leaves:
             near = get_close_matches(name, known, n=1)
             fix = f"did you mean {near[0]}?" if near else f"there is {', '.join(known) or 'no task'}"
-            findings.append(_error("unknown-task", f"no task is called {name}", fix, config.include_path))
+            findings.append(
+                Finding.error("unknown-task", f"no task is called {name}", fix, config.include_path)
+            )
         for leaf in leaves:
             for file in missing_data(known[leaf]):
                 message = f"task {leaf} reads a file that does not exist: {file}"
-                findings.append(_error("missing-file", message, "make the data first", str(known[leaf].path)))
+                findings.append(
+                    Finding.error("missing-file", message, "make the data first", str(known[leaf].path))
+                )
     return findings
 
 
@@ -95,12 +109,12 @@ def _check_prompts(path: Path) -> list[Finding]:
         with path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
                 if not isinstance(row := json.loads(line), dict) or not row.get("prompt"):
-                    return [_error("bad-row", "this row has no prompt", "give it one", f"{path}:{number}")]
+                    return [
+                        Finding.error("bad-row", "this row has no prompt", "give it one", f"{path}:{number}")
+                    ]
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         where = f"{path}:{max(number, 1)}"
-        return [_error("bad-line", f"not a line of UTF-8 JSON: {error}", "correct or remove it", where)]
-    return [] if number else [_error("empty-file", "there are no prompts", "give some", str(path))]
-
-
-def _error(code: str, message: str, fix: str, where: str = "") -> Finding:
-    return Finding.error(code, message, fix, where)
+        return [
+            Finding.error("bad-line", f"not a line of UTF-8 JSON: {error}", "correct or remove it", where)
+        ]
+    return [] if number else [Finding.error("empty-file", "there are no prompts", "give some", str(path))]

@@ -105,3 +105,11 @@ def base_revision(path: str, base: str) -> dict[str, str]:
     """`{"revision": ...}` that the adapter at `path` was trained on; {} for a base that is a directory."""
     revision = _adapter_config(path).get("revision")
     return {"revision": revision} if revision and not is_local(base) else {}
+
+
+def adapter_has_head(path: str) -> bool:
+    """Whether a trained reward head was saved with the adapter at `path`."""
+    from safetensors import safe_open
+
+    with safe_open(Path(path) / "adapter_model.safetensors", framework="pt") as weights:
+        return any({"score", "classifier"} & set(key.split(".")) for key in weights.keys())  # noqa: SIM118

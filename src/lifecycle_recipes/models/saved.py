@@ -7,8 +7,9 @@ from typing import Any
 
 from ..finding import refuse
 from ..record.parents import hash_weights
-from .adapters import adapter_base, base_revision, is_adapter, require_adapter_base
+from .adapters import adapter_base, adapter_has_head, base_revision, is_adapter, require_adapter_base
 from .config_file import read_json
+from .load import keep_4bit_layout
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def load_reward(path: str, model_config=None, device=None, revision: str | None 
     with _loading():
         if is_adapter(path):
             model = _load(path, AutoModelForSequenceClassification, options)
-            headless = _adapter_lacks_head(path)
+            headless = not adapter_has_head(path)
         else:
             options["output_loading_info"] = True
             model, info = _load(path, AutoModelForSequenceClassification, options)
@@ -144,20 +145,10 @@ def _refuse_other_heads(path: str) -> None:
         )
 
 
-def _adapter_lacks_head(path: str) -> bool:
-    from safetensors import safe_open
-
-    with safe_open(Path(path) / "adapter_model.safetensors", "pt") as tensors:
-        return not any("score" in name for name in tensors.keys())  # noqa: SIM118 - not a dict
-
-
 def _place(model, device):
     """In eval mode on its device; quantised weights are there already."""
     if getattr(model, "is_quantized", False):
-        for module in model.modules():
-            # The CPU's inference layout needs widths that are multiples of 64 (see models/load.py).
-            if hasattr(module, "support_avx512bf16_for_cpu"):
-                module.support_avx512bf16_for_cpu = False
+        keep_4bit_layout(model)
     else:
         model.to(device)
     return model.eval()

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from transformers import TrainerCallback
 
 from ..doctor.trainer_level.step_zero import differs_from_parent, probe_ids, read_prepared
-from ..finding import FAILED, Finding, Refusal
+from ..finding import FAILED, Refusal, refuse
 from ..models.turn_end import stop_ids_of
 from ..record.run import Stopped
 from .batch_order import keep_order
@@ -17,6 +17,7 @@ from .ddp_notice import HideNotice
 from .eval_loss import measure_once
 from .finite import Watch, require_finite_weights
 from .layout_watch import LayoutWatch
+from .ranks import true_anywhere
 from .save import Saves
 from .weights import find_unmoved, fingerprints
 
@@ -55,7 +56,9 @@ def train_and_save(trainer, recipe, run) -> None:
             again = "" if stop.resumable else "; split weights cannot be resumed: it starts from the first"
             raise Stopped(f"step {trainer.state.global_step} of {trainer.state.max_steps}{again}")
         if not trainer.state.global_step:
-            raise _failure("no-steps", "training ended without one optimizer step", "give it more rows")
+            raise refuse(
+                "no-steps", "training ended without one optimizer step", "give it more rows", status=FAILED
+            )
         seen = trainer.state.num_input_tokens_seen
         run.metrics.update(train_loss=output.training_loss, steps=trainer.state.global_step)
         # After a resume, only what this session saw counts for its speed.
@@ -152,13 +155,7 @@ class StopOnSignal(TrainerCallback):
 
     def _asked_anywhere(self, args) -> bool:
         # A signal reaches the ranks at different moments; all of them must leave after the same step.
-        if args.world_size == 1:
-            return self.asked_at is not None
-        import torch
-
-        asked = torch.tensor(int(self.asked_at is not None), device=args.device)
-        torch.distributed.all_reduce(asked, op=torch.distributed.ReduceOp.MAX)
-        return bool(asked)
+        return true_anywhere(self.asked_at is not None, args)
 
 
 def end_replies_at(model, tokenizer) -> None:
@@ -179,7 +176,9 @@ def _name_full_disk(path: str):
     except Exception as error:
         if not _is_full_disk(error):
             raise
-        raise _failure("disk-full", "no space left while saving", "free some, run it again", path) from error
+        raise refuse(
+            "disk-full", "no space left while saving", "free some, run it again", path, FAILED
+        ) from error
 
 
 def _is_full_disk(error: BaseException) -> bool:
@@ -188,8 +187,3 @@ def _is_full_disk(error: BaseException) -> bool:
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(
         w in str(error) for w in words
     )
-
-
-def _failure(code: str, message: str, fix: str, where: str = "") -> Refusal:
-    """A refusal in the middle of a run: exit status 1, not 2."""
-    return Refusal(Finding.error(code, message, fix, where), status=FAILED)

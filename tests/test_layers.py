@@ -24,12 +24,11 @@ RANK = {room: -row for row, line in enumerate(ORDER.split("\n")) for room in lin
 HEAVY = set("torch transformers trl datasets accelerate peft lm_eval tokenizers deepspeed".split())
 # Rooms, and files of other rooms, that must be importable in milliseconds.
 LIGHT = {"cli", "chat", "stages", "planner", "report", "recipe", "record", "layouts", "exit_status"}
-LIGHT |= {"finding", "redact", "quiet", "doctor"}
-LIGHT |= {
-    f"models.{name}" for name in "from_config lora_targets new_tokenizer special_tokens turn_end".split()
-}
+LIGHT |= {"finding", "redact", "quiet", "doctor", "training.stage"}
+LIGHT_MODELS = "adapters config_file from_config lora_targets new_tokenizer special_tokens turn_end"
+LIGHT |= {f"models.{name}" for name in LIGHT_MODELS.split()}
 LIGHT |= {f"data.{n}" for n in "config ledger row_files provenance row_faults row_sets sources split".split()}
-LIGHT |= {f"evals.{name}" for name in ("config", "check", "tasks", "measure", "pairs")} | {"training.stage"}
+LIGHT |= {f"evals.{name}" for name in ("config", "check", "tasks", "measure", "pairs")}
 
 
 def layer(module: str) -> str:

@@ -52,6 +52,6 @@ class Refusal(Exception):
         super().__init__("\n".join(str(f) for f in findings))
 
 
-def refuse(code: str, message: str, fix: str = "", where: str = "") -> Refusal:
-    """A Refusal with one error finding: `raise refuse("missing-file", ...)`."""
-    return Refusal(Finding.error(code, message, fix, where))
+def refuse(code: str, message: str, fix: str = "", where: str = "", status: int = REFUSED) -> Refusal:
+    """A Refusal with one error finding: `raise refuse("missing-file", ...)`. status: FAILED amid a run."""
+    return Refusal(Finding.error(code, message, fix, where), status=status)

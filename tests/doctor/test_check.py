@@ -9,7 +9,7 @@ from checked import RECIPE, codes, write
 
 from lifecycle_recipes import cli
 from lifecycle_recipes.doctor import check as doctor
-from lifecycle_recipes.finding import Finding, Refusal
+from lifecycle_recipes.finding import Finding, Refusal, refuse
 from lifecycle_recipes.recipe.read import publishing_defaults, read_recipe
 from lifecycle_recipes.record.file import read_record
 
@@ -118,6 +118,36 @@ def test_errors_of_every_level_can_be_waived(recipe_here, tiny_chat_rows):
     ((code, _),) = codes(upto=2)
     report = doctor.check("sft.yaml", ["--allow", f"{{{code}: known}}"])
     assert report.errors == [] and report.allowed == {code: "known"} and report.reached == 3
+
+
+def test_a_waived_lora_without_peft_trains_every_weight(recipe_here):
+    recipe = RECIPE.replace("  model_name_or_path: parent\n", "  model_name_or_path: parent\n  lora_r: 8\n")
+    write(recipe + "allow: {lora-without-peft: every weight is meant}\n")
+    report = doctor.check("sft.yaml")
+    assert (report.errors, report.reached) == ([], 3) and set(report.allowed) == {"lora-without-peft"}
+    assert run_stage() == 0
+    assert read_record("run")["status"] == "done" and not Path("run/adapter_config.json").exists()
+
+
+def test_a_refusal_while_building_is_not_waived(recipe_here, monkeypatch):
+    """Waived or not, there is no trainer: nothing of level 3 was looked at."""
+    from lifecycle_recipes.stages import sft
+
+    def build(recipe, run):
+        raise refuse("epochs-unused", "this cannot be built")
+
+    monkeypatch.setattr(sft, "build_trainer", build)
+    write(RECIPE + "allow: {epochs-unused: so be it}\n")
+    report = doctor.check("sft.yaml")
+    assert [f.code for f in report.errors] == ["epochs-unused"] and report.allowed == {}
+
+
+def test_what_no_run_goes_on_past_cannot_be_waived(recipe_here):
+    write(RECIPE.replace("train:", "  eval_fraction: 0.1\n  eval_sources: [{path: rows.jsonl}]\ntrain:"))
+    for waivers in ("{two-eval-splits: either}", "{two-eval-splits: either, not-waivable: please}"):
+        report = doctor.check("sft.yaml", ["--allow", waivers])
+        assert {"two-eval-splits", "not-waivable"} <= {f.code for f in report.errors}
+        assert (report.allowed, report.reached) == ({}, 1)
 
 
 def test_pins_apply_where_no_revision_is_given(recipe_here):

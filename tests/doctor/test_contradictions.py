@@ -36,6 +36,7 @@ def test_a_plain_recipe_has_no_contradiction(tmp_path):
     [
         ("lora-without-peft", "4", {"model": "lora_r: 8"}),
         ("lora-without-peft", "4", {"model": "load_in_4bit: true"}),
+        ("lora-without-peft", "4", {"model": "use_dora: true"}),
         ("two-quantizations", "4", {"model": "load_in_4bit: true\nload_in_8bit: true\nuse_peft: true"}),
         ("two-precisions", "8", {"train": "bf16: true\nfp16: true"}),
         ("eval-without-data", "7", {"train": "eval_strategy: steps"}),

@@ -101,12 +101,11 @@ class TestEveryTemplate:
             tokenizer_of(file.stem).apply_chat_template(messages, tokenize=False)
 
     def test_turn_end_is_what_the_sft_stage_makes_eos(self, file, tokenizer_of):
-        from lifecycle_recipes.doctor.row_level import template_probes as probes
-        from lifecycle_recipes.models.load import turn_end
+        from lifecycle_recipes.models.turn_end import turn_end
 
         tokenizer = tokenizer_of(file.stem)
         end = TURN_END.get(file.stem, "<|im_end|>")
-        assert turn_end(tokenizer) == probes.turn_end(tokenizer, tokenizer.chat_template) == end
+        assert turn_end(tokenizer) == turn_end(tokenizer, tokenizer.chat_template) == end
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from ..layouts.layout import Layout
 from ..quiet import quiet
 from ..recipe.read import RawRecipe, read_recipe
 from ..record.run import Run
-from .codes import ELSEWHERE
+from .codes import ELSEWHERE, NEVER_WAIVED
 from .recipe_level.level import find_in_recipe
 from .recipe_level.output import is_free
 
@@ -68,15 +68,19 @@ class Report:
         return [f for f in self.findings if f.severity == "warning"]
 
     def run_level(self, level: int, allow: dict[str, str], find: Callable[[], Iterable[Finding]]) -> None:
-        """Add what `find` returns or raises as a Refusal, less what `allow` waives; keep the time."""
+        """Add what `find` returns, less what `allow` waives, or what it raises as a Refusal; keep the time.
+
+        A Refusal is never waived: what it stopped here stops the run as well, and the rest of the level was
+        not looked at.
+        """
         with self.timed(level):
             try:
                 found = list(find())
             except Refusal as refusal:
-                found = refusal.findings
+                found, allow = refusal.findings, {}
         self.reached = max(self.reached, level)
         for finding in found:
-            if finding.code in allow:
+            if finding.code in allow and finding.code not in NEVER_WAIVED:
                 self.allowed[finding.code] = allow[finding.code]
             elif finding not in self.findings:
                 self.findings.append(finding)
@@ -134,8 +138,9 @@ def check(
 
 
 def _waive(report: Report, allow: dict[str, str]) -> None:
-    report.allowed |= {f.code: allow[f.code] for f in report.findings if f.code in allow}
-    report.findings = [f for f in report.findings if f.code not in allow]
+    waived = {f.code for f in report.findings if f.code in allow} - NEVER_WAIVED
+    report.allowed |= {code: allow[code] for code in sorted(waived)}
+    report.findings = [f for f in report.findings if f.code not in waived]
 
 
 def _why_not(report: Report, raw: RawRecipe | None, level: int) -> str:
@@ -178,7 +183,7 @@ def _find_in_built(path: str, overrides: list[str] | None) -> list[Finding]:
 
 def _add_unused_waivers(report: Report, raw: RawRecipe) -> None:
     for code in raw.allow:
-        if code not in report.allowed and code not in ELSEWHERE:
+        if code not in report.allowed and code not in ELSEWHERE | NEVER_WAIVED:
             message = f"allow.{code} has no effect: the check reported no such finding"
             where = raw.places.get(f"allow.{code}", "")
             report.findings.append(Finding.warning("unused-waiver", message, "remove it", where))

@@ -143,6 +143,7 @@ CODES: dict[str, str] = {
     "not-messages": "a column that should hold a list of messages holds something else",
     "not-text": "a column that should hold text holds something else",
     "not-utf8": "the recipe is not UTF-8",
+    "not-waivable": "`allow` names a finding with which no run is possible",
     "nothing-saved": "saving wrote no weights",
     "nothing-to-measure": "an evaluate section without anything to measure",
     "nothing-trainable": "every weight of the model is frozen",
@@ -239,6 +240,22 @@ CODES: dict[str, str] = {
     "zero-loss": "a loss of exactly 0",
 }
 
+# No run can continue with these: the trainer cannot be built, or would not be the one that the recipe describes.
+NEVER_WAIVED = frozenset(
+    {
+        "block-too-long",
+        "no-eos",
+        "no-single-start",
+        "not-waivable",
+        "one-label",
+        "ppo-no-eval",
+        "ppo-no-quantization",
+        "trainer-refused",
+        "two-eval-splits",
+        "two-lengths",
+        "two-quantizations",
+    }
+)
 # Only a run can report these, so a check cannot know whether their waiver is used.
 ELSEWHERE = frozenset(
     {

@@ -27,7 +27,7 @@ def check_config(config: EvaluateConfig | None, *, produced: tuple[str, ...] = (
         path = getattr(config, key)
         if path and not Path(path).is_file():
             findings.append(
-                _error(
+                Finding.error(
                     "missing-file", f"the file evaluate.{key} does not exist", "give an existing file", path
                 )
             )
@@ -37,7 +37,9 @@ def check_config(config: EvaluateConfig | None, *, produced: tuple[str, ...] = (
         path = getattr(config, key)
         if path and path not in produced and is_local(path) and not hash_weights(path):
             message = f"evaluate.{key} has no saved model"
-            findings.append(_error("missing-model", message, "train it first, or correct the path", path))
+            findings.append(
+                Finding.error("missing-model", message, "train it first, or correct the path", path)
+            )
     if findings:
         raise Refusal(*findings)
 
@@ -45,7 +47,9 @@ def check_config(config: EvaluateConfig | None, *, produced: tuple[str, ...] = (
 def _check_numbers(config: EvaluateConfig) -> list[Finding]:
     lowest = {"batch_size": 1, "max_new_tokens": 1, "samples": 0, "limit": 1}
     return [
-        _error("bad-value", f"evaluate.{key} must be at least {least}, not {value}", f"write {least} or more")
+        Finding.error(
+            "bad-value", f"evaluate.{key} must be at least {least}, not {value}", f"write {least} or more"
+        )
         for key, least in lowest.items()
         if (value := getattr(config, key)) is not None and value < least
     ]
@@ -55,16 +59,20 @@ def _check_companions(config: EvaluateConfig) -> list[Finding]:
     for key in ("against", "reward_model"):
         if getattr(config, f"{key}_revision") and not getattr(config, key):
             message = f"evaluate.{key}_revision has no effect without evaluate.{key}"
-            return [_error("no-effect", message, f"set evaluate.{key} to a Hub id, or remove this key")]
+            return [
+                Finding.error("no-effect", message, f"set evaluate.{key} to a Hub id, or remove this key")
+            ]
     needs = [key for key in ("rubric", "reward_model", "against") if getattr(config, key)]
     if needs and not config.prompts:
         message = f"evaluate.{needs[0]} scores replies, but evaluate.prompts is not set"
         return [
-            _error("missing-prompts", message, "set evaluate.prompts to a .jsonl file of held-out prompts")
+            Finding.error(
+                "missing-prompts", message, "set evaluate.prompts to a .jsonl file of held-out prompts"
+            )
         ]
     if not config.tasks and not config.prompts:
         message = "the evaluate section has nothing to measure"
-        return [_error("nothing-to-measure", message, "set evaluate.tasks or evaluate.prompts")]
+        return [Finding.error("nothing-to-measure", message, "set evaluate.tasks or evaluate.prompts")]
     return []
 
 
@@ -75,25 +83,27 @@ def _check_tasks(config: EvaluateConfig) -> list[Finding]:
     if not Path(config.include_path).is_dir():
         message = "evaluate.include_path is not a directory"
         return [
-            _error("missing-tasks", message, "give the directory of the task YAML files", config.include_path)
+            Finding.error(
+                "missing-tasks", message, "give the directory of the task YAML files", config.include_path
+            )
         ]
     try:
         known = read_tasks(config.include_path)
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
         message = f"cannot read a task file: {' '.join(str(error).split())}"
-        return [_error("bad-task", message, "correct the file", config.include_path)]
+        return [Finding.error("bad-task", message, "correct the file", config.include_path)]
     findings = []
     for name in config.tasks:
         leaves = members(name, known)
         if not leaves:
             near = get_close_matches(name, known, n=1)
             fix = f"did you mean {near[0]}?" if near else f"the tasks are {', '.join(known) or '(none)'}"
-            findings.append(_error("unknown-task", f"unknown task {name}", fix, config.include_path))
+            findings.append(Finding.error("unknown-task", f"unknown task {name}", fix, config.include_path))
         for leaf in leaves:
             for file in missing_data(known[leaf]):
                 message = f"task {leaf} reads a file that does not exist: {file}"
                 findings.append(
-                    _error("missing-file", message, "generate the data first", str(known[leaf].path))
+                    Finding.error("missing-file", message, "generate the data first", str(known[leaf].path))
                 )
     return findings
 
@@ -105,14 +115,16 @@ def _check_prompts(path: Path) -> list[Finding]:
         with path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
                 if not isinstance(row := json.loads(line), dict) or not row.get("prompt"):
-                    return [_error("bad-row", "this row has no prompt", "add a prompt", f"{path}:{number}")]
+                    return [
+                        Finding.error("bad-row", "this row has no prompt", "add a prompt", f"{path}:{number}")
+                    ]
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         where = f"{path}:{max(number, 1)}"
         return [
-            _error("bad-line", f"this line is not UTF-8 JSON: {error}", "correct or remove the line", where)
+            Finding.error(
+                "bad-line", f"this line is not UTF-8 JSON: {error}", "correct or remove the line", where
+            )
         ]
-    return [] if number else [_error("empty-file", "the file has no prompts", "add prompts", str(path))]
-
-
-def _error(code: str, message: str, fix: str, where: str = "") -> Finding:
-    return Finding.error(code, message, fix, where)
+    return (
+        [] if number else [Finding.error("empty-file", "the file has no prompts", "add prompts", str(path))]
+    )

@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
-from ..models.load import turn_end
 from ..models.saved import Saved
-from ..models.turn_end import scored_ids
+from ..models.turn_end import scored_ids, turn_end
 from .rubric import as_messages
 
 # Logits held at once for each model: 2**25 floats are 128 MB, and comparing takes five such arrays.

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..finding import refuse
 from ..models.saved import Saved, weights_id
+from ..models.turn_end import stop_ids_of
 from .rubric import as_messages
 
 # Raise it when a change below changes the replies: old files are then left unread.
@@ -155,9 +156,7 @@ def generate(
 
 def stop_ids(saved: Saved) -> list[int]:
     """The ids that end a reply: those saved in generation_config.json, and the tokenizer's EOS."""
-    ids = saved.model.generation_config.eos_token_id
-    ids = [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
-    return sorted({*ids, saved.tokenizer.eos_token_id} - {None})
+    return stop_ids_of(saved.model.generation_config.eos_token_id, saved.tokenizer.eos_token_id)
 
 
 def _reply(tokenizer, ids: list[int], stops: set[int], until) -> Reply:

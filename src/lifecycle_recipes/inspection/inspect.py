@@ -88,7 +88,7 @@ def look(path: str, recipe, trainer, rows: int) -> Inspection:
 
 def turn_end_ids(tokenizer) -> set[int]:
     """What closes a turn in the chat template, also where the tokenizer's eos is another token."""
-    from ..models.load import turn_end
+    from ..models.turn_end import turn_end
 
     end = turn_end(tokenizer)
     return {tokenizer.convert_tokens_to_ids(end)} if end else set()

@@ -103,8 +103,7 @@ def prepared(trainer, stage: str, rows):
 
 def scored_pairs(tokenizer, rows):
     """Pairs as the reward stage reads them: up to the turn end. Text is left to upstream."""
-    from ..models.load import turn_end
-    from ..models.turn_end import scored_ids
+    from ..models.turn_end import scored_ids, turn_end
 
     if isinstance(rows[0]["chosen"], str):
         return rows

@@ -5,9 +5,11 @@ import warnings
 from pathlib import Path
 
 from ..finding import refuse
+from ..record.parents import is_local
 from .lora_targets import is_plain_name
 
 ADAPTER_CONFIG = "adapter_config.json"
+MERGED_BASE = "base"  # directory in a run's output_dir
 
 
 def is_adapter(path: str) -> bool:
@@ -19,11 +21,9 @@ def peft_config(model_config):
     """The `peft.LoraConfig` of a `trl.ModelConfig`, or None without `use_peft`.
 
     Without `lora_target_modules` every linear layer gets an adapter but the output head ("all-linear"), as in
-    QLoRA; PEFT's own default is the attention's q and v only. Raises Refusal for `lora_*` or `load_in_*`
-    keys without `use_peft`: they would silently give a full fine-tune.
+    QLoRA; PEFT's own default is the attention's q and v only. `lora_*` keys without `use_peft` are the
+    check's to refuse (lora-without-peft).
     """
-    from dataclasses import fields
-
     from trl import get_peft_config
 
     if model_config.use_peft:
@@ -40,20 +40,6 @@ def peft_config(model_config):
         config.ensure_weight_tying = _trains_embeddings(config)
         warnings.filterwarnings("ignore", ".*ensure_weight_tying.*no tied modules were found")
         return config
-    changed = [
-        f.name
-        for f in fields(model_config)
-        if f.name.startswith(("lora_", "use_rslora", "use_dora", "load_in_", "bnb_", "use_bnb_"))
-        and getattr(model_config, f.name) != f.default
-        # The task type describes the head, not an adapter.
-        and f.name != "lora_task_type"
-    ]
-    if changed:
-        raise refuse(
-            "lora-without-peft",
-            f"model.{', model.'.join(changed)} set without model.use_peft: the run would train every weight",
-            "add `use_peft: true`, or remove these keys",
-        )
     return None
 
 
@@ -64,17 +50,28 @@ def _trains_embeddings(config) -> bool:
     return any(name.split(".")[-1] in ("embed_tokens", "lm_head") for name in named)
 
 
-def merge_adapter(path: str, auto_class, **load_options):
-    """The model of an adapter directory with its whole chain merged in, in full precision, on the CPU or GPU.
+def adapter_base(path: str) -> str | None:
+    """What the adapter at `path` was trained on, a path or a Hub id; None where `path` holds no adapter.
 
-    Raises Refusal where the base that the adapter was trained on is gone.
+    As its config records it, or beside the adapter: a run that was moved still has its merged base
+    (models/load.py) there.
     """
-    from peft import PeftModel
+    if not is_adapter(path):
+        return None
+    base = _adapter_config(path)["base_model_name_or_path"]
+    beside = Path(path) / MERGED_BASE
+    return str(beside) if not Path(base).is_dir() and beside.is_dir() else base
 
-    base = json.loads((Path(path) / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
-    # A run that was moved still has its merged base beside its adapter (models/load.py).
-    if is_local(base) and not Path(base).is_dir() and (Path(path) / "base").is_dir():
-        base = str(Path(path) / "base")
+
+def model_below(path: str) -> str:
+    """The full model below the chain of adapters at `path`; `path` itself where it holds no adapter."""
+    base = adapter_base(path)
+    return path if base is None else model_below(base)
+
+
+def require_adapter_base(path: str) -> str:
+    """`adapter_base` of an adapter. Raises Refusal (adapter-base-missing) where that directory is gone."""
+    base = adapter_base(path)
     if is_local(base) and not Path(base).is_dir():
         raise refuse(
             "adapter-base-missing",
@@ -82,6 +79,21 @@ def merge_adapter(path: str, auto_class, **load_options):
             "train the base again, or correct base_model_name_or_path in adapter_config.json",
             path,
         )
+    return base
+
+
+def _adapter_config(path: str) -> dict:
+    return json.loads((Path(path) / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+
+
+def merge_adapter(path: str, auto_class, **load_options):
+    """The model of an adapter directory with its whole chain merged in, in full precision, on the CPU or GPU.
+
+    Raises Refusal where the base that the adapter was trained on is gone.
+    """
+    from peft import PeftModel
+
+    base = require_adapter_base(path)
     if is_adapter(base):
         model = merge_adapter(base, auto_class, **load_options)
     else:
@@ -91,10 +103,13 @@ def merge_adapter(path: str, auto_class, **load_options):
 
 def base_revision(path: str, base: str) -> dict[str, str]:
     """`{"revision": ...}` that the adapter at `path` was trained on; {} for a base that is a directory."""
-    revision = json.loads((Path(path) / ADAPTER_CONFIG).read_text(encoding="utf-8")).get("revision")
+    revision = _adapter_config(path).get("revision")
     return {"revision": revision} if revision and not is_local(base) else {}
 
 
-def is_local(path: str) -> bool:
-    """Whether a model path means a directory here; an id on the Hub has one slash at most."""
-    return Path(path).exists() or path.startswith((".", "/", "~")) or path.count("/") > 1
+def adapter_has_head(path: str) -> bool:
+    """Whether a trained reward head was saved with the adapter at `path`."""
+    from safetensors import safe_open
+
+    with safe_open(Path(path) / "adapter_model.safetensors", framework="pt") as weights:
+        return any({"score", "classifier"} & set(key.split(".")) for key in weights.keys())  # noqa: SIM118

@@ -6,11 +6,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..finding import refuse
-from ..record.parents import hash_file
-from .adapters import is_adapter, is_local, merge_adapter
+from ..record.parents import hash_file, is_local
+from .adapters import MERGED_BASE, adapter_has_head, is_adapter, merge_adapter
 from .lora_targets import require_lora_targets
+from .turn_end import turn_end  # noqa: F401 - the stages still look for it here
 
-MERGED_BASE = "base"  # directory in a run's output_dir
 MERGED_FROM = "merged_from.json"  # written last: the merged base beside it is whole
 
 
@@ -54,7 +54,7 @@ def load_causal_lm(model_config, train_args):
         message = f"{len(missing)} weights are missing and would be random, {missing[0]} first"
         raise refuse("weights-missing", message, "give a run that saved a complete language model", path)
     require_lora_targets(model, model_config)
-    return _keep_4bit_layout(model)
+    return keep_4bit_layout(model)
 
 
 def load_reward_model(model_config, train_args, new_head: bool = False):
@@ -68,7 +68,7 @@ def load_reward_model(model_config, train_args, new_head: bool = False):
     path = model_config.model_name_or_path
     _require_weights(path)
     if is_adapter(path):
-        has_head = _adapter_has_head(path)
+        has_head = adapter_has_head(path)
         auto_class = AutoModelForSequenceClassification if has_head else AutoModelForCausalLM
         path = _write_merged_base(path, model_config, train_args, auto_class)
     options = _options(model_config, train_args) | {"num_labels": 1, "output_loading_info": True}
@@ -82,21 +82,7 @@ def load_reward_model(model_config, train_args, new_head: bool = False):
             path,
         )
     require_lora_targets(model, model_config)
-    return _keep_4bit_layout(model)
-
-
-def turn_end(tokenizer) -> str | None:
-    """The special token that the chat template writes after an assistant's text; None without a template."""
-    if not tokenizer.chat_template:
-        return None
-    mark = "0"
-    messages = [{"role": "user", "content": mark}, {"role": "assistant", "content": mark}]
-    tail = tokenizer.apply_chat_template(messages, tokenize=False).rpartition(mark)[2]
-    ids = tokenizer(tail, add_special_tokens=False)["input_ids"]
-    # Llama 3 lists its chat tokens only in tokenizer.json, not in its special tokens.
-    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    special |= set(tokenizer.all_special_ids)
-    return next((tokenizer.convert_ids_to_tokens(i) for i in ids if i in special), None)
+    return keep_4bit_layout(model)
 
 
 def _require_weights(path: str) -> None:
@@ -141,7 +127,7 @@ def tensor_parallel_size() -> int:
     return int(os.environ.get("PARALLELISM_CONFIG_TP_SIZE", 1))
 
 
-def _keep_4bit_layout(model):
+def keep_4bit_layout(model):
     """Without this, evaluation on a CPU with AVX512-BF16 repacks 4-bit weights for inference.
 
     That fails where a layer's width is no multiple of the quantisation block (64), and no gradient passes
@@ -193,10 +179,3 @@ def _whole_parameters():
     finally:
         if config:
             deepspeed.set_hf_deepspeed_config(config)
-
-
-def _adapter_has_head(path: str) -> bool:
-    from safetensors import safe_open
-
-    with safe_open(Path(path) / "adapter_model.safetensors", framework="pt") as weights:
-        return any("score" in key.split(".") or "classifier" in key.split(".") for key in weights.keys())  # noqa: SIM118

@@ -1,14 +1,15 @@
 """A saved model, loaded for evaluation in the same way as a user would load it."""
 
-import json
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..finding import refuse
-from ..record.parents import hash_weights, is_local
-from .adapters import base_revision, is_adapter
+from ..record.parents import hash_weights
+from .adapters import adapter_base, adapter_has_head, base_revision, is_adapter, require_adapter_base
+from .config_file import read_json
+from .load import keep_4bit_layout
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def load_reward(path: str, model_config=None, device=None, revision: str | None 
     with _loading():
         if is_adapter(path):
             model = _load(path, AutoModelForSequenceClassification, options)
-            headless = _adapter_lacks_head(path)
+            headless = not adapter_has_head(path)
         else:
             options["output_loading_info"] = True
             model, info = _load(path, AutoModelForSequenceClassification, options)
@@ -88,8 +89,9 @@ def weights_id(path: str) -> list[str] | None:
     """Hashes of a local model's weights and its adapter's base; None for a Hub id."""
     if not Path(path).is_dir():
         return None
-    base = _adapter_base(path) if is_adapter(path) else None
-    return [hash_weights(place) or "" for place in (path, base) if place and Path(place).is_dir()]
+    return [
+        hash_weights(place) or "" for place in (path, adapter_base(path)) if place and Path(place).is_dir()
+    ]
 
 
 def _load(path: str, auto_class, options: dict):
@@ -98,22 +100,10 @@ def _load(path: str, auto_class, options: dict):
         return auto_class.from_pretrained(path, **{"dtype": "auto"} | options)
     from peft import PeftModel
 
-    base = _adapter_base(path)
+    base = require_adapter_base(path)
     options |= base_revision(path, base)
-    if is_local(base) and not Path(base).is_dir():
-        raise refuse(
-            "adapter-base-missing", f"the adapter's base {base} does not exist", "train the base again", path
-        )
     model = auto_class.from_pretrained(base, **{"dtype": "auto"} | options)
     return PeftModel.from_pretrained(model, path)
-
-
-def _adapter_base(path: str) -> str:
-    """Where the base of an adapter is: as recorded, or beside the adapter of a run that was moved."""
-    base = json.loads((Path(path) / "adapter_config.json").read_text(encoding="utf-8"))
-    base = base["base_model_name_or_path"]
-    beside = Path(path) / "base"
-    return str(beside) if not Path(base).is_dir() and beside.is_dir() else base
 
 
 def _revision(path: str, revision: str | None) -> dict:
@@ -140,14 +130,14 @@ def _quantisation(model_config, device=None) -> dict:
 
 
 def _refuse_other_heads(path: str) -> None:
-    config = Path(path) / "config.json"
     if not Path(path).is_dir() or is_adapter(path):
         return
-    if not config.is_file():
+    config = read_json(path, "config.json")
+    if not config:
         raise refuse(
             "missing-model", "the directory has no saved model", "train it, or correct the path", path
         )
-    names = json.loads(config.read_text(encoding="utf-8")).get("architectures") or []
+    names = config.get("architectures") or []
     if any(name.endswith("ForSequenceClassification") for name in names):
         raise refuse(
             "not-a-language-model",
@@ -157,20 +147,10 @@ def _refuse_other_heads(path: str) -> None:
         )
 
 
-def _adapter_lacks_head(path: str) -> bool:
-    from safetensors import safe_open
-
-    with safe_open(Path(path) / "adapter_model.safetensors", "pt") as tensors:
-        return not any("score" in name for name in tensors.keys())  # noqa: SIM118 - not a dict
-
-
 def _place(model, device):
     """In eval mode on its device; quantised weights are there already."""
     if getattr(model, "is_quantized", False):
-        for module in model.modules():
-            # The CPU's inference layout needs widths that are multiples of 64 (see models/load.py).
-            if hasattr(module, "support_avx512bf16_for_cpu"):
-                module.support_avx512bf16_for_cpu = False
+        keep_4bit_layout(model)
     else:
         model.to(device)
     return model.eval()

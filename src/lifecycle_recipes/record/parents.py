@@ -33,9 +33,10 @@ def find_parents(values: dict) -> dict[str, str]:
 
 def is_local(path: str) -> bool:
     """True for a path, false for a Hub id: `name` or `owner/name` with no such owner directory here."""
-    if os.path.exists(path) or path.startswith((".", "/", "~")) or path.count("/") != 1:
-        return os.path.exists(path) or path.count("/") > 1 or path.startswith((".", "/", "~"))
-    return os.path.isdir(path.split("/")[0])
+    if os.path.exists(path) or path.startswith((".", "/", "~")) or path.count("/") > 1:
+        return True
+    owner, slash, _ = path.partition("/")
+    return bool(slash) and os.path.isdir(owner)
 
 
 def describe_parent(path: str, output_dir: str | Path) -> dict:

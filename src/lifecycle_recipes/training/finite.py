@@ -12,9 +12,10 @@ from typing import Any
 from transformers import TrainerCallback
 
 from ..data.provenance import places
-from ..finding import FAILED, Finding, Refusal
+from ..finding import FAILED, refuse
 from .batch_order import Remembering, innermost
 from .log_warnings import LogSigns, kl_bound
+from .ranks import true_anywhere
 from .weights import not_finite
 
 SHOWN = 8  # row numbers in a message; the record has all
@@ -152,7 +153,7 @@ class Watch(TrainerCallback):
                 "texts": texts(self.trainer, step.rows[:SHOWN]),
             }
         )
-        raise Refusal(Finding.error("non-finite", message, FIX), status=FAILED)
+        raise refuse("non-finite", message, FIX, status=FAILED)
 
 
 class BatchRows:
@@ -195,18 +196,11 @@ def texts(trainer, rows: list[int], characters: int = 200) -> list[str]:
 def require_finite_weights(trainer, step: Step | None = None) -> None:
     """Raise Refusal `non-finite`, on every rank, where a trained weight is NaN or infinite: never saved."""
     bad = not_finite(trainer.model)
-    args, anywhere = trainer.args, bool(bad)
-    if args.world_size > 1:
-        import torch
-
-        flag = torch.tensor(int(anywhere), device=args.device)
-        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
-        anywhere = bool(flag)
-    if anywhere:
+    if true_anywhere(bool(bad), trainer.args):
         at = f" after step {step.number}" if step else ""
         which = (
             f"{len(bad)} weights are not finite{at}, {bad[0]} first"
             if bad
-            else f"weights are not finite on another process{at}"
+            else f"weights on another process are not finite{at}"
         )
-        raise Refusal(Finding.error("non-finite", which, FIX), status=FAILED)
+        raise refuse("non-finite", which, FIX, status=FAILED)

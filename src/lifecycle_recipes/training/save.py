@@ -8,6 +8,7 @@ from transformers import TrainerCallback
 
 from ..doctor.trainer_level.forward import language_model
 from ..finding import FAILED, Finding, Refusal
+from .ranks import true_anywhere
 from .reload import compare_reloaded
 from .saved_files import find_in_saved, find_pickles, wanted_of
 
@@ -125,14 +126,7 @@ def _is_whole(file: Path) -> bool:
 
 def raise_together(found: list[Finding], args) -> None:
     """Raise a Refusal on every rank where one of them found something. Collective."""
-    anywhere = bool(found)
-    if args.world_size > 1:
-        import torch
-
-        flag = torch.tensor(int(anywhere), device=args.device)
-        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
-        anywhere = bool(flag)
-    if anywhere:
+    if true_anywhere(bool(found), args):
         other = Finding.error(
             "saved-incomplete", "another process found its save incomplete", "see the message of that process"
         )

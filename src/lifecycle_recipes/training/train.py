@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from transformers import TrainerCallback
 
 from ..doctor.trainer_level.step_zero import differs_from_parent, probe_ids, read_prepared
-from ..finding import FAILED, Finding, Refusal
+from ..finding import FAILED, Refusal, refuse
+from ..models.turn_end import stop_ids_of
 from ..record.run import Stopped
 from .batch_order import keep_order
 from .eval_loss import measure_once
 from .finite import Watch, require_finite_weights
 from .layout_watch import LayoutWatch
+from .ranks import true_anywhere
 from .save import Saves
 from .weights import find_unmoved, fingerprints
 
@@ -56,8 +58,11 @@ def train_and_save(trainer, recipe, run) -> None:
             )
             raise Stopped(f"at step {trainer.state.global_step} of {trainer.state.max_steps}{again}")
         if not trainer.state.global_step:
-            raise _failure(
-                "no-steps", "training ended without an optimizer step", "use more rows or a smaller batch"
+            raise refuse(
+                "no-steps",
+                "training ended without an optimizer step",
+                "use more rows or a smaller batch",
+                status=FAILED,
             )
         seen = trainer.state.num_input_tokens_seen
         run.metrics.update(train_loss=output.training_loss, steps=trainer.state.global_step)
@@ -155,13 +160,7 @@ class StopOnSignal(TrainerCallback):
 
     def _asked_anywhere(self, args) -> bool:
         # A signal reaches the ranks at different moments; all of them must leave after the same step.
-        if args.world_size == 1:
-            return self.asked_at is not None
-        import torch
-
-        asked = torch.tensor(int(self.asked_at is not None), device=args.device)
-        torch.distributed.all_reduce(asked, op=torch.distributed.ReduceOp.MAX)
-        return bool(asked)
+        return true_anywhere(self.asked_at is not None, args)
 
 
 def end_replies_at(model, tokenizer) -> None:
@@ -169,10 +168,7 @@ def end_replies_at(model, tokenizer) -> None:
     generation = getattr(model, "generation_config", None)
     if generation is None or tokenizer.eos_token_id is None:
         return
-    known = (
-        generation.eos_token_id if isinstance(generation.eos_token_id, list) else [generation.eos_token_id]
-    )
-    ends = sorted({i for i in (*known, tokenizer.eos_token_id) if i is not None})
+    ends = stop_ids_of(generation.eos_token_id, tokenizer.eos_token_id)
     generation.eos_token_id = ends if len(ends) > 1 else ends[0]
     model.config.eos_token_id = tokenizer.eos_token_id
 
@@ -185,11 +181,12 @@ def _name_full_disk(path: str):
     except Exception as error:
         if not _is_full_disk(error):
             raise
-        raise _failure(
+        raise refuse(
             "disk-full",
             "no disk space left while saving",
             "free disk space and run the same command again",
             path,
+            FAILED,
         ) from error
 
 
@@ -199,8 +196,3 @@ def _is_full_disk(error: BaseException) -> bool:
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(
         w in str(error) for w in words
     )
-
-
-def _failure(code: str, message: str, fix: str, where: str = "") -> Refusal:
-    """A refusal in the middle of a run: exit status 1, not 2."""
-    return Refusal(Finding.error(code, message, fix, where), status=FAILED)

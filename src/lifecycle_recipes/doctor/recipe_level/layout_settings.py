@@ -3,12 +3,9 @@
 Upstream raises on some of these once the model is loaded, and is silent on the others.
 """
 
-import json
-from pathlib import Path
-from typing import Any
-
 from ...finding import Finding
 from ...layouts.layout import Layout
+from ...models.config_file import local_config
 from ...recipe.read import RawRecipe
 
 # accelerate/utils/deepspeed.py makes these DeepSpeed's CPUAdam without changing what they compute.
@@ -125,7 +122,7 @@ def _context(raw: RawRecipe, layout: Layout) -> list[Finding]:
         message = f"context parallelism over {layout.cp} ranks splits a sequence into {pieces} equal parts"
         fix = f"write `pad_to_multiple_of: {pieces}` (or a multiple) in the train section"
         return _conflict(raw, message, fix, "train.pad_to_multiple_of", "train")
-    config = _config(raw)
+    config = local_config(_model_path(raw))
     types = set(config.get("layer_types") or ()) - {"full_attention"}
     if types or ("layer_types" not in config and config.get("sliding_window")):
         names = ", ".join(sorted(types)) or "sliding_attention"
@@ -138,7 +135,7 @@ def _context(raw: RawRecipe, layout: Layout) -> list[Finding]:
 
 def _heads(raw: RawRecipe, layout: Layout) -> list[Finding]:
     """Tensor parallelism gives every rank whole heads."""
-    config = _config(raw) if layout.tp > 1 else {}
+    config = local_config(_model_path(raw)) if layout.tp > 1 else {}
     for key in ("num_attention_heads", "num_key_value_heads"):
         heads = config.get(key)
         if heads and heads % layout.tp:
@@ -181,11 +178,5 @@ def _upstream(raw: RawRecipe, layout: Layout) -> list[Finding]:
     return []
 
 
-def _config(raw: RawRecipe) -> dict[str, Any]:
-    """config.json of a model on disk, the text part of a multimodal one; {} where there is none."""
-    path = Path(str((raw.values.get("model") or {}).get("model_name_or_path"))) / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return config.get("text_config") or config
+def _model_path(raw: RawRecipe) -> str:
+    return str((raw.values.get("model") or {}).get("model_name_or_path"))

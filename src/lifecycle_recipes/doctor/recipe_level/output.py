@@ -1,12 +1,12 @@
 """Level 1, the output directory: whose it is, what it can be resumed from, and whether the disk will do."""
 
-import json
 import math
 import os
 import shutil
 from pathlib import Path
 
 from ...finding import Finding, Refusal
+from ...models.config_file import local_config, stored_dtype
 from ...recipe.read import RawRecipe
 from ...record.file import RUN_FILE, read_record
 from ...record.output_dir import find_incomplete_checkpoints, whose
@@ -141,10 +141,9 @@ def _loaded_bytes(raw: RawRecipe) -> float:
             return 0.0
         directory = snapshots[-1]
     stored = sum(file.stat().st_size for file in directory.glob("model*.safetensors"))
-    try:
-        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    config = local_config(directory)
+    if not config:
         return float(stored)
-    kept = config.get("dtype") or config.get("torch_dtype") or "float32"
+    kept = stored_dtype(config)
     wanted = raw.setting("model.dtype")
     return stored * BYTES.get(wanted, BYTES.get(kept, 4)) / BYTES.get(kept, 4)

@@ -7,14 +7,13 @@ backward; bf16 weights round most updates of a small learning rate away.
 """
 
 import importlib.util
-import json
 import os
 import shutil
 import subprocess
-from pathlib import Path
 
 from ...finding import Finding
 from ...layouts.layout import Layout
+from ...models.config_file import local_config, stored_dtype
 from ...recipe.read import RawRecipe
 
 FP8_MODULES = {"AO": ("torchao",), "TE": ("transformer_engine",), None: ("torchao", "transformer_engine")}
@@ -149,11 +148,8 @@ def _dtype(given: dict) -> str:
     dtype = str(given.get("dtype") or "float32")
     if dtype != "auto":
         return dtype
-    try:
-        config = json.loads((Path(given["model_name_or_path"]) / "config.json").read_text("utf-8"))
-    except (OSError, ValueError, KeyError):
-        return "auto"
-    return str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    config = local_config(given.get("model_name_or_path") or "")
+    return stored_dtype(config) if config else "auto"
 
 
 def _keeps_masters(layout: Layout | None, precision: str | None) -> bool:

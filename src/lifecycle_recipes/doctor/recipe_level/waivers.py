@@ -5,11 +5,11 @@ from difflib import get_close_matches
 from ...finding import Finding
 from ...recipe.pins import pinnable
 from ...recipe.read import RawRecipe
-from ..codes import CODES
+from ..codes import CODES, NEVER_WAIVED
 
 
 def find_in_waivers(raw: RawRecipe) -> list[Finding]:
-    """unknown-waiver, waiver-without-reason; unused-pin, pin-conflict."""
+    """unknown-waiver, not-waivable, waiver-without-reason; unused-pin, pin-conflict."""
     findings = []
     for code, reason in raw.allow.items():
         where = raw.places.get(f"allow.{code}", "")
@@ -17,6 +17,11 @@ def find_in_waivers(raw: RawRecipe) -> list[Finding]:
             near = get_close_matches(code, CODES, 1)
             fix = f"did you mean {near[0]}?" if near else "docs/checks.md lists the codes"
             findings.append(Finding.error("unknown-waiver", f"unknown code {code}", fix, where))
+        elif code in NEVER_WAIVED:
+            message = f"{code} cannot be waived: the trainer of this recipe cannot be built with it"
+            findings.append(
+                Finding.error("not-waivable", message, "remove the waiver and correct the finding", where)
+            )
         elif not reason.strip():
             message, fix = (
                 f"allow.{code} has no reason",

@@ -4,19 +4,14 @@ import importlib.util
 from pathlib import Path
 
 from ...finding import Finding
+from ...models.turn_end import ANSWER, ASKED, QUESTION, SECOND, render, turn_end
 from .template_probes import (
-    ANSWER,
-    ASKED,
     CONVERSATIONS,
     GENERATION,
     OPTIONAL,
-    QUESTION,
-    SECOND,
     SPELT_OUT,
     control_tokens,
-    render,
     render_all,
-    turn_end,
     works_with,
 )
 

@@ -2,16 +2,21 @@
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
-from os.path import commonprefix
 from typing import Any
 
-# What a template writes around the messages is told from them by these words, which no template contains.
-ASKED, SAID, AGAIN, ORDER = "quokka", "wombat", "numbat", "bilby"
+from ...models.turn_end import (
+    AGAIN,
+    ANSWER,
+    ASKED,
+    CONTROL,
+    ORDER,
+    QUESTION,
+    SAID,
+    SECOND,
+    render,
+    special_tokens,
+)
 
-QUESTION = {"role": "user", "content": ASKED}
-ANSWER = {"role": "assistant", "content": SAID}
-SECOND = {"role": "user", "content": AGAIN}
 SYSTEM = {"role": "system", "content": ORDER}
 TOOLS = [
     {
@@ -46,11 +51,6 @@ CONVERSATIONS: dict[str, tuple[list[dict], list | None]] = {
 OPTIONAL = ("system message", "tool call")  # a family may have no such turn
 
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
-# Strings that a template means as one token. `<tool_call>` and `<think>` are markup, which may be spelt out.
-CONTROL = re.compile(
-    r"<\|[^|<>\s]{1,40}\|>|<｜[^｜<>]{1,40}｜>|</?s>|<(?:start|end)_of_turn>|<(?:bos|eos|pad)>"
-    r"|\[/?[A-Z]+(?:_[A-Z]+)*\]"
-)
 # Zephyr and Mistral 7B before v0.3 were trained with these spelt out: several tokens are right there.
 SPELT_OUT = frozenset(["<|system|>", "<|user|>", "<|assistant|>", "[INST]", "[/INST]"])
 
@@ -61,11 +61,6 @@ class Rendered:
 
     ids: list[int]
     trained: list[bool]
-
-
-def render(tokenizer, messages: list[dict], template: str | None = None, **options: Any) -> str:
-    """The text of a conversation. Raises what the template raises (jinja2.TemplateError, TypeError, ...)."""
-    return tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, **options)
 
 
 def render_all(tokenizer, conversations: list[list[dict]], template: str, mask: bool = True, **options: Any):
@@ -112,30 +107,3 @@ def control_tokens(tokenizer, template: str) -> list[str]:
                 hits = [*CONTROL.finditer(piece), *special.finditer(piece)]
                 found |= dict.fromkeys(hit.group() for hit in sorted(hits, key=lambda hit: hit.start()))
     return list(found)
-
-
-def special_tokens(tokenizer):
-    """A pattern that finds the tokenizer's special tokens in a text, the longest first."""
-    # Llama 3 lists its chat tokens only in tokenizer.json, not in its special tokens.
-    added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-    return _alternatives(tuple(dict.fromkeys([*tokenizer.all_special_tokens, *added])))
-
-
-@lru_cache
-def _alternatives(tokens: tuple[str, ...]) -> re.Pattern:
-    longest_first = sorted(filter(None, tokens), key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
-
-
-def turn_end(tokenizer, template: str) -> str | None:
-    """The control token that the template writes first after an assistant's text; None if it writes none."""
-    whole = render(tokenizer, [QUESTION, ANSWER, SECOND], template)
-    between = whole.partition(SAID)[2].partition(AGAIN)[0]
-    # Some templates end a turn only when another follows; what opens that one is no end of this one.
-    opening = commonprefix([between[::-1], whole.partition(ASKED)[0][::-1]])
-    last = render(tokenizer, [QUESTION, ANSWER], template).partition(SAID)[2]
-    for tail in (between[: len(between) - len(opening)], last):
-        hits = [*CONTROL.finditer(tail), *special_tokens(tokenizer).finditer(tail)]
-        if hits:
-            return min(hits, key=lambda hit: hit.start()).group()
-    return None

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...finding import Finding, refuse
+from ...models.config_file import find_file
+from ...models.turn_end import QUESTION, render, turn_end
 from . import vocabulary
 from .template import (
     broken,
@@ -18,7 +20,7 @@ from .template import (
     missing_turns,
     training_version,
 )
-from .template_probes import GENERATION, QUESTION, control_tokens, render, turn_end, works_with
+from .template_probes import GENERATION, control_tokens, works_with
 from .tokens import find_changed, load, other_in_training, own_template, record_of
 
 
@@ -94,7 +96,7 @@ def _judge_tokens(verdicts: Verdicts, tokenizer, path: str, where: str, trained:
     stops = vocabulary.stop_ids(path)
     if record_of(path).get("stage") == "pretrain":
         verdicts.note("a base model: the sft stage adds the end-of-turn token to its stop tokens")
-    elif stops or vocabulary.find_file(path, "config.json"):
+    elif stops or find_file(path, "config.json"):
         missing = find_stop_missing(tokenizer, trained, stops, path)
         verdicts.judge("the end-of-turn token is in generation_config.eos_token_id", missing)
     else:

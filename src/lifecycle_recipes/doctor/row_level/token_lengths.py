@@ -8,7 +8,8 @@ from itertools import groupby
 from ...data.row_faults import row_fault
 from ...data.row_sets import RowSet
 from ...finding import Finding, Refusal, refuse
-from .template_probes import render_all, special_tokens
+from ...models.turn_end import special_tokens
+from .template_probes import render_all
 
 # Beyond either, rows are taken at even distances: their shares are as good, and the answer comes in seconds.
 MOST_ROWS, MOST_CHARACTERS = 10_000, 8_000_000

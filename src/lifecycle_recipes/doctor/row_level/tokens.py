@@ -5,11 +5,13 @@ from pathlib import Path
 from ...data.config import stage_columns
 from ...data.row_sets import RowSet
 from ...finding import Finding, Refusal, refuse
+from ...models.config_file import model_config
+from ...models.turn_end import turn_end
 from ...record.file import RUN_FILE, read_record
 from ...record.parents import hash_file, is_local
 from . import vocabulary
 from .template import find_in_template, find_stop_missing, find_unlike, training_version
-from .template_probes import GENERATION, control_tokens, turn_end
+from .template_probes import GENERATION, control_tokens
 from .token_lengths import Sample, find_second_bos, find_smuggled, is_text, measure, take
 from .truncation import find_cuts
 
@@ -254,5 +256,5 @@ def _in_special_tokens(finding: Finding) -> Finding:
 
 def _positions(raw) -> int | None:
     model = raw.values["model"]
-    config = vocabulary.model_config(model["model_name_or_path"], model.get("model_revision"))
+    config = model_config(model["model_name_or_path"], model.get("model_revision"))
     return config.get("max_position_embeddings")

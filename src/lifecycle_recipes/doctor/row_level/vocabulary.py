@@ -8,9 +8,11 @@ import struct
 from pathlib import Path
 
 from ...finding import Finding
+from ...models.adapters import model_below
+from ...models.config_file import model_config, read_json
+from ...models.turn_end import special_tokens, stop_ids_of
 from ...record.file import RUN_FILE
 from ...record.parents import is_local
-from .template_probes import special_tokens
 
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
 HEADS = ("lm_head.weight", "embed_out.weight")
@@ -19,51 +21,10 @@ SAMPLED = 64  # ordinary rows whose median norm is the measure
 UNTRAINED = 0.1
 
 
-def read_json(path: str, name: str, revision: str | None = None) -> dict:
-    """A JSON file of a model directory or of the Hub's cache; {} where it has none."""
-    file = find_file(path, name, revision)
-    return json.loads(file.read_text(encoding="utf-8")) if file else {}
-
-
-def find_file(path: str, name: str, revision: str | None = None) -> Path | None:
-    """`name` in a local directory, or from the Hub or its cache; None where there is no such file."""
-    if is_local(path):
-        file = Path(path) / name
-        return file if file.is_file() else None
-    from transformers.utils import cached_file
-
-    found = cached_file(
-        path,
-        name,
-        revision=revision or "main",
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        _raise_exceptions_for_gated_repo=False,
-    )
-    return Path(found) if found else None
-
-
-def base_of(path: str) -> str:
-    """The model below the adapters at `path`, where it can be found; `path` itself for a full model."""
-    config = read_json(path, "adapter_config.json") if is_local(path) else {}
-    base = config.get("base_model_name_or_path")
-    if not base:
-        return path
-    beside = Path(path) / "base"  # a run that was moved keeps its merged base beside the adapter
-    return str(beside) if not Path(base).is_dir() and beside.is_dir() else base_of(base)
-
-
-def model_config(path: str, revision: str | None = None) -> dict:
-    """config.json of the model (or of an adapter's base), the text part of a multimodal one."""
-    config = read_json(base_of(path), "config.json", revision)
-    return config | (config.get("text_config") or {})
-
-
 def stop_ids(path: str, revision: str | None = None) -> set[int]:
     """The ids at which generation stops by generation_config.json, else by config.json."""
     given = read_json(path, "generation_config.json", revision) or read_json(path, "config.json", revision)
-    ends = given.get("eos_token_id")
-    return set(ends) if isinstance(ends, list) else set() if ends is None else {ends}
+    return set(stop_ids_of(given.get("eos_token_id")))
 
 
 def find_beyond_embedding(tokenizer, used: set[int], path: str, revision: str | None) -> list[Finding]:
@@ -100,7 +61,7 @@ def embedding_rows(path: str, revision: str | None = None) -> int | None:
 
 def find_weight(path: str, names: tuple[str, ...]) -> tuple[Path, str, list[int]] | None:
     """(file, full name, shape) of the first tensor of a local model whose name ends in one of `names`."""
-    base = base_of(path)
+    base = model_below(path)
     if not is_local(base):
         return None
     for file in sorted(Path(base).glob("*.safetensors")):

@@ -139,12 +139,11 @@ def documents(batch: dict[str, Any], mask) -> Iterator[tuple[list[int], list[boo
 
 def end_ids(trainer) -> set[int]:
     """Every token that ends a text: the tokenizer's eos and those that generation stops at."""
+    from ...models.turn_end import stop_ids_of
     from .forward import language_model
 
-    found = {trainer.processing_class.eos_token_id}
     stops = getattr(getattr(language_model(trainer), "generation_config", None), "eos_token_id", None)
-    found |= set(stops) if isinstance(stops, list) else {stops}
-    return found - {None}
+    return set(stop_ids_of(stops, trainer.processing_class.eos_token_id))
 
 
 def named(trainer, numbers: list[int]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...finding import Finding, Refusal
+from ...models.adapters import adapter_base, is_adapter
 
 PROBE_TOKENS = 128
 # Allowed difference, in nats per token, by how exactly both sides compute. Only for the exact one does any
@@ -71,14 +72,6 @@ def find_in_parent(role: str, path: str) -> list[Finding]:
             fix = "run the adapter's stage again on this base, or restore the base"
             findings.append(Finding.error("base-differs", message, fix, path))
     return findings
-
-
-def adapter_base(path: str) -> str | None:
-    """The base that an adapter directory names; None for a full model."""
-    import json
-
-    file = Path(path) / "adapter_config.json"
-    return json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"] if file.is_file() else None
 
 
 def _other_tokenizer(recipe: Any) -> list[Finding]:
@@ -153,8 +146,7 @@ def parent_probe(path: str | None, trainer, model) -> dict | None:
     """The probe that a parent recorded; for an adapter without a record one is measured here."""
     if probe := recorded_probe(path):
         return probe
-    has_adapter = path and Path(path).is_dir() and adapter_base(path)
-    return _measure_adapter(path, trainer) if has_adapter and is_causal(model) else None
+    return _measure_adapter(path, trainer) if path and is_adapter(path) and is_causal(model) else None
 
 
 def _measure_adapter(path: str, trainer) -> dict | None:

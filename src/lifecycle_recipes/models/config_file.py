@@ -1,0 +1,50 @@
+"""A model's config.json and its other JSON files, on disk or in the Hub's cache. No torch of its own."""
+
+import json
+from pathlib import Path
+
+from ..record.parents import is_local
+from .adapters import model_below
+
+
+def read_json(path: str, name: str, revision: str | None = None) -> dict:
+    """A JSON file of a model directory or of the Hub's cache; {} where it has none."""
+    file = find_file(path, name, revision)
+    return json.loads(file.read_text(encoding="utf-8")) if file else {}
+
+
+def find_file(path: str, name: str, revision: str | None = None) -> Path | None:
+    """`name` in a local directory, or from the Hub or its cache; None where there is no such file."""
+    if is_local(path):
+        file = Path(path) / name
+        return file if file.is_file() else None
+    from transformers.utils import cached_file
+
+    found = cached_file(
+        path,
+        name,
+        revision=revision or "main",
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        _raise_exceptions_for_gated_repo=False,
+    )
+    return Path(found) if found else None
+
+
+def model_config(path: str, revision: str | None = None) -> dict:
+    """config.json of the model (or of an adapter's base), the text part of a multimodal one."""
+    config = read_json(model_below(path), "config.json", revision)
+    return config | (config.get("text_config") or {})
+
+
+def local_config(path: str | Path) -> dict:
+    """`model_config` of a directory; {} where it cannot be read, or for a Hub id. For checks before torch."""
+    try:
+        return model_config(str(path)) if Path(path).is_dir() else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def stored_dtype(config: dict) -> str:
+    """The type that a model was saved in; older configs call it torch_dtype."""
+    return str(config.get("dtype") or config.get("torch_dtype") or "float32")

@@ -25,7 +25,9 @@ HEAVY = set("torch transformers trl datasets accelerate peft lm_eval tokenizers 
 # Rooms, and files of other rooms, that must be importable in milliseconds.
 LIGHT = {"cli", "chat", "stages", "planner", "report", "recipe", "record", "layouts", "exit_status"}
 LIGHT |= {"finding", "redact", "quiet", "doctor", "models.special_tokens", "models.turn_end"}
-LIGHT |= {f"data.{n}" for n in "config ledger row_files provenance row_faults row_sets sources split".split()}
+LIGHT |= {
+    f"data.{n}" for n in "config ledger row_files provenance row_faults row_sets sources selection".split()
+}
 LIGHT |= {f"evals.{name}" for name in ("config", "check", "tasks")}
 
 

@@ -1,6 +1,7 @@
 """Entries of the data cache on disk: whole or not used, whatever happens to them or to their writers."""
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -44,11 +45,22 @@ def test_a_damaged_entry_is_made_again_and_this_is_said(recipe_of, damage):
     assert is_hit(path) and len(entries()) == 1
 
 
-def test_a_truncated_file_shows_by_its_size_alone(recipe_of):
-    """The other processes of a machine do not hash again what the first has just hashed."""
+def test_a_start_hashes_an_entry_only_where_a_file_changed_or_on_demand(recipe_of, monkeypatch):
+    """To hash all of a large entry takes minutes."""
     build(recipe_of("dpo"))
     (entry,) = entries()
-    assert cache.find_damage(entry, thorough=False) == ""
+    file, hashed, hash_file = next(entry.glob("train/*.arrow")), [], cache.hash_file
+    monkeypatch.setattr(cache, "hash_file", lambda f: hashed.append(f) or hash_file(f))
+    assert cache.find_damage(entry) == "" and hashed == []
+    os.utime(file)  # as a copy of the cache: another time, the same content
+    assert cache.find_damage(entry) == "" and hashed == [file]
+    written = json.loads((entry / "manifest.json").read_text())["files"][f"train/{file.name}"][2]
+    flip(file)
+    os.utime(file, ns=(written, written))  # as a failing disk: nothing but the content shows it
+    assert cache.find_damage(entry) == ""
+    assert "another content" in cache.find_damage(entry, thorough=True)
+    monkeypatch.setenv("LIFECYCLE_CHECK_CACHE", "1")
+    assert "another content" in cache.find_damage(entry)
     DAMAGES["truncated"](entry)
     assert "has 100 bytes, not" in cache.find_damage(entry, thorough=False)
 

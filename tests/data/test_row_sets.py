@@ -7,8 +7,9 @@ from datasets import Dataset
 from sound_rows import assistant, chat, chats, pairs, user
 
 from lifecycle_recipes.data.config import DataConfig, Source
+from lifecycle_recipes.data.provenance import ROW
+from lifecycle_recipes.data.selection import sample, split
 from lifecycle_recipes.data.sources import load_data
-from lifecycle_recipes.data.split import sample, split
 from lifecycle_recipes.doctor.row_level.rows import find_in_rows, read_row_sets
 from lifecycle_recipes.recipe.read import RawRecipe
 
@@ -26,8 +27,11 @@ def test_a_check_sees_the_rows_that_the_run_trains_on(tmp_path):
     train, held_out, ledger = load_data(config, ["text"])
     assert findings == [] and [s["kept"] for s in ledger["sources"]] == [30, 20]
     for use, rows in (("train", train), ("eval", held_out)):
-        mine = [row["text"] for s in sets if s.use == use for row in s.rows]
-        assert sorted(mine) == sorted(rows["text"])
+        # The split mixes the sources; each keeps its rows in the order of training.
+        of_source = [
+            [text for text, n in zip(rows["text"], rows[ROW], strict=True) if n // 60 == i] for i in (0, 1)
+        ]
+        assert [[row["text"] for row in s.rows] for s in sets if s.use == use] == of_source
     for row_set in sets:
         for i, row in enumerate(row_set.rows):
             assert texts[row_set.number(i) - 1]["body"] == row["text"]

@@ -1,11 +1,14 @@
 """The parents of a run: recorded with their hashes; unfinished, failed or changed ones refused. No torch."""
 
 import json
+import os
+import time
 
 import pytest
 from fake_runs import code_of, fake_recipe, finish
 
 from lifecycle_recipes.finding import Refusal
+from lifecycle_recipes.record import parents
 from lifecycle_recipes.record.gate import write_gate
 from lifecycle_recipes.record.run import Run, read_record
 
@@ -81,3 +84,20 @@ def test_a_hub_id_is_no_local_parent(tmp_path, monkeypatch, path):
     monkeypatch.chdir(tmp_path)
     with Run.start(fake_recipe(tmp_path / "run", {"model": {"model_name_or_path": path}})) as run:
         assert run.parents == {}
+
+
+def test_a_file_is_hashed_once_and_again_when_it_changes(tmp_path, monkeypatch):
+    """Also if its size and time of change are set back; a file just written may change within one tick."""
+    file, read, digest = tmp_path / "rows.jsonl", [], parents.hashlib.file_digest
+    monkeypatch.setattr(parents.hashlib, "file_digest", lambda *a: read.append(1) or digest(*a))
+    file.write_text("one")
+    first = parents.hash_file(file)
+    assert parents.hash_file(file) == first and len(read) == 2
+    monkeypatch.setattr(parents, "SETTLED_NS", -(10**18))  # the file counts as old
+    assert parents.hash_inputs({"data": str(file)}) == {str(file): parents.hash_file(file)}
+    assert len(read) == 3
+    before = os.stat(file)
+    time.sleep(0.05)
+    file.write_text("two")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert parents.hash_file(file) != first and len(read) == 4

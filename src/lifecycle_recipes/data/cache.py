@@ -1,8 +1,8 @@
 """Prepared rows on disk, found by the content of everything that shapes them. No torch.
 
 <cache>/rows/<key>/ holds train/ and eval/ (as `Dataset.save_to_disk` writes them), ledger.json and
-manifest.json: the parts of the key, and size and hash of every other file. An entry is written elsewhere and
-renamed, so it is there as a whole or not at all; what happens to it later shows when it is read.
+manifest.json: the parts of the key, and size, hash and time of change of every other file. An entry is written
+elsewhere and renamed, so it is there as a whole or not at all; what happens to it later shows when it is read.
 """
 
 import hashlib
@@ -149,15 +149,22 @@ def rows_directory() -> Path:
     return Path(os.environ.get("LIFECYCLE_CACHE") or home).expanduser() / "rows"
 
 
-def find_damage(entry: Path, thorough: bool = True) -> str:
-    """What is wrong with an entry that is there; empty if nothing. thorough: by content, not size alone."""
+def find_damage(entry: Path, thorough: bool | None = None) -> str:
+    """What is wrong with an entry that is there; empty if nothing.
+
+    A file with the size and the time of change that it was written with is taken as it is, since to hash
+    an entry takes minutes at every start; one with another time (a copied cache) is hashed.
+    thorough: hash every file. None: where LIFECYCLE_CHECK_CACHE=1 asks for it.
+    """
+    if thorough is None:
+        thorough = os.environ.get("LIFECYCLE_CHECK_CACHE") == "1"
     try:
         files = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))["files"]
-        for name, (size, digest) in files.items():
-            found = (entry / name).stat().st_size
-            if found != size:
-                return f"{name} has {found} bytes, not {size}"
-            if thorough and hash_file(entry / name) != digest:
+        for name, (size, digest, mtime_ns) in files.items():
+            found = (entry / name).stat()
+            if found.st_size != size:
+                return f"{name} has {found.st_size} bytes, not {size}"
+            if (thorough or found.st_mtime_ns != mtime_ns) and hash_file(entry / name) != digest:
                 return f"{name} has another content"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{MANIFEST} or a file it names cannot be read: {error}"
@@ -200,7 +207,7 @@ def write_entry(key: str, rows: Rows, parts: dict, place: Path) -> None:
         rows.held_out.save_to_disk(str(fresh / "eval"))
     (fresh / LEDGER).write_text(json.dumps(rows.ledger), encoding="utf-8")
     files = {
-        str(file.relative_to(fresh)): [file.stat().st_size, hash_file(file)]
+        str(file.relative_to(fresh)): [file.stat().st_size, hash_file(file), file.stat().st_mtime_ns]
         for file in sorted(fresh.rglob("*"))
         if file.is_file()
     }

@@ -42,7 +42,7 @@ def prepared_rows(recipe, tokenizer, prepare: Callable[..., tuple], run, **facts
             raise machines_differ(told, parts)
         parts = parts or told
         key = key_of(parts)
-        rows, problem = find(key, thorough=turn.first)
+        rows, problem = find(key)
         if problem:
             run.report([damaged(key, problem)])
         hit = rows is not None
@@ -78,13 +78,13 @@ def only_data(recipe) -> Any:
     return own
 
 
-def find(key: str, thorough: bool) -> tuple[Rows | None, str]:
+def find(key: str) -> tuple[Rows | None, str]:
     """(the rows of an entry that is whole, what is wrong with one that is not)."""
     entry = entry_of(key)
     try:
         if not entry.exists():
             return None, ""
-        problem = find_damage(entry, thorough)
+        problem = find_damage(entry)
         return (None, problem) if problem else (read_entry(entry), "")
     except OSError as error:
         return None, str(error)

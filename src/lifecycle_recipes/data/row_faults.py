@@ -56,12 +56,6 @@ def row_fault(row: dict, columns: list[str]) -> tuple[str, str] | None:
     return None
 
 
-def is_blank(row: dict, columns: list[str]) -> bool:
-    """Whether the text of a row is there but blank: nothing to learn, and no defect as a null is."""
-    texts = [row.get(c) for c in columns if c not in CONVERSATIONS and c != "label"]
-    return any(isinstance(text, str) and not text.strip() for text in texts)
-
-
 def why_left_out(row: dict, allow: Collection[str], columns: list[str]) -> str | None:
     """Why a row is left out and counted: a fault that the recipe allows, or a pair that prefers nothing."""
     fault = row_fault(row, columns)

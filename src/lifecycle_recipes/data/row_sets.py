@@ -1,6 +1,7 @@
 """The rows that a run will train and measure on, read before it starts: plain dicts, each with its place.
 
-The same columns, samples and splits as `data.sources.load_data`, without importing datasets for local files.
+The same columns and rows in the same order as `data.sources.load_data` (selection.py decides for both), without
+importing datasets for local files.
 """
 
 import json
@@ -11,10 +12,10 @@ from typing import Literal
 
 from ..finding import Finding, Refusal
 from .config import DataConfig, Source, stage_columns
-from .row_faults import is_blank, why_left_out
+from .row_faults import why_left_out
 from .row_files import check_local, empty_file, line_step, read_lines
-from .sources import name_columns, read_hub, unreadable_file
-from .split import sample, split
+from .selection import choose_rows, name_columns, split, text_columns
+from .sources import read_hub, unreadable_file
 
 # Of one source: a larger one is read in part, evenly spaced, and the findings say so.
 MOST_ROWS, MOST_BYTES = 100_000, 1 << 30
@@ -95,13 +96,8 @@ def _read(source: Source, use: str, columns, seed: int) -> tuple[RowSet, list[Fi
     theirs = name_columns(source, *columns, has)
     rows = [{ours: row.get(name) for ours, name in theirs.items()} for row in rows]
     row_set = RowSet(use, source.path, rows, lines, partly=partly)
-    kept = [i for i, row in enumerate(row_set.rows) if not is_blank(row, columns[0])]
-    chosen = None if partly else sample(len(kept), source.max_rows, seed)
-    if chosen is not None:
-        kept = [kept[i] for i in chosen]
-    if len(kept) < len(row_set.rows):
-        row_set = row_set.pick(kept, use)
-    return row_set, findings
+    kept, _ = choose_rows(rows, text_columns(columns[0]), None if partly else source.max_rows, seed)
+    return row_set.pick(kept, use) if len(kept) < len(rows) else row_set, findings
 
 
 def _read_rows(source: Source) -> tuple[list[dict], list[int] | None, bool, list[Finding]]:

@@ -13,9 +13,9 @@ from pathlib import Path
 from ..finding import Refusal, refuse
 from .config import DataConfig, Source
 from .provenance import number_rows
-from .row_faults import CONVERSATIONS, SAME_PAIR, Faults, count_characters, is_blank, row_fault, why_left_out
+from .row_faults import SAME_PAIR, Faults, count_characters, row_fault, why_left_out
 from .row_files import BUILDERS, LINED, check_local, digest_file, empty_file, find_bad_line
-from .split import sample, split
+from .selection import choose_rows, name_columns, split, text_columns
 
 
 def load_data(
@@ -109,24 +109,18 @@ class _Reader:
         entry = {"path": source.path, "split": source.split, "rows": len(rows), "use": use}
         self.ledger["sources"].append(entry)
         rows = self.keep_columns(rows, source)
-        blank = self.find_blank(rows)
-        self.book("empty text", len(blank))
-        kept = [i for i in range(len(rows)) if i not in blank]
-        chosen = sample(len(kept), source.max_rows, self.seed)
-        if chosen is not None:
-            self.book("max_rows", len(kept) - len(chosen))
-            kept = [kept[i] for i in chosen]
+        texts = text_columns(self.required)
+        kept, blank = choose_rows(
+            rows.select_columns(texts) if texts else rows, texts, source.max_rows, self.seed
+        )
+        self.book("empty text", blank)
+        self.book("max_rows", len(rows) - blank - len(kept))
         faulty = self.check_rows(rows.select(kept), kept, source.path)
         kept = [i for i in kept if i not in faulty]
         entry |= {"kept": len(kept), "characters": self.characters}
         rows = number_rows(rows, sum(source["rows"] for source in self.ledger["sources"][:-1]))
         rows = rows.select(kept) if len(kept) < len(rows) else rows
         return _copy(rows, self.scratch) if self.scratch and not check_local(source.path) else rows
-
-    def find_blank(self, rows) -> set[int]:
-        texts = [c for c in self.required if c not in (*CONVERSATIONS, "label")]
-        rows = rows.select_columns(texts) if texts else []
-        return {i for i, row in enumerate(rows) if is_blank(row, texts)}
 
     def book(self, reason: str, rows: int) -> None:
         if rows:
@@ -157,37 +151,6 @@ class _Reader:
         if findings := faults.findings():
             raise Refusal(*findings)
         return gone
-
-
-def name_columns(source: Source, required: list[str], optional: list[str], has: list[str]) -> dict[str, str]:
-    """{our name: the source's name} of the columns to read.
-
-    Raises Refusal: missing-column, unread-column, column-read-twice.
-    """
-    if unread := [c for c in source.columns if c not in (*required, *optional)]:
-        reads = ", ".join(map(repr, [*required, *optional]))
-        raise refuse(
-            "unread-column",
-            f"data.sources[].columns names {unread[0]!r}, which this stage does not read",
-            f"it reads {reads}: write one of these on the left of the colon",
-            source.path,
-        )
-    wanted = {c: source.columns.get(c, c) for c in (*required, *optional)}
-    needed = {c: name for c, name in wanted.items() if c in required or source.columns.get(c)}
-    if missing := [name for name in needed.values() if name not in has]:
-        raise refuse(
-            "missing-column",
-            f"no column {', '.join(map(repr, missing))}; it has {', '.join(map(repr, has))}",
-            "map the column name: `columns: {" + required[0] + ": <its name>}`, or use another file",
-            source.path,
-        )
-    found = {c: name for c, name in wanted.items() if name in has}
-    if twice := [c for c, name in found.items() if c != name and list(found.values()).count(name) > 1]:
-        message = f"the column {found[twice[0]]!r} would be read twice, once as {twice[0]!r}"
-        raise refuse(
-            "column-read-twice", message, "map each column of `columns` to a different column", source.path
-        )
-    return found
 
 
 def _read(source: Source, digest, scratch: str | Path | None):

@@ -2,7 +2,8 @@
 
 A barrier of the process group ends after train.ddp_timeout (30 minutes by default), and tokenising may take
 longer. So the others ask the store that the processes met at, again and again. The store lives in the
-launcher of rank 0's machine: where that ends, asking fails, and they end too.
+launcher of rank 0's machine: where that ends, asking fails, and they end too. A lock file beside the entry would
+not do: machines whose caches are apart share no lock, and they too must make the same rows and end together.
 """
 
 import itertools

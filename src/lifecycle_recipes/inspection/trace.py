@@ -5,7 +5,7 @@ from functools import cached_property
 
 from ..data.config import stage_columns
 from ..data.provenance import ROW, Origins
-from ..data.split import split
+from ..data.selection import split
 
 
 class Trace:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import time
 from pathlib import Path
 
 from ..finding import Refusal, refuse
@@ -19,6 +20,9 @@ ROLES = {
 }
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin")
 BLOCK, BLOCKS = 1 << 20, 256
+# A file younger than this may change once more within one tick of its clock, and would look the same.
+SETTLED_NS = 2 * 10**9
+_hashes: dict[tuple, str] = {}
 
 
 def find_parents(values: dict) -> dict[str, str]:
@@ -118,8 +122,23 @@ def _update(digest, file: Path) -> None:
 
 
 def hash_file(file: str | Path) -> str:
+    """The sha256 of a file, read once per process for as long as the file does not change.
+
+    The time of change of its inode is part of what it is known by: no program can set that one back.
+    """
     with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        before = os.fstat(stream.fileno())
+        if known := _hashes.get(_state(before)):
+            return known
+        settled = time.time_ns() - max(before.st_mtime_ns, before.st_ctime_ns) > SETTLED_NS
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if settled and _state(os.fstat(stream.fileno())) == _state(before):
+            _hashes[_state(before)] = digest
+    return digest
+
+
+def _state(stat: os.stat_result) -> tuple:
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def hash_inputs(values) -> dict[str, str]:

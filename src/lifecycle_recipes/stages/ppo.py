@@ -125,7 +125,7 @@ def stop_at_turn_end(
     train.stop_token_id, if given, is that token; else the chat template's. Upstream's missing_eos_penalty
     looks for the tokenizer's eos and for nothing else.
     """
-    from ..models.load import turn_end
+    from ..models.turn_end import turn_end
 
     if args.stop_token_id is not None:
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(args.stop_token_id)

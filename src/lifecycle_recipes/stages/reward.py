@@ -89,8 +89,7 @@ def prepare_rows(recipe: RewardRecipe, tokenizer: PreTrainedTokenizerBase, scrat
 def tokenize_pairs(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     """Dataset with `chosen_ids` and `rejected_ids`, both up to the turn end. Text is left to upstream."""
     from ..data.provenance import ROW
-    from ..models.load import turn_end
-    from ..models.turn_end import scored_ids
+    from ..models.turn_end import scored_ids, turn_end
 
     if isinstance(rows[0]["chosen"], str):
         return rows

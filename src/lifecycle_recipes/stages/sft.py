@@ -49,7 +49,8 @@ def build_trainer(recipe: SFTRecipe, run: Run) -> trl.SFTTrainer:
 
     from ..data.prepare import over_prepared, prepared_rows
     from ..models.adapters import peft_config
-    from ..models.load import load_causal_lm, load_tokenizer, turn_end, use_template
+    from ..models.load import load_causal_lm, load_tokenizer, use_template
+    from ..models.turn_end import turn_end
 
     args = recipe.train
     args.assistant_only_loss = True

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...data.config import Source, stage_columns
 from ...data.row_files import check_local
-from ...data.sources import name_columns
+from ...data.selection import name_columns
 from ...evals.check import check_config
 from ...evals.config import EvaluateConfig
 from ...finding import Finding, Refusal

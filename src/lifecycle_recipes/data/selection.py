@@ -1,0 +1,86 @@
+"""Which columns and rows of a source a run uses, and in which order.
+
+In one place for the run (sources.py) and the checks before it (row_sets.py), so that a check sees the rows of
+the run. Which of these rows are left out for a fault is `row_faults.why_left_out`, for both as well.
+
+Samples and splits are those of `Dataset.shuffle(seed).select(...)` and `Dataset.train_test_split(test_size,
+seed)` of datasets 5.2 (arrow_dataset.py); numpy only, since a check must not wait for an import of datasets.
+"""
+
+import math
+from collections.abc import Sequence
+
+from ..finding import refuse
+from .config import Source
+from .row_faults import CONVERSATIONS
+
+
+def name_columns(source: Source, required: list[str], optional: list[str], has: list[str]) -> dict[str, str]:
+    """{our name: the source's name} of the columns to read.
+
+    Raises Refusal: missing-column, unread-column, column-read-twice.
+    """
+    if unread := [c for c in source.columns if c not in (*required, *optional)]:
+        reads = ", ".join(map(repr, [*required, *optional]))
+        raise refuse(
+            "unread-column",
+            f"data.sources[].columns names {unread[0]!r}, which this stage does not read",
+            f"it reads {reads}: write one of these on the left of the colon",
+            source.path,
+        )
+    wanted = {c: source.columns.get(c, c) for c in (*required, *optional)}
+    needed = {c: name for c, name in wanted.items() if c in required or source.columns.get(c)}
+    if missing := [name for name in needed.values() if name not in has]:
+        raise refuse(
+            "missing-column",
+            f"no column {', '.join(map(repr, missing))}; it has {', '.join(map(repr, has))}",
+            "map the column name: `columns: {" + required[0] + ": <its name>}`, or use another file",
+            source.path,
+        )
+    found = {c: name for c, name in wanted.items() if name in has}
+    if twice := [c for c, name in found.items() if c != name and list(found.values()).count(name) > 1]:
+        message = f"the column {found[twice[0]]!r} would be read twice, once as {twice[0]!r}"
+        raise refuse("column-read-twice", message, "map each column of `columns` to a different column", source.path)
+    return found
+
+
+def text_columns(columns: list[str]) -> list[str]:
+    """Those of a stage's `columns` that hold plain text."""
+    return [c for c in columns if c not in (*CONVERSATIONS, "label")]
+
+
+def choose_rows(
+    rows: Sequence[dict], texts: list[str], max_rows: int | None, seed: int
+) -> tuple[list[int], int]:
+    """(indices of the rows of one source that are used, in the order of training; how many are blank).
+
+    A row with a blank text in a column of `texts` is not used: it teaches nothing, and is no defect as a
+    null is. Of the others `max_rows` are sampled.
+    """
+    blank = {i for i, row in enumerate(rows) if _is_blank(row, texts)} if texts else set()
+    kept = [i for i in range(len(rows)) if i not in blank]
+    chosen = sample(len(kept), max_rows, seed)
+    return kept if chosen is None else [kept[i] for i in chosen], len(blank)
+
+
+def _is_blank(row: dict, texts: list[str]) -> bool:
+    return any(isinstance(text := row.get(c), str) and not text.strip() for c in texts)
+
+
+def sample(rows: int, max_rows: int | None, seed: int) -> list[int] | None:
+    """Indices of a seeded sample of `max_rows` out of `rows`, in the order of training; None for all rows."""
+    if max_rows is None or max_rows >= rows:
+        return None
+    return _permutation(rows, seed)[:max_rows]
+
+
+def split(rows: int, fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """(train, held-out) indices: at least `fraction` of `rows` held out, rounded up to a whole row."""
+    order, held_out = _permutation(rows, seed), math.ceil(fraction * rows)
+    return order[held_out:], order[:held_out]
+
+
+def _permutation(rows: int, seed: int) -> list[int]:
+    import numpy as np
+
+    return np.random.default_rng(seed).permutation(rows).tolist()

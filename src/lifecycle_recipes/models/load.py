@@ -152,7 +152,7 @@ def _write_merged_base(path: str, model_config, train_args, auto_class) -> str:
             }
             if auto_class.__name__ == "AutoModelForSequenceClassification":
                 options["num_labels"] = 1
-            with _whole_parameters():
+            with whole_parameters():
                 merge_adapter(path, auto_class, **options).save_pretrained(target)
             load_tokenizer(path).save_pretrained(target)
             (target / MERGED_FROM).write_text(json.dumps(origin), encoding="utf-8")
@@ -167,15 +167,15 @@ def _holds(target: Path, origin: dict) -> bool:
 
 
 @contextmanager
-def _whole_parameters():
-    """Under ZeRO-3 `from_pretrained` would load a shard of each weight only; a merge needs them whole."""
-    from transformers.integrations import deepspeed
+def whole_parameters():
+    """Under ZeRO-3, also after it, `from_pretrained` would load a shard of each weight, over all ranks.
 
-    config = deepspeed.deepspeed_config() and deepspeed._hf_deepspeed_config_weak_ref()
-    if config:
-        deepspeed.unset_hf_deepspeed_config()
+    A merge and a measurement need them whole, on ranks of their own.
+    """
+    import transformers.integrations.deepspeed as integration
+
+    config, integration._hf_deepspeed_config_weak_ref = integration._hf_deepspeed_config_weak_ref, None
     try:
         yield
     finally:
-        if config:
-            deepspeed.set_hf_deepspeed_config(config)
+        integration._hf_deepspeed_config_weak_ref = config

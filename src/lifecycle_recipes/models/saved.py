@@ -9,7 +9,7 @@ from ..finding import refuse
 from ..record.parents import hash_weights
 from .adapters import adapter_base, adapter_has_head, base_revision, is_adapter, require_adapter_base
 from .config_file import read_json
-from .load import keep_4bit_layout
+from .load import keep_4bit_layout, whole_parameters
 
 
 @dataclass(frozen=True)
@@ -167,19 +167,14 @@ def _device():
 
 @contextmanager
 def _loading():
-    """Load whole weights and draw no bars.
-
-    After a ZeRO-3 training `from_pretrained` would shard this model too, over ranks that take no part.
-    """
-    import transformers.integrations.deepspeed as integration
+    """Load whole weights and draw no bars."""
     from transformers.utils import logging
 
-    config, integration._hf_deepspeed_config_weak_ref = integration._hf_deepspeed_config_weak_ref, None
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        yield
+        with whole_parameters():
+            yield
     finally:
-        integration._hf_deepspeed_config_weak_ref = config
         if bars:
             logging.enable_progress_bar()

@@ -1,0 +1,108 @@
+"""Upstream's private names that src/ relies on, by name and signature: what a new version has to be held against."""
+
+import importlib
+import inspect
+import re
+
+import pytest
+from repository import ROOT
+
+# module, name, parameters without self -> what it is used for.
+CALLED = {
+    "trl.trainer.sft_trainer:SFTTrainer._prepare_dataset": (
+        "dataset processing_class args packing formatting_func dataset_name",
+        "rows come from the cache; inspection tokenises the source rows",
+    ),
+    "trl.trainer.dpo_trainer:DPOTrainer._prepare_dataset": (
+        "dataset processing_class args dataset_name",
+        "as for SFT",
+    ),
+    "trl.trainer.kto_trainer:KTOTrainer._prepare_dataset": (
+        "dataset processing_class args dataset_name",
+        "as for SFT",
+    ),
+    "trl.trainer.reward_trainer:RewardTrainer._prepare_dataset": (
+        "dataset processing_class args dataset_name",
+        "as for SFT",
+    ),
+    "trl.trainer.kto_trainer:KTOTrainer._compute_kl_logps": (
+        "model batch",
+        "the KL of a whole batch, however it is split",
+    ),
+    "transformers:Trainer._get_grad_norm": ("model grad_norm", "the norm of each step, logged or not"),
+    "transformers:Trainer._get_num_items_in_batch": ("batch_samples device", "tokens of a step"),
+    "transformers:Trainer._prepare_inputs": ("inputs", "a batch on the trainer's device"),
+    "transformers:Trainer._remove_unused_columns": ("dataset description", "what the collator receives"),
+    "transformers:Trainer._set_signature_columns_if_needed": ("", "columns that reach the model"),
+    "transformers:Trainer._wrap_model": ("model training dataloader", "KL before the first step"),
+    "deepspeed.runtime.engine:DeepSpeedEngine._get_ckpt_name": (
+        "checkpoints_path tag mp_placeholder pp_placeholder",
+        "files that a whole checkpoint has",
+    ),
+    "deepspeed.runtime.engine:DeepSpeedEngine._get_zero_ckpt_name": (
+        "checkpoints_path tag",
+        "files that a whole checkpoint has",
+    ),
+    "torch.nn.parallel:DistributedDataParallel._post_forward": ("output", "hides a notice at the first step"),
+    "torch.distributed.distributed_c10d:_get_default_store": ("", "ranks wait outside the process group"),
+    "lm_eval.models.huggingface:HFLM._loglikelihood_tokens": (
+        "requests disable_tqdm override_bs",
+        "no progress bar",
+    ),
+    "lm_eval.tasks._yaml_loader:load_yaml": (
+        "path resolve_func recursive _seen",
+        "task files as lm-eval reads",
+    ),
+    "evaluate:Metric._info": ("", "our metrics describe themselves"),
+    "evaluate:Metric._compute": ("predictions references kwargs", "our metrics"),
+}
+# module:text that its source has -> what it is used for.
+SET = {
+    "transformers.trainer:self._signature_columns = ": "columns that reach the model",
+    "transformers.trainer:self._tr_loss = ": "the loss before it is logged",
+    "transformers.trainer:self._initial_num_input_tokens_seen = ": "tokens per second of a resumed run",
+    "transformers.training_args:self._n_gpu = ": "a trial build on one device",
+    "transformers.modeling_utils:_keys_to_ignore_on_save": "tensors that a save leaves out",
+    "transformers.configuration_utils:def _attn_implementation(": "whether rows in a block see each other",
+    "transformers.integrations.deepspeed:_hf_deepspeed_config_weak_ref = ": "loading outside of ZeRO-3's init",
+    "trl.trainer.sft_trainer:self._metrics = {": "metrics of an evaluation",
+    "trl.trainer.dpo_trainer:self._metrics = {": "metrics of an evaluation",
+    "trl.trainer.kto_trainer:self._metrics = {": "metrics of an evaluation",
+    "trl.trainer.reward_trainer:self._metrics = {": "metrics of an evaluation",
+    "accelerate.accelerator:self._models = ": "whether a model was prepared",
+    "accelerate.data_loader:self._drop_last = ": "the last, short batch counts once",
+    "deepspeed.runtime.engine:self._config = ": "whole weights are gathered for a save",
+    "datasets.arrow_dataset:self._fingerprint": "Hub rows in the cache's key",
+    "torch.utils._pytree:is an Enum subclass": "a warning of its logger that is hidden",
+    "tqdm.std:_instances = ": "progress bars are closed before an error is shown",
+    "accelerate.commands.launch:def simple_launcher(args)": "exec in place of a child process",
+}
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("name", CALLED)
+def test_what_is_called_has_its_signature(name):
+    module, _, path = name.partition(":")
+    found = importlib.import_module(module)
+    for part in path.split("."):
+        found = getattr(found, part)
+    assert [p for p in inspect.signature(found).parameters if p != "self"] == CALLED[name][0].split()
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("name", SET)
+def test_what_is_read_or_set_is_there(name):
+    module, _, text = name.partition(":")
+    assert text in inspect.getsource(importlib.import_module(module))
+
+
+def test_the_tables_are_complete():
+    """Every private name that src/ reads from something other than self, cls and super()."""
+    used = set()
+    for file in (ROOT / "src").rglob("*.py"):
+        for line in file.read_text().splitlines():
+            code = line.partition("  # ")[0]
+            if not code.lstrip().startswith("#"):
+                used |= set(re.findall(r"(?<!self)(?<!cls)\.(_[a-z]\w*)", code))
+    known = set(re.findall(r"\b_[a-z]\w*", " ".join([*CALLED, *SET])))
+    assert used - known == set()

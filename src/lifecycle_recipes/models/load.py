@@ -9,7 +9,6 @@ from ..finding import refuse
 from ..record.parents import hash_file, is_local
 from .adapters import MERGED_BASE, adapter_has_head, is_adapter, merge_adapter
 from .lora_targets import require_lora_targets
-from .turn_end import turn_end  # noqa: F401 - the stages still look for it here
 
 MERGED_FROM = "merged_from.json"  # written last: the merged base beside it is whole
 

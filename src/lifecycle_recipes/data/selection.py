@@ -40,7 +40,9 @@ def name_columns(source: Source, required: list[str], optional: list[str], has: 
     found = {c: name for c, name in wanted.items() if name in has}
     if twice := [c for c, name in found.items() if c != name and list(found.values()).count(name) > 1]:
         message = f"the column {found[twice[0]]!r} would be read twice, once as {twice[0]!r}"
-        raise refuse("column-read-twice", message, "map each column of `columns` to a different column", source.path)
+        raise refuse(
+            "column-read-twice", message, "map each column of `columns` to a different column", source.path
+        )
     return found
 
 

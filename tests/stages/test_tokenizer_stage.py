@@ -7,8 +7,8 @@ from transformers import AutoTokenizer
 
 from lifecycle_recipes.evals.tokenizer import measure_tokenizer
 from lifecycle_recipes.finding import Refusal
+from lifecycle_recipes.models.special_tokens import SPECIAL_TOKENS
 from lifecycle_recipes.stages.tokenizer import (
-    SPECIAL_TOKENS,
     TokenizerConfig,
     build_tokenizer,
     main,

@@ -52,7 +52,7 @@ def test_one_process_in_place_of_two_is_refused(stage):
     """`accelerate launch --cpu --num_processes 2` starts one."""
     status, said, record = stage(f"accelerate launch --quiet --cpu --num_processes 2 {SFT}")
     assert status == 1 and said.count("error [layout-processes]") == 1 and "Traceback" not in said
-    assert record["status"].startswith("failed: [layout-processes] the launch asks for 2 processes")
+    assert record["status"].startswith("failed: [layout-processes] the launch requests 2 processes")
 
 
 HIDDEN = {"CUDA_VISIBLE_DEVICES": ""}

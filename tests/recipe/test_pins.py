@@ -62,7 +62,7 @@ def test_the_tokenizer_of_a_new_model_is_read_at_its_revision(monkeypatch):
     from transformers import AutoTokenizer
 
     from lifecycle_recipes.doctor.row_level.tokens import find_in_text
-    from lifecycle_recipes.stages import pretrain
+    from lifecycle_recipes.models.from_config import Architecture, start_model
 
     read = []
 
@@ -74,9 +74,8 @@ def test_the_tokenizer_of_a_new_model_is_read_at_its_revision(monkeypatch):
     values = {"model_type": "llama", "tokenizer": "me/words", "tokenizer_revision": SECOND}
     with pytest.raises(Refusal):
         find_in_text(SimpleNamespace(values={"architecture": values}), [])
-    recipe = SimpleNamespace(architecture=pretrain.Architecture(**values), model=None, text=None, train=None)
     with pytest.raises(OSError):
-        pretrain.build_trainer(recipe, None)
+        start_model(Architecture(**values), None, None)
     assert read == [("me/words", SECOND)] * 2
 
 

@@ -6,7 +6,7 @@
 #   make sft LAYOUT=zero3 PROCESSES=2 CPU=1   a layout, on so many processes, without its GPUs
 #   make variants                     LoRA and QLoRA lives beside the full one
 #   make broken                       one wrong recipe per failure: code, time, message
-#   make test-fast                    while refactoring: the tests that load no model, within a minute
+#   make test-fast                    while refactoring: the tests that load no model
 #   make test / make test-slow        the tests
 #   make help                         all targets
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def measure_pairs(path: str, trainer: Trainer, reloaded: Saved | None = None) -> dict[str, float]:
     """Metrics of the model saved at `path` on the trainer's held-out pairs: what others load is measured.
 
-    reloaded: that model, where it has been loaded already (an evals.saved.Saved).
+    reloaded: that model, where it has been loaded already.
     """
     import torch
 

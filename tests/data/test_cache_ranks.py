@@ -180,7 +180,7 @@ def test_a_machine_that_waits_ends_with_the_one_that_prepares(recipes, script, t
     zero = machine(0, port, script, recipes["sft"], cache=tmp_path / "zero", SLOW="500")
     one = machine(1, port, script, recipes["sft"], cache=tmp_path / "one")
     for line in zero.stderr:
-        if "once for 2 processes" in line:
+        if "rank 0 prepares" in line:
             break
     for pid in Path(f"/proc/{zero.pid}/task/{zero.pid}/children").read_text().split():
         os.kill(int(pid), signal.SIGKILL)

@@ -21,10 +21,10 @@ from lifecycle_recipes.layouts.layout import Layout
 # A stage that asks itself to stop after its second step, as a signal would.
 STAGE = """
 import sys
-from lifecycle_recipes import training
 from lifecycle_recipes.stages import sft
+from lifecycle_recipes.training import train
 
-stop = training.StopOnSignal.on_step_end
+stop = train.StopOnSignal.on_step_end
 
 def on_step_end(self, args, state, control, **kwargs):
     if state.global_step == 2:
@@ -33,7 +33,7 @@ def on_step_end(self, args, state, control, **kwargs):
 
 if "--stop" in sys.argv:
     sys.argv.remove("--stop")
-    training.StopOnSignal.on_step_end = on_step_end
+    train.StopOnSignal.on_step_end = on_step_end
 sft.main(sys.argv[1:])
 """
 RECIPE = """stage: sft

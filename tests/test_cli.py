@@ -148,7 +148,7 @@ def test_run_unless_done(capsys, recipe, monkeypatch):
 
     started = []
     monkeypatch.setattr(launch, "start", started.append)
-    with Run.start(type("Recipe", (), {"raw": read_recipe(recipe, [])})()):
+    with Run(read_recipe(recipe, [])):
         assert lifecycle(capsys, "run", recipe, "--unless-done")[0] == 0
     assert len(started) == 1  # it was still running
     status, out, _ = lifecycle(capsys, "run", recipe, "--unless-done")
@@ -177,6 +177,7 @@ def test_an_unknown_layout_lists_those_that_exist():
 STAGE = """
 import os, signal, sys, time
 from lifecycle_recipes.finding import refuse
+from lifecycle_recipes.recipe.read import RawRecipe
 from lifecycle_recipes.record.run import Run, stage_exit
 
 rank, how = os.environ.get("RANK", "0"), sys.argv[1]
@@ -189,7 +190,7 @@ with stage_exit():
         os.kill(os.getpid(), signal.SIGKILL)
     if how == "done":
         assert os.environ["ACCELERATE_USE_CPU"].lower() == "true"
-    with Run.start(stage="sft", output_dir="run") as run:
+    with Run(RawRecipe("r.yaml", "sft", {"train": {"output_dir": "run"}}, "", [], "0")) as run:
         print("ready", flush=True)
         if how != "done":
             time.sleep(60)

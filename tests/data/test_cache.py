@@ -1,5 +1,6 @@
 """Prepared rows come from the cache only where nothing that shapes them has changed, and only whole."""
 
+import ast
 import importlib.metadata
 import json
 import os
@@ -17,6 +18,9 @@ from lifecycle_recipes.data.provenance import take_off
 from lifecycle_recipes.recipe.read import load_recipe
 from lifecycle_recipes.recipe.schema import recipe_class
 
+PACKAGE = ROOT / "src/lifecycle_recipes"
+# Functions of the stages that no row passes through.
+NOT_PREPARING = ("main", "build_trainer", "load_scorer", "stop_at_turn_end", "room")
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 
@@ -140,6 +144,20 @@ def test_a_waiver_another_package_and_another_version_of_ours_miss(recipe_of, mo
     assert is_hit(path)
     monkeypatch.setattr(cache, "_hash_code", lambda stage: "after a commit")
     assert not is_hit(path)
+
+
+def test_all_code_that_prepares_rows_is_in_the_key():
+    """What a stage's functions import to prepare rows lies in data/ or is named in ROW_CODE."""
+    for stage in STAGES:
+        tree = ast.parse((PACKAGE / f"stages/{stage}.py").read_text(encoding="utf-8"))
+        functions = [f for f in tree.body if isinstance(f, ast.FunctionDef) and f.name not in NOT_PREPARING]
+        found = [node for f in functions for node in ast.walk(f) if isinstance(node, ast.Name)]
+        names = {n.id for n in found} - {n.id for n in found if isinstance(n.ctx, ast.Store)}
+        ours = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 2]
+        inside = {id(node) for f in functions for node in ast.walk(f)}
+        used = [n for n in ours if id(n) in inside or names & {alias.name for alias in n.names}]
+        files = {node.module.replace(".", "/") + ".py" for node in used} - {"finding.py"}
+        assert [f for f in files if not f.startswith("data/") and f not in cache.ROW_CODE] == [], stage
 
 
 def test_ktos_pairs_of_neighbours_belong_to_their_batch(recipe_of):

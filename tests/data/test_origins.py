@@ -182,7 +182,7 @@ def test_the_rows_of_a_nan_are_named_where_they_lie(tmp_path, tiny_model_dir, ti
     file.write_text("\n\n" + file.read_text())
     with (
         pytest.raises(Refusal) as refusal,
-        Run.start(stage="sft", output_dir=recipe.train.output_dir) as run,
+        Run(recipe.raw) as run,
     ):
         trainer = build_trainer(recipe, run)
         compute = trainer.compute_loss

@@ -62,22 +62,22 @@ def test_a_sound_recipe_builds_gives_no_error_and_leaves_no_trace(
     sections = {"reward": {"model_name_or_path": str(tiny_reward_dir)}} if stage == "ppo" else {}
     path = stage_recipe(stage, **sections)
     before = sorted(tmp_path.rglob("*"))
-    with built_trainer(path) as (built, trainer):
+    with built_trainer(path) as (built, trainer, run):
         modes = [m.training for m in trainer.model.modules()]
         state = torch.get_rng_state()
-        assert errors(find_in_trainer(trainer, built)) == []
+        assert errors(find_in_trainer(trainer, built, run.origins)) == []
         assert torch.equal(state, torch.get_rng_state())
         assert [m.training for m in trainer.model.modules()] == modes
-        assert trainer.notes["data"]["rows_in"] >= 24
+        assert run.notes["data"]["rows_in"] >= 24
         scratch = Path(trainer.args.output_dir)
         assert scratch.is_dir()
     assert not scratch.exists() and sorted(tmp_path.rglob("*")) == before
 
 
 def test_pretraining_is_sound_too(text_recipe):
-    with built_trainer(text_recipe()) as (built, trainer):
+    with built_trainer(text_recipe()) as (built, trainer, run):
         assert len(trainer.train_dataset[0]["seq_lengths"]) > 1
-        assert errors(find_in_trainer(trainer, built)) == []
+        assert errors(find_in_trainer(trainer, built, run.origins)) == []
 
 
 def test_a_stage_without_a_trainer_says_so(repo_root):
@@ -121,6 +121,7 @@ def test_a_single_lora_target_is_a_name(stage_recipe):
     with built_trainer(stage_recipe("sft", model={**LORA, "lora_target_modules": ["q_proj"]})) as (
         _,
         trainer,
+        _,
     ):
         trained = {
             n.split(".lora_")[0].rpartition(".")[2]
@@ -143,7 +144,7 @@ def test_weights_that_would_be_random_are_refused(stage_recipe, tiny_reward_dir)
 
 def test_no_step_and_too_few_rows(stage_recipe):
     few = {"num_train_epochs": 1, "max_steps": -1, "per_device_train_batch_size": 64}
-    with built_trainer(stage_recipe("sft", train=few)) as (_, trainer):
+    with built_trainer(stage_recipe("sft", train=few)) as (_, trainer, _):
         (finding,) = find_in_steps(trainer)
         assert (
             finding.code == "rows-below-batch"
@@ -166,13 +167,14 @@ def test_ppo_with_fewer_prompts_than_a_batch_would_never_start(stage_recipe, tin
     ) as (
         _,
         trainer,
+        _,
     ):
         (finding,) = find_in_steps(trainer)
     assert finding.code == "no-steps" and "24 prompts" in finding.message
 
 
 def test_a_frozen_model(stage_recipe):
-    with built_trainer(stage_recipe("sft")) as (_, trainer):
+    with built_trainer(stage_recipe("sft")) as (_, trainer, _):
         trainer.model.requires_grad_(False)
         assert errors(find_in_steps(trainer)) == ["nothing-trainable"]
 
@@ -181,36 +183,35 @@ def test_a_frozen_model(stage_recipe):
 
 
 def test_replies_that_the_collator_cuts_away(stage_recipe):
-    with built_trainer(stage_recipe("dpo", train={"per_device_train_batch_size": 24})) as (_, trainer):
-        assert find_in_batches(trainer) == []
+    with built_trainer(stage_recipe("dpo", train={"per_device_train_batch_size": 24})) as (_, trainer, run):
+        assert find_in_batches(trainer, run.origins) == []
         lengths = sorted(map(len, trainer.train_dataset["prompt_ids"]))
         trainer.data_collator.max_length = lengths[-1]  # the longest prompts leave no room
-        (finding,) = find_in_batches(trainer)
+        (finding,) = find_in_batches(trainer, run.origins)
         assert finding.code == "rows-without-loss" and finding.severity == "warning"
         trainer.data_collator.max_length = lengths[0] - 1
-        (finding,) = find_in_batches(trainer)
+        (finding,) = find_in_batches(trainer, run.origins)
         assert finding.code == "zero-label-batch" and "train.jsonl, lines " in finding.message
         assert finding.message.endswith("and 19 more): its loss is 0")
-        trainer.origins = None  # of a trainer that no stage has built
-        (finding,) = find_in_batches(trainer)
+        (finding,) = find_in_batches(trainer, None)  # a trainer that no stage has built
         assert "rows 0, 1, 2, 3, 4 and 19 more of the built set" in finding.message
 
 
 def test_a_collator_that_masks_the_end(text_recipe):
     from transformers import DataCollatorForLanguageModeling
 
-    with built_trainer(text_recipe(text={"block_size": 128, "packing": "none"})) as (_, trainer):
-        assert find_in_batches(trainer) == []
+    with built_trainer(text_recipe(text={"block_size": 128, "packing": "none"})) as (_, trainer, _):
+        assert find_in_batches(trainer, None) == []
         tokenizer = trainer.processing_class
         tokenizer.pad_token = tokenizer.eos_token  # as upstream's own scripts do
         trainer.data_collator = DataCollatorForLanguageModeling(tokenizer, mlm=False)
         trainer.train_dataset = trainer.train_dataset.remove_columns("seq_lengths")
-        (finding,) = find_in_batches(trainer)
+        (finding,) = find_in_batches(trainer, None)
     assert finding.code == "eos-masked" and "also the pad token" in finding.message
 
 
 def test_a_bos_that_stands_twice(stage_recipe):
-    with built_trainer(stage_recipe("sft")) as (_, trainer):
+    with built_trainer(stage_recipe("sft")) as (_, trainer, _):
         tokenizer = trainer.processing_class
         tokenizer.add_special_tokens({"bos_token": "<|system|>"})
         bos = tokenizer.bos_token_id
@@ -220,7 +221,7 @@ def test_a_bos_that_stands_twice(stage_recipe):
 
         columns = ["input_ids", "labels"]
         trainer.train_dataset = trainer.train_dataset.select_columns(columns).map(twice)
-        assert errors(find_in_batches(trainer)) == ["double-bos"]
+        assert errors(find_in_batches(trainer, None)) == ["double-bos"]
 
 
 # Packing
@@ -231,7 +232,7 @@ PACKED = {"packing": True, "max_length": 128, "max_steps": -1, "num_train_epochs
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_packed_documents_are_apart_and_a_mask_of_ones_is_found_out(stage_recipe, attention):
     path = stage_recipe("sft", model={"attn_implementation": attention}, train=PACKED)
-    with built_trainer(path) as (_, trainer):
+    with built_trainer(path) as (_, trainer, _):
         assert find_in_packing(trainer) == []
         collate = trainer.data_collator
 
@@ -244,7 +245,7 @@ def test_packed_documents_are_apart_and_a_mask_of_ones_is_found_out(stage_recipe
 
 
 def test_blocks_that_leak_are_found_out(text_recipe):
-    with built_trainer(text_recipe()) as (_, trainer):
+    with built_trainer(text_recipe()) as (_, trainer, _):
         assert find_in_packing(trainer) == []
         collate = trainer.data_collator
         trainer.data_collator = lambda rows: {k: v for k, v in collate(rows).items() if k != "position_ids"}
@@ -252,7 +253,7 @@ def test_blocks_that_leak_are_found_out(text_recipe):
 
 
 def test_packing_that_cuts_and_packing_into_one_row(stage_recipe):
-    with built_trainer(stage_recipe("sft", train=PACKED | {"max_length": 40})) as (_, trainer):
+    with built_trainer(stage_recipe("sft", train=PACKED | {"max_length": 40})) as (_, trainer, _):
         (finding,) = find_in_packing(trainer)
         assert finding.code == "packing-discards" and "of 32 texts" in finding.message
     with built_trainer(
@@ -260,8 +261,10 @@ def test_packing_that_cuts_and_packing_into_one_row(stage_recipe):
     ) as (
         _,
         t,
+        _,
+        _,
     ):
         assert find_in_packing(t) == []
-    with built_trainer(stage_recipe("sft", train=PACKED | {"max_length": 4096})) as (_, trainer):
+    with built_trainer(stage_recipe("sft", train=PACKED | {"max_length": 4096})) as (_, trainer, _):
         (finding,) = find_in_steps(trainer)
     assert finding.code == "one-packed-row" and "all 32 documents" in finding.message

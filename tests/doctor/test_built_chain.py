@@ -28,7 +28,7 @@ def test_a_new_adapter_that_drops_its_parent(stage_recipe, tiny_model_dir, tmp_p
     from transformers import AutoModelForCausalLM
 
     parent = save_lora_parent(tiny_model_dir, tmp_path / "parent")
-    with built_trainer(stage_recipe("dpo", parent, model=LORA)) as (built, trainer):
+    with built_trainer(stage_recipe("dpo", parent, model=LORA)) as (built, trainer, run):
         assert find_in_chain(trainer, built) == []
         config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
         trainer.model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model_dir), config)
@@ -46,7 +46,7 @@ def parent(tiny_model_dir, tmp_path):
 
 
 def test_a_model_that_does_not_say_what_its_parents_record_says(stage_recipe, parent):
-    with built_trainer(stage_recipe("sft", parent)) as (built, trainer):
+    with built_trainer(stage_recipe("sft", parent)) as (built, trainer, run):
         from lifecycle_recipes.doctor.trainer_level.step_zero import probe_ids, read_prepared
 
         probe = {"ids": probe_ids(trainer), "start": -9.0, "loose": 1e-3}
@@ -66,7 +66,7 @@ def test_a_model_that_does_not_say_what_its_parents_record_says(stage_recipe, pa
 
 @pytest.mark.parametrize("adapter", [{}, LORA], ids=["full", "lora"])
 def test_a_reference_that_is_not_the_parent(stage_recipe, adapter):
-    with built_trainer(stage_recipe("dpo", model=adapter)) as (built, trainer):
+    with built_trainer(stage_recipe("dpo", model=adapter)) as (built, trainer, run):
         assert find_in_chain(trainer, built) == []
         moved = trainer.ref_model or trainer.model
         with torch.no_grad():
@@ -95,7 +95,11 @@ def test_files_of_a_parent_that_changed(parent, tiny_model_dir, tmp_path):
 def test_a_reward_model_with_another_vocabulary(stage_recipe, tiny_reward_dir, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(tiny_reward_dir, other)
-    with built_trainer(stage_recipe("ppo", reward={"model_name_or_path": str(other)})) as (built, trainer):
+    with built_trainer(stage_recipe("ppo", reward={"model_name_or_path": str(other)})) as (
+        built,
+        trainer,
+        run,
+    ):
         assert find_in_chain(trainer, built) == []
         text = json.loads((other / "tokenizer.json").read_text())
         vocabulary = text["model"]["vocab"]

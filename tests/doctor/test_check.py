@@ -265,7 +265,7 @@ def test_a_stage_refuses_at_each_level(recipe_here, capsys, tiny_chat_rows, monk
     from lifecycle_recipes.doctor.trainer_level import level as built
 
     wrong = Finding.error("zero-label-batch", "nothing is trained", "mend it")
-    monkeypatch.setattr(built, "find_in_trainer", lambda trainer, recipe: [wrong])
+    monkeypatch.setattr(built, "find_in_trainer", lambda trainer, recipe, origins: [wrong])
     assert run_stage() == 2
     assert read_record("run")["findings"][-1]["code"] == "zero-label-batch"
     assert not list(Path("run").glob("*.safetensors"))

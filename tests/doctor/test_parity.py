@@ -83,6 +83,7 @@ class TestTravels:
         return named | quiet | {"output_dir": str(tmp_path / "run"), "disable_tqdm": True}
 
     def test_through_sft(self, base, options, tmp_path, tiny_chat_rows):
+        from fake_runs import with_raw
         from transformers import AutoTokenizer, GenerationConfig
         from trl import ModelConfig, SFTConfig
 
@@ -97,7 +98,7 @@ class TestTravels:
         rows.write_text("".join(json.dumps(row) + "\n" for row in tiny_chat_rows))
         model, train = ModelConfig(model_name_or_path=str(base)), SFTConfig(**options)
         recipe = SFTRecipe(model=model, data=DataConfig([Source(str(rows))]), train=train)
-        with Run.start(stage="sft", output_dir=train.output_dir) as run:
+        with Run(with_raw(recipe, "sft").raw) as run:
             train_and_save(build_trainer(recipe, run), recipe, run)
         saved = AutoTokenizer.from_pretrained(train.output_dir)
         assert saved.chat_template == (ROOT / "chat_templates/chatml.jinja").read_text(encoding="utf-8")
@@ -108,6 +109,7 @@ class TestTravels:
         assert parity(train.output_dir)[1] == []
 
     def test_through_reward(self, base, options, tmp_path, tiny_chat_rows):
+        from fake_runs import with_raw
         from trl import ModelConfig, RewardConfig
 
         from lifecycle_recipes.data.config import DataConfig, Source
@@ -125,7 +127,7 @@ class TestTravels:
         rows.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
         model, train = ModelConfig(model_name_or_path=str(base)), RewardConfig(**options)
         recipe = RewardRecipe(model=model, data=DataConfig([Source(str(rows))]), train=train)
-        with Run.start(stage="reward", output_dir=train.output_dir) as run:
+        with Run(with_raw(recipe, "reward").raw) as run:
             trainer = build_trainer(recipe, run)
         tokenizer = trainer.processing_class
         assert tokenizer.decode(trainer.train_dataset[0]["chosen_ids"]).endswith("<|im_end|>")

@@ -35,7 +35,7 @@ def sft(tmp_path_factory, tiny_model_dir, tiny_chat_rows):
 
 
 def test_sft_marks_exactly_the_assistants_tokens(sft, tiny_tokenizer):
-    _, inspection, trainer, _ = sft
+    _, inspection, trainer, _, _ = sft
     assert len(inspection.rows) == 34
     for row in inspection.rows:
         (part,) = row.parts
@@ -46,7 +46,7 @@ def test_sft_marks_exactly_the_assistants_tokens(sft, tiny_tokenizer):
 
 
 def test_a_row_names_its_source_and_shows_what_truncation_took(sft, tiny_tokenizer):
-    _, inspection, _, folder = sft
+    _, inspection, _, _, folder = sft
     (row,) = [r for r in inspection.rows if r.where == f"{folder}/second.jsonl:1"]
     (part,) = row.parts
     messages = json.loads((folder / "second.jsonl").read_text().splitlines()[0])["messages"]
@@ -60,7 +60,7 @@ def test_a_row_names_its_source_and_shows_what_truncation_took(sft, tiny_tokeniz
 
 
 def test_the_sums_account_for_every_row_and_token(sft, tiny_tokenizer):
-    _, inspection, trainer, folder = sft
+    _, inspection, trainer, _, folder = sft
     found = summary(inspection)
     sizes = [len(row["input_ids"]) for row in trainer.train_dataset]
     first = sum(
@@ -86,8 +86,8 @@ def test_the_sums_account_for_every_row_and_token(sft, tiny_tokenizer):
 
 
 def test_packed_documents_are_counted_traced_and_measured(sft):
-    path, unpacked, _, folder = sft
-    inspection, trainer = seen(path, ["--train.packing", "true"], rows=40)
+    path, unpacked, _, _, folder = sft
+    inspection, trainer, _ = seen(path, ["--train.packing", "true"], rows=40)
     found = summary(inspection)
     # `bfd` keeps the row whose reply does not fit: its documents are 32 + 3.
     assert found["documents"].startswith(f"35 in {len(trainer.train_dataset)} rows")
@@ -114,7 +114,7 @@ def test_nothing_is_read_again_where_nothing_was_cut_or_dropped(sft, pretrain, m
 def test_equal_rows_are_told_apart_and_only_the_rows_in_question_are_tokenised(sft, tmp_path, monkeypatch):
     from lifecycle_recipes.inspection import trace as origin
 
-    path, _, _, folder = sft
+    path, _, _, _, folder = sft
     rows = (folder / "second.jsonl").read_text().splitlines()
     (tmp_path / "twice.jsonl").write_text("\n".join([*rows, *rows]))
     whole, asked = origin.whole_rows, []
@@ -123,7 +123,7 @@ def test_equal_rows_are_told_apart_and_only_the_rows_in_question_are_tokenised(s
         "whole_rows",
         lambda stage, trainer, rows: asked.append(len(rows)) or whole(stage, trainer, rows),
     )
-    inspection, _ = seen(path, ["--data.sources", f"[{{path: {tmp_path}/twice.jsonl}}]"], rows=4)
+    inspection, _, _ = seen(path, ["--data.sources", f"[{{path: {tmp_path}/twice.jsonl}}]"], rows=4)
     assert {row.where for row in inspection.rows} == {f"{tmp_path}/twice.jsonl:{n}" for n in (1, 3, 4, 6)}
     found = summary(inspection)["rows"]
     assert "2 truncated" in found and "twice.jsonl:2 (" in found and "twice.jsonl:5 (" in found
@@ -131,7 +131,7 @@ def test_equal_rows_are_told_apart_and_only_the_rows_in_question_are_tokenised(s
 
 
 def test_wrapped_documents_are_said_to_run_into_one_another(sft):
-    inspection, trainer = seen(sft[0], ["--train.packing", "true", "--train.packing_strategy", "wrapped"])
+    inspection, trainer, _ = seen(sft[0], ["--train.packing", "true", "--train.packing_strategy", "wrapped"])
     found = summary(inspection)
     tokens = sum(map(len, trainer.train_dataset["input_ids"]))
     assert found["tokens"].startswith(f"{tokens:,} in an epoch") and "run into one" in found["documents"]
@@ -147,8 +147,8 @@ def test_split_documents_lose_nothing(sft):
 
 
 def test_rows_of_an_eval_fraction_are_not_called_missing(sft):
-    path, _, _, folder = sft
-    inspection, _ = seen(path, ["--data.eval_sources", "[]", "--data.eval_fraction", "0.5"])
+    path, _, _, _, folder = sft
+    inspection, _, _ = seen(path, ["--data.eval_sources", "[]", "--data.eval_fraction", "0.5"])
     gone = [line for line in dict(inspection.summary)["rows"] if line.startswith("dropped")]
     assert len(gone) == 1 and f"{folder}/second.jsonl:2" in gone[0]
 
@@ -162,8 +162,8 @@ def pretrain(tmp_path_factory, tiny_model_dir, tiny_texts):
 
 
 def test_pretrain_agrees_with_the_ledger(pretrain):
-    _, inspection, trainer, _ = pretrain
-    counts, found = trainer.notes["data"]["train"], summary(inspection)
+    _, inspection, trainer, notes, _ = pretrain
+    counts, found = notes["data"]["train"], summary(inspection)
     share = counts["predicted_tokens"] / counts["tokens"]
     assert found["tokens"].startswith(f"{counts['tokens']:,} in an epoch, {share:.1%} of them trained")
     assert f"65 of 65 rows, {counts['tokens']:,} tokens (100.0%)" in found["sources"]
@@ -174,7 +174,7 @@ def test_pretrain_agrees_with_the_ledger(pretrain):
 
 @pytest.mark.parametrize("flatten", [False, True])
 def test_blocks_are_read_alike_in_rows_and_flattened(pretrain, flatten):
-    _, _, trainer, _ = pretrain
+    _, _, trainer, _, _ = pretrain
     trainer.data_collator.flatten = flatten
     found = [s for rows, batch in all_batches(trainer, 7) for (s,) in sequences(trainer, rows, batch)]
     for row, sequence in zip(trainer.train_dataset, found, strict=True):
@@ -187,7 +187,7 @@ def test_blocks_are_read_alike_in_rows_and_flattened(pretrain, flatten):
 def test_an_inspected_trainer_starts_with_the_rows_that_were_shown(sft, pretrain):
     """Nothing that inspect does may change the order of training, or show another one."""
     for path, *_ in (sft, pretrain):
-        with built_trainer(path, ["--train.max_steps", "1"]) as (_, trainer):
+        with built_trainer(path, ["--train.max_steps", "1"]) as (_, trainer, _):
             batches = first_batches(trainer)
             shown = next(batches)[1]["input_ids"]
             batches.close()
@@ -216,7 +216,7 @@ class Reader(HTMLParser):
 
 
 def test_the_page_is_escaped_and_needs_nothing_else(sft):
-    _, inspection, _, _ = sft
+    _, inspection, _, _, _ = sft
     html = page(inspection)
     found = Reader(html)
     assert "<script>alert('x')</script> & \\x1b[31mred \\u202e \N{GRINNING FACE}" in found.text
@@ -227,7 +227,7 @@ def test_the_page_is_escaped_and_needs_nothing_else(sft):
 
 
 def test_no_data_can_steer_the_terminal(sft):
-    _, inspection, _, _ = sft
+    _, inspection, _, _, _ = sft
     plain = text(inspection, colours=False, width=100)
     assert "\x1b" not in plain and "\u202e" not in plain and "\\x1b[31mred" in plain
     coloured = text(inspection, colours=True, width=100)
@@ -236,14 +236,14 @@ def test_no_data_can_steer_the_terminal(sft):
 
 
 def test_without_colours_brackets_hold_the_trained_text(sft, tiny_tokenizer):
-    _, inspection, _, _ = sft
+    _, inspection, _, _, _ = sft
     plain = text(inspection, colours=False, width=10_000)
     assert "⟦It is red.<|im_end|>⟧" in plain and "tokens:  ⟦trained⟧  not trained  ⟨truncated" in plain
     assert Paint(False, "ascii").brackets["trained"] == ("[[", "]]")
 
 
 def test_the_command_writes_the_page_and_nothing_else(sft, tmp_path, capsys):
-    path, _, _, folder = sft
+    path, _, _, _, folder = sft
     before = sorted(folder.rglob("*"))
     with pytest.raises(SystemExit) as stopped:
         main(

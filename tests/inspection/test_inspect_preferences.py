@@ -11,7 +11,7 @@ def test_dpo_shows_both_replies_after_their_common_prompt(tmp_path, tiny_model_d
     rows = pairs(12)
     rows[3]["rejected"] = message("who knows, who cares, " * 12)
     path = write_recipe(tmp_path, "dpo", rows, tiny_model_dir, train={"max_length": 96})
-    inspection, _ = seen(path, rows=12)
+    inspection, _, _ = seen(path, rows=12)
     (cut,) = [row for row in inspection.rows if row.where == f"{tmp_path}/train.jsonl:4"]
     for row in inspection.rows:
         number = int(row.where.rpartition(":")[2]) - 1
@@ -46,7 +46,7 @@ def test_dpo_that_keeps_the_end_shows_what_the_front_lost(tmp_path, tiny_model_d
 
 def test_kto_shows_label_reply_and_the_twin_for_the_kl(tmp_path, tiny_model_dir):
     path = write_recipe(tmp_path, "kto", thumbs(), tiny_model_dir)
-    inspection, trainer = seen(path)
+    inspection, trainer, _ = seen(path)
     for row in inspection.rows:
         number = int(row.where.rpartition(":")[2]) - 1
         assert row.note == f"label: {'good' if thumbs()[number]['label'] else 'bad'}"
@@ -63,7 +63,7 @@ def test_reward_names_the_scored_token_and_the_pairs_that_are_gone(tmp_path, tin
     rows[5]["chosen"] = message("yes " * 60)
     rows[7]["rejected"] = rows[7]["chosen"]
     path = write_recipe(tmp_path, "reward", rows, tiny_model_dir, train={"max_length": 64})
-    inspection, _ = seen(path, rows=10)
+    inspection, _, _ = seen(path, rows=10)
     for row in inspection.rows:
         for part in row.parts:
             assert [p.state for p in part.pieces] == ["masked"] * (len(part.pieces) - 1) + ["scored"]
@@ -82,7 +82,7 @@ def test_ppo_shows_prompts_and_says_what_is_sampled(tmp_path, tiny_model_dir):
     reward = {"model_name_or_path": str(tmp_path / "reward")}
     train = {"response_length": 8, "num_mini_batches": 1, "num_sample_generations": 0}
     path = write_recipe(tmp_path, "ppo", rows, tiny_model_dir, reward=reward, train=train)
-    inspection, _ = seen(path)
+    inspection, _, _ = seen(path)
     assert (
         inspection.rows[0].parts[0].pieces[-1].text == "\n" and inspection.rows[0].parts[0].title == "prompt"
     )

@@ -8,7 +8,7 @@ import pytest
 import torch
 from layout_files import LAUNCH_VARIABLES, write
 from repository import ROOT
-from small_trainer import make_trainer
+from small_trainer import make_trainer, plain_recipe
 
 from lifecycle_recipes.doctor.recipe_level import layout_launch as launch_level
 from lifecycle_recipes.finding import REFUSED, Refusal
@@ -277,8 +277,9 @@ def test_sizes_precision_and_attention_of_the_prepared_model(trainer, monkeypatc
 def test_low_precision_weights_are_refused_before_the_first_step(trainer, tmp_path):
     trainer.model.to(torch.bfloat16)  # behind the recipe's back
     before = trainer.model.lm_head.weight.clone()
-    with Run.start(stage="sft", output_dir=str(tmp_path / "run")) as run, pytest.raises(Refusal) as refusal:
-        trainer.add_callback(LayoutWatch(trainer, None, run))
+    recipe = plain_recipe(tmp_path / "run")
+    with Run(recipe.raw) as run, pytest.raises(Refusal) as refusal:
+        trainer.add_callback(LayoutWatch(trainer, recipe, run))
         trainer.train()
     assert codes(refusal.value.findings) == ["layout-precision"] and refusal.value.status == REFUSED
     assert torch.equal(trainer.model.lm_head.weight, before)

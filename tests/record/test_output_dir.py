@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from fake_runs import code_of, fake_recipe, finish, save_checkpoint, save_weights, stop
+from fake_runs import code_of, fake_raw, finish, save_checkpoint, save_weights, stop
 
 from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.record import output_dir
@@ -28,7 +28,7 @@ def test_an_unfinished_run_is_resumed_also_with_replace(tmp_path):
     stop(tmp_path / "run", 10)
     write_gate(tmp_path / "run", [])
     for flags in ([], ["replace"]):
-        with pytest.raises(Stopped), Run.start(fake_recipe(tmp_path / "run", flags=flags)) as run:
+        with pytest.raises(Stopped), Run(fake_raw(tmp_path / "run", flags=flags)) as run:
             assert run.resume_from == str(tmp_path / "run" / "checkpoint-10")
             assert not (tmp_path / "run" / "gate.ok").exists()
             raise Stopped
@@ -40,9 +40,9 @@ def test_an_unfinished_run_of_another_recipe_is_refused(tmp_path):
     stop(tmp_path / "run")
     stop(tmp_path / "run", 10, **other)  # nothing to lose yet: taken over
     with pytest.raises(Refusal) as refusal:
-        Run.start(fake_recipe(tmp_path / "run")).__enter__()
+        Run(fake_raw(tmp_path / "run")).__enter__()
     assert code_of(refusal) == "output-dir-other-run"
-    with Run.start(fake_recipe(tmp_path / "run", flags=["replace"])) as run:
+    with Run(fake_raw(tmp_path / "run", flags=["replace"])) as run:
         assert run.resume_from is None
     assert (tmp_path / "run.replaced-1" / "checkpoint-10").is_dir()
 
@@ -52,10 +52,10 @@ def test_a_comment_or_another_gate_is_the_same_run_and_other_data_is_not(tmp_pat
     data.write_text("1")
     values = {"data": {"sources": [{"path": str(data)}]}}
     finish(tmp_path / "run", values=values)
-    changed = fake_recipe(tmp_path / "run", values, text="# a comment", sha256="1", gate=["acc > 1"])
-    assert is_done(changed.raw)
+    changed = fake_raw(tmp_path / "run", values, text="# a comment", sha256="1", gate=["acc > 1"])
+    assert is_done(changed)
     data.write_text("2")
-    assert not is_done(changed.raw)
+    assert not is_done(changed)
 
 
 def test_foreign_weights_are_not_overwritten(tmp_path):

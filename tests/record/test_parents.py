@@ -5,7 +5,7 @@ import os
 import time
 
 import pytest
-from fake_runs import code_of, fake_recipe, finish
+from fake_runs import code_of, fake_raw, finish
 
 from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.record import parents
@@ -27,7 +27,7 @@ def set_metric(directory, value, **fields):
 
 def start_child(parent, **options):
     values = {"model": {"model_name_or_path": str(parent)}}
-    with Run.start(fake_recipe(parent.parent / "child", values, **options)) as run:
+    with Run(fake_raw(parent.parent / "child", values, **options)) as run:
         pass
     return run
 
@@ -82,7 +82,7 @@ def test_a_repaired_parent_needs_no_other_output_dir(parent):
 @pytest.mark.parametrize("path", ["HuggingFaceTB/SmolLM2-135M", "gpt2"])
 def test_a_hub_id_is_no_local_parent(tmp_path, monkeypatch, path):
     monkeypatch.chdir(tmp_path)
-    with Run.start(fake_recipe(tmp_path / "run", {"model": {"model_name_or_path": path}})) as run:
+    with Run(fake_raw(tmp_path / "run", {"model": {"model_name_or_path": path}})) as run:
         assert run.parents == {}
 
 

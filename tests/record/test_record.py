@@ -9,7 +9,7 @@ import sys
 import textwrap
 
 import pytest
-from fake_runs import code_of, fake_recipe, save_weights, stop
+from fake_runs import code_of, fake_raw, save_weights, stop
 
 from lifecycle_recipes.finding import Refusal, refuse
 from lifecycle_recipes.record import environment, output_dir
@@ -35,7 +35,7 @@ FIELDS |= {"gate", "metrics", "weights_sha256", "tokens_per_second"}
 
 
 def test_a_finished_run_says_everything(tmp_path):
-    with Run.start(fake_recipe(tmp_path / "run", gate=["acc > 0.5"], overrides=["--train.seed", "7"])) as run:
+    with Run(fake_raw(tmp_path / "run", gate=["acc > 0.5"], overrides=["--train.seed", "7"])) as run:
         assert read_record(tmp_path / "run")["status"] == "running"
         run.note(data={"fingerprint": "f", "rows_in": 3}, layout={"processes": 1})
         assert read_record(tmp_path / "run")["data"]["rows_in"] == 3
@@ -66,7 +66,7 @@ def test_a_finished_run_says_everything(tmp_path):
     ],
 )
 def test_a_run_that_ends_otherwise_says_why(tmp_path, error, status):
-    with pytest.raises(type(error)), Run.start(fake_recipe(tmp_path / "run")) as run:
+    with pytest.raises(type(error)), Run(fake_raw(tmp_path / "run")) as run:
         run.metrics["loss"] = float("nan")
         raise error
     record = read_record(tmp_path / "run")
@@ -76,7 +76,7 @@ def test_a_run_that_ends_otherwise_says_why(tmp_path, error, status):
 
 def test_numpy_and_torch_like_scalars_become_numbers(tmp_path):
     numpy = pytest.importorskip("numpy")
-    with Run.start(fake_recipe(tmp_path / "run")) as run:
+    with Run(fake_raw(tmp_path / "run")) as run:
         run.metrics |= {"a": numpy.float32(0.5), "b": numpy.int64(3), "c": float("inf")}
     assert read_record(tmp_path / "run")["metrics"] == {"a": 0.5, "b": 3, "c": "inf"}
 
@@ -100,9 +100,9 @@ def test_no_secret_is_written(tmp_path, monkeypatch):
         "--train.pad_token",
         "<|pad|>",
     ]
-    values = {"train": {"output_dir": str(tmp_path), "hub_token": "recipe-secret"}}
-    recipe = fake_recipe(tmp_path / "run", values, text=text, overrides=overrides)
-    with pytest.raises(ValueError), Run.start(recipe) as run:
+    values = {"train": {"output_dir": str(tmp_path / "run"), "hub_token": "recipe-secret"}}
+    recipe = fake_raw(tmp_path / "run", values, text=text, overrides=overrides)
+    with pytest.raises(ValueError), Run(recipe) as run:
         run.note(data={"url": f"https://user:{secrets[0]}@host", "token": "short", "bytes_per_token": 3.5})
         run.metrics["bytes_per_token"] = 3.5
         run.note(samples=[{"prompt": "I forgot my password: help", "reply": "the token limit is 5"}])
@@ -119,9 +119,12 @@ def test_no_secret_is_written(tmp_path, monkeypatch):
 def test_sigterm_to_a_real_process_is_recorded(tmp_path):
     script = textwrap.dedent(f"""
         import time
+        import sys
+        sys.path.insert(0, "tests/fixtures")
+        from fake_runs import fake_raw
         from lifecycle_recipes.record.run import Run, stage_exit
         with stage_exit():
-            with Run.start(stage="sft", output_dir={str(tmp_path / "run")!r}) as run:
+            with Run(fake_raw({str(tmp_path / "run")!r})) as run:
                 print("running", flush=True)
                 time.sleep(60)
     """)
@@ -129,7 +132,7 @@ def test_sigterm_to_a_real_process_is_recorded(tmp_path):
     process.stdout.readline()
     assert read_record(tmp_path / "run")["status"] == "running"
     with pytest.raises(Refusal) as busy:  # another start must not write into a live run
-        Run.start(fake_recipe(tmp_path / "run")).__enter__()
+        Run(fake_raw(tmp_path / "run")).__enter__()
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=20)
     assert code_of(busy) == "output-dir-busy"
@@ -151,13 +154,12 @@ def test_sigterm_before_the_run_has_a_record_is_a_stop_too():
 
 
 def test_a_killed_run_stays_running_and_can_be_taken_up(tmp_path):
-    script = "import os, sys; from lifecycle_recipes.record.run import Run\n"
-    script += (
-        f"Run.start(stage='sft', output_dir={str(tmp_path / 'run')!r}).__enter__(); os.kill(os.getpid(), 9)"
-    )
+    script = "import os, sys; sys.path.insert(0, 'tests/fixtures'); from fake_runs import fake_raw\n"
+    script += "from lifecycle_recipes.record.run import Run\n"
+    script += f"Run(fake_raw({str(tmp_path / 'run')!r})).__enter__(); os.kill(os.getpid(), 9)"
     subprocess.run([sys.executable, "-c", script], check=False)
     assert read_record(tmp_path / "run")["status"] == "running"
-    with Run.start(fake_recipe(tmp_path / "run")):
+    with Run(fake_raw(tmp_path / "run")):
         pass
     assert read_record(tmp_path / "run")["status"] == "done"
 
@@ -167,7 +169,7 @@ def full_disk(*args, **kwargs):
 
 
 def test_a_full_disk_does_not_hide_the_error(tmp_path, monkeypatch, capsys):
-    with pytest.raises(ValueError, match="the real one"), Run.start(fake_recipe(tmp_path / "run")):
+    with pytest.raises(ValueError, match="the real one"), Run(fake_raw(tmp_path / "run")):
         monkeypatch.setattr(record_file.os, "fsync", full_disk)
         raise ValueError("the real one")
     assert "No space left" in capsys.readouterr().err
@@ -176,24 +178,24 @@ def test_a_full_disk_does_not_hide_the_error(tmp_path, monkeypatch, capsys):
 
 
 def test_a_full_disk_alone_is_the_error(tmp_path, monkeypatch):
-    with pytest.raises(Refusal) as refusal, Run.start(fake_recipe(tmp_path / "run")):
+    with pytest.raises(Refusal) as refusal, Run(fake_raw(tmp_path / "run")):
         monkeypatch.setattr(record_file.os, "fsync", full_disk)
     assert (code_of(refusal), refusal.value.status) == ("record-unwritable", 1)
     with pytest.raises(Refusal) as refusal:
-        Run.start(fake_recipe(tmp_path / "other")).__enter__()
+        Run(fake_raw(tmp_path / "other")).__enter__()
     assert (code_of(refusal), refusal.value.status) == ("output-dir-unwritable", 2)
 
 
 def test_other_ranks_write_nothing_and_follow_rank_0(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "0")
     stop(tmp_path / "run", 5)
-    rank_0 = Run.start(fake_recipe(tmp_path / "run")).__enter__()
+    rank_0 = Run(fake_raw(tmp_path / "run")).__enter__()
     before = (tmp_path / "run" / "run.json").read_bytes()
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setattr(
         environment, "process_started", lambda pid: read_record(tmp_path / "run")["started_unix"]
     )
-    with Run.start(fake_recipe(tmp_path / "run")) as run:
+    with Run(fake_raw(tmp_path / "run")) as run:
         assert run.resume_from == rank_0.resume_from == str(tmp_path / "run" / "checkpoint-5")
         run.note(data={})
     assert (tmp_path / "run" / "run.json").read_bytes() == before

@@ -4,9 +4,10 @@ import json
 
 import pytest
 import torch
-from preference_runs import LORA, moved, pairs, quiet_run, save_lora_parent, snapshot, write_recipe
+from preference_runs import LORA, moved, pairs, save_lora_parent, snapshot, write_recipe
 from transformers import AutoModelForCausalLM
 
+from lifecycle_recipes.doctor.trainer_level.trial_build import TrialRun
 from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.models.saved import load_saved
 from lifecycle_recipes.recipe.read import load_recipe
@@ -20,7 +21,7 @@ def lora_parent(tmp_path_factory, tiny_model_dir):
 
 def build(folder, parent, rows=None, **sections):
     recipe = load_recipe(dpo.DPORecipe, [write_recipe(folder, "dpo", rows or pairs(), parent, **sections)])
-    return dpo.build_trainer(recipe, quiet_run())
+    return dpo.build_trainer(recipe, TrialRun())
 
 
 def reply_logps(model, batch) -> torch.Tensor:
@@ -107,10 +108,10 @@ def test_lora_on_lora_moves_only_its_own_adapter_and_keeps_the_chain(tmp_path, l
 def test_a_reply_that_max_length_cuts_is_counted(tmp_path, tiny_model_dir):
     rows = pairs()
     rows[20]["chosen"][0]["content"] = "very long " * 40
-    run = quiet_run()
+    run = TrialRun()
     path = write_recipe(tmp_path, "dpo", rows, tiny_model_dir, train={"max_length": 100})
     dpo.build_trainer(load_recipe(dpo.DPORecipe, [path]), run)
-    assert run.noted["data"]["truncated"] == 1
+    assert run.notes["data"]["truncated"] == 1
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,10 @@ import json
 
 import pytest
 import torch
-from preference_runs import LORA, moved, quiet_run, save_lora_parent, snapshot, thumbs, write_recipe
+from preference_runs import LORA, moved, save_lora_parent, snapshot, thumbs, write_recipe
 from transformers import AutoModelForCausalLM
 
+from lifecycle_recipes.doctor.trainer_level.trial_build import TrialRun
 from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.models.saved import load_saved
 from lifecycle_recipes.recipe.read import load_recipe
@@ -15,7 +16,7 @@ from lifecycle_recipes.stages import kto
 
 def build(folder, parent, rows=None, **sections):
     recipe = load_recipe(kto.KTORecipe, [write_recipe(folder, "kto", rows or thumbs(), parent, **sections)])
-    return kto.build_trainer(recipe, quiet_run())
+    return kto.build_trainer(recipe, TrialRun())
 
 
 def test_two_steps_save_and_reload(tmp_path, tiny_model_dir):

@@ -14,7 +14,6 @@ from preference_runs import (
     LORA,
     moved,
     pairs,
-    quiet_run,
     save_lora_parent,
     snapshot,
     thumbs,
@@ -24,11 +23,12 @@ from preference_runs import (
 from repository import ROOT
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from lifecycle_recipes.doctor.trainer_level.trial_build import TrialRun
 from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.models.saved import load_saved
 from lifecycle_recipes.models.turn_end import scored_ids
 from lifecycle_recipes.recipe.read import load_recipe
-from lifecycle_recipes.record.run import Stopped
+from lifecycle_recipes.record.run import Run, Stopped
 from lifecycle_recipes.stages import ppo
 from lifecycle_recipes.training.train import train_and_save
 
@@ -49,7 +49,7 @@ def recipe_of(tmp_path, tiny_model_dir, tiny_reward_dir):
 
 
 def build(path, run=None):
-    return ppo.build_trainer(load_recipe(ppo.PPORecipe, [path]), run or quiet_run())
+    return ppo.build_trainer(load_recipe(ppo.PPORecipe, [path]), run or TrialRun())
 
 
 def updates(trainer):
@@ -161,9 +161,9 @@ def test_an_adapter_parent_is_the_reference_and_its_base_is_not_overwritten(
     adapter = LoraConfig(r=4, target_modules="all-linear", task_type="SEQ_CLS")
     get_peft_model(judge, adapter).save_pretrained(tmp_path / "rm-lora")
     AutoTokenizer.from_pretrained(tiny_reward_dir).save_pretrained(tmp_path / "rm-lora")
-    run = quiet_run()
     rewards = {"model_name_or_path": str(tmp_path / "rm-lora")}
     recipe = load_recipe(ppo.PPORecipe, [recipe_of(parent, model=LORA, reward=rewards)])
+    run = Run(recipe.raw)
     trainer = ppo.build_trainer(recipe, run)
     ids = torch.tensor([trainer.train_dataset[0]["input_ids"]])
     expected = load_saved(str(parent)).model(ids).logits
@@ -180,10 +180,10 @@ def test_an_adapter_parent_is_the_reference_and_its_base_is_not_overwritten(
 
 def test_prompts_without_room_for_a_reply_are_left_out_and_counted(recipe_of):
     rows = [*PROMPTS, {"prompt": [{"role": "user", "content": "long " * 200}]}]
-    run = quiet_run()
+    run = TrialRun()
     trainer = build(recipe_of(rows=rows), run)
     assert len(trainer.train_dataset) == 24
-    assert run.noted["data"]["left_out"] == {"prompt longer than 244 tokens": 1}
+    assert run.notes["data"]["left_out"] == {"prompt longer than 244 tokens": 1}
 
 
 def test_a_stop_ends_the_run_before_its_last_update(recipe_of):
@@ -201,7 +201,7 @@ def test_a_stop_ends_the_run_before_its_last_update(recipe_of):
 def test_a_stopped_run_starts_again(recipe_of, tmp_path):
     """Its checkpoint is found by the record, and not read: upstream cannot resume."""
     recipe = load_recipe(ppo.PPORecipe, [recipe_of()])
-    run = quiet_run()
+    run = Run(recipe.raw)
     run.resume_from = str(tmp_path / "run/checkpoint-1")
     trainer = ppo.build_trainer(recipe, run)
     train_and_save(trainer, recipe, run)

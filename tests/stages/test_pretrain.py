@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from fake_runs import with_raw
 from transformers import AutoModelForCausalLM, TrainingArguments
 from trl import ModelConfig
 
@@ -40,7 +41,7 @@ def make_recipe(tmp_path, text_file, tiny_tokenizer_dir):
             "logging_steps": 1,
         }
         options |= {"use_cpu": True, "report_to": "none", "save_strategy": "no", "disable_tqdm": True}
-        return PretrainRecipe(
+        recipe = PretrainRecipe(
             text=TextConfig(block_size),
             data=DataConfig([Source(str(text_file))], eval_fraction=0.25),
             train=TrainingArguments(output_dir=str(tmp_path / name), **options | train),
@@ -49,12 +50,13 @@ def make_recipe(tmp_path, text_file, tiny_tokenizer_dir):
             else None,
             model=model,
         )
+        return with_raw(recipe, "pretrain")
 
     return make
 
 
 def run_stage(recipe) -> Run:
-    with Run.start(stage="pretrain", output_dir=recipe.train.output_dir) as run:
+    with Run(recipe.raw) as run:
         train_and_save(build_trainer(recipe, run), recipe, run)
     return run
 
@@ -67,7 +69,7 @@ def weights(model_or_dir) -> dict[str, torch.Tensor]:
 
 def test_every_weight_moves_and_is_saved(make_recipe):
     recipe = make_recipe()
-    with Run.start(stage="pretrain", output_dir=recipe.train.output_dir) as run:
+    with Run(recipe.raw) as run:
         trainer = build_trainer(recipe, run)
         before = weights(trainer.model)
         train_and_save(trainer, recipe, run)
@@ -83,7 +85,7 @@ def test_every_weight_moves_and_is_saved(make_recipe):
 
 
 def test_the_built_trainer_feeds_isolated_documents_with_eos_trained(make_recipe):
-    with Run.start(stage="pretrain", output_dir=make_recipe().train.output_dir) as run:
+    with Run(make_recipe().raw) as run:
         trainer = build_trainer(make_recipe(), run)
     batch = next(iter(trainer.get_train_dataloader()))
     assert set(batch) == {"input_ids", "position_ids", "labels"}
@@ -112,14 +114,14 @@ def test_two_runs_give_the_same_weights_and_metrics(make_recipe):
 def test_it_continues_from_a_checkpoint(make_recipe, tiny_model_dir):
     model = ModelConfig(model_name_or_path=str(tiny_model_dir))
     recipe = make_recipe(architecture=False, model=model)
-    with Run.start(stage="pretrain", output_dir=recipe.train.output_dir) as run:
+    with Run(recipe.raw) as run:
         trainer = build_trainer(recipe, run)
     parent = weights(tiny_model_dir)
     assert all(torch.equal(v, parent[k]) for k, v in weights(trainer.model).items())
 
 
 def test_flash_attention_would_get_one_flat_row(make_recipe):
-    with Run.start(stage="pretrain", output_dir=make_recipe().train.output_dir) as run:
+    with Run(make_recipe().raw) as run:
         collator = build_trainer(make_recipe(), run).data_collator
     collator.flatten = True
     batch = collator(

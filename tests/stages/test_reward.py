@@ -4,8 +4,9 @@ import json
 
 import pytest
 import torch
-from preference_runs import LORA, moved, pairs, quiet_run, snapshot, write_recipe
+from preference_runs import LORA, moved, pairs, snapshot, write_recipe
 
+from lifecycle_recipes.doctor.trainer_level.trial_build import TrialRun
 from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.models.saved import load_reward
 from lifecycle_recipes.recipe.read import load_recipe
@@ -88,7 +89,7 @@ def test_a_prompt_in_text_beside_whole_conversations(tmp_path, tiny_model_dir):
         path = write_recipe(tmp_path / name, "reward", given, tiny_model_dir)
         without = ["--data.eval_sources", "[]"]
         assert not check(path, without, upto=2).errors
-        trainer = reward.build_trainer(load_recipe(reward.RewardRecipe, [path, *without]), quiet_run())
+        trainer = reward.build_trainer(load_recipe(reward.RewardRecipe, [path, *without]), TrialRun())
         built.append(trainer.train_dataset.to_list())
     assert built[0] == built[1]
 
@@ -96,23 +97,23 @@ def test_a_prompt_in_text_beside_whole_conversations(tmp_path, tiny_model_dir):
 def test_rows_longer_than_max_length_are_counted(tmp_path, tiny_model_dir):
     rows = pairs()
     rows[20]["chosen"][0]["content"] = "very long " * 40
-    run = quiet_run()
+    run = TrialRun()
     recipe = write_recipe(tmp_path, "reward", rows, tiny_model_dir, train={"max_length": 100})
     trainer = reward.build_trainer(load_recipe(reward.RewardRecipe, [recipe]), run)
     assert len(trainer.train_dataset) == 23
-    ledger = run.noted["data"]
+    ledger = run.notes["data"]
     assert ledger["left_out"] == {"longer than train.max_length": 1}
     assert ledger["rows_in"] == ledger["rows_out"] + 1
 
 
 def test_pairs_without_a_preference_are_left_out_and_counted(tmp_path, tiny_model_dir):
-    rows, run = pairs(), quiet_run()
+    rows, run = pairs(), TrialRun()
     rows[20]["chosen"] = rows[20]["rejected"]  # a training row; row 3 is a held-out one too
     rows[3]["chosen"] = rows[3]["rejected"]
     recipe = write_recipe(tmp_path, "reward", rows, tiny_model_dir)
     trainer = reward.build_trainer(load_recipe(reward.RewardRecipe, [recipe]), run)
     assert (len(trainer.train_dataset), len(trainer.eval_dataset)) == (22, 8)
-    ledger = run.noted["data"]
+    ledger = run.notes["data"]
     assert ledger["left_out"] == {"chosen equals rejected": 3}
     assert (ledger["rows_in"], ledger["rows_out"], ledger["eval_rows"]) == (33, 30, 8)
 
@@ -121,7 +122,7 @@ def test_lora_trains_adapter_and_head_only_and_reloads(tmp_path, tiny_model_dir)
     recipe = load_recipe(
         reward.RewardRecipe, [write_recipe(tmp_path, "reward", pairs(), tiny_model_dir, model=LORA)]
     )
-    trainer = reward.build_trainer(recipe, quiet_run())
+    trainer = reward.build_trainer(recipe, TrialRun())
     before = snapshot(trainer.model)
     trainer.train()
     changed = moved(trainer.model, before)
@@ -147,7 +148,7 @@ def test_bad_pairs_are_refused(tmp_path, tiny_model_dir, row, code, message):
     rows = [row] if code == "missing-column" else [*pairs(3), row]
     recipe = load_recipe(reward.RewardRecipe, [write_recipe(tmp_path, "reward", rows, tiny_model_dir)])
     with pytest.raises(Refusal) as refusal:
-        reward.build_trainer(recipe, quiet_run())
+        reward.build_trainer(recipe, TrialRun())
     assert refusal.value.findings[0].code == code
     assert message in refusal.value.findings[0].message
 
@@ -158,7 +159,7 @@ def test_gradients_pass_4_bit_weights_after_an_evaluation_as_before(tmp_path, ti
     recipe = load_recipe(
         reward.RewardRecipe, [write_recipe(tmp_path, "reward", pairs(), tiny_model_dir, model=quantised)]
     )
-    model = reward.build_trainer(recipe, quiet_run()).model
+    model = reward.build_trainer(recipe, TrialRun()).model
     ids = torch.arange(4, 20)[None]
 
     def first_gradient():

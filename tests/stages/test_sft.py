@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from fake_runs import with_raw
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from trl import ModelConfig, SFTConfig
@@ -35,22 +36,23 @@ def make_recipe(tmp_path, chat_file, tiny_model_dir):
             "logging_steps": 1,
         }
         options |= {"use_cpu": True, "bf16": False, "report_to": "none", "save_strategy": "no"}
-        return SFTRecipe(
+        recipe = SFTRecipe(
             model=ModelConfig(model_name_or_path=str(parent or tiny_model_dir), **model),
             data=DataConfig([Source(str(chat_file))], eval_fraction=0.25),
             train=SFTConfig(output_dir=str(tmp_path / name), disable_tqdm=True, **options | (train or {})),
         )
+        return with_raw(recipe, "sft")
 
     return make
 
 
 def build(recipe):
-    with Run.start(stage="sft", output_dir=recipe.train.output_dir) as run:
+    with Run(recipe.raw) as run:
         return build_trainer(recipe, run)
 
 
 def train(recipe):
-    with Run.start(stage="sft", output_dir=recipe.train.output_dir) as run:
+    with Run(recipe.raw) as run:
         trainer = build_trainer(recipe, run)
         before = {k: v.detach().clone() for k, v in trainer.model.named_parameters()}
         train_and_save(trainer, recipe, run)
@@ -147,7 +149,7 @@ def test_qlora_on_a_lora_parent_starts_from_that_parent(make_recipe, tmp_path):
 
 def test_rows_that_lose_their_reply_are_counted_and_none_left_is_refused(make_recipe):
     recipe = make_recipe(name="short", train={"max_length": 52})
-    with Run.start(stage="sft", output_dir=recipe.train.output_dir) as run:
+    with Run(recipe.raw) as run:
         trainer = build_trainer(recipe, run)
     data = json.loads((run.output_dir / "run.json").read_text())["data"]
     gone = data["left_out"]["no assistant token within train.max_length"]
@@ -160,7 +162,7 @@ def test_rows_that_lose_their_reply_are_counted_and_none_left_is_refused(make_re
 
 def test_packed_rows_are_all_accounted_for(make_recipe):
     recipe = make_recipe(train={"packing": True, "max_length": 256})
-    with Run.start(stage="sft", output_dir=recipe.train.output_dir) as run:
+    with Run(recipe.raw) as run:
         trainer = build_trainer(recipe, run)
     data = json.loads((run.output_dir / "run.json").read_text())["data"]
     assert len(trainer.train_dataset) < 24

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 import yaml
+from fake_runs import fake_raw
 from preference_runs import write_recipe
 from repository import ROOT
 from small_trainer import make_trainer, status, train
@@ -16,6 +17,7 @@ from transformers import TrainerCallback
 
 from lifecycle_recipes.evals.measure import find_reward_hacking
 from lifecycle_recipes.finding import FAILED, Refusal
+from lifecycle_recipes.record.run import Run
 from lifecycle_recipes.training.finite import BatchRows, Watch
 from lifecycle_recipes.training.log_warnings import LogSigns, kl_bound
 from lifecycle_recipes.training.weights import find_unmoved, fingerprints
@@ -101,7 +103,7 @@ def test_an_update_that_breaks_the_weights_is_not_saved(tmp_path, tiny_model_dir
 def test_rows_of_a_step_over_epochs_and_uneven_batches(tmp_path, tiny_model_dir, batch):
     trainer = make_trainer(tiny_model_dir, tmp_path / "run", max_steps=11, **batch)
     batches, seen = Batches(trainer), {}
-    watch = Watch(trainer, None)
+    watch = Watch(trainer, Run(fake_raw(tmp_path / "run")))
     rows = BatchRows()
 
     class Note(TrainerCallback):

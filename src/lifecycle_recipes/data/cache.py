@@ -56,6 +56,8 @@ NOT_ROWS = frozenset(
     local_batch_size batch_size local_mini_batch_size mini_batch_size
     """.split()
 )
+# Beside data/ and the stage, the code that turns a file's rows into a trainer's.
+ROW_CODE = ("models/load.py", "models/special_tokens.py", "models/turn_end.py", "evals/pairs.py")
 PACKAGES = ("datasets", "jinja2", "pyarrow", "tokenizers", "transformers", "trl")
 
 
@@ -125,7 +127,7 @@ def _hash_template_source(path: str | None) -> str | None:
 def _hash_code(stage: Path) -> str:
     """Of our modules that turn files into rows: a commit that changes one makes new entries."""
     package = Path(__file__).parents[1]
-    files = [*package.glob("data/*.py"), package / "models/load.py", package / "models/special_tokens.py"]
+    files = [*package.glob("data/*.py"), *(package / name for name in ROW_CODE)]
     return _hash_files(package, [*files, stage])
 
 

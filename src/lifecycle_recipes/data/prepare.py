@@ -182,6 +182,16 @@ def over_prepared(trainer_class) -> type:
     """`trainer_class` of TRL that takes prepared rows as they are; others it prepares as it always does."""
 
     class OverPrepared(trainer_class):
+        def __init__(self, *, args, **parts):
+            masked = getattr(args, "assistant_only_loss", None)
+            if (
+                masked
+            ):  # SFT masks while it prepares rows, and refuses rows that are none of its conversations
+                args.assistant_only_loss = False
+            super().__init__(args=args, **parts)
+            if masked:
+                args.assistant_only_loss = True
+
         def _prepare_dataset(self, dataset, *arguments):
             ready = {"input_ids", "prompt_ids", "chosen_ids"} & set(dataset.column_names or [])
             return dataset if ready else super()._prepare_dataset(dataset, *arguments)

@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..finding import Refusal, refuse
+from ..record.parents import hash_file
 from .config import DataConfig, Source
 from .provenance import number_rows
 from .row_faults import SAME_PAIR, Faults, count_characters, row_fault, why_left_out
-from .row_files import BUILDERS, LINED, check_local, digest_file, empty_file, find_bad_line
+from .row_files import BUILDERS, LINED, check_local, empty_file, find_bad_line, require_text
 from .selection import choose_rows, name_columns, split, text_columns
 
 
@@ -160,7 +161,8 @@ def _read(source: Source, digest, scratch: str | Path | None):
     if not check_local(source.path):
         return read_hub(source, digest)
     path = Path(source.path)
-    digest_file(path, digest)
+    require_text(path)
+    digest.update(hash_file(path).encode())
     try:
         # A named local file has one split whatever the recipe calls it; `datasets` names it train.
         with _quiet("datasets.packaged_modules.json.json"):

@@ -12,7 +12,6 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from types import SimpleNamespace
 from typing import Any
 
 from ..exit_status import is_main_process
@@ -177,8 +176,8 @@ def _find_in_built(path: str, overrides: list[str] | None) -> list[Finding]:
     from .trainer_level.level import find_in_trainer
     from .trainer_level.trial_build import built_trainer
 
-    with built_trainer(path, overrides) as (recipe, trainer):
-        return find_in_trainer(trainer, recipe)
+    with built_trainer(path, overrides) as (recipe, trainer, run):
+        return find_in_trainer(trainer, recipe, run.origins)
 
 
 def _add_unused_waivers(report: Report, raw: RawRecipe) -> None:
@@ -206,7 +205,7 @@ def check_recipe(raw: RawRecipe) -> None:
         return
     # With a bad path there may be no directory to write to.
     if not _lacks(raw.checked, "bad-path") and is_free(raw):
-        with contextlib.suppress(Refusal), Run.start(SimpleNamespace(raw=raw)) as run:
+        with contextlib.suppress(Refusal), Run(raw) as run:
             _settle(raw, run, 1)
     raise Refusal(*raw.checked.errors)
 
@@ -246,7 +245,7 @@ def _check_layout(recipe: Any, run: Any) -> None:
     found = compare(raw.layout, runs) if raw.layout else find_data_parallel(args)
     found += find_in_effective(raw, args, record["data_parallel"])
     if raw.stage != "ppo":  # which starts again
-        found += find_in_resume(getattr(run, "earlier_layout", None), runs, record["global_batch"])
+        found += find_in_resume(run.earlier_layout, runs, record["global_batch"])
     if is_main_process():
         spent = time.monotonic() - started
         raw.checked.seconds["layout"] = round(spent, 3)
@@ -264,11 +263,10 @@ def check_built(trainer: Any, recipe: Any, run: Any) -> None:
     from .trainer_level.level import find_in_trainer
 
     raw = recipe.raw
-    trainer.origins = run.origins  # for messages, as `lifecycle check` has them
     if not is_main_process():
-        find_in_trainer(trainer, recipe)
+        find_in_trainer(trainer, recipe, run.origins)
         return
-    raw.checked.run_level(3, raw.allow, lambda: find_in_trainer(trainer, recipe))
+    raw.checked.run_level(3, raw.allow, lambda: find_in_trainer(trainer, recipe, run.origins))
     _settle(raw, run, 3)
 
 

@@ -9,13 +9,14 @@ from .check import check_config
 from .config import EvaluateConfig
 
 
-def measure(model_dir: str, config: EvaluateConfig | None, run, model_config=None) -> None:
-    """Measure what `config` requests on the model saved in `model_dir`; saving may have loaded it.
+def measure(model_dir: str, config: EvaluateConfig | None, run, model_config=None, saved=None) -> None:
+    """Measure what `config` requests on the model saved in `model_dir`.
 
     Adds to run.metrics: `<task>.<metric>`; `rubric` (mean score, 0..1), `rubric_win_rate` and the same at
     equal length, `rubric_win_rate_lc`; `reward` and `reward_against` (mean logits); `kl` (nats per token).
     Notes `samples` and `evaluation` in the record, with the commits of what was read from the Hub.
-    model_config: the recipe's trl.ModelConfig, for quantised parents. Only rank 0 measures.
+    model_config: the recipe's trl.ModelConfig, for quantised parents. saved: that model as a
+    `models.saved.Saved`, if it has been loaded already. Only rank 0 measures.
     Reports `reward-hacking` where the reward rose and the rubric fell.
     Raises Refusal for a reward model, a missing file, or chat prompts without a chat template.
     """
@@ -26,7 +27,7 @@ def measure(model_dir: str, config: EvaluateConfig | None, run, model_config=Non
     from ..models.saved import load_saved
     from .replies import Replies
 
-    saved = run.reloaded.bring_back() if run.reloaded else load_saved(model_dir, model_config)
+    saved = saved.bring_back() if saved else load_saved(model_dir, model_config)
     replies = Replies(saved, config.batch_size)
     evaluation = {"chat_template": config.chat, "batch_size": config.batch_size, "limit": config.limit}
     if config.prompts:

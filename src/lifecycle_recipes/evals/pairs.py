@@ -1,25 +1,43 @@
-"""A saved reward model on held-out pairs of replies."""
+"""Pairs of replies as a reward model reads them: tokenised, and scored by a saved model."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from transformers import Trainer
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase, Trainer
 
     from ..models.saved import Saved
 
 
-def measure_pairs(path: str, trainer: Trainer, reloaded: Saved | None = None) -> dict[str, float]:
+def tokenize_pairs(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """Dataset with `chosen_ids` and `rejected_ids`, both up to the turn end. Text is left to upstream."""
+    from ..data.provenance import ROW
+    from ..models.turn_end import scored_ids, turn_end
+
+    if isinstance(rows[0]["chosen"], str):
+        return rows
+    end = tokenizer.convert_tokens_to_ids(turn_end(tokenizer) or tokenizer.eos_token)
+
+    def tokenize(row):
+        # A prompt in plain text stands beside conversations that begin with it (UltraFeedback's format).
+        prompt = row["prompt"] if isinstance(row.get("prompt"), list) else []
+        return {f"{k}_ids": scored_ids(tokenizer, prompt + row[k], end) for k in ("chosen", "rejected")}
+
+    return rows.map(tokenize, remove_columns=[c for c in rows.column_names if c != ROW])
+
+
+def measure_pairs(path: str, trainer: Trainer, saved: Saved | None = None) -> dict[str, float]:
     """Metrics of the model saved at `path` on the trainer's held-out pairs: what others load is measured.
 
-    reloaded: that model, where it has been loaded already.
+    saved: that model, if it has been loaded already.
     """
     import torch
 
     from ..models.saved import load_reward
 
-    model = (reloaded.bring_back() if reloaded else load_reward(path)).model
+    model = (saved.bring_back() if saved else load_reward(path)).model
     rewards = {"chosen": [], "rejected": []}
     for batch in trainer.eval_dataset.iter(trainer.args.per_device_eval_batch_size):
         pairs = [dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True)]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..data.provenance import places
 from ..doctor.trainer_level.loss_mask import end_ids
+from ..doctor.trainer_level.trial_build import TrialRun, built_trainer
 from ..finding import refuse
 from .sequences import Sequence, first_batches, sequences
 from .summary import summarise
@@ -50,16 +51,15 @@ def inspect(path: str, overrides: list[str] | None = None, rows: int = 3, html: 
     Returns the text for a terminal, coloured where stdout is one and NO_COLOR is not set. html: the file of a
     page that then holds the rows. Raises Refusal: what building raises, html-unwritable.
     """
-    from ..doctor.trainer_level.trial_build import built_trainer
     from .page import page
     from .terminal import text
 
     if html:
         require_writable(html)
     print(f"{path}: building the trainer ...", file=sys.stderr)
-    with built_trainer(path, overrides) as (recipe, trainer):
+    with built_trainer(path, overrides) as (recipe, trainer, run):
         print(f"{path}: reading {len(trainer.train_dataset):,} training rows ...", file=sys.stderr)
-        inspection = look(path, recipe, trainer, rows)
+        inspection = look(path, recipe, trainer, run, rows)
     if html:
         Path(html).write_text(page(inspection), encoding="utf-8")
         inspection = replace(inspection, summary=[*inspection.summary, ("page", [html])], rows=[])
@@ -76,9 +76,9 @@ def require_writable(html: str) -> None:
         raise refuse("html-unwritable", message, "name a file in a directory that is there", html) from error
 
 
-def look(path: str, recipe, trainer, rows: int) -> Inspection:
+def look(path: str, recipe, trainer, run: TrialRun, rows: int) -> Inspection:
     """The Inspection of a built trainer."""
-    trace = Trace(recipe, trainer)
+    trace = Trace(recipe, trainer, run)
     ends = end_ids(trainer) | turn_end_ids(trainer.processing_class)
     shown = first_rows(trainer, trace, rows)
     totals = count(trainer, trace, ends)

@@ -16,7 +16,7 @@ def summarise(trace: Trace, totals: Totals, run: dict, ends: set[int]) -> list[t
     recipe, trainer = trace.recipe, trace.trainer
     lines = [
         ("model", [f"{recipe_model(recipe)}, trained by {trainer_name(trainer)}"]),
-        ("rows", row_lines(trainer.notes["data"], trace, totals)),
+        ("rows", row_lines(trace.ledger, trace, totals)),
         ("sources", source_lines(totals)),
         ("tokens", token_lines(trainer, totals, run)),
         ("lengths", length_lines(trainer, totals)),
@@ -28,7 +28,7 @@ def summarise(trace: Trace, totals: Totals, run: dict, ends: set[int]) -> list[t
 
 
 def recipe_model(recipe) -> str:
-    architecture = getattr(recipe, "architecture", None)
+    architecture = recipe.section("architecture")
     return f"a new {architecture.model_type}" if architecture else recipe.model.model_name_or_path
 
 

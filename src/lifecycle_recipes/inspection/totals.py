@@ -48,7 +48,7 @@ class Totals:
 
 def count(trainer, trace: Trace, ends: set[int]) -> Totals:
     """Totals over every training row. ends: the token ids that end a turn or a document."""
-    read = [entry for entry in trace.sources if entry["use"] == "train"]
+    read = [entry for entry in trace.ledger["sources"] if entry["use"] == "train"]
     totals = Totals(sources=[SourceTotals(entry["path"], entry["rows"]) for entry in read])
     booked, full = set(), []
     for rows, batch in all_batches(trainer):

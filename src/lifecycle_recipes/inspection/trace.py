@@ -4,8 +4,11 @@ from copy import copy
 from functools import cached_property
 
 from ..data.config import stage_columns
-from ..data.provenance import ROW, Origins
+from ..data.provenance import ROW
 from ..data.selection import split
+from ..doctor.trainer_level.trial_build import TrialRun
+from ..evals.pairs import tokenize_pairs
+from ..models.turn_end import prompt_ids
 
 
 class Trace:
@@ -14,10 +17,10 @@ class Trace:
     Where nothing was cut or dropped no source is read; else only the rows in question are tokenised again.
     """
 
-    def __init__(self, recipe, trainer):
+    def __init__(self, recipe, trainer, run: TrialRun):
         self.recipe, self.trainer = recipe, trainer
-        self.origins: Origins = trainer.origins
-        self.sources = trainer.notes["data"]["sources"]
+        self.origins = run.origins
+        self.ledger: dict = run.notes["data"]
 
     @property
     def documents_end(self) -> bool:
@@ -70,7 +73,7 @@ class Trace:
 
     def _rows_read(self) -> int:
         data = self.recipe.data
-        kept = sum(source["kept"] for source in self.sources if source["use"] == "train")
+        kept = sum(source["kept"] for source in self.ledger["sources"] if source["use"] == "train")
         return len(split(kept, data.eval_fraction, data.seed)[0]) if data.eval_fraction else kept
 
 
@@ -86,7 +89,7 @@ def whole_rows(stage: str, trainer, rows) -> list[tuple[list[int], ...]]:
         "kto": ["prompt_ids", "completion_ids"],
     }[stage]
     if stage == "reward":
-        rows = scored_pairs(tokenizer, rows)
+        rows = tokenize_pairs(rows, tokenizer)
     rows = prepared(trainer, stage, rows)
     return list(zip(*(rows[column] for column in columns), strict=True))
 
@@ -99,25 +102,3 @@ def prepared(trainer, stage: str, rows):
         return trainer._prepare_dataset(rows, trainer.processing_class, args, "source")
     args.shuffle_dataset = False
     return trainer._prepare_dataset(rows, trainer.processing_class, args, False, None, "source")
-
-
-def scored_pairs(tokenizer, rows):
-    """Pairs as the reward stage reads them: up to the turn end. Text is left to upstream."""
-    from ..models.turn_end import scored_ids, turn_end
-
-    if isinstance(rows[0]["chosen"], str):
-        return rows
-    end = tokenizer.convert_tokens_to_ids(turn_end(tokenizer) or tokenizer.eos_token)
-
-    def tokenize(row):
-        prompt = row.get("prompt") or []
-        return {f"{k}_ids": scored_ids(tokenizer, prompt + row[k], end) for k in ("chosen", "rejected")}
-
-    return rows.map(tokenize, remove_columns=rows.column_names)
-
-
-def prompt_ids(tokenizer, prompt) -> list[int]:
-    """A prompt as the ppo stage reads it."""
-    if isinstance(prompt, str):
-        return tokenizer(prompt)["input_ids"]
-    return tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)

@@ -55,6 +55,13 @@ def scored_ids(tokenizer, messages: list[dict], turn_end_id: int) -> list[int]:
     return ids[: len(ids) - ids[::-1].index(turn_end_id)]
 
 
+def prompt_ids(tokenizer, prompt: str | list[dict]) -> list[int]:
+    """Token ids of what a policy continues: a text, or a conversation with the start of its reply."""
+    if isinstance(prompt, str):
+        return tokenizer(prompt)["input_ids"]
+    return tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
+
+
 def render(tokenizer, messages: list[dict], template: str | None = None, **options: Any) -> str:
     """The text of a conversation. Raises what the template raises (jinja2.TemplateError, TypeError, ...)."""
     return tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, **options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .read import RawRecipe
@@ -20,6 +20,10 @@ class StageRecipe:
     allow: dict[str, str] = field(default_factory=dict)
     pinned: dict[str, str] = field(default_factory=dict)
     raw: RawRecipe | None = field(default=None, init=False, repr=False, compare=False)
+
+    def section(self, name: str) -> Any:
+        """The section `name`; None where this stage has no such section, or this recipe leaves it out."""
+        return getattr(self, name, None)
 
 
 @dataclass(kw_only=True)

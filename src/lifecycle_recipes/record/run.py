@@ -1,6 +1,6 @@
 """The record of one stage run: what ran, from what, with what result, in `<output_dir>/run.json`. No torch.
 
-    with Run.start(recipe) as run:
+    with Run(recipe.raw) as run:
         ...
         run.note(data=ledger)
         run.metrics["eval_loss"] = 1.5
@@ -19,7 +19,6 @@ import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 
 from ..exit_status import Stopped, is_main_process, stage_exit, stop_on_sigterm
 from ..finding import FAILED, Finding, Refusal, refuse
@@ -40,48 +39,28 @@ SPARE_FILE, SPARE_BYTES = "_run.json.spare", 256 * 1024
 
 
 class Run:
-    """One run of a stage; made by `Run.start`, used as a context manager.
+    """One run of a stage, used as a context manager.
 
-    metrics: name -> number; a stage adds to it. parents: role -> path. resume_from: last complete
-    checkpoint of this same run, unfinished, else None. reloaded: the saved model, where checking it has
-    loaded it already (training/save.py). origins: the provenance of the training rows (data/prepare.py).
-    earlier_layout: of the attempt to resume from. Only rank 0 checks and writes; other ranks wait for its
-    decision.
+    raw: its `recipe.read.RawRecipe`. metrics: name -> number; a stage adds to it. parents: role -> path.
+    resume_from: last complete checkpoint of this same run, unfinished, else None. origins: the provenance of
+    the training rows (`data.provenance.Origins`), once they are prepared. earlier_layout: of the attempt to
+    resume from. Only rank 0 checks and writes; other ranks wait for its decision.
     """
 
-    def __init__(self, raw, seed: int | None = None):
-        self.raw, self.seed = raw, seed
+    def __init__(self, raw):
+        self.raw = raw
+        seeds = raw.setting("train.seed"), raw.setting("data.seed")
+        self.seed: int | None = next((seed for seed in seeds if seed is not None), None)
         self.output_dir = Path(raw.output_dir)
         self.metrics: dict[str, float] = {}
         self.findings: list[Finding] = []
         self.parents = find_parents(raw.values)
         self.resume_from: str | None = None
-        self.reloaded = None
         self.origins = None
         self.earlier_layout: dict | None = None
         self._record: dict = {}
         self._clock, self._earlier_seconds = time.monotonic() - environment.startup_seconds(), 0.0
         self._restore = contextlib.ExitStack()
-
-    @classmethod
-    def start(cls, recipe=None, **raw) -> "Run":
-        """The run of a recipe that `load_recipe` returned; or, without one, of a raw recipe's fields:
-
-        stage and output_dir, and where wanted values, path, text, sha256, overrides, gate, flags.
-        """
-        blank = {
-            "values": {},
-            "path": "",
-            "text": "",
-            "sha256": "",
-            "overrides": [],
-            "gate": [],
-            "flags": set(),
-        }
-        raw = recipe.raw if recipe is not None else SimpleNamespace(**(blank | raw))
-        seeds = [getattr(getattr(recipe, section, None), "seed", None) for section in ("train", "data")]
-        seeds += [(raw.values.get(section) or {}).get("seed") for section in ("train", "data")]
-        return cls(raw, next((seed for seed in seeds if seed is not None), None))
 
     def __enter__(self) -> "Run":
         if not is_main_process():
@@ -165,10 +144,9 @@ class Run:
 
         Those that the recipe waives are kept as `allowed`, with the reason.
         """
-        allow = getattr(self.raw, "allow", {})
-        self._record.setdefault("allowed", {}).update(
-            {f.code: allow[f.code] for f in findings if f.code in allow}
-        )
+        allow = self.raw.allow
+        waived = {f.code: allow[f.code] for f in findings if f.code in allow}
+        self._record.setdefault("allowed", {}).update(waived)
         fresh = [f for f in findings if f not in self.findings and f.code not in allow]
         if not is_main_process() or not fresh:
             return
@@ -242,8 +220,8 @@ def identify(raw, parents: dict, inputs: dict) -> str:
     waivers the codes count, for rows with a waived fault are left out.
     """
     values = {section: value for section, value in raw.values.items() if section != "gate"}
-    if allow := getattr(raw, "allow", None):
-        values["allow"] = sorted(allow)
+    if raw.allow:
+        values["allow"] = sorted(raw.allow)
     weights = {role: parent["weights_sha256"] for role, parent in parents.items()}
     text = json.dumps([raw.stage, values, weights, inputs], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

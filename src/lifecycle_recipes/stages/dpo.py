@@ -39,8 +39,8 @@ class DPORecipe(TrainingRecipe):
 def main(argv: list[str] | None = None) -> None:
     with stage(DPORecipe, argv) as (recipe, run):
         trainer = build_trainer(recipe, run)
-        train(trainer, recipe, run)
-        measure(recipe.train.output_dir, recipe.evaluate, run, recipe.model)
+        saved = train(trainer, recipe, run)
+        measure(recipe.train.output_dir, recipe.evaluate, run, recipe.model, saved)
 
 
 @refuses_as_recipe

@@ -50,9 +50,9 @@ def main(argv: list[str] | None = None) -> None:
         from ..training.ppo import summarise
 
         trainer = build_trainer(recipe, run)
-        train(trainer, recipe, run)
+        saved = train(trainer, recipe, run)
         run.metrics.update(summarise(trainer.state.log_history))
-        measure(recipe.train.output_dir, recipe.evaluate, run, recipe.model)
+        measure(recipe.train.output_dir, recipe.evaluate, run, recipe.model, saved)
 
 
 @refuses_as_recipe
@@ -155,14 +155,10 @@ def tokenize_prompts(
     """Dataset with `input_ids`, generation prompt included; over-long prompts are left out and counted."""
     from ..data.ledger import count_left_out
     from ..data.provenance import ROW
+    from ..models.turn_end import prompt_ids
 
     def tokenize(row):
-        prompt = row["prompt"]
-        if isinstance(prompt, str):
-            return {"input_ids": tokenizer(prompt)["input_ids"]}
-        return {
-            "input_ids": tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
-        }
+        return {"input_ids": prompt_ids(tokenizer, row["prompt"])}
 
     tokens = rows.map(tokenize, remove_columns=[c for c in rows.column_names if c != ROW])
     kept = tokens if longest is None else tokens.filter(lambda row: len(row["input_ids"]) <= longest)

@@ -40,10 +40,10 @@ class PretrainRecipe(TrainingRecipe):
 def main(argv: list[str] | None = None) -> None:
     with stage(PretrainRecipe, argv) as (recipe, run):
         trainer = build_trainer(recipe, run)
-        train(trainer, recipe, run)
+        saved = train(trainer, recipe, run)
         for name in {"eval_bits_per_byte", "eval_perplexity"} & set(run.metrics):
             run.metrics[name.removeprefix("eval_")] = run.metrics.pop(name)
-        measure(recipe.train.output_dir, recipe.evaluate, run, recipe.model)
+        measure(recipe.train.output_dir, recipe.evaluate, run, recipe.model, saved)
 
 
 @refuses_as_recipe

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..data.config import DataConfig
-from ..evals.pairs import measure_pairs
+from ..evals.pairs import measure_pairs, tokenize_pairs
 from ..recipe.stage_recipe import TrainingRecipe
 from ..record.run import Run
 from ..training.stage import refuses_as_recipe, stage, train
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import trl
-    from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
 
@@ -39,9 +38,9 @@ class RewardRecipe(TrainingRecipe):
 def main(argv: list[str] | None = None) -> None:
     with stage(RewardRecipe, argv) as (recipe, run):
         trainer = build_trainer(recipe, run)
-        train(trainer, recipe, run)
+        saved = train(trainer, recipe, run)
         if trainer.eval_dataset is not None and trainer.is_world_process_zero():
-            run.metrics.update(measure_pairs(recipe.train.output_dir, trainer, run.reloaded))
+            run.metrics.update(measure_pairs(recipe.train.output_dir, trainer, saved))
 
 
 @refuses_as_recipe
@@ -84,23 +83,6 @@ def prepare_rows(recipe: RewardRecipe, tokenizer: PreTrainedTokenizerBase, scrat
     done = rows_of_trainer(RewardTrainer, recipe.train, tokenizer, train, held_out)
     count_too_long(ledger, (train, held_out), done)
     return *done, ledger
-
-
-def tokenize_pairs(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    """Dataset with `chosen_ids` and `rejected_ids`, both up to the turn end. Text is left to upstream."""
-    from ..data.provenance import ROW
-    from ..models.turn_end import scored_ids, turn_end
-
-    if isinstance(rows[0]["chosen"], str):
-        return rows
-    end = tokenizer.convert_tokens_to_ids(turn_end(tokenizer) or tokenizer.eos_token)
-
-    def tokenize(row):
-        # A prompt in plain text stands beside conversations that begin with it (UltraFeedback's format).
-        prompt = row["prompt"] if isinstance(row.get("prompt"), list) else []
-        return {f"{k}_ids": scored_ids(tokenizer, prompt + row[k], end) for k in ("chosen", "rejected")}
-
-    return rows.map(tokenize, remove_columns=[c for c in rows.column_names if c != ROW])
 
 
 if __name__ == "__main__":

@@ -37,8 +37,8 @@ class SFTRecipe(TrainingRecipe):
 def main(argv: list[str] | None = None) -> None:
     with stage(SFTRecipe, argv) as (recipe, run):
         trainer = build_trainer(recipe, run)
-        train(trainer, recipe, run)
-        measure(recipe.train.output_dir, recipe.evaluate, run, recipe.model)
+        saved = train(trainer, recipe, run)
+        measure(recipe.train.output_dir, recipe.evaluate, run, recipe.model, saved)
 
 
 @refuses_as_recipe
@@ -65,9 +65,7 @@ def build_trainer(recipe: SFTRecipe, run: Run) -> trl.SFTTrainer:
     adapter = peft_config(recipe.model)
     rows = prepared_rows(recipe, tokenizer, prepare_rows, run)
     set_seed(args.seed)
-    # Upstream wants to see conversations where it masks them itself; packed rows are none.
-    args.assistant_only_loss = False
-    trainer = over_prepared(SFTTrainer)(
+    return over_prepared(SFTTrainer)(
         model=load_causal_lm(recipe.model, args),
         args=args,
         train_dataset=rows.train,
@@ -75,8 +73,6 @@ def build_trainer(recipe: SFTRecipe, run: Run) -> trl.SFTTrainer:
         processing_class=tokenizer,
         peft_config=adapter,
     )
-    args.assistant_only_loss = True
-    return trainer
 
 
 def prepare_rows(recipe: SFTRecipe, tokenizer: PreTrainedTokenizerBase, scratch: Path) -> tuple:

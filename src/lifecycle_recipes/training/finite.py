@@ -46,9 +46,8 @@ class Watch(TrainerCallback):
         self.trainer, self.run = trainer, run
         self.rows = BatchRows()
         losses = getattr(trainer.args, "loss_type", None) or []
-        gate = getattr(getattr(run, "raw", None), "gate", [])
         self.signs = LogSigns(
-            kl_bound(gate, getattr(trainer.args, "response_length", None)), "hinge" in losses
+            kl_bound(run.raw.gate, getattr(trainer.args, "response_length", None)), "hinge" in losses
         )
         self.norm, self.rate, self.last = None, None, None
         self._keep_gradient_norm()
@@ -139,17 +138,17 @@ class Watch(TrainerCallback):
             more = f" and {len(step.rows) - SHOWN} more" if len(step.rows) > SHOWN else ""
             message += f", rows {', '.join(map(str, step.rows[:SHOWN]))}{more} of the built training set"
         # The provenance of the rows is unknown if no stage has built the trainer.
-        origins = getattr(self.run, "origins", None)
-        lie = [origins.of(row) for row in step.rows[:SHOWN]] if origins else []
-        if lie:
-            message += f": {places([place for row in lie for place in row], SHOWN)}"
+        origins = self.run.origins
+        found = [origins.of(row) for row in step.rows[:SHOWN]] if origins else []
+        if found:
+            message += f": {places([place for row in found for place in row], SHOWN)}"
         self.run.note(
             stopped_at={
                 "step": step.number,
                 "learning_rate": step.learning_rate,
                 name: str(what),
                 "rows": step.rows,
-                "places": [places(row, len(row)) for row in lie],
+                "places": [places(row, len(row)) for row in found],
                 "texts": texts(self.trainer, step.rows[:SHOWN]),
             }
         )

@@ -19,7 +19,7 @@ class LayoutWatch(TrainerCallback):
 
     def __init__(self, trainer, recipe, run):
         self.trainer, self.recipe, self.run = trainer, recipe, run
-        asked, runs = getattr(getattr(recipe, "raw", None), "layout", None), effective_layout(trainer.args)
+        asked, runs = recipe.raw.layout, effective_layout(trainer.args)
         self.wanted = asked or runs
         self.layout = layout_record(trainer.args, asked, runs)
         self.seconds = 0.0
@@ -27,8 +27,8 @@ class LayoutWatch(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         started = time.monotonic()
-        asks = getattr(self.recipe, "model", None)
-        attention = getattr(asks, "attn_implementation", None)
+        model = self.recipe.section("model")
+        attention = model.attn_implementation if model is not None else None
         facts, findings = find_in_prepared(self.trainer, self.wanted, attention)
         self.layout |= facts
         self.seconds += time.monotonic() - started
@@ -49,11 +49,9 @@ class LayoutWatch(TrainerCallback):
 
     def _wants_float32(self) -> bool:
         """Whether every model that this recipe trains is loaded in float32; PPO trains a value model, too."""
-        recipe = self.recipe
-        trained = [getattr(recipe, "model", None)]
-        if hasattr(recipe, "reward"):
-            trained.append(getattr(recipe, "value", None) or recipe.reward)
-        return all(getattr(config, "dtype", None) in (None, "float32") for config in trained)
+        section = self.recipe.section
+        trained = [section("model"), section("value") or section("reward")]
+        return all(config is None or config.dtype in (None, "float32") for config in trained)
 
     def _after_step(self) -> None:
         started = time.monotonic()
@@ -63,7 +61,7 @@ class LayoutWatch(TrainerCallback):
         self._note([])
 
     def _note(self, findings: list[Finding]) -> None:
-        checked = getattr(getattr(self.recipe, "raw", None), "checked", None)
+        checked = self.recipe.raw.checked
         if checked is not None:  # on rank 0
             before = checked.seconds.get("layout", 0.0)
             checked.seconds["layout"] = round(before + self.seconds, 3)

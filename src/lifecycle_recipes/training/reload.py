@@ -95,7 +95,7 @@ def _load(directory: str, trained: Reading, recipe, device):
     from ..models.saved import load_reward, load_saved
 
     load = load_saved if trained.unit == Reading.unit else load_reward
-    return load(directory, getattr(recipe, "model", None), device)
+    return load(directory, recipe.section("model"), device)
 
 
 def _cannot_load() -> tuple[type[Exception], ...]:

@@ -8,6 +8,7 @@ from transformers import TrainerCallback
 
 from ..doctor.trainer_level.forward import language_model
 from ..finding import FAILED, Finding, Refusal
+from ..models.saved import Saved
 from .ranks import true_anywhere
 from .reload import compare_reloaded
 from .saved_files import find_in_saved, find_pickles, wanted_of
@@ -18,10 +19,12 @@ class Saves(TrainerCallback):
 
     Raises Refusal with exit status 1, on every rank: nothing-saved, saved-incomplete, saved-pickled,
     saved-differs, non-finite. Reports saved-not-compared to `run`; notes `saved` in its record.
+    reloaded: the final save as the comparison loaded it, set aside.
     """
 
     def __init__(self, trainer, recipe, run):
         self.trainer, self.recipe, self.run = trainer, recipe, run
+        self.reloaded: Saved | None = None
         self.wanted = wanted_of(language_model(trainer))
 
     def on_save(self, args, state, control, **kwargs):
@@ -70,7 +73,7 @@ class Saves(TrainerCallback):
         errors = [finding for finding in told.findings if finding.severity == "error"]
         self.run.report([finding for finding in told.findings if finding.severity == "warning"])
         if told.saved is not None and not errors:
-            self.run.reloaded = told.saved.set_aside()
+            self.reloaded = told.saved.set_aside()
         return errors
 
 

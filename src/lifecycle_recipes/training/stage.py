@@ -17,6 +17,8 @@ from ..record.run import Run
 if TYPE_CHECKING:
     from transformers import Trainer
 
+    from ..models.saved import Saved
+
 Recipe = TypeVar("Recipe", bound=StageRecipe)
 
 
@@ -29,7 +31,7 @@ def stage(recipe_class: type[Recipe], argv: list[str] | None) -> Iterator[tuple[
     """
     with stage_exit():
         recipe = load_recipe(recipe_class, argv, check_recipe)
-        with Run.start(recipe) as run:
+        with Run(recipe.raw) as run:
             preflight(recipe, run)
             yield recipe, run
 
@@ -45,9 +47,12 @@ def refuses_as_recipe(build_trainer: Callable) -> Callable:
     return build
 
 
-def train(trainer: Trainer, recipe: TrainingRecipe, run: Run) -> None:
-    """Check the built trainer, train, save, reload and compare; see training/train.py."""
+def train(trainer: Trainer, recipe: TrainingRecipe, run: Run) -> Saved | None:
+    """Check the built trainer, train, save, reload and compare; see training/train.py.
+
+    Returns the saved model as the comparison loaded it; None on other ranks, and where memory was short.
+    """
     from .train import train_and_save  # imports torch: a recipe is refused before that
 
     check_built(trainer, recipe, run)
-    train_and_save(trainer, recipe, run)
+    return train_and_save(trainer, recipe, run)

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 
 from transformers import TrainerCallback
 
-from ..doctor.trainer_level.step_zero import differs_from_parent, probe_ids, read_prepared
+from ..doctor.trainer_level.step_zero import differs_from_parent, named_model, probe_ids, read_prepared
 from ..finding import FAILED, Refusal, refuse
+from ..models.saved import Saved
 from ..models.turn_end import stop_ids_of
 from ..record.run import Stopped
 from .batch_order import keep_order
@@ -26,7 +27,7 @@ NOT_A_RESULT = re.compile(
 )
 
 
-def train_and_save(trainer, recipe, run) -> None:
+def train_and_save(trainer, recipe, run) -> Saved | None:
     """Train from `run.resume_from` or the start, save to train.output_dir, fill `run.metrics`.
 
     Metrics: train_loss, steps and, with an eval dataset, what `trainer.evaluate()` returns but its timings.
@@ -78,15 +79,15 @@ def train_and_save(trainer, recipe, run) -> None:
         saves.finish(reading, ids)
     if trainer.eval_dataset is not None:
         run.metrics.update({k: v for k, v in trainer.evaluate().items() if not NOT_A_RESULT.search(k)})
+    return saves.reloaded
 
 
 def train_alike_everywhere(trainer, recipe) -> None:
     """Rows, their order and the held-out loss as in one process. PPO has a loop of its own."""
     if hasattr(trainer, "reward_model"):
         return
-    batch = getattr(recipe, "global_batch_size", None)
-    if batch is not None:
-        keep_order(trainer, batch)
+    if recipe.global_batch_size is not None:
+        keep_order(trainer, recipe.global_batch_size)
     measure_once(trainer)
 
 
@@ -102,12 +103,10 @@ class AtStart(TrainerCallback):
         self.first_step = state.global_step
         self.before = fingerprints(self.trainer.model)
         self.value = read_prepared(self.trainer, probe_ids(self.trainer)).value
-        path = getattr(getattr(self.recipe, "model", None), "model_name_or_path", None)
-        allowed = getattr(self.recipe, "allow", {})
         # A resumed model has left its parent behind.
-        if self.first_step or "parent-dropped" in allowed:
+        if self.first_step or "parent-dropped" in self.recipe.allow:
             return
-        if found := differs_from_parent(self.trainer, path):
+        if found := differs_from_parent(self.trainer, named_model(self.recipe, "model")):
             raise Refusal(*found, status=FAILED)
 
     def require_moved(self, run) -> None:

@@ -24,8 +24,7 @@ ACCELERATOR = {
 
 def find_in_global_batch(raw: RawRecipe) -> list[Finding]:
     """Findings about the batch on the processes that the layout asks for, or else on those of this launch."""
-    layout = getattr(raw, "layout", None)
-    processes = layout.data_parallel if layout else processes_here()
+    processes = raw.layout.data_parallel if raw.layout else processes_here()
     findings = [*find_in_batch_size(raw, processes), *find_undeclared(raw, processes)]
     if findings or raw.values.get(KEY) is None:
         return findings

@@ -1,13 +1,14 @@
 """Level 3: what only the built trainer shows - its rows, its collator, its first forward."""
 
-from typing import Any
-
+from ...data.provenance import Origins
 from ...finding import Finding
+from ...recipe.stage_recipe import StageRecipe
 
 
-def find_in_trainer(trainer, recipe: Any) -> list[Finding]:
+def find_in_trainer(trainer, recipe: StageRecipe, origins: Origins | None) -> list[Finding]:
     """Every finding on a built trainer, before its first step. Called on every rank; same random state after.
 
+    origins: the provenance of its training rows, for messages; None for rows that no stage has prepared.
     Forwards need whole weights: they are left out under ZeRO-3 and on the meta device. Training compares the
     prepared model with its parent's record once more, in every layout (training/train.py).
     """
@@ -23,7 +24,7 @@ def find_in_trainer(trainer, recipe: Any) -> list[Finding]:
     with no_trace(trainer):
         return [
             *find_in_steps(trainer, recipe.global_batch_size),
-            *find_in_batches(trainer),
+            *find_in_batches(trainer, origins),
             *find_in_packing(trainer),
             *find_in_chain(trainer, recipe),
         ]

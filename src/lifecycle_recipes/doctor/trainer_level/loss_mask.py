@@ -3,19 +3,19 @@
 from collections.abc import Iterator
 from typing import Any
 
-from ...data.provenance import places
+from ...data.provenance import Origins, places
 from ...finding import Finding
 
 ROWS, TOKENS = 128, 200_000  # sampled, at most
 SHOWN = 5
 
 
-def find_in_batches(trainer) -> list[Finding]:
+def find_in_batches(trainer, origins: Origins | None) -> list[Finding]:
     """zero-label-batch, rows-without-loss, eos-masked and double-bos, in a seeded sample of the rows."""
     sample = sample_rows(trainer.train_dataset, trainer.args.seed)
-    findings = _double_bos(trainer, sample)
+    findings = _double_bos(trainer, sample, origins)
     if not hasattr(trainer, "reward_model"):  # PPO's loss is over what it samples later
-        findings += _unlabelled(trainer, sample)
+        findings += _unlabelled(trainer, sample, origins)
     return findings
 
 
@@ -55,7 +55,7 @@ def trained_mask(batch: dict[str, Any]):
     return None if mask is None else mask.bool()
 
 
-def _unlabelled(trainer, sample) -> list[Finding]:
+def _unlabelled(trainer, sample, origins) -> list[Finding]:
     size = trainer.args.train_batch_size
     empty, ends, trained_ends, no_batch = [], 0, 0, None
     eos = end_ids(trainer)
@@ -76,20 +76,20 @@ def _unlabelled(trainer, sample) -> list[Finding]:
             ends += bool(found)
             trained_ends += any(trained[i] for i in found)
     return [
-        *_no_labels(trainer, sample, empty, no_batch),
+        *_no_labels(sample, empty, no_batch, origins),
         *_masked_ends(trainer, ends, trained_ends if not no_batch else ends),
     ]
 
 
-def _no_labels(trainer, sample, empty: list[int], no_batch: list[int] | None) -> list[Finding]:
+def _no_labels(sample, empty: list[int], no_batch: list[int] | None, origins) -> list[Finding]:
     fix = "raise train.max_length, or remove the rows whose reply does not fit"
     if no_batch is not None:
-        message = f"a batch has no supervised token ({named(trainer, no_batch)}): its loss is 0"
+        message = f"a batch has no supervised token ({named(origins, no_batch)}): its loss is 0"
         return [Finding.error("zero-label-batch", message, fix)]
     if not empty:
         return []
     message = f"{len(empty)} of {len(sample)} sampled rows have no supervised token"
-    message += f" ({named(trainer, empty)}; all labels -100): they add compute and no loss"
+    message += f" ({named(origins, empty)}; all labels -100): they add compute and no loss"
     return [Finding.warning("rows-without-loss", message, fix)]
 
 
@@ -105,7 +105,7 @@ def _masked_ends(trainer, ends: int, trained: int) -> list[Finding]:
     return [Finding.error("eos-masked", message, fix)]
 
 
-def _double_bos(trainer, sample) -> list[Finding]:
+def _double_bos(trainer, sample, origins) -> list[Finding]:
     from .forward import row_ids
 
     bos = trainer.processing_class.bos_token_id
@@ -115,7 +115,7 @@ def _double_bos(trainer, sample) -> list[Finding]:
     if not twice:
         return []
     token = trainer.processing_class.bos_token
-    message = f"{len(twice)} of {len(sample)} sampled rows begin with {token} twice ({named(trainer, twice)})"
+    message = f"{len(twice)} of {len(sample)} sampled rows begin with {token} twice ({named(origins, twice)})"
     fix = "the tokenizer adds it: remove it from the chat template or the text"
     return [Finding.error("double-bos", message, fix)]
 
@@ -146,9 +146,9 @@ def end_ids(trainer) -> set[int]:
     return set(stop_ids_of(stops, trainer.processing_class.eos_token_id))
 
 
-def named(trainer, numbers: list[int]) -> str:
+def named(origins: Origins | None, numbers: list[int]) -> str:
     """The first few rows of the built set, by file and line where their origin is known."""
-    if origins := getattr(trainer, "origins", None):
+    if origins:
         return places([place for number in numbers for place in origins.of(number)], SHOWN)
     more = f" and {len(numbers) - SHOWN} more" if len(numbers) > SHOWN else ""
     return f"rows {', '.join(map(str, numbers[:SHOWN]))}{more} of the built set"

@@ -11,6 +11,7 @@ from typing import Any
 
 from ...finding import Finding, Refusal
 from ...models.adapters import adapter_base, is_adapter
+from ...recipe.stage_recipe import StageRecipe
 
 PROBE_TOKENS = 128
 # Allowed difference, in nats per token, by how exactly both sides compute. Only for the exact one does any
@@ -33,19 +34,25 @@ class Reading:
     logits: Any = None
 
 
-def find_in_chain(trainer, recipe: Any) -> list[Finding]:
+def find_in_chain(trainer, recipe: StageRecipe) -> list[Finding]:
     """tokenizer-differs, base-differs, parent-dropped and reference-differs of a built trainer."""
     from .step_count import is_ppo
 
     findings = []
     for role in ("model", "reward", "value"):
-        path = getattr(getattr(recipe, role, None), "model_name_or_path", None)
+        path = named_model(recipe, role)
         if path and Path(path).is_dir():
             findings += find_in_parent(role, path)
     findings += step_0_differs(trainer, recipe)
     if is_ppo(trainer):
         findings += _other_tokenizer(recipe)
     return findings + reference_differs(trainer)
+
+
+def named_model(recipe: StageRecipe, role: str) -> str | None:
+    """The path or id of the parent in this role (`model`, `reward`, `value`); None without one."""
+    config = recipe.section(role)
+    return config.model_name_or_path if config is not None else None
 
 
 def find_in_parent(role: str, path: str) -> list[Finding]:
@@ -74,14 +81,14 @@ def find_in_parent(role: str, path: str) -> list[Finding]:
     return findings
 
 
-def _other_tokenizer(recipe: Any) -> list[Finding]:
+def _other_tokenizer(recipe: StageRecipe) -> list[Finding]:
     """A reward model reads ids, not text: with another vocabulary its scores mean nothing."""
     from ...models.load import load_tokenizer
 
     ours = load_tokenizer(recipe.model.model_name_or_path, recipe.model.model_revision).get_vocab()
     findings = []
     for role in ("reward", "value"):
-        config = getattr(recipe, role, None)
+        config = recipe.section(role)
         if config is None or config.model_name_or_path == recipe.model.model_name_or_path:
             continue
         theirs = load_tokenizer(config.model_name_or_path, config.model_revision).get_vocab()
@@ -95,7 +102,7 @@ def _other_tokenizer(recipe: Any) -> list[Finding]:
     return findings
 
 
-def step_0_differs(trainer, recipe: Any) -> list[Finding]:
+def step_0_differs(trainer, recipe: StageRecipe) -> list[Finding]:
     """parent-dropped: at step 0 the output does not match the parent's record."""
     from .forward import can_run, language_model
 
@@ -105,7 +112,7 @@ def step_0_differs(trainer, recipe: Any) -> list[Finding]:
         pairs.append(("reward", trainer.accelerator.unwrap_model(trainer.reward_model)))
     found = []
     for role, model in pairs:
-        path = getattr(getattr(recipe, role, None), "model_name_or_path", None)
+        path = named_model(recipe, role)
         probe = parent_probe(path, trainer, model) if can_run(model) else None
         if probe is not None:
             found += compare(read(model, probe["ids"], trainer), probe, path)

@@ -8,11 +8,12 @@ import importlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-from ...finding import refuse
+from ...data.provenance import Origins
+from ...finding import Finding, refuse
 
 # They have no loss, so there is nothing to build.
 NO_TRAINER = ("tokenizer", "evaluate")
@@ -20,13 +21,35 @@ NO_TRAINER = ("tokenizer", "evaluate")
 REJECTIONS = (ValueError, TypeError, NotImplementedError, ImportError, OSError, RuntimeError, KeyError)
 
 
+@dataclass
+class TrialRun:
+    """What `build_trainer` reads and writes of a record.run.Run, without a record on disk.
+
+    notes: the fields that the stage noted for its record; `data`: the ledger of its rows. origins: the
+    provenance of its training rows.
+    """
+
+    notes: dict[str, Any] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    origins: Origins | None = None
+
+    def note(self, **fields: Any) -> None:
+        """Keep `fields` in `notes`."""
+        self.notes |= fields
+
+    def report(self, findings: list[Finding]) -> None:
+        """Keep `findings`."""
+        self.findings += findings
+
+
 @contextmanager
-def built_trainer(path: str | Path, overrides: Sequence[str] | None = None) -> Iterator[tuple[Any, Any]]:
-    """Yield (recipe, trainer) as the stage of the recipe at `path` builds them, before its first step.
+def built_trainer(
+    path: str | Path, overrides: Sequence[str] | None = None
+) -> Iterator[tuple[Any, Any, TrialRun]]:
+    """Yield (recipe, trainer, run) as the stage of the recipe at `path` builds them, before its first step.
 
     train.output_dir is a directory that is gone afterwards; nothing is written in the user's tree, nothing
-    is reported or pushed. `trainer.notes` holds what the stage noted for its record (`data`: the ledger),
-    `trainer.origins` with the provenance of its training rows (data/provenance.py).
+    is reported or pushed.
     Raises Refusal: what reading the recipe and building raise; no-trainer for a stage without one;
     trainer-refused where upstream does not accept the recipe.
     """
@@ -44,21 +67,12 @@ def built_trainer(path: str | Path, overrides: Sequence[str] | None = None) -> I
     # Nobody imports stages: they are entry points, called here by name as a launcher calls them.
     module = importlib.import_module(f"lifecycle_recipes.stages.{stage}")
     recipe = load_recipe(recipe_class(stage), [str(path), *arguments])
-    run = stand_in_for_run()
+    run = TrialRun()
     with tempfile.TemporaryDirectory(prefix="lifecycle-check-") as scratch:
         keep_to_ourselves(recipe.train, scratch)
         with upstream_refusals(str(path)):
             trainer = module.build_trainer(recipe, run)
-        trainer.notes, trainer.origins = run.notes, run.origins
-        yield recipe, trainer
-
-
-def stand_in_for_run() -> SimpleNamespace:
-    """What `build_trainer` needs of a Run, without a record on disk: `notes` keeps what was noted."""
-    run = SimpleNamespace(metrics={}, notes={}, findings=[], resume_from=None, parents={})
-    run.note = lambda **fields: run.notes.update(fields)
-    run.report = run.findings.extend
-    return run
+        yield recipe, trainer, run
 
 
 def keep_to_ourselves(args, directory: str) -> None:

@@ -6,13 +6,15 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from cached_rows import STAGES, build, rows, write_pretrain
 from repository import ROOT
 
+# Seconds after which a launch counts as one that hangs: far beyond what any takes on a busy machine, and below
+# what upstream waits for a process that is gone (600).
+HANGS = 400
 # Builds the trainer of each recipe on every rank; a line of JSON per recipe and rank.
 RANKS = """
 import fcntl, json, os, sys, time
@@ -76,9 +78,18 @@ def start(*arguments: str, cwd=ROOT, cache: Path, **more: str) -> subprocess.Pop
 
 def two(*arguments: str, **options) -> tuple[subprocess.CompletedProcess, list[dict]]:
     process = start("--standalone", "--nproc_per_node", "2", *arguments, **options)
-    out, err = process.communicate(timeout=300)
-    done = subprocess.CompletedProcess(process.args, process.returncode, out, err)
-    return done, [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    said, err = end(process)
+    return subprocess.CompletedProcess(process.args, process.returncode, stderr=err), said
+
+
+def end(process: subprocess.Popen) -> tuple[list[dict], str]:
+    """What it said, once it has ended by itself; one that hangs is an error, and ended with its ranks."""
+    try:
+        out, err = process.communicate(timeout=HANGS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    return [json.loads(line) for line in out.splitlines() if line.startswith("{")], err
 
 
 def test_one_of_two_processes_tokenises_and_both_train_on_the_same(recipes, script, tmp_path, monkeypatch):
@@ -116,12 +127,10 @@ def test_preparing_may_take_longer_than_the_process_group_waits(recipes, script,
 
 @pytest.mark.slow
 def test_a_refusal_while_preparing_is_said_once_and_ends_both(recipes, tmp_path, script):
-    started = time.monotonic()
     done, said = two(script, recipes["sft"], cache=tmp_path / "cache", FAIL="refusal")
     # torchrun repeats it in a report of its own, which our launcher leaves out.
     assert said == [] and done.stderr.splitlines().count("error [no-rows] planted") == 1
     assert "exitcode  : 2" in done.stderr and "rows-not-prepared" not in done.stderr
-    assert time.monotonic() - started < 60
 
 
 def machine(number: int, port: int, *arguments: str, **options) -> subprocess.Popen:
@@ -138,8 +147,7 @@ def free_port() -> int:
 def ends(*machines: subprocess.Popen) -> list[tuple[int, list[dict], str]]:
     found = []
     for process in machines:
-        out, err = process.communicate(timeout=200)
-        said = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+        said, err = end(process)
         found.append((process.returncode, said, err))
     return found
 
@@ -177,7 +185,7 @@ def test_a_machine_with_other_data_is_refused(recipes, script, tmp_path):
 @pytest.mark.slow
 def test_a_machine_that_waits_ends_with_the_one_that_prepares(recipes, script, tmp_path):
     port = free_port()
-    zero = machine(0, port, script, recipes["sft"], cache=tmp_path / "zero", SLOW="500")
+    zero = machine(0, port, script, recipes["sft"], cache=tmp_path / "zero", SLOW=str(2 * HANGS))
     one = machine(1, port, script, recipes["sft"], cache=tmp_path / "one")
     for line in zero.stderr:
         if "rank 0 prepares" in line:
@@ -185,11 +193,9 @@ def test_a_machine_that_waits_ends_with_the_one_that_prepares(recipes, script, t
     for pid in Path(f"/proc/{zero.pid}/task/{zero.pid}/children").read_text().split():
         os.kill(int(pid), signal.SIGKILL)
     zero.kill()
-    started = time.monotonic()
     [(status, said, err)] = ends(one)
     zero.communicate()
     assert status and said == [] and "[rows-not-prepared]" in err
-    assert time.monotonic() - started < 60
 
 
 @pytest.mark.slow

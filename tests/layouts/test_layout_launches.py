@@ -110,7 +110,7 @@ def test_what_runs_is_recorded(stage, layout, expected):
     assert (found["global_batch"], found["device"], found["precision"]) == (4, "cpu", "no")
     kept = ("weights", "master_weights", "gradients", "optimizer_state")
     assert found["dtypes"] == dict.fromkeys(kept, "float32")
-    assert record["check_seconds"]["layout"] < 2
+    assert set(record["check_seconds"]) == {"1", "2", "3", "layout"}
 
 
 @pytest.mark.model

@@ -9,9 +9,17 @@ import subprocess
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from small_trainer import make_trainer, status, train
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    TrainerCallback,
+    modeling_utils,
+    trainer_callback,
+)
 
+from lifecycle_recipes.exit_status import stage_exit
 from lifecycle_recipes.finding import FAILED, Refusal
 from lifecycle_recipes.record.run import Stopped
 from lifecycle_recipes.training.train import end_replies_at
@@ -84,7 +92,8 @@ def small_disk(tmp_path):
         return directory
 
     yield mount
-    subprocess.run(["umount", str(directory)], capture_output=True, check=False)
+    # Lazily: the error that ended the run still holds the file which it could not write.
+    subprocess.run(["umount", "--lazy", str(directory)], capture_output=True, check=False)
 
 
 @pytest.mark.parametrize(("kilobytes", "saves"), [(600, "no"), (1100, "steps")], ids=["weights", "optimizer"])
@@ -96,25 +105,56 @@ def test_a_really_full_disk_is_named_and_the_record_says_so(tiny_model_dir, smal
     assert status(output_dir).startswith("failed: [disk-full]")
 
 
+WEIGHTS = (
+    (modeling_utils, "safe_save_file"),
+    SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+)
+# The file that no longer fits -> what writes it, and what that raises on a full disk.
 FULL = {
-    "os": OSError(errno.ENOSPC, "No space left on device"),
-    "safetensors": RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
-    "torch": RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 640 vs 534"),
+    "model.safetensors": WEIGHTS,
+    "checkpoint-2/model.safetensors": WEIGHTS,
+    "checkpoint-2/optimizer.pt": (
+        (torch, "save"),
+        RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"),
+    ),
+    "checkpoint-2/rng_state.pth": (
+        (torch, "save"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 5312 vs 5204"),
+    ),
+    "checkpoint-2/trainer_state.json": ((trainer_callback, "open"), OSError(errno.ENOSPC, "full")),
+    "checkpoint-2/scheduler.pt": ((torch, "save"), OSError(errno.EDQUOT, "quota")),
 }
 
 
-@pytest.mark.parametrize("error", FULL.values(), ids=FULL)
-def test_a_full_disk_is_named(tmp_path, tiny_model_dir, error, monkeypatch):
-    trainer = make_trainer(tiny_model_dir, tmp_path / "run", max_steps=1)
+@pytest.mark.parametrize(("file", "writer", "error"), [(f, *how) for f, how in FULL.items()], ids=FULL)
+def test_a_full_disk_is_named_and_the_checkpoint_before_it_resumes(
+    tmp_path, tiny_model_dir, monkeypatch, capsys, file, writer, error
+):
+    output_dir = tmp_path / "run"
+    options = {"max_steps": 3, "save_strategy": "steps", "save_steps": 1}
+    write = getattr(*writer, open)
 
-    def save(*args, **kwargs):
-        raise error
+    def write_what_fits(*arguments, **more):
+        if str(output_dir / file) in [a for a in arguments if isinstance(a, str)]:
+            if writer == (torch, "save"):
+                (output_dir / file).touch()  # it leaves what fits
+            raise error
+        return write(*arguments, **more)
 
-    monkeypatch.setattr(trainer, "save_model", save)
-    with pytest.raises(Refusal, match="disk-full") as refusal:
-        train(trainer)
-    assert refusal.value.status == FAILED and str(tmp_path / "run") in str(refusal.value)
-    assert status(tmp_path / "run").startswith("failed: [disk-full]")
+    with monkeypatch.context() as full:
+        full.setattr(*writer, write_what_fits, raising=False)  # `open` is a builtin there
+        with pytest.raises(SystemExit) as left, stage_exit():
+            train(make_trainer(tiny_model_dir, output_dir, **options))
+    assert left.value.code == FAILED
+    said = capsys.readouterr().err
+    assert f"error [disk-full] {output_dir}: " in said and "Traceback" not in said
+    assert status(output_dir).startswith("failed: [disk-full]")
+    again = train(make_trainer(tiny_model_dir, output_dir, **options))
+    whole = "checkpoint-1" if "/" in file else "checkpoint-3"
+    assert again.resume_from == str(output_dir / whole)
+    train(make_trainer(tiny_model_dir, tmp_path / "whole", max_steps=3))
+    ours, theirs = saved(output_dir), saved(tmp_path / "whole")
+    assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
 
 
 def test_another_error_while_saving_is_not_called_a_full_disk(tmp_path, tiny_model_dir, monkeypatch):

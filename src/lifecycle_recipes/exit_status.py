@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from .finding import FAILED, STOPPED, Refusal
 from .quiet import quiet
@@ -26,20 +27,26 @@ def is_main_process() -> bool:
 
 
 @contextlib.contextmanager
-def stop_on_sigterm() -> Iterator[None]:
-    """SIGTERM raises Stopped inside, as SIGINT raises KeyboardInterrupt. Only the main thread can have it."""
+def on_signals(handler: Any, *numbers: int) -> Iterator[None]:
+    """Handle SIGTERM and SIGINT, or the signals `numbers`, by `handler` inside. Not outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    before = {n: signal.signal(n, handler) for n in numbers or (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+def stop_on_sigterm() -> contextlib.AbstractContextManager[None]:
+    """SIGTERM raises Stopped inside, as SIGINT raises KeyboardInterrupt."""
 
     def stop(number, frame):
         raise Stopped("by SIGTERM")
 
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    return on_signals(stop, signal.SIGTERM)
 
 
 def stage_exit(main: Callable | None = None):

@@ -1,6 +1,7 @@
 """Which run may write to an output directory, and from which checkpoint it resumes. No torch."""
 
 import contextlib
+import json
 import os
 import shutil
 import time
@@ -103,8 +104,13 @@ def checkpoint_lacks(directory: Path) -> str:
     The state is the last file that the Trainer writes. Without optimizer.pt or scheduler.pt it restarts Adam
     silently; DeepSpeed and FSDP keep theirs in directories.
     """
-    if not (directory / "trainer_state.json").is_file():
+    state = directory / "trainer_state.json"
+    if not state.is_file():
         return "no trainer_state.json"
+    try:
+        json.loads(state.read_text(encoding="utf-8"))
+    except ValueError:  # a full disk leaves it empty
+        return "trainer_state.json is truncated"
     optimizers = [directory / "optimizer.pt", directory / "optimizer.bin"]
     sharded = any(directory.glob("global_step*")) or any(directory.glob("optimizer_*"))
     if not sharded:

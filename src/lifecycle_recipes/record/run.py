@@ -15,12 +15,11 @@ import json
 import os
 import signal
 import sys
-import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ..exit_status import Stopped, is_main_process, stage_exit, stop_on_sigterm
+from ..exit_status import Stopped, is_main_process, on_signals, stage_exit, stop_on_sigterm
 from ..finding import FAILED, Finding, Refusal, refuse
 from ..quiet import quiet
 from ..redact import redact, redact_recipe, secret_values
@@ -166,7 +165,8 @@ class Run:
         self._restore.close()
         if not is_main_process() or not self._record:
             return
-        with _undisturbed():
+        # A second Ctrl-C, or the launcher's SIGTERM after it, must not cut the last write short.
+        with on_signals(signal.SIG_IGN):
             self._record["status"] = status_of(error)
             self.findings += [f for f in getattr(error, "findings", []) if f not in self.findings]
             if error is None:
@@ -241,17 +241,3 @@ def is_done(raw) -> bool:
 def _flags(raw) -> set[str]:
     """As given on the command line, `--replace`, however the recipe spells them."""
     return {"--" + flag.lstrip("-").replace("_", "-") for flag in raw.flags}
-
-
-@contextlib.contextmanager
-def _undisturbed():
-    """A second Ctrl-C, or the launcher's SIGTERM after it, must not cut the last write short."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

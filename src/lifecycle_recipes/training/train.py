@@ -2,13 +2,13 @@
 
 import errno
 import re
-import signal
 import time
 from contextlib import contextmanager
 
 from transformers import TrainerCallback
 
 from ..doctor.trainer_level.step_zero import differs_from_parent, named_model, probe_ids, read_prepared
+from ..exit_status import on_signals
 from ..finding import FAILED, Refusal, refuse
 from ..models.saved import Saved
 from ..models.turn_end import stop_ids_of
@@ -49,7 +49,7 @@ def train_and_save(trainer, recipe, run) -> Saved | None:
         trainer.add_callback(callback)
     end_replies_at(trainer.model, trainer.processing_class)
     train_alike_everywhere(trainer, recipe)
-    with _name_full_disk(args.output_dir), stop.listening():
+    with _name_full_disk(args.output_dir), on_signals(stop.ask):
         output = trainer.train(resume_from_checkpoint=run.resume_from)
         if stop.stopped:
             again = (
@@ -135,17 +135,8 @@ class StopOnSignal(TrainerCallback):
         # Upstream writes no optimizer state under tensor parallelism (transformers/trainer.py).
         self.resumable = not getattr(trainer, "is_distributed_loading_by_transformers", False)
 
-    @contextmanager
-    def listening(self):
-        """Handle the two signals inside this block, as before outside it."""
-        before = {s: signal.signal(s, self._ask) for s in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _ask(self, number, frame):
+    def ask(self, number, frame) -> None:
+        """The handler of both signals."""
         if self.asked_at is None:
             self.asked_at = time.monotonic()
         elif time.monotonic() - self.asked_at > 1:

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 
 def measure_pairs(path: str, trainer: Trainer, reloaded: Saved | None = None) -> dict[str, float]:
-    """Metrics of the model saved at `path` on the trainer's held-out pairs: what others load is measured.
+    """Metrics of the model saved at `path`, not of the model in memory, on the trainer's held-out pairs.
 
-    reloaded: that model, where it has been loaded already.
+    reloaded: the saved model, if it is loaded already.
     """
     import torch
 

@@ -127,7 +127,7 @@ def tensor_parallel_size() -> int:
 
 
 def keep_4bit_layout(model):
-    """Prevent that evaluation on a CPU with AVX512-BF16 repacks 4-bit weights for inference.
+    """Keep evaluation on a CPU with AVX512-BF16 from repacking 4-bit weights for inference.
 
     Repacking fails if the width of a layer is not a multiple of the quantisation block (64), and repacked
     weights pass no gradient: training continues with wrong gradients (bitsandbytes 0.50, nn/modules.py,

@@ -1,4 +1,4 @@
-"""Talk to a saved run. Imports torch only once it is known that there is a model to talk to."""
+"""Chat with a saved model. Imports torch only after the model was found."""
 
 import sys
 from pathlib import Path
@@ -12,14 +12,14 @@ SILENT = {
     "reward": "a reward model, which scores replies",
     "evaluate": "an evaluation",
 }
-HELP = "Type a message; /new starts over, /quit or Ctrl-D ends."
+HELP = "Type a message. /new starts a new conversation, /quit or Ctrl-D ends."
 
 
 def chat(path: str, prompt: str | None = None, max_new_tokens: int = 256) -> None:
-    """Answer `prompt` on stdout; without one, converse until the input ends.
+    """Answer `prompt` on stdout; without a prompt, converse until the input ends.
 
-    Chat models get their template and the conversation so far, base models continue the text. The model's
-    own generation settings hold. Refuses what cannot reply (`not-a-language-model`, `missing-model`).
+    For a chat model the conversation is rendered with its template; a base model continues the text. The
+    generation settings are the model's own. Raises Refusal: not-a-language-model, missing-model.
     """
     stage = stage_of(path)
     if stage in SILENT:
@@ -28,7 +28,7 @@ def chat(path: str, prompt: str | None = None, max_new_tokens: int = 256) -> Non
     from .models.saved import load_saved
 
     saved = load_saved(path)
-    # The tokenizer of a base model brings the template along for its children.
+    # The tokenizer of a base model may have a template for its children: it does not make it a chat model.
     chatty = stage != "pretrain" and bool(saved.tokenizer.chat_template)
     if prompt is not None:
         reply(saved, [{"role": "user", "content": prompt}], chatty, max_new_tokens)
@@ -37,7 +37,7 @@ def chat(path: str, prompt: str | None = None, max_new_tokens: int = 256) -> Non
 
 
 def stage_of(path: str) -> str | None:
-    """The stage that saved a run; None for a model from elsewhere. Refuses a path with nothing there."""
+    """The stage that saved a run; None for other models. Raises Refusal: missing-model."""
     if not Path(path).exists() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
         raise refuse(
             "missing-model", "the directory has no saved model", "train it, or correct the path", path
@@ -77,7 +77,7 @@ def ask() -> str | None:
 
 
 def reply(saved, messages: list[dict], chatty: bool, max_new_tokens: int) -> str:
-    """Print a reply as it is generated; return it. Refuses a conversation that leaves no room for one."""
+    """Print a reply while it is generated; return it. Raises Refusal: context-full."""
     import torch
     from transformers import TextStreamer
 
@@ -91,8 +91,8 @@ def reply(saved, messages: list[dict], chatty: bool, max_new_tokens: int) -> str
     length = inputs["input_ids"].shape[1]
     context = getattr(model.config, "max_position_embeddings", None) or length + max_new_tokens
     if length >= context:
-        message = f"the conversation has {length} tokens, and the context is {context}: no room for a reply"
-        raise refuse("context-full", message, "send a shorter message, or start over with /new")
+        message = f"no room for a reply: the conversation has {length} tokens, the context {context}"
+        raise refuse("context-full", message, "send a shorter message, or start a new conversation with /new")
     streamer = TextStreamer(tokenizer, skip_prompt=chatty, skip_special_tokens=True)
     limit = min(max_new_tokens, context - length)
     with torch.no_grad():

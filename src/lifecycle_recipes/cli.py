@@ -1,4 +1,4 @@
-"""The `lifecycle` command: thin and lazy. Nothing heavy is imported before a subcommand needs it."""
+"""The `lifecycle` command. Each subcommand imports what it needs, so that --help and refusals are fast."""
 
 import argparse
 import os
@@ -94,7 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     example = "lifecycle inspect recipes/desk/07-dpo.yaml --rows 2 --html pairs.html"
-    sub = command("inspect", inspect, "show what the trainer sees, token by token", example)
+    sub = command("inspect", inspect, "show the input of the loss, token by token", example)
     sub.add_argument("recipe", metavar="RECIPE", help="a recipe file; overrides may follow")
     sub.add_argument("--rows", type=int, default=3, metavar="N", help="rows to show (default: 3)")
     sub.add_argument("--html", metavar="FILE", help="write an HTML page instead")
@@ -106,10 +106,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--template", metavar="FILE", help="use this Jinja file instead of the tokenizer's template"
     )
 
-    sub = command("schema", schema, "the JSON Schema of a stage's recipe", "lifecycle schema sft > sft.json")
+    sub = command("schema", schema, "print the JSON Schema of a recipe", "lifecycle schema sft > sft.json")
     sub.add_argument("stage", metavar="STAGE")
 
-    sub = command("report", report, "the card: what each stage changed", "lifecycle report runs/desk")
+    sub = command("report", report, "compare the metrics of runs", "lifecycle report runs/desk")
     sub.add_argument("runs", nargs="*", default=["runs"], metavar="DIR_OR_GLOB", help="default: runs")
 
     sub = command("chat", chat, "chat with a saved model", "lifecycle chat runs/desk/04-sft --prompt 'Hello'")
@@ -128,7 +128,7 @@ def _add_layout_options(command: argparse.ArgumentParser, help: str) -> None:
 
 
 def _asked(args, raw):
-    """The layout that the options ask for, for this recipe; None where a check names none."""
+    """The layout that the options request; None for a check without --layout and --processes."""
     from .layouts.layout import find_layout, read_layout
 
     if args.command == "check" and args.layout is None and args.processes is None:
@@ -192,7 +192,7 @@ def gate(args, rest: list[str]) -> int:
     ok = write_gate(run, verdicts)
     for verdict in verdicts:
         print(f"{'pass' if verdict.ok else 'FAIL'}  {verdict.line}    ({verdict.message})")
-    print(f"{run}: {'gate passed' if ok else 'gate FAILED'}" + ("" if verdicts else ", it has no lines"))
+    print(f"{run}: {'gate passed' if ok else 'gate FAILED'}" + ("" if verdicts else " (it has no lines)"))
     return DONE if ok else GATE_FAILED
 
 

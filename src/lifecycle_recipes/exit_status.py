@@ -18,17 +18,17 @@ from .redact import redact
 
 
 class Stopped(KeyboardInterrupt):
-    """The run was interrupted by a signal and can be resumed. Not an Exception: upstream must not swallow it."""
+    """The run was interrupted by a signal and can be resumed. Upstream catches Exception, so it is none."""
 
 
 def is_main_process() -> bool:
-    """True on rank 0, and where nothing was launched in parallel."""
+    """True on rank 0, and if there is only one process."""
     return os.environ.get("RANK") in (None, "0")
 
 
 @contextlib.contextmanager
 def on_signals(handler: Any, *numbers: int) -> Iterator[None]:
-    """Handle SIGTERM and SIGINT, or the signals `numbers`, by `handler` inside. Not outside the main thread."""
+    """Handle SIGTERM and SIGINT, or the signals `numbers`, by `handler` inside; has no effect in other threads."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -97,16 +97,17 @@ def _stage_exit() -> Iterator[None]:
 
 
 def _let_rank_0_speak() -> None:
-    """Ranks mostly fail together: rank 0 then ends first and the launcher ends the rest, with one message."""
+    """Delay other ranks. Ranks mostly fail together: rank 0 then ends first, the launcher ends the rest."""
     if not is_main_process():
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(10)
 
 
 def _tell_launcher(message: str) -> None:
-    """torch's launcher prints the content of this file at the end of its report, in place of `<N/A>`.
+    """Write the message to the file from which torch's launcher prints it, at the end of its report.
 
-    (torch/distributed/elastic/multiprocessing/errors; `lifecycle run` prints no such report.)
+    Without the file it prints `<N/A>` (torch/distributed/elastic/multiprocessing/errors). `lifecycle run`
+    prints no such report.
     """
     if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         with contextlib.suppress(OSError), open(file, "w", encoding="utf-8") as stream:
@@ -119,14 +120,14 @@ def _exit(status: int) -> None:
 
 
 def _leave_process_group() -> None:
-    """A process that ends inside a group makes torch warn of leaks."""
+    """torch warns about a leak if a process ends without leaving its group."""
     distributed = getattr(sys.modules.get("torch"), "distributed", None)
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
 
 
 def _end_progress_bars() -> None:
-    """A running progress bar leaves the cursor on its line; a message would be appended to it."""
+    """Close running progress bars, so that a message starts on a line of its own."""
     if "tqdm" in sys.modules:
         for bar in list(getattr(sys.modules["tqdm"].tqdm, "_instances", ())):
             bar.close()

@@ -12,8 +12,8 @@ class Finding:
     """One thing a check found.
 
     code: short kebab-case name, unique to the failure (`unknown-key`).
-    message: what is wrong, in one line. fix: what to do about it, in one line.
-    where: `file:line`, `file, row N` or a directory; empty when there is no place to point at.
+    message: what is wrong, in one line. fix: what to change, in one line.
+    where: `file:line`, `file, row N` or a directory; empty if there is no such place.
     """
 
     code: str
@@ -36,14 +36,14 @@ class Finding:
         return cls(code, "warning", message, fix, where)
 
     def as_json(self) -> dict[str, str]:
-        """For run.json and `--json`. `says` is the old name of `message`, to go with the next release."""
+        """For run.json and `--json`. `says` is the old name of `message`; the next release removes it."""
         return asdict(self) | {"says": self.message}
 
 
 class Refusal(Exception):
-    """Raised where a run must not start or go on; carries every finding known by then.
+    """Raised if a run must not start or continue; contains all findings so far.
 
-    The stage spine and the CLI print the findings without a traceback and exit with `status`.
+    Stages and the CLI print the findings without a traceback and exit with `status`.
     """
 
     def __init__(self, *findings: Finding, status: int = REFUSED):
@@ -53,5 +53,5 @@ class Refusal(Exception):
 
 
 def refuse(code: str, message: str, fix: str = "", where: str = "", status: int = REFUSED) -> Refusal:
-    """A Refusal with one error finding: `raise refuse("missing-file", ...)`. status: FAILED amid a run."""
+    """A Refusal with one error finding: `raise refuse("missing-file", ...)`. status: FAILED during a run."""
     return Refusal(Finding.error(code, message, fix, where), status=status)

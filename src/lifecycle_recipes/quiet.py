@@ -1,4 +1,4 @@
-"""How quiet upstream is: its noise is hidden, its errors never. No torch."""
+"""Hide upstream messages that a user cannot act on. Errors are always shown. No torch."""
 
 import builtins
 import logging
@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 
-# Defaults only: what the user has set stays. WANDB_* is the user's alone.
+# Only defaults: variables that the user has set are kept. WANDB_* is left to the user.
 QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -14,11 +14,11 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "TRL_EXPERIMENTAL_SILENCE": "1",
-    # torch's C++ logs from errors on, read as torch is imported. Of its warnings every run on several processes
-    # shows one, on each rank: that DDP looked for unused parameters in vain (reducer.cpp, past any filter of
-    # Python's). transformers asks for that look where activations are not checkpointed (trainer.py,
-    # _build_accelerator_args); it stays: without it, a model that leaves parameters out of a step (a tower of a
-    # multimodal one, an expert) ends at the next, its gradients until then not averaged.
+    # torch's C++ logs: errors only. torch reads this when it is imported. With several processes, every rank
+    # would warn that DDP searched for unused parameters and found none (reducer.cpp; Python's filters do not
+    # apply to it). transformers requests that search if activations are not checkpointed (trainer.py,
+    # _build_accelerator_args). We keep the search: without it, a model that leaves parameters out of a step
+    # (a tower of a multimodal model, an expert) fails at the next step, and its gradients are not averaged.
     "TORCH_CPP_LOG_LEVEL": "ERROR",
 }
 # Warnings that a user cannot act on; all others are shown.
@@ -27,24 +27,24 @@ NOISE = (
     r".*gradient_checkpointing.*activation_checkpointing.*",
     r".*destroy_process_group.*",
 )
-# The same in logs: logger -> what its noise holds.
+# The same for logs: logger -> a part of the message.
 LOG_NOISE = {
-    "trl.trainer.kto_trainer": "in an ideal range",  # the check has found it already, as label-weights
-    "DeepSpeed": "Setting accelerator to CPU",  # on every import, whether or not it is used
+    "trl.trainer.kto_trainer": "in an ideal range",  # the check reports it as label-weights
+    "DeepSpeed": "Setting accelerator to CPU",  # at every import, even if it is not used
     "bitsandbytes.backends.cpu.ops": "from kernels-community",  # an optional faster kernel
-    "torchao": "Failed to load",  # on every import: kernels for other GPUs, or for formats that no layout has
-    "torch.utils._pytree": "is an Enum subclass",  # of torchao's, likewise
+    "torchao": "Failed to load",  # at every import: kernels for other GPUs, or formats that no layout uses
+    "torch.utils._pytree": "is an Enum subclass",  # from torchao, at every import
 }
-# The same in what upstream prints: whole lines. Both come from a bare print(), without a logger or a setting
-# that would silence them (WANDB_MODE is the user's), while modules are imported by whoever needs them first.
+# The same for complete lines that upstream prints with print() at imports. No logger or setting hides them
+# (WANDB_MODE is left to the user).
 PRINTED_NOISE = (
-    "[INFO] Running in WANDB offline mode",  # transformers, where it is imported; wandb reports it when it runs
+    "[INFO] Running in WANDB offline mode",  # transformers, at its import; wandb reports it when it runs
     "DeepSpeed deepspeed.ops.comm.deepspeed_shm_comm_op built successfully",  # every process, at every start
 )
 
 
 def quiet() -> None:
-    """Hide upstream's known noise. To be called before transformers is imported; errors stay."""
+    """Hide the upstream messages listed above. To be called before transformers is imported."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     if not sys.stderr.isatty():  # a log file; the trainer's own progress bar stays
@@ -59,7 +59,7 @@ def quiet() -> None:
 
 
 def print_without_noise(*values, **options) -> None:
-    """`print` but for PRINTED_NOISE."""
+    """`print`, except for PRINTED_NOISE."""
     if not (len(values) == 1 and isinstance(values[0], str) and values[0] in PRINTED_NOISE):
         PRINT(*values, **options)
 

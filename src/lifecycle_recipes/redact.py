@@ -1,4 +1,4 @@
-"""Secrets: what one looks like, and text without them. No torch."""
+"""Recognise credentials and remove them from text. No torch."""
 
 import os
 import re
@@ -17,7 +17,7 @@ _SECRET_VALUE = re.compile(r"\b(hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pou
 
 
 def is_secret(key: object) -> bool:
-    """Whether a key of that name holds a credential (`hub_token`, `api_key`; not `eos_token`)."""
+    """Whether the name of a key is that of a credential (`hub_token`, `api_key`; not `eos_token`)."""
     return bool(_SECRET_KEY.match(str(key)))
 
 
@@ -32,7 +32,7 @@ def hide_secrets(text: str) -> str:
 
 
 def redact(value, secrets: list[str] = ()):
-    """`value` without `secrets`, those in the environment, under a secret's key, or that look like one."""
+    """`value` without `secrets`, secrets of the environment, values of secret keys and likely credentials."""
     return _redact(value, sorted({*secrets, *_secrets_in_environment()}, key=len, reverse=True))
 
 
@@ -47,7 +47,7 @@ def redact_recipe(text_or_overrides):
 
 
 def secret_values(values) -> list[str]:
-    """The values of all keys of secrets in a recipe."""
+    """The values of all keys of a recipe whose names are those of credentials."""
     if isinstance(values, list):
         return [secret for value in values for secret in secret_values(value)]
     if not isinstance(values, dict):
@@ -57,7 +57,7 @@ def secret_values(values) -> list[str]:
 
 
 def _secrets_in_environment() -> list[str]:
-    # Shorter values ("1", "true") would eat harmless text.
+    # Shorter values ("1", "true") also occur in ordinary text.
     return [value for name, value in os.environ.items() if SECRET_ENV.search(name) and len(value) >= 6]
 
 
@@ -77,7 +77,7 @@ def _redact(value, secrets: list[str]):
 
 
 def _redact_pair(match: re.Match) -> str:
-    # "the token limit" is prose: without `:` or `=` only an option (`--train.hub_token x`) counts.
+    # "the token limit" is no credential: without `:` or `=`, only an option (`--train.hub_token x`) counts.
     option = match.string[max(0, match.start() - 2) : match.start()] == "--"
     if not _is_secret_key(match["key"]) or not (option or re.search("[:=]", match["link"])):
         return match[0]

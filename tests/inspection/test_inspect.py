@@ -70,19 +70,21 @@ def test_the_sums_account_for_every_row_and_token(sft, tiny_tokenizer):
     trained = sum(label != -100 for row in trainer.train_dataset for label in row["labels"])
     assert f"train.jsonl: 32 of 32 rows, {first:,} tokens ({first / sum(sizes):.1%})" in found["sources"]
     assert f"second.jsonl: 2 of 3 rows, {sum(sizes) - first:,} tokens" in found["sources"]
-    assert found["tokens"].startswith(f"{sum(sizes):,} in an epoch, {trained / sum(sizes):.1%} of them")
+    assert found["tokens"].startswith(f"{sum(sizes):,} per epoch, {trained / sum(sizes):.1%} of them")
     long = json.loads((folder / "second.jsonl").read_text().splitlines()[0])["messages"]
     lost = len(tiny_tokenizer.apply_chat_template(long, return_dict=False)) - 128
     assert f"1 truncated: {lost} tokens lost" in found["rows"]
     assert "1 left out: no assistant token within" in found["rows"]
     assert f"dropped: {folder}/second.jsonl:2 (" in found["rows"]
-    assert "44 read: 34 to train on, 9 held out" in found["rows"]
+    assert "44 read: 34 for training, 9 held out" in found["rows"]
     assert (
         f"shortest {min(sizes)}" in found["lengths"] and "longest 128 tokens\nlimit 128" in found["lengths"]
     )
-    assert found["turn end"] == "<|im_end|>: trained at the end of 33 of 34 sequences"  # one was cut
-    assert found["documents"] == "one to a row"
-    assert "2 steps, 0.29 epochs\nglobal batch 5 rows: 5 a process x 1 accumulated x 1" in found["steps"]
+    ends = "<|im_end|>: supervised at the end of 33 of 34 sequences"  # one was truncated
+    assert found["end-of-turn token"] == ends
+    assert found["documents"] == "one per row"
+    batch = "global batch 5 rows: 5 per process x 1 accumulation steps x 1"
+    assert f"2 steps, 0.29 epochs\n{batch}" in found["steps"]
 
 
 def test_packed_documents_are_counted_traced_and_measured(sft):
@@ -91,7 +93,7 @@ def test_packed_documents_are_counted_traced_and_measured(sft):
     found = summary(inspection)
     # `bfd` keeps the row whose reply does not fit: its documents are 32 + 3.
     assert found["documents"].startswith(f"35 in {len(trainer.train_dataset)} rows")
-    assert "isolated: changing one moves the next by 0.0%" in found["documents"]
+    assert re.search(r"^isolated: .* 0\.0%$", found["documents"], re.M)
     assert "2 truncated" in found["rows"] and "second.jsonl: 3 of 3 rows" in found["sources"]
     opened = sum(piece.opens for row in inspection.rows for part in row.parts for piece in part.pieces)
     assert opened == 35 - len(trainer.train_dataset)
@@ -130,12 +132,12 @@ def test_equal_rows_are_told_apart_and_only_the_rows_in_question_are_tokenised(s
     assert asked == [1, 1, 2, 2]  # each cut row that is shown; all that were cut; all that were dropped
 
 
-def test_wrapped_documents_are_said_to_run_into_one_another(sft):
+def test_wrapped_documents_are_reported_as_not_separated(sft):
     inspection, trainer, _ = seen(sft[0], ["--train.packing", "true", "--train.packing_strategy", "wrapped"])
     found = summary(inspection)
     tokens = sum(map(len, trainer.train_dataset["input_ids"]))
-    assert found["tokens"].startswith(f"{tokens:,} in an epoch") and "run into one" in found["documents"]
-    assert "cannot be told apart" in found["sources"] and ", lines " in inspection.rows[0].where
+    assert found["tokens"].startswith(f"{tokens:,} per epoch") and "not separated" in found["documents"]
+    assert "tokens per source are unknown" in found["sources"] and ", lines " in inspection.rows[0].where
     assert "left out" not in found["rows"] and "truncated" not in found["rows"]
 
 
@@ -143,7 +145,7 @@ def test_split_documents_lose_nothing(sft):
     flags = ["--train.packing", "true", "--train.packing_strategy", "bfd_split", "--train.max_length", "64"]
     found = summary(seen(sft[0], flags, rows=0)[0])
     assert "3 of 3 rows" in found["sources"] and "32 of 32 rows" in found["sources"]
-    assert "35 to train on" in found["rows"] and "left out" not in found["rows"]
+    assert "35 for training" in found["rows"] and "left out" not in found["rows"]
 
 
 def test_rows_of_an_eval_fraction_are_not_called_missing(sft):
@@ -165,10 +167,10 @@ def test_pretrain_agrees_with_the_ledger(pretrain):
     _, inspection, trainer, notes, _ = pretrain
     counts, found = notes["data"]["train"], summary(inspection)
     share = counts["predicted_tokens"] / counts["tokens"]
-    assert found["tokens"].startswith(f"{counts['tokens']:,} in an epoch, {share:.1%} of them trained")
+    assert found["tokens"].startswith(f"{counts['tokens']:,} per epoch, {share:.1%} of them supervised")
     assert f"65 of 65 rows, {counts['tokens']:,} tokens (100.0%)" in found["sources"]
     assert "isolated: changing" in found["documents"] and "NOT" not in found["documents"]
-    assert "<|endoftext|>: trained at the end of 65 of" in found["turn end"]
+    assert "<|endoftext|>: supervised at the end of 65 of" in found["end-of-turn token"]
     assert "truncated" not in found["rows"]
 
 
@@ -223,7 +225,7 @@ def test_the_page_is_escaped_and_needs_nothing_else(sft):
     assert not found.tags & {"script", "img", "link", "iframe"}
     assert not [name for name, _ in found.attributes if name in ("src", "href") or name.startswith("on")]
     assert "\x1b" not in html and "\u202e" not in html
-    assert re.search(r'<span class="cut" title="\d+: id [\d, ]+, cut">', html)
+    assert re.search(r'<span class="cut" title="\d+: id [\d, ]+, truncated">', html)
 
 
 def test_no_data_can_steer_the_terminal(sft):
@@ -238,7 +240,8 @@ def test_no_data_can_steer_the_terminal(sft):
 def test_without_colours_brackets_hold_the_trained_text(sft, tiny_tokenizer):
     _, inspection, _, _, _ = sft
     plain = text(inspection, colours=False, width=10_000)
-    assert "⟦It is red.<|im_end|>⟧" in plain and "tokens:  ⟦trained⟧  not trained  ⟨truncated" in plain
+    assert "⟦It is red.<|im_end|>⟧" in plain
+    assert "tokens:  ⟦supervised⟧  not supervised  ⟨truncated⟩" in plain
     assert Paint(False, "ascii").brackets["trained"] == ("[[", "]]")
 
 
@@ -251,7 +254,8 @@ def test_the_command_writes_the_page_and_nothing_else(sft, tmp_path, capsys):
         )
     assert stopped.value.code == 0 and sorted(folder.rglob("*")) == before
     out, err = capsys.readouterr()
-    assert f"page       {tmp_path}/page.html" in out and "===" not in out and "building the trainer" in err
+    assert re.search(rf"^page +{tmp_path}/page.html$", out, re.M) and "===" not in out
+    assert "building the trainer" in err
     assert Reader((tmp_path / "page.html").read_text()).text.count("batch 1, row") == 2
 
 

@@ -27,7 +27,8 @@ def test_dpo_shows_both_replies_after_their_common_prompt(tmp_path, tiny_model_d
     assert "truncated" in cut.parts[1].facts and "truncated" not in cut.parts[0].facts
     found = summary(inspection)
     assert "1 truncated" in found["rows"] and "train.jsonl: 12 of 12 rows" in found["sources"]
-    assert "chosen: shortest" in found["lengths"] and "trained at the end of 23 of 24" in found["turn end"]
+    assert "chosen: shortest" in found["lengths"]
+    assert "supervised at the end of 23 of 24" in found["end-of-turn token"]
     beside = text(inspection, colours=False, width=120).split("=== ")[2].splitlines()
     assert "user" in beside[1] and " | " not in beside[1]
     assert any("chosen: " in line and " | rejected: " in line for line in beside)
@@ -52,10 +53,10 @@ def test_kto_shows_label_reply_and_the_twin_for_the_kl(tmp_path, tiny_model_dir)
         assert row.note == f"label: {'good' if thumbs()[number]['label'] else 'bad'}"
         reply, twin = row.parts
         assert ids_in(reply, "trained") and not ids_in(twin, "trained", "cut")
-        assert twin.title == "for the KL" and "nothing is learnt" in twin.facts
+        assert twin.title == "for the KL" and "no gradient" in twin.facts
     found = summary(inspection)
     tokens = sum(len(r["prompt_ids"] + r["completion_ids"]) for r in trainer.train_dataset)
-    assert found["tokens"].startswith(f"{tokens:,} in an epoch") and "12 bad, 12 good" in found["rows"]
+    assert found["tokens"].startswith(f"{tokens:,} per epoch") and "12 bad, 12 good" in found["rows"]
 
 
 def test_reward_names_the_scored_token_and_the_pairs_that_are_gone(tmp_path, tiny_model_dir):
@@ -71,7 +72,8 @@ def test_reward_names_the_scored_token_and_the_pairs_that_are_gone(tmp_path, tin
     found = summary(inspection)
     assert "dropped: " in found["rows"] and "train.jsonl:6 (" in found["rows"]
     assert "chosen equals rejected" in found["rows"] and "train.jsonl:8" not in found["rows"]
-    assert "10 of 12 rows" in found["sources"] and "scored at the end of 20 of 20" in found["turn end"]
+    assert "10 of 12 rows" in found["sources"]
+    assert "scored at the end of 20 of 20" in found["end-of-turn token"]
 
 
 def test_ppo_shows_prompts_and_says_what_is_sampled(tmp_path, tiny_model_dir):
@@ -89,5 +91,5 @@ def test_ppo_shows_prompts_and_says_what_is_sampled(tmp_path, tiny_model_dir):
     assert not ids_in(inspection.rows[0].parts[0], "trained")
     found = summary(inspection)
     assert "replies of up to 8 tokens are sampled" in found["tokens"]
-    assert found["turn end"] == "<|im_end|>: sampled replies stop there"
+    assert found["end-of-turn token"] == "<|im_end|>: sampled replies stop at it"
     assert "2 updates, 1.00 epochs\nglobal batch 8 rows" in found["steps"]

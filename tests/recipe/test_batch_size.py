@@ -198,7 +198,7 @@ def test_planned_steps_and_the_summary_go_by_the_declared_batch():
     run = {"steps": 4, "epochs": 1.0, "global_batch": 8, "declared": True, "processes": 1}
     trainer.accelerator = None
     lines = step_lines(trainer, SimpleNamespace(tokens=300, rows=30), run)
-    assert lines[1] == "global batch 8 rows, as declared: 2 a process x 4 accumulated x 1 process"
+    assert lines[1] == "global batch 8 rows, as declared: 2 per process x 4 accumulation steps x 1 process"
 
 
 def codes(processes: int, **more) -> list[str]:

@@ -7,13 +7,15 @@ from types import SimpleNamespace
 
 import pytest
 from preference_runs import LORA, pairs, write_recipe
-from small_trainer import make_trainer, status, train
+from small_trainer import make_trainer, plain_recipe, status, train
 from spoiled_weights import codes, edit, lose
 
 from lifecycle_recipes.finding import FAILED, Refusal
+from lifecycle_recipes.record.run import Run
 from lifecycle_recipes.stages import reward
 from lifecycle_recipes.training import reload
 from lifecycle_recipes.training import save as saving
+from lifecycle_recipes.training.train import train_and_save
 
 
 def spoil(trainer, monkeypatch, change) -> None:
@@ -106,8 +108,13 @@ def test_nothing_is_pushed_before_it_is_checked(tmp_path, tiny_model_dir, monkey
 
 def test_without_memory_for_a_second_model_the_run_says_so(tmp_path, tiny_model_dir, monkeypatch):
     monkeypatch.setattr(reload, "_free_host_memory", lambda: 1000)
-    run = train(make_trainer(tiny_model_dir, tmp_path / "run", max_steps=1))
-    assert codes(run.findings) == ["saved-not-compared"] and run.reloaded is None
+    trainer, recipe = (
+        make_trainer(tiny_model_dir, tmp_path / "run", max_steps=1),
+        plain_recipe(tmp_path / "run"),
+    )
+    with Run(recipe.raw) as run:
+        assert train_and_save(trainer, recipe, run) is None
+    assert codes(run.findings) == ["saved-not-compared"]
     assert status(tmp_path / "run") == "done"
 
 

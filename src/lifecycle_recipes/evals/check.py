@@ -1,6 +1,6 @@
-"""Everything about an `evaluate` section that can be wrong before a model exists. No torch.
+"""Check an `evaluate` section as far as is possible without the model. No torch.
 
-Stages call it before they train: an hour of training must not be lost to a missing file.
+Stages do this before they train, so that a missing file does not cost an hour of training.
 """
 
 import json
@@ -16,9 +16,9 @@ from .tasks import members, missing_data, read_tasks
 
 
 def check_config(config: EvaluateConfig | None, *, produced: tuple[str, ...] = ()) -> None:
-    """Raise a Refusal with all mistakes of `config`: unknown tasks, missing files, missing companions.
+    """Raise a Refusal with all errors of `config`: unknown tasks, missing files, missing keys.
 
-    produced: directories that will exist by then (the run's own output_dir).
+    produced: directories that will exist at the evaluation (the run's own output_dir).
     """
     if config is None:
         return
@@ -77,7 +77,7 @@ def _check_companions(config: EvaluateConfig) -> list[Finding]:
 
 
 def _check_tasks(config: EvaluateConfig) -> list[Finding]:
-    # Without include_path the names are lm-eval's own; its index alone takes seconds to build.
+    # Without include_path the tasks are lm-eval's own. Not checked: building its index takes seconds.
     if not config.include_path:
         return []
     if not Path(config.include_path).is_dir():
@@ -109,7 +109,7 @@ def _check_tasks(config: EvaluateConfig) -> list[Finding]:
 
 
 def _check_prompts(path: Path) -> list[Finding]:
-    """The first mistake of the prompts file: every line is an object with a `prompt`."""
+    """The first error of the prompts file, in which every line must be an object with a `prompt`."""
     number = 0
     try:
         with path.open(encoding="utf-8") as lines:

@@ -6,12 +6,12 @@ from ..models.saved import Saved
 from ..models.turn_end import scored_ids, turn_end
 from .rubric import as_messages
 
-# Logits held at once for each model: 2**25 floats are 128 MB, and comparing takes five such arrays.
+# Most logits in memory per model: 2**25 floats are 128 MB, and a comparison needs five such arrays.
 MOST_LOGITS = 2**25
 
 
 def win_rate(scores: Sequence[float], against: Sequence[float]) -> float:
-    """Share of prompts where `scores` beats `against`, a tie counting half. 0.5: neither is better."""
+    """Share of prompts with a higher score in `scores` than in `against`; a tie counts half. 0.5: equal."""
     if not scores or len(scores) != len(against):
         raise ValueError(f"win rate needs two equally long lists, not {len(scores)} and {len(against)}")
     points = sum(1.0 if a > b else 0.5 if a == b else 0.0 for a, b in zip(scores, against, strict=True))
@@ -24,10 +24,10 @@ def length_controlled_win_rate(
     lengths: Sequence[int],
     lengths_against: Sequence[int],
 ) -> float:
-    """The win rate that is left once the share explained by length is taken out. 0.5: neither is better.
+    """The win rate without the share that length explains. 0.5: neither is better.
 
     lengths: of the replies, in any unit. Source: AlpacaEval 2 (arXiv:2404.04475): a logistic regression of
-    the outcome on tanh(difference of lengths / its standard deviation), read at equal lengths.
+    the outcome on tanh(difference of lengths / its standard deviation), evaluated at equal lengths.
     """
     import numpy as np
 
@@ -39,8 +39,9 @@ def length_controlled_win_rate(
 
     outcome = (np.sign(np.subtract(scores, against)) + 1) / 2
     feature = np.tanh(difference / difference.std())
-    # Every prompt is won by its outcome's share and lost by the rest: a tie is half of each. The ridge (1 / C) on
-    # the length alone, since where length tells winners from losers its weight has no end.
+    # Every prompt is a win, weighted with its outcome, and a loss, weighted with the rest; a tie is half of
+    # each. The ridge penalty (1 / C) bounds the weight of the length, which would be infinite if length
+    # separated all wins from all losses. The intercept has no penalty.
     model = LogisticRegression(C=100.0, tol=1e-10, max_iter=1000)
     won = np.repeat([1, 0], len(feature))
     model.fit(np.tile(feature, 2)[:, None], won, sample_weight=np.concatenate([outcome, 1 - outcome]))
@@ -62,7 +63,7 @@ def rewards(reward: Saved, prompts: list, replies: Sequence[str], batch_size: in
     scores: dict[int, float] = {}
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
-        # The head reads the last token that is not padding, so the padding is on the right.
+        # The score is read at the last token that is not padding, so the padding is on the right.
         ids, mask = _pad([rows[i] for i in batch], model.config.pad_token_id, model.device)
         with torch.inference_mode():
             logits = model(input_ids=ids, attention_mask=mask).logits.float()[:, 0].tolist()
@@ -71,15 +72,15 @@ def rewards(reward: Saved, prompts: list, replies: Sequence[str], batch_size: in
 
 
 def same_vocabulary(a: Saved, b: Saved) -> bool:
-    """Whether a token id means the same to both, without which their distributions cannot be compared."""
+    """Whether a token id is the same token for both. Otherwise their distributions cannot be compared."""
     return a.tokenizer.get_vocab() == b.tokenizer.get_vocab()
 
 
 def mean_kl(model: Saved, against: Saved, prompts: list[list[int]], replies: list[Sequence[int]]) -> float:
     """KL(model || against) in nats, exact over the vocabulary, mean over all reply tokens.
 
-    prompts, replies: token ids; the replies are those of `model`. The stop token counts as a token.
-    NaN when no reply has a token.
+    prompts, replies: token ids; the replies are those of `model`. The stop token is included.
+    NaN if no reply has a token.
     """
     import torch
 
@@ -93,12 +94,12 @@ def mean_kl(model: Saved, against: Saved, prompts: list[list[int]], replies: lis
         batch, pairs = pairs[:size], pairs[size:]
         ids, mask = _pad([p + r for p, r in batch], model.tokenizer.pad_token_id, model.model.device)
         with torch.inference_mode():
-            # Rows beyond the tokenizer's ids are padding of the embedding and may differ in number.
+            # Rows beyond the tokenizer's ids are padding of the embedding, and their number may differ.
             p = _log_probabilities(model, ids, mask, vocabulary)
             q = _log_probabilities(against, ids, mask, vocabulary)
             per_token = (p.exp() * (p - q)).sum(-1).cpu()
         for row, (prompt, reply) in enumerate(batch):
-            # The logits at position i are about token i + 1.
+            # The logits at position i predict token i + 1.
             first = len(prompt) - 1
             total += per_token[row, first : first + len(reply)].double().sum().item()
             tokens += len(reply)
@@ -106,7 +107,7 @@ def mean_kl(model: Saved, against: Saved, prompts: list[list[int]], replies: lis
 
 
 def _log_probabilities(saved: Saved, ids, mask, vocabulary: int):
-    """[rows, tokens, vocabulary], in float32 regardless of the dtype of the model, on the first model's device."""
+    """[rows, tokens, vocabulary], in float32 for any dtype of the model, on the device of `ids`."""
     model = saved.model
     logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits
     return logits[..., :vocabulary].float().log_softmax(-1).to(ids.device)

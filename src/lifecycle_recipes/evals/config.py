@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 
 @dataclass
 class EvaluateConfig:
-    """What to measure once the model is saved and reloaded from disk.
+    """What to measure after the model is saved and reloaded from disk.
 
     Every result becomes a metric in run.json: `<task>.<metric>` for lm-eval tasks, and `rubric`,
-    `rubric_win_rate`, `rubric_win_rate_lc`, `reward`, `reward_against` and `kl` where what they need is
-    given.
+    `rubric_win_rate`, `rubric_win_rate_lc`, `reward`, `reward_against` and `kl` if the keys that they need
+    are set.
     """
 
     tasks: list[str] = field(

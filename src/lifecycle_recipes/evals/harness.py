@@ -1,4 +1,4 @@
-"""lm-eval, in this process, on a model that is already loaded and with replies that are already written."""
+"""lm-eval in this process, on the loaded model and its stored replies."""
 
 import logging
 from contextlib import contextmanager
@@ -21,15 +21,16 @@ SEED = 1234  # lm-eval's own, for few-shot draws
 
 
 class SavedModelLM(HFLM):
-    """A loaded model with the interface of lm-eval. Replies come from `Replies`: generated once, and each knows
-    whether it stopped (`Reply.stopped`), which lm-eval's plain text does not contain.
+    """A loaded model with the interface of lm-eval.
+
+    `Replies` generates each reply once and records whether it stopped, which lm-eval's plain text lacks.
     """
 
     def __init__(self, replies: Replies, batch_size: int):
         saved = replies.saved
         if hasattr(saved.model, "peft_config"):
-            # lm-eval calls it, and transformers' cannot assign through PEFT's wrapper of a tied embedding in
-            # modules_to_save. PEFT has tied it already.
+            # lm-eval calls this method, and that of transformers cannot assign through PEFT's wrapper of a
+            # tied embedding in modules_to_save. PEFT has tied the weights already.
             saved.model.tie_weights = lambda *args, **kwargs: None
         super().__init__(
             pretrained=saved.model,
@@ -38,7 +39,7 @@ class SavedModelLM(HFLM):
             prefix_token_id=document_start(saved.tokenizer),
         )
         self.replies = replies
-        self.chat = False  # whether the requests now running were rendered with the chat template
+        self.chat = False  # whether the current requests were rendered with the chat template
 
     def generate_until(self, requests, disable_tqdm: bool = True) -> list[str]:
         groups: dict[str, list[int]] = {}
@@ -62,10 +63,10 @@ class SavedModelLM(HFLM):
 
 
 def run_tasks(replies: Replies, config: EvaluateConfig) -> dict[str, float]:
-    """Run config.tasks; return `{<task>.<metric>: value}`. Standard errors are left out.
+    """Run config.tasks; return `{<task>.<metric>: value}`, without standard errors.
 
-    Generation tasks see the chat template when config.chat, tasks of likelihood never do: a base model's
-    facts and an assistant's must be asked in the same words to be compared.
+    With config.chat, generation tasks use the chat template. Likelihood tasks never use it, so that a base
+    model and an assistant get the same text and can be compared.
     """
     with _quiet():
         loaded = load_tasks(config)
@@ -84,7 +85,7 @@ def run_tasks(replies: Replies, config: EvaluateConfig) -> dict[str, float]:
             lm.chat = chat
             results = evaluate(
                 lm=lm,
-                # Groups average over their members, which may be of both sorts: members are reported.
+                # A group is the average of its members, which may be of both kinds: members are reported.
                 task_dict={"tasks": tasks, "groups": {}},
                 limit=config.limit,
                 bootstrap_iters=0,
@@ -97,7 +98,7 @@ def run_tasks(replies: Replies, config: EvaluateConfig) -> dict[str, float]:
 
 
 def load_tasks(config: EvaluateConfig) -> dict:
-    """lm-eval's `{"tasks": ..., "groups": ...}`, with data paths that do not depend on the directory."""
+    """lm-eval's `{"tasks": ..., "groups": ...}`, with absolute data paths."""
     manager = TaskManager(include_path=config.include_path, include_defaults=config.include_path is None)
     for name, file in read_tasks(config.include_path).items() if config.include_path else ():
         if (file.config.get("dataset_kwargs") or {}).get("data_files"):
@@ -116,10 +117,10 @@ def load_tasks(config: EvaluateConfig) -> dict:
 
 
 def document_start(tokenizer) -> int:
-    """The token before a document's first: what separates documents in pretraining.
+    """The token before the first token of a document: the separator of documents in pretraining.
 
-    Fine-tuning moves EOS (and SmolLM2's BOS) to a chat token, after which no document ever began; with
-    lm-eval's default the bits per byte of base and assistant would not be comparable.
+    In fine-tuning, EOS (and SmolLM2's BOS) becomes a chat token, which never precedes a document. With
+    lm-eval's default, the bits per byte of base model and assistant would not be comparable.
     """
     separator = tokenizer.get_vocab().get("<|endoftext|>")
     if separator is not None:
@@ -133,7 +134,7 @@ def _as_generate(settings: dict) -> dict:
     settings["max_new_tokens"] = settings.pop("max_gen_toks")
     if not settings.get("until"):
         settings.pop("until", None)
-    if not settings.get("do_sample"):  # greedy is the default, and a temperature would only warn
+    if not settings.get("do_sample"):  # greedy is the default; a temperature would only cause a warning
         settings.pop("do_sample", None)
         settings.pop("temperature", None)
     return settings
@@ -153,7 +154,7 @@ def _flatten(results: dict[str, dict]) -> dict[str, float]:
 
 @contextmanager
 def _quiet():
-    """lm-eval warns of what is meant here (a loaded model, no bootstrap) and draws a bar per task."""
+    """Hide lm-eval's progress bars and its warnings about what is intended: a loaded model, no bootstrap."""
     import datasets
 
     logger = logging.getLogger("lm_eval")

@@ -1,4 +1,4 @@
-"""Measure a saved model and put the numbers into its record."""
+"""Measure a saved model and write the metrics into its record."""
 
 import time
 from statistics import fmean
@@ -14,10 +14,10 @@ def measure(model_dir: str, config: EvaluateConfig | None, run, model_config=Non
 
     Adds to run.metrics: `<task>.<metric>`; `rubric` (mean score, 0..1), `rubric_win_rate` and the same at
     equal length, `rubric_win_rate_lc`; `reward` and `reward_against` (mean logits); `kl` (nats per token).
-    Notes `samples` and `evaluation` in the record, with the commits of what was read from the Hub.
+    Writes `samples` and `evaluation` into the record, with the commits of what was read from the Hub.
     model_config: the recipe's trl.ModelConfig, for quantised parents. saved: that model as a
-    `models.saved.Saved`, if it has been loaded already. Only rank 0 measures.
-    Reports `reward-hacking` where the reward rose and the rubric fell.
+    `models.saved.Saved`, if it is already loaded. Only rank 0 measures.
+    Reports `reward-hacking` if the reward rose and the rubric fell.
     Raises Refusal for a reward model, a missing file, or chat prompts without a chat template.
     """
     if config is None or not is_main_process():
@@ -44,7 +44,7 @@ def measure(model_dir: str, config: EvaluateConfig | None, run, model_config=Non
 
 
 def find_reward_hacking(metrics: dict[str, float], prompts: int | None = None) -> list[Finding]:
-    """reward-hacking: the reward model likes the model more than its parent, the held-out rubric less."""
+    """reward-hacking: compared with the parent, the reward is higher and the held-out rubric score lower."""
     reward, against = metrics.get("reward"), metrics.get("reward_against")
     rates = {
         name: metrics[key]
@@ -56,12 +56,12 @@ def find_reward_hacking(metrics: dict[str, float], prompts: int | None = None) -
     }
     if reward is None or against is None or not rates or reward <= against:
         return []
-    # Two standard errors of a fair coin thrown once per prompt.
+    # Two standard errors of a fair coin that is tossed once per prompt.
     noise = 1 / prompts**0.5 if prompts else 0
     lost = [f"{name} {rate:.2f}" for name, rate in rates.items() if rate < 0.5 - noise]
     if not lost:
         return []
-    message = f"the reward rose from {against:.3g} to {reward:.3g}, but the rubric prefers the parent: "
+    message = f"the reward rose from {against:.3g} to {reward:.3g}, but the rubric scores the parent higher: "
     message += ", ".join(lost)
     fix = (
         "likely reward hacking: raise the KL weight, stop earlier, or train the reward model on such replies"
@@ -70,7 +70,7 @@ def find_reward_hacking(metrics: dict[str, float], prompts: int | None = None) -
 
 
 def _measure_replies(replies, config: EvaluateConfig, run) -> dict:
-    """All measures of the replies to config.prompts; returns their part of the record."""
+    """All measures of the replies to config.prompts. Returns their entries in the record."""
     from ..models.saved import load_reward, load_saved
     from .replies import encode, refuse_without_template, render
     from .rubric import read_prompts
@@ -108,7 +108,7 @@ def _measure_replies(replies, config: EvaluateConfig, run) -> dict:
 
 
 def _origin(role: str, saved) -> dict[str, str]:
-    """The record entry of a model that was read: its path or id, and the commit of an id."""
+    """The record entry of a model that was read: its path or id, and for an id the commit."""
     return {role: saved.path} | ({f"{role}_revision": saved.revision} if saved.revision else {})
 
 

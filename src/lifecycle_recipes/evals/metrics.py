@@ -1,10 +1,10 @@
-"""The project's own metrics as `evaluate.Metric`s, to be combined with others; no Hub is asked.
+"""The project's own metrics as `evaluate.Metric`s, to be combined with others. The Hub is not accessed.
 
     import evaluate
     metrics = evaluate.combine([Rubric("data/desk/rubric.py"), WinRate("data/desk/rubric.py", against=old)])
     metrics.compute(predictions=replies, references=[json.dumps(row) for row in rows])
 
-predictions: replies. references: the prompt rows that they answer, each as a line of JSON.
+predictions: replies. references: the rows of their prompts, each as a line of JSON.
 """
 
 import json
@@ -55,7 +55,7 @@ class Contract(evaluate.Metric):
 
 
 class WinRate(evaluate.Metric):
-    """`rubric_win_rate`: share of prompts where the reply scores above that of `against`; a tie is half."""
+    """`rubric_win_rate`: share of prompts with a higher score than the reply in `against`; a tie is half."""
 
     def __init__(self, rubric: str, against: Sequence[str], **options):
         self.score, self.against = load_score(rubric), list(against)

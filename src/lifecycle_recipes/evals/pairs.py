@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def tokenize_pairs(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    """Dataset with `chosen_ids` and `rejected_ids`, both up to the turn end. Text is left to upstream."""
+    """Dataset with `chosen_ids` and `rejected_ids`, up to the end-of-turn token. Upstream tokenises plain text."""
     from ..data.provenance import ROW
     from ..models.turn_end import scored_ids, turn_end
 
@@ -29,9 +29,9 @@ def tokenize_pairs(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset
 
 
 def measure_pairs(path: str, trainer: Trainer, saved: Saved | None = None) -> dict[str, float]:
-    """Metrics of the model saved at `path` on the trainer's held-out pairs: what others load is measured.
+    """Metrics of the model saved at `path` on the trainer's held-out pairs, not of the one in memory.
 
-    saved: that model, if it has been loaded already.
+    saved: the saved model, if it is already loaded.
     """
     import torch
 

@@ -1,8 +1,8 @@
-"""The replies of a saved model: greedy, each generated once, and kept beside the model for its children.
+"""The replies of a saved model: greedy, each generated once, and stored next to the model.
 
-The format contract, the rubric, the reward and the KL all judge the same replies, and a model's replies
-are the yardstick of the models trained from it. `<model>/replies.json` holds them under a key of all
-that decides them.
+The format contract, the rubric, the reward and the KL are computed from the same replies, and models that
+are trained from this one are compared with them. They are in `<model>/replies.json`, with all that they
+depend on.
 """
 
 import hashlib
@@ -15,15 +15,15 @@ from ..models.saved import Saved, weights_id
 from ..models.turn_end import stop_ids_of
 from .rubric import as_messages
 
-# Raise it when a change below changes the replies: old files are then left unread.
+# Increase it if a change to this file changes the replies: older files are then ignored.
 FORMAT = 2
 
 
 class Reply(str):
     """A reply's text, without control tokens.
 
-    ids: the generated token ids, the stop token included. stopped: the model ended the reply itself.
-    end: the stop token that did it, as text; a base model ends documents, an assistant ends its turn.
+    ids: the generated token ids, the stop token included. stopped: a stop token or `until` text ended it.
+    end: the stop token at its end, as text: that of a document for a base model, of a turn for an assistant.
     """
 
     ids: tuple[int, ...]
@@ -37,7 +37,7 @@ class Reply(str):
 
 
 class Replies:
-    """Replies of one saved model. generated: how many were new; overlong: prompts that did not fit."""
+    """Replies of one saved model. generated: number of new replies. overlong: prompts that did not fit."""
 
     def __init__(self, saved: Saved, batch_size: int):
         import torch
@@ -47,7 +47,7 @@ class Replies:
         self.overlong = 0
         self._known: dict[str, Reply] = {}
         model = saved.model
-        # Another device, precision or batch size may turn a near-tie of two tokens the other way.
+        # With another device, precision or batch size, the more likely of two almost equal tokens may change.
         computed = [model.device.type, str(model.dtype), getattr(model, "is_quantized", False), batch_size]
         self._origin = [FORMAT, weights_id(saved.path), stop_ids(saved), *computed, str(torch.__version__)]
         self._file = Path(saved.path) / "replies.json" if Path(saved.path).is_dir() else None
@@ -58,12 +58,12 @@ class Replies:
 
         settings: more arguments of `generate` (do_sample, temperature, ...), and `until`, texts that end
         a reply. A prompt that leaves no room for max_new_tokens in the model's context gets an empty
-        reply that did not stop: cutting it would ask something else.
+        reply that did not stop: a truncated prompt would be another question.
         """
         room = _context(self.saved.model) - max_new_tokens
         fitting = [ids for ids in prompts if len(ids) <= room]
         self.overlong += len(prompts) - len(fitting)
-        if settings.get("do_sample"):  # each draw is its own
+        if settings.get("do_sample"):  # sampled replies are not stored
             replies = iter(self._generate(fitting, max_new_tokens, settings))
             return [next(replies) if len(ids) <= room else Reply("", (), False) for ids in prompts]
         todo = {
@@ -75,7 +75,7 @@ class Replies:
         return [self._known.get(_key(ids, max_new_tokens, settings), nothing) for ids in prompts]
 
     def keep(self) -> None:
-        """Write the replies beside a local model, for its own later measures and its children's."""
+        """Write the replies next to a local model, for later measurements of it and of its children."""
         if self._file is None or not self.generated:
             return
         rows = {key: [str(r), list(r.ids), r.stopped, r.end] for key, r in self._known.items()}
@@ -84,7 +84,7 @@ class Replies:
         partial.replace(self._file)
 
     def _generate(self, prompts: list[list[int]], max_new_tokens: int, settings: dict) -> list[Reply]:
-        # Longest first: memory runs out in the first batch or never, and batches hold little padding.
+        # Longest first: if memory is too small, the first batch fails; and batches have little padding.
         order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), prompts[i], i))
         replies: dict[int, Reply] = {}
         for start in range(0, len(order), self.batch_size):
@@ -103,18 +103,18 @@ class Replies:
             rows = held["replies"] if held["origin"] == self._origin else {}
             self._known = {key: Reply(*row) for key, row in rows.items()}
         except (ValueError, KeyError, TypeError):
-            self._known = {}  # only a cache: a damaged one costs time, and keep() replaces it
+            self._known = {}  # only a cache: a damaged file costs time, and keep() replaces it
 
 
 def render(tokenizer, prompt: str | list[dict], chat: bool) -> str:
-    """The text that the model continues: the chat template's, or the prompt unchanged."""
+    """The text that the model continues: rendered with the chat template, or the prompt unchanged."""
     if chat:
         return tokenizer.apply_chat_template(as_messages(prompt), tokenize=False, add_generation_prompt=True)
     return prompt if isinstance(prompt, str) else "\n".join(m["content"] for m in prompt)
 
 
 def refuse_without_template(saved: Saved) -> None:
-    """Raise a Refusal when the model cannot be asked as an assistant."""
+    """Raises Refusal no-chat-template if the tokenizer has none."""
     if not saved.tokenizer.chat_template:
         raise refuse(
             "no-chat-template",
@@ -125,7 +125,7 @@ def refuse_without_template(saved: Saved) -> None:
 
 
 def encode(tokenizer, text: str, chat: bool) -> list[int]:
-    """Token ids of a rendered prompt. A template writes its own BOS; a second one would be added here."""
+    """Token ids of a rendered prompt. With a template no BOS is added, since the template has its own."""
     return tokenizer(text, add_special_tokens=not chat)["input_ids"]
 
 
@@ -155,14 +155,14 @@ def generate(
 
 
 def stop_ids(saved: Saved) -> list[int]:
-    """The ids that end a reply: those saved in generation_config.json, and the tokenizer's EOS."""
+    """The stop tokens of replies: those saved in generation_config.json, and the tokenizer's EOS."""
     return stop_ids_of(saved.model.generation_config.eos_token_id, saved.tokenizer.eos_token_id)
 
 
 def _reply(tokenizer, ids: list[int], stops: set[int], until) -> Reply:
     end = next((i for i, token in enumerate(ids) if token in stops), None)
     stopped = end is not None
-    if not stopped and until:  # a row that a text ended is filled up to the longest of its batch
+    if not stopped and until:  # a reply that ended with an `until` text is padded to the longest of its batch
         end = next((i for i in range(len(ids), 0, -1) if ids[i - 1] != tokenizer.pad_token_id), 0)
         ids = ids[:end]
     body, ids = (ids[:end], ids[: end + 1]) if stopped else (ids, ids)
@@ -184,6 +184,6 @@ def _key(ids: list[int], max_new_tokens: int, settings: dict) -> str:
 
 
 def _progress(done: int, total: int) -> None:
-    """One line that rewrites itself, on a terminal only."""
+    """One line that is overwritten, only on a terminal."""
     if sys.stderr.isatty():
         print(f"\r  replies {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)

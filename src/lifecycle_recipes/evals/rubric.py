@@ -1,4 +1,4 @@
-"""A rubric is a Python file of the user with `score(row, reply)`; here it is loaded by its path. No torch."""
+"""Load a rubric, a Python file of the user that defines `score(row, reply)`, from its path. No torch."""
 
 import importlib.util
 import json
@@ -11,7 +11,7 @@ from ..finding import FAILED, Finding, Refusal, refuse
 
 
 def load_module(path: str | Path) -> ModuleType:
-    """Execute a Python file and return it as a module that nothing else can import by name."""
+    """Execute a Python file and return it as a module that cannot be imported by name."""
     spec = importlib.util.spec_from_file_location(f"rubric_{Path(path).stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -19,7 +19,7 @@ def load_module(path: str | Path) -> ModuleType:
 
 
 def load_score(path: str | Path) -> Callable[[dict, str], float]:
-    """The file's `score(row, reply) -> 0..1`. Raises Refusal no-score without one, or without a number."""
+    """The file's `score(row, reply) -> 0..1`. Raises Refusal: no-score."""
     score = getattr(load_module(path), "score", None)
     if not callable(score):
         raise refuse(
@@ -38,7 +38,7 @@ def load_score(path: str | Path) -> Callable[[dict, str], float]:
 
 
 def read_prompts(path: str | Path, limit: int | None = None) -> list[dict]:
-    """The rows of a jsonl of prompts, unchanged; the first `limit` if given."""
+    """The rows of a .jsonl file of prompts, unchanged; only the first `limit` if it is given."""
     with Path(path).open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines][:limit]
 

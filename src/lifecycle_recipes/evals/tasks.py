@@ -1,7 +1,7 @@
-"""lm-eval task files as plain YAML: what exists, and which data each task reads. No torch, no lm-eval.
+"""lm-eval task files as plain YAML: which tasks exist, and which data each reads. No torch, no lm-eval.
 
-lm-eval resolves `data_files` against the working directory, so that a task runs from one folder only.
-Here a relative path is looked up beside its YAML first, then in the working directory.
+lm-eval resolves `data_files` against the working directory, so a task runs only from one directory. Here a
+relative path is looked up next to its YAML first, then in the working directory.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ import yaml
 
 @dataclass(frozen=True)
 class TaskFile:
-    """One task or group: its file and its merged YAML, functions as text, data_files absolute."""
+    """One task or group: its file and its merged YAML, with functions as text and absolute data_files."""
 
     path: Path
     config: dict
@@ -55,7 +55,7 @@ def missing_data(task: TaskFile) -> list[str]:
 
 
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict:
-    """A task YAML merged over what it includes, as lm-eval does it; local keys win."""
+    """A task YAML merged with the files that it includes, as in lm-eval: its own keys take precedence."""
     if path in seen:
         raise yaml.YAMLError(f"{path}: its includes are circular")
     config = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)

@@ -1,4 +1,4 @@
-"""A tokenizer on held-out text."""
+"""Metrics of a tokenizer on held-out text."""
 
 from __future__ import annotations
 

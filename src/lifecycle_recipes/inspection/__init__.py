@@ -1,1 +1,1 @@
-"""`lifecycle inspect`: what the trainer sees, token by token, and the sums of the run."""
+"""`lifecycle inspect`: the input of the loss, token by token, and the totals of the training set."""

@@ -1,4 +1,4 @@
-"""What the trainer sees, token by token, and the sums of the run: `lifecycle inspect`."""
+"""`lifecycle inspect`: the input of the loss, token by token, and the totals of the training set."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ from .trace import Trace
 
 @dataclass(frozen=True)
 class Part:
-    """One sequence of a row. pieces: its tokens in order; facts: lengths and counts, in words."""
+    """One sequence of a row. pieces: its tokens in order. facts: lengths and counts, as text."""
 
     title: str
     pieces: list[Piece]
@@ -27,7 +27,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the trainer's dataset. where: the rows of the sources it was made of. note: its label."""
+    """A row of the trainer's dataset. where: the source rows in it. note: its label."""
 
     title: str
     where: str
@@ -37,7 +37,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Inspection:
-    """path, stage: of the recipe. summary: (name, lines) in order. rows: those of the first batches."""
+    """path, stage: of the recipe. summary: (name, lines) in order. rows: from the first batches."""
 
     path: str
     stage: str
@@ -46,10 +46,10 @@ class Inspection:
 
 
 def inspect(path: str, overrides: list[str] | None = None, rows: int = 3, html: str | None = None) -> str:
-    """Build the trainer of the recipe at `path`; show its first `rows` rows and the sums of its training set.
+    """Build the trainer of a recipe; show its first `rows` rows and the totals of the training set.
 
-    Returns the text for a terminal, coloured where stdout is one and NO_COLOR is not set. html: the file of a
-    page that then holds the rows. Raises Refusal: what building raises, html-unwritable.
+    Returns text, with colours if stdout is a terminal and NO_COLOR is not set. html: write the rows to this
+    HTML file instead. Raises Refusal: html-unwritable, and whatever building the trainer raises.
     """
     from .page import page
     from .terminal import text
@@ -67,13 +67,13 @@ def inspect(path: str, overrides: list[str] | None = None, rows: int = 3, html: 
 
 
 def require_writable(html: str) -> None:
-    """Find out before the trainer is built."""
+    """Raises Refusal html-unwritable. Called before the trainer is built."""
     try:
         with open(html, "a", encoding="utf-8"):
             pass
     except OSError as error:
         message = f"the page cannot be written: {error.strerror}"
-        raise refuse("html-unwritable", message, "name a file in a directory that is there", html) from error
+        raise refuse("html-unwritable", message, "give a file in an existing directory", html) from error
 
 
 def look(path: str, recipe, trainer, run: TrialRun, rows: int) -> Inspection:
@@ -87,7 +87,7 @@ def look(path: str, recipe, trainer, run: TrialRun, rows: int) -> Inspection:
 
 
 def turn_end_ids(tokenizer) -> set[int]:
-    """What closes a turn in the chat template, also where the tokenizer's eos is another token."""
+    """The end-of-turn token of the chat template, which may differ from the tokenizer's eos."""
     from ..models.turn_end import turn_end
 
     end = turn_end(tokenizer)
@@ -120,7 +120,7 @@ def show_row(trainer, trace: Trace, number: int, row: dict, parts: list[Sequence
 
 
 def give_back_cut(part: Sequence, whole: list[int]) -> None:
-    """Truncation in the dataset's preparation leaves no trace in the batch: it comes from the source."""
+    """Truncated tokens are not in the batch if the dataset was truncated: restore them from the source."""
     from .sequences import cut_of
 
     part.cut, part.cut_at = cut_of(whole, part.ids)
@@ -129,11 +129,11 @@ def give_back_cut(part: Sequence, whole: list[int]) -> None:
 def facts(part: Sequence) -> str:
     found = [f"{len(part.ids)} tokens"]
     if part.scored:
-        found.append("scored at the last")
+        found.append("score read at the last token")
     elif part.extra:
-        found.append("nothing is learnt from it")
+        found.append("no gradient")
     else:
-        found.append(f"{sum(part.trained)} trained")
+        found.append(f"{sum(part.trained)} supervised")
     if part.cut:
         found.append(f"{len(part.cut)} truncated")
     if part.padding:

@@ -1,16 +1,10 @@
-"""An inspection as one HTML file: no script, nothing loaded from elsewhere, every text escaped."""
+"""An inspection as one HTML file: no script, no external resources, all text escaped."""
 
 from html import escape
 
-from .token_text import Piece, visible
+from .token_text import STATES, Piece, visible
 
-LEGEND = {
-    "trained": "trained",
-    "masked": "not trained",
-    "cut": "truncated, never seen",
-    "scored": "the reward is read here",
-    "special": "control token",
-}
+LEGEND = STATES | {"special": "control token"}
 STYLE = """
 :root { color-scheme: light dark; }
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; }
@@ -50,11 +44,11 @@ def page(inspection) -> str:
 
 def legend() -> str:
     shown = " ".join(f'<span class="{name}">{escape(words)}</span>' for name, words in LEGEND.items())
-    return f"<p>{shown}; point at a token for its id and place</p>\n"
+    return f"<p>{shown}; point at a token for its position and id</p>\n"
 
 
 def section(row) -> str:
-    """One row: its sequences beside each other."""
+    """One row: its sequences next to each other."""
     note = f", {row.note}" if row.note else ""
     parts = "".join(
         f'<div><div class="facts">{escape(part.title)} {escape(part.facts)}</div>'
@@ -72,7 +66,7 @@ def tokens(pieces: list[Piece]) -> str:
             found.append('<span class="opens"></span>')
         names = piece.state + " special" * piece.special
         ids = ", ".join(map(str, piece.ids))
-        title = f"{place}: id {ids}, {piece.state}"
+        title = f"{place}: id {ids}, {STATES[piece.state]}"
         found.append(f'<span class="{names}" title="{escape(title)}">{escape(visible(piece.text))}</span>')
         place += len(piece.ids)
     return "".join(found)

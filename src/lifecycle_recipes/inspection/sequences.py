@@ -1,4 +1,4 @@
-"""What the loss sees of each row: read from the batches of the built trainer, after its own collator."""
+"""The input of the loss for each row, read from the built trainer's batches, after its own collator."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -12,12 +12,12 @@ from ..training.batch_order import Remembering, innermost
 
 @dataclass
 class Sequence:
-    """One token sequence as the model gets it, its padding taken off.
+    """One token sequence as the model receives it, without padding.
 
-    trained: per token, whether the loss asks the model to predict it. starts: where documents begin (0 is one
-    of them). padding: padding tokens of its row in this batch. cut: ids that truncation took, `cut_at` the
-    front or the back. scored: a reward is read at the last token. extra: a forward pass that nothing is
-    learnt from (KTO's estimate of the KL).
+    trained: per token, whether it is supervised. starts: positions at which documents start, 0 included.
+    padding: padding tokens of its row in this batch. cut: truncated ids, removed at `cut_at`, the front or
+    the back. scored: a reward is read at the last token. extra: a forward pass without a gradient (KTO's
+    estimate of the KL).
     """
 
     title: str
@@ -32,14 +32,14 @@ class Sequence:
 
 
 def recorded(collator):
-    """The collator itself, also while it is recorded."""
+    """The trainer's collator, also inside a RecordingCollator."""
     return collator.collator if isinstance(collator, RecordingCollator) else collator
 
 
 class RecordingCollator:
-    """The trainer's collator; keeps the rows that each batch was made of, the oldest first.
+    """The trainer's collator; keeps the rows of each batch, the oldest first.
 
-    accelerate's dataloader is one batch ahead of what it hands out.
+    A queue, because accelerate's dataloader collates one batch ahead of the one that it returns.
     """
 
     def __init__(self, collator):
@@ -47,19 +47,16 @@ class RecordingCollator:
         self.rows: deque[list[dict[str, Any]]] = deque()
 
     def __call__(self, rows):
-        # A collator may add to the rows it is given.
+        # A collator may modify its rows.
         self.rows.append([dict(row) for row in rows])
         return self.collator(rows)
 
 
 def first_batches(trainer) -> Iterator[tuple[list[dict], dict, list[int]]]:
-    """(rows, batch, the rows' numbers in the training set), in the order in which training will read them.
-
-    From the trainer's own dataloader.
-    """
+    """(rows, batch, the rows' numbers in the training set) of the trainer's dataloader, in its order."""
     import torch
 
-    # PPO's order comes from torch's generator as it stands: it is left as it was found.
+    # PPO's order depends on the state of torch's generator, so that state is restored.
     with torch.random.fork_rng(devices=[]), _recording(trainer) as (loader, recorder):
         batches, numbers, first = innermost(loader), [], 0
         sampler, batches.sampler = batches.sampler, Remembering(batches.sampler, numbers)
@@ -69,14 +66,14 @@ def first_batches(trainer) -> Iterator[tuple[list[dict], dict, list[int]]]:
                 yield rows, batch, numbers[first : first + len(rows)]
                 first += len(rows)
         finally:
-            batches.sampler = sampler  # PPO trains with this very loader
+            batches.sampler = sampler  # PPO trains with the same loader
 
 
 @contextmanager
 def _recording(trainer):
-    """The training dataloader, its collator replaced by one that records, in this process."""
+    """The training dataloader with a RecordingCollator, in this process."""
     args = trainer.args
-    if is_ppo(trainer):  # it makes its dataloader when it is built
+    if is_ppo(trainer):  # its dataloader was made with the trainer
         loader = trainer.dataloader
         base = getattr(loader, "base_dataloader", loader)  # accelerate's is a wrapper
         recorder = RecordingCollator(base.collate_fn)
@@ -87,7 +84,7 @@ def _recording(trainer):
             base.collate_fn = recorder.collator
         return
     recorder = RecordingCollator(trainer.data_collator)
-    # Workers are other processes: what they collate could not be recorded here.
+    # No workers: they are other processes, whose batches could not be recorded here.
     single = {
         "dataloader_num_workers": 0,
         "dataloader_prefetch_factor": None,
@@ -106,7 +103,7 @@ def _recording(trainer):
 
 
 def all_batches(trainer, size: int = 64) -> Iterator[tuple[list[dict], dict]]:
-    """(rows, batch) of every training row in the order of the dataset, through the trainer's collator."""
+    """(rows, batch) of all training rows in the order of the dataset, after the trainer's collator."""
     dataset = model_columns(trainer, trainer.train_dataset)
     for columns in dataset.iter(size):
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
@@ -114,14 +111,14 @@ def all_batches(trainer, size: int = 64) -> Iterator[tuple[list[dict], dict]]:
 
 
 def model_columns(trainer, dataset):
-    """`dataset` with the columns that its collator is given."""
-    if is_ppo(trainer):  # it hands over its dataset as it is
+    """`dataset` with only the columns that the collator receives."""
+    if is_ppo(trainer):  # it removes no column
         return dataset
     return trainer._remove_unused_columns(dataset, description="training")
 
 
 def sequences(trainer, rows: list[dict], batch: dict) -> list[list[Sequence]]:
-    """Per row of a batch, its sequences: one, or chosen and rejected, or a reply and its KL twin."""
+    """The sequences of each row of a batch: one, or chosen and rejected, or a reply and KTO's KL sequence."""
     count = len(rows)
     if "labels" in batch:
         return [[sequence] for sequence in _documents(trainer, rows, batch)]
@@ -141,16 +138,16 @@ def sequences(trainer, rows: list[dict], batch: dict) -> list[list[Sequence]]:
 
 
 def _documents(trainer, rows: list[dict], batch: dict) -> Iterator[Sequence]:
-    """Rows of a language-modelling batch: one row each, or all flattened into a single one."""
+    """Sequences of a language-modelling batch: one batch row each, or all flattened into one batch row."""
     ids, labels = batch["input_ids"].tolist(), batch["labels"].tolist()
     positions = batch["position_ids"].tolist() if "position_ids" in batch else None
     flat, begin = len(ids) != len(rows), 0
-    # Our flattened blocks keep their padding; upstream's rows follow each other without.
+    # Our flattened blocks keep their padding; upstream's flattened rows have none.
     stride = getattr(recorded(trainer.data_collator), "block_size", None)
     for i, row in enumerate(rows):
         line, begin = (0, begin) if flat else (i, 0)
         end = begin + len(row["input_ids"])
-        # The first position of a batch row is predicted by nothing, whatever its label.
+        # No position predicts the first token of a batch row, so it is not supervised, whatever its label.
         trained = [label != -100 and begin + k > 0 for k, label in enumerate(labels[line][begin:end])]
         if positions:
             starts = [k for k, position in enumerate(positions[line][begin:end]) if position == 0]
@@ -162,7 +159,7 @@ def _documents(trainer, rows: list[dict], batch: dict) -> Iterator[Sequence]:
 
 
 def document_starts(row: dict) -> list[int]:
-    """Where the documents of a packed row begin; [0] where it holds one."""
+    """Start positions of the documents of a packed row; [0] if it contains one."""
     starts = [0]
     for length in (row.get("seq_lengths") or [])[:-1]:
         starts.append(starts[-1] + length)
@@ -170,7 +167,7 @@ def document_starts(row: dict) -> list[int]:
 
 
 def _replies(batch, first: int, title: str, rows: list[dict], column: str | None, extra: bool = False):
-    """The sequences of `rows`, from row `first` of the batch on, each with what truncation took of it."""
+    """The sequences of `rows`, from row `first` of the batch on, with their truncated tokens."""
     for i, row in enumerate(rows):
         mask = batch["attention_mask"][first + i].bool()
         ids = batch["input_ids"][first + i][mask].tolist()
@@ -188,7 +185,7 @@ def _replies(batch, first: int, title: str, rows: list[dict], column: str | None
 
 
 def cut_of(whole: list[int], kept: list[int]) -> tuple[list[int], str]:
-    """What of `whole` is not in `kept`, and at which end; nothing where `kept` is no end of `whole`."""
+    """The part of `whole` that is not in `kept`, and its side; empty if `kept` is neither end of `whole`."""
     if len(whole) <= len(kept):
         return [], "back"
     if whole[: len(kept)] == kept:

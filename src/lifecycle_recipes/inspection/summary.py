@@ -1,17 +1,17 @@
-"""The sums of an inspection in words: (name, lines) for the terminal and the page alike."""
+"""The totals of an inspection as text: (name, lines), for the terminal and for the page."""
 
 from ..doctor.trainer_level.packing_leaks import change_behind_a_boundary, two_documents
 from ..doctor.trainer_level.step_count import is_ppo
 from .totals import Totals, quantiles
 from .trace import Trace
 
-SHOWN = 5  # dropped rows, named one by one
+SHOWN = 5  # dropped rows that are listed
 
 
 def summarise(trace: Trace, totals: Totals, run: dict, ends: set[int]) -> list[tuple[str, list[str]]]:
-    """In order: model, rows, sources, tokens, lengths, turn end, documents, steps.
+    """In order: model, rows, sources, tokens, lengths, end of turn, documents, steps.
 
-    run: what totals.steps returned. ends: ids that end a turn.
+    run: the result of totals.steps. ends: ids of end-of-turn tokens.
     """
     recipe, trainer = trace.recipe, trace.trainer
     lines = [
@@ -20,7 +20,7 @@ def summarise(trace: Trace, totals: Totals, run: dict, ends: set[int]) -> list[t
         ("sources", source_lines(totals)),
         ("tokens", token_lines(trainer, totals, run)),
         ("lengths", length_lines(trainer, totals)),
-        ("turn end", end_lines(trainer, totals, ends)),
+        ("end-of-turn token", end_lines(trainer, totals, ends)),
         ("documents", document_lines(trainer, totals)),
         ("steps", step_lines(trainer, totals, run)),
     ]
@@ -33,13 +33,13 @@ def recipe_model(recipe) -> str:
 
 
 def trainer_name(trainer) -> str:
-    """Upstream's class: ours only repair it."""
+    """The name of upstream's class, which our subclasses only correct."""
     return next(c.__name__ for c in type(trainer).__mro__ if not c.__module__.startswith("lifecycle_recipes"))
 
 
 def row_lines(ledger: dict, trace: Trace, totals: Totals) -> list[str]:
     kept = ledger["rows_out"] - ledger["eval_rows"]
-    lines = [f"{ledger['rows_in']:,} read: {kept:,} to train on, {ledger['eval_rows']:,} held out"]
+    lines = [f"{ledger['rows_in']:,} read: {kept:,} for training, {ledger['eval_rows']:,} held out"]
     lines += [f"{rows:,} left out: {reason}" for reason, rows in ledger["left_out"].items()]
     if totals.truncated:
         share = totals.cut_tokens / max(totals.tokens + totals.cut_tokens, 1)
@@ -56,7 +56,7 @@ def row_lines(ledger: dict, trace: Trace, totals: Totals) -> list[str]:
 def source_lines(totals: Totals) -> list[str]:
     if totals.unattributed == totals.documents:
         lines = [f"{source.path}: {source.rows:,} rows" for source in totals.sources]
-        return [*lines, "their tokens cannot be told apart: rows are cut without regard to documents"]
+        return [*lines, "tokens per source are unknown: packing_strategy wrapped ignores document boundaries"]
     every = max(sum(source.tokens for source in totals.sources), 1)
     lines = [
         f"{source.path}: {source.trained:,} of {source.rows:,} rows, {source.tokens:,} tokens"
@@ -67,15 +67,15 @@ def source_lines(totals: Totals) -> list[str]:
 
 
 def token_lines(trainer, totals: Totals, run: dict) -> list[str]:
-    lines = [f"{totals.tokens:,} in an epoch"]
+    lines = [f"{totals.tokens:,} per epoch"]
     if is_ppo(trainer):
         lines[0] += (
-            f" of prompts; replies of up to {trainer.args.response_length} tokens are sampled, and trained"
+            f", in prompts; replies of up to {trainer.args.response_length} tokens are sampled in training"
         )
     elif totals.trained:
-        lines[0] += f", {totals.trained / totals.tokens:.1%} of them trained"
+        lines[0] += f", {totals.trained / totals.tokens:.1%} of them supervised"
     else:
-        lines[0] += "; a reward is read at the last one of each sequence"
+        lines[0] += "; the reward is read at the last token of each sequence"
     lines.append(f"{run['padding']:.1%} padding in the first batches")
     return lines
 
@@ -96,8 +96,8 @@ def length_lines(trainer, totals: Totals) -> list[str]:
 def end_lines(trainer, totals: Totals, ends: set[int]) -> list[str]:
     name = trainer.processing_class.convert_ids_to_tokens
     if is_ppo(trainer):
-        return [f"{name(trainer.stop_token_id)}: sampled replies stop there"]
-    verb = "trained" if totals.trained else "scored"
+        return [f"{name(trainer.stop_token_id)}: sampled replies stop at it"]
+    verb = "supervised" if totals.trained else "scored"
     lines = [
         f"{name(i)}: {verb} at the end of {n:,} of {totals.sequences:,} sequences"
         for i, n in totals.ends.most_common()
@@ -109,12 +109,12 @@ def document_lines(trainer, totals: Totals) -> list[str]:
     rows = two_documents(trainer.train_dataset, getattr(trainer, "padding_free", False))
     if rows is None:
         wrapped = getattr(trainer.args, "packing", False)
-        return ["run into one another: a row is cut where it is full"] if wrapped else ["one to a row"]
+        return ["not separated: rows are filled and split at max_length"] if wrapped else ["one per row"]
     lines = [f"{totals.documents:,} in {totals.rows:,} rows"]
     change = change_behind_a_boundary(trainer, *rows)
     if change is not None:
         verdict = "isolated" if change < 1e-3 else "NOT isolated"
-        lines.append(f"{verdict}: changing one moves the next by {change:.1%} of its activations")
+        lines.append(f"{verdict}: changing one changes the activations of the next by {change:.1%}")
     return lines
 
 
@@ -125,8 +125,8 @@ def step_lines(trainer, totals: Totals, run: dict) -> list[str]:
     declared = ", as declared" if run["declared"] else ""
     return [
         f"{run['steps']:,} {kind}, {run['epochs']:.2f} epochs",
-        f"global batch {batch:,} rows{declared}: {args.per_device_train_batch_size} a process"
-        f" x {args.gradient_accumulation_steps} accumulated x {run['processes']} process"
+        f"global batch {batch:,} rows{declared}: {args.per_device_train_batch_size} per process"
+        f" x {args.gradient_accumulation_steps} accumulation steps x {run['processes']} process"
         + ("es" if run["processes"] > 1 else ""),
-        f"{tokens:,} tokens a step" + (" of prompts" if is_ppo(trainer) else ""),
+        f"{tokens:,} {'prompt ' if is_ppo(trainer) else ''}tokens per step",
     ]

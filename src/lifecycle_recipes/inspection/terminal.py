@@ -1,29 +1,23 @@
-"""An inspection for the terminal: colours where it has them, brackets where not."""
+"""An inspection for the terminal: with colours, or with brackets if colours are off."""
 
 import shutil
 import sys
 import unicodedata
 from collections.abc import Iterable
 
-from .token_text import Piece, visible
+from .token_text import STATES, Piece, visible
 
 # SGR codes. Bold marks control tokens in any state.
 COLOURS = {"trained": "32", "masked": "90", "cut": "9;31", "scored": "30;42", "special": "1", "opens": "36"}
 BRACKETS = {"trained": "⟦⟧", "cut": "⟨⟩", "scored": "⟦⟧"}
 ASCII_BRACKETS = {"trained": ("[[", "]]"), "cut": ("((", "))"), "scored": ("[[", "]]")}
-NARROW = 100  # columns from which on chosen and rejected stand side by side
-LEGEND = {
-    "trained": "trained",
-    "masked": "not trained",
-    "cut": "truncated, never seen",
-    "scored": "the reward is read here",
-}
+NARROW = 100  # with fewer columns, rejected is shown below chosen
 
 Cell = tuple[str, str]  # a character and its SGR codes
 
 
 def text(inspection, colours: bool, width: int | None = None) -> str:
-    """The whole of it. width: in columns (default: the terminal's)."""
+    """The complete text. width: in columns (default: the terminal's)."""
     width = width or shutil.get_terminal_size((100, 24)).columns
     paint = Paint(colours)
     lines = [f"{inspection.path}  ({inspection.stage})", ""]
@@ -39,7 +33,7 @@ def text(inspection, colours: bool, width: int | None = None) -> str:
 
 
 class Paint:
-    """Styles of pieces: SGR codes, or none and brackets around what is trained."""
+    """Styles of pieces: SGR codes, or brackets around supervised and truncated tokens."""
 
     def __init__(self, colours: bool, encoding: str | None = None):
         self.colours = colours
@@ -51,7 +45,7 @@ class Paint:
 
     def legend(self, rows) -> str:
         states = {piece.state for row in rows for part in row.parts for piece in part.pieces}
-        shown = [self.line(self.around(LEGEND[s], s)) for s in LEGEND if s in states]
+        shown = [self.line(self.around(STATES[s], s)) for s in STATES if s in states]
         return "tokens:  " + "  ".join(shown)
 
     def around(self, text: str, state: str) -> list[Cell]:
@@ -61,7 +55,7 @@ class Paint:
         return [(c, "") for c in f"{left}{text}{right}"]
 
     def cells(self, pieces: Iterable[Piece]) -> list[Cell]:
-        """Characters of the pieces, with brackets around each run of one state where there is no colour."""
+        """Characters of the pieces. Without colours, each run of one state is in brackets."""
         found, before = [], "masked"
         for piece in [*pieces, None]:
             state = piece.state if piece else "masked"
@@ -80,7 +74,7 @@ class Paint:
         return found
 
     def line(self, cells: list[Cell]) -> str:
-        """Cells of one line as a string; one escape sequence per change of style."""
+        """Cells of one line as a string, with one escape sequence per change of style."""
         if not self.colours:
             return "".join(c for c, _ in cells)
         out, style = [], ""
@@ -93,7 +87,7 @@ class Paint:
 
 
 def row_lines(row, paint: Paint, width: int) -> list[str]:
-    """A row: its title, then its sequences; a pair's common prompt once and its replies side by side."""
+    """A row: its title and its sequences; of a pair, the common prompt once and the replies side by side."""
     note = f"  {row.note}" if row.note else ""
     lines = [f"=== {row.title}{note}  ({visible(row.where)})"]
     if [part.title for part in row.parts] == ["chosen", "rejected"]:
@@ -126,7 +120,7 @@ def pair_lines(parts, paint: Paint, width: int) -> list[str]:
 
 
 def common_prompt(a: list[Piece], b: list[Piece]) -> int:
-    """How many pieces the two share before either is trained or scored."""
+    """Number of pieces that both share before the first supervised or scored one."""
     for number, (one, other) in enumerate(zip(a, b, strict=False)):
         if one != other or one.state != "masked":
             return number
@@ -134,7 +128,7 @@ def common_prompt(a: list[Piece], b: list[Piece]) -> int:
 
 
 def wrap(cells: list[Cell], width: int) -> list[list[Cell]]:
-    """Lines of at most `width` columns, broken anywhere: a token is shown as it is, not as words."""
+    """Lines of at most `width` columns. They break anywhere: breaking at spaces would alter the tokens."""
     lines, used = [[]], 0
     for character, style in cells:
         if character == "\n":
@@ -150,7 +144,7 @@ def wrap(cells: list[Cell], width: int) -> list[list[Cell]]:
 
 
 def wide(character: str) -> int:
-    """Columns that a character takes."""
+    """Number of columns of a character."""
     if unicodedata.combining(character):
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1

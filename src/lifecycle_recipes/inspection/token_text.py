@@ -1,15 +1,23 @@
-"""Tokens as text that can be shown: every special token visible, nothing that could steer a terminal."""
+"""Tokens as text for display: control tokens are visible, and nothing can control the terminal."""
 
 from dataclasses import dataclass
 
 from .sequences import Sequence
 
+# The states of a token, and how they are shown.
+STATES = {
+    "trained": "supervised",
+    "masked": "not supervised",
+    "cut": "truncated",
+    "scored": "the reward is read here",
+}
+
 
 @dataclass(frozen=True)
 class Piece:
-    """Text of one token, or of several that share a character. state: trained, masked, cut or scored.
+    """Text of one token, or of several that share a character. state: a key of STATES.
 
-    opens: a document begins here. special: a control token.
+    opens: a document starts here. special: a control token.
     """
 
     text: str
@@ -20,7 +28,7 @@ class Piece:
 
 
 def pieces(tokenizer, sequence: Sequence) -> list[Piece]:
-    """The sequence in pieces, with the tokens that truncation took where they stood."""
+    """The sequence in pieces, with the truncated tokens in their original place."""
     states = ["trained" if trained else "masked" for trained in sequence.trained]
     if sequence.scored and states:
         states[-1] = "scored"
@@ -39,7 +47,7 @@ def pieces(tokenizer, sequence: Sequence) -> list[Piece]:
 
 
 def special_ids(tokenizer) -> set[int]:
-    """Every id that the tokenizer holds for a control token, also those it has no name for."""
+    """All ids of control tokens, including those without a name in the tokenizer."""
     added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     return added | set(tokenizer.all_special_ids)
 
@@ -47,13 +55,13 @@ def special_ids(tokenizer) -> set[int]:
 def split_text(tokenizer, ids: list[int], states: list[str], special: set[int]):
     """(first, last, text) of each piece; tokens that share a character with the next one are joined to it.
 
-    The text of a token can depend on the one before it (a leading space in SentencePiece), so a piece is what
-    it adds to the text of the piece before it.
+    The text of a token can depend on the token before it (a leading space in SentencePiece). So the text of a
+    piece is the difference between the decoded text with it and without it.
     """
     before, first = 0, 0
     for last in range(1, len(ids) + 1):
         if ids[last - 1] in special:
-            if first < last - 1:  # bytes of a character that never came
+            if first < last - 1:  # an incomplete character
                 yield (
                     first,
                     last - 1,
@@ -78,7 +86,7 @@ def split_text(tokenizer, ids: list[int], states: list[str], special: set[int]):
 
 
 def visible(text: str) -> str:
-    """Text with a mark for every line break and control characters written out."""
+    """Text with a mark for every line break, and with control characters as escapes."""
     return "".join(_SHOWN.get(c) or (c if c.isprintable() else _escape(c)) for c in text)
 
 

@@ -1,4 +1,4 @@
-"""What a training run will see in all: rows, tokens, lengths, turn ends and steps of the built trainer."""
+"""Totals of a training run: rows, tokens, lengths, end-of-turn tokens and steps of the built trainer."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ PADDED_BATCHES = 8  # batches whose padding is measured
 
 @dataclass
 class SourceTotals:
-    """rows: in the source. trained: of them in the training set. tokens: of those, in one epoch."""
+    """rows: of the source. trained: those in the training set. tokens: of the latter, in one epoch."""
 
     path: str
     rows: int
@@ -25,10 +25,10 @@ class SourceTotals:
 class Totals:
     """Counts over one epoch of the training set, through the trainer's own collator.
 
-    rows: of the trainer's dataset (packed, a row holds several documents). trained: tokens in the loss.
-    truncated: documents, prompts or replies that lost tokens; cut_tokens: how many. lengths: title -> token
-    counts, sorted. ends: id of a turn end -> sequences that are trained to close with it, of `sequences`.
-    gone: numbers of the training rows of the sources of which the trainer has nothing.
+    rows: of the trainer's dataset (a packed row contains several documents). trained: supervised tokens.
+    truncated: documents, prompts or replies that lost tokens; cut_tokens: how many. lengths: title -> sorted
+    token counts. ends: id of an end-of-turn token -> number of `sequences` in which it is supervised.
+    gone: numbers of the source rows that are not in the training set.
     """
 
     rows: int = 0
@@ -86,12 +86,12 @@ def _add(totals: Totals, sequence: Sequence, ends: set[int]) -> None:
         last = trained[-1:] or (sequence.ids[end - 1 : end] if sequence.scored else [])
         if last:
             totals.sequences += 1
-            # The template may write a line break after the turn end.
+            # The template may write a line break after the end-of-turn token.
             totals.ends.update([i for i in trained[-2:] or last if i in ends][-1:])
 
 
 def _attribute(totals: Totals, trace: Trace, numbers: list[int], parts: list[Sequence], booked: set):
-    """Book the row's tokens to the source of each of its documents; return those that may have been cut."""
+    """Add the row's tokens to the source of each document; return the documents that may be truncated."""
     if not trace.documents_end:
         totals.unattributed += len(documents(parts[0]))
         return []
@@ -105,7 +105,7 @@ def _attribute(totals: Totals, trace: Trace, numbers: list[int], parts: list[Seq
 
 
 def _add_cut(totals: Totals, trace: Trace, full: list[int]) -> None:
-    """Count what was cut of the documents `full` before the trainer got them. Each fills train.max_length."""
+    """Count the tokens that the documents `full` lost when they were truncated to train.max_length."""
     limit = trace.trainer.args.max_length if full else 0
     lost = [len(document) - limit for (document,) in trace.whole(full).values()]
     totals.truncated += sum(tokens > 0 for tokens in lost)
@@ -113,12 +113,12 @@ def _add_cut(totals: Totals, trace: Trace, full: list[int]) -> None:
 
 
 def quantiles(lengths: list[int]) -> list[int]:
-    """The sorted lengths at QUANTILES."""
+    """The QUANTILES of sorted lengths."""
     return [lengths[round(q * (len(lengths) - 1))] for q in QUANTILES]
 
 
 def steps(trainer, declared: int | None = None) -> dict[str, float]:
-    """{steps, epochs, global_batch, declared, processes, padding}: as training would run, here and now.
+    """{steps, epochs, global_batch, declared, processes, padding} of training with this process's settings.
 
     padding: share of padding in the first batches. For PPO a step is one update on `global_batch` replies.
     """

@@ -1,4 +1,4 @@
-"""What became of the rows of the sources on their way into the built trainer: kept, cut short or dropped."""
+"""Which source rows are in the built trainer's dataset, which are truncated and which are dropped."""
 
 from copy import copy
 from functools import cached_property
@@ -12,9 +12,9 @@ from ..models.turn_end import prompt_ids
 
 
 class Trace:
-    """The training rows of a recipe and of the trainer that its stage built. Rows are known by number (ROW).
+    """The training rows of a recipe and of its built trainer. Rows are identified by number (ROW).
 
-    Where nothing was cut or dropped no source is read; else only the rows in question are tokenised again.
+    The sources are read only if rows were truncated or dropped, and only those rows are tokenised again.
     """
 
     def __init__(self, recipe, trainer, run: TrialRun):
@@ -24,14 +24,14 @@ class Trace:
 
     @property
     def documents_end(self) -> bool:
-        """Whether the documents of a row can be told apart: not where rows are `wrapped`."""
+        """Whether the documents of a row can be distinguished: not if rows are `wrapped`."""
         args = self.trainer.args
         return not (getattr(args, "packing", False) and args.packing_strategy == "wrapped")
 
     def may_be_cut(self, tokens: int) -> bool:
-        """Whether a document of so many tokens may have been longer before its dataset was prepared.
+        """Whether a document with this number of tokens may have been longer before its dataset was prepared.
 
-        Only sft cuts there and throws away what it cut; a preference trainer cuts in its collator.
+        Only sft truncates there, and discards the rest; a preference trainer truncates in its collator.
         """
         args = self.trainer.args
         if self.recipe.raw.stage != "sft" or tokens != args.max_length:
@@ -48,7 +48,7 @@ class Trace:
 
     @cached_property
     def read(self):
-        """The rows to train on as the stage reads them, before a trainer drops any."""
+        """The training rows as the stage reads them, before the trainer drops any."""
         from ..data.sources import load_data
 
         raw = self.recipe.raw
@@ -56,11 +56,11 @@ class Trace:
 
     @cached_property
     def at(self) -> dict[int, int]:
-        """number -> where that row is in `read`."""
+        """number -> index of that row in `read`."""
         return {number: i for i, number in enumerate(self.read[ROW])}
 
     def missing(self) -> list[int]:
-        """Numbers of the rows that were read to train on and of which the trainer has nothing."""
+        """Numbers of the training rows that are not in the trainer's dataset."""
         used = self._used()
         if len(used) == self._rows_read():
             return []
@@ -78,7 +78,7 @@ class Trace:
 
 
 def whole_rows(stage: str, trainer, rows) -> list[tuple[list[int], ...]]:
-    """Per row its ids before truncation: (document,), (chosen, rejected), (prompt, chosen, rejected), ..."""
+    """Ids of each row before truncation: (document,), (chosen, rejected), (prompt, chosen, rejected), ..."""
     tokenizer = trainer.processing_class
     if stage == "ppo":
         return [(prompt_ids(tokenizer, prompt),) for prompt in rows["prompt"]]
@@ -95,7 +95,7 @@ def whole_rows(stage: str, trainer, rows) -> list[tuple[list[int], ...]]:
 
 
 def prepared(trainer, stage: str, rows):
-    """`rows` through the trainer's own preparation, with nothing truncated, packed or shuffled."""
+    """`rows` after the trainer's own preparation, without truncation, packing and shuffling."""
     args = copy(trainer.args)
     args.max_length = None
     if stage != "sft":

@@ -1,1 +1,1 @@
-"""Accelerate and DeepSpeed files: what they ask for, what runs, how a stage is launched. No torch."""
+"""Layouts: what accelerate and DeepSpeed files request, what is in effect, how a stage starts. No torch."""

@@ -1,7 +1,8 @@
 """What started this process, and with which settings: our launcher, accelerate, torchrun or none. No torch.
 
-Our launcher may have replaced itself by the stage, so it passes the requested layout in LIFECYCLE_LAYOUT.
-A user of torchrun, which reads no layout, may set that to a name to have it held against what runs.
+Our launcher may have replaced its own process with the stage, so it passes the requested layout in
+LIFECYCLE_LAYOUT. torchrun reads no layout: its users may set the variable to the name of a layout, which is
+then compared with the one in effect.
 """
 
 import contextlib
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 ASKED = "LIFECYCLE_LAYOUT"
-# How accelerate hands its flags on to a process; torchrun's users may set them by hand.
+# The variables in which accelerate passes its flags to a process; users of torchrun may set them by hand.
 VARIABLES = {
     "ACCELERATE_MIXED_PRECISION": "mixed_precision",
     "ACCELERATE_USE_CPU": "use_cpu",
@@ -23,7 +24,7 @@ VARIABLES = {
     "FSDP_VERSION": "fsdp_version",
     "FSDP_OFFLOAD_PARAMS": "fsdp_offload_params",
 }
-# A command line, each word followed by \0, up to and with `accelerate launch`, however that is started.
+# A command line, each word followed by \0, up to and including `accelerate launch` in any of its forms.
 LAUNCH = re.compile(
     r"""(([^\0]*/)? python[^\0/]*\0 (-[XW]\0[^\0]*\0 | -(?!m\0)[^\0]*\0)* (-m\0)?)?
     ([^\0]*/)? (accelerate(\.commands\.accelerate_cli)?\0launch | accelerate-launch
@@ -33,13 +34,13 @@ LAUNCH = re.compile(
 
 
 def hand_on(args: Any) -> None:
-    """Leave to the processes of this launch what accelerate's parser read from its command line."""
+    """Pass what accelerate's parser read from the command line to the processes of this launch."""
     config = args.config_file and os.path.abspath(args.config_file)
     os.environ[ASKED] = json.dumps({"config": config, "flags": given_flags(args)})
 
 
 def given_flags(args: Any) -> dict[str, Any]:
-    """Of the arguments that accelerate's parser read, those that were really given, but for the script's."""
+    """The arguments that were given to accelerate's parser, without defaults and those of the script."""
     named = getattr(args, "nondefault", ())
     return {name: getattr(args, name) for name in named if not name.startswith("training_script")}
 
@@ -47,7 +48,7 @@ def given_flags(args: Any) -> dict[str, Any]:
 def asked_by_launcher() -> tuple[str | None, dict[str, Any]] | None:
     """(accelerate config or None, flags) of this process's launch.
 
-    None for `python -m ...`, which asks for one process and leaves the device open.
+    None for `python -m ...`, which requests one process on any device.
     """
     handed = os.environ.get(ASKED, "")
     if handed.startswith("{"):
@@ -61,7 +62,7 @@ def asked_by_launcher() -> tuple[str | None, dict[str, Any]] | None:
     named = VARIABLES | {n: n.lower() for n in os.environ if re.fullmatch("PARALLELISM_CONFIG_.+_SIZE", n)}
     flags: dict[str, Any] = {flag: os.environ.get(name, "") for name, flag in named.items()}
     flags = {flag: value for flag, value in flags.items() if value.lower() not in ("", "false", "none", "no")}
-    if "WORLD_SIZE" in os.environ:  # torchrun, which starts what it is told or fails
+    if "WORLD_SIZE" in os.environ:  # torchrun, which starts the requested processes or fails
         flags |= {"num_processes": int(os.environ["WORLD_SIZE"]), "multi_gpu": not handed}
         flags |= {"num_machines": int(os.environ.get("GROUP_WORLD_SIZE", 1))}
     return handed or None, flags
@@ -75,17 +76,17 @@ def after_accelerate(command: list[str]) -> list[str] | None:
 
 
 def _ancestors() -> Iterator[list[str]]:
-    """Command lines of this process's parents, the nearest first."""
+    """Command lines of the ancestors of this process, the parent first."""
     import psutil
 
     with contextlib.suppress(psutil.Error):
         for parent in psutil.Process().parents():
-            with contextlib.suppress(psutil.Error):  # ended, or another user's
+            with contextlib.suppress(psutil.Error):  # it ended, or belongs to another user
                 yield parent.cmdline()
 
 
 def _read_arguments(argv: list[str]) -> tuple[str | None, dict[str, Any]]:
-    """As accelerate itself reads them: by its own parser, and its default config where none is named."""
+    """As accelerate reads them: with its own parser, and its default config if none is named."""
     from accelerate.commands.config import default_config_file
     from accelerate.commands.launch import launch_command_parser
 

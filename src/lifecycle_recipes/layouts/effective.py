@@ -1,7 +1,7 @@
-"""Layouts: requested settings against those in effect, before any weight is loaded.
+"""Compare the requested layout with the one in effect, before any weight is loaded.
 
-Upstream falls back without an error: fewer processes, no sharding, another precision (each seen with
-accelerate 1.15; the tests plant them).
+Upstream falls back without an error: to fewer processes, no sharding, another precision (each was seen with
+accelerate 1.15, and the tests reproduce them).
 """
 
 import os
@@ -21,12 +21,12 @@ CPU_FIX = (
 
 
 def rows_per_step(args: Any, processes: int) -> int:
-    """Rows per optimizer step of a built trainer's arguments. processes: those that see different rows."""
+    """Rows per optimizer step, from a built trainer's arguments. processes: those with different rows."""
     return args.train_batch_size * args.gradient_accumulation_steps * processes
 
 
 def layout_record(args: Any, asked: Layout | None, runs: Layout) -> dict:
-    """`layout` of the record: what was asked, by name, and what runs. global_batch: rows per step."""
+    """`layout` of the record: the name of the requested layout, and the one in effect."""
     asked = asked or runs
     return {
         "asked": asked.name or None,
@@ -45,7 +45,7 @@ def layout_record(args: Any, asked: Layout | None, runs: Layout) -> dict:
 
 
 def effective_layout(args: Any) -> Layout:
-    """What runs in this process, by its built `TrainingArguments`: the process group exists, no model."""
+    """The layout in effect, from the built `TrainingArguments`, with a process group but without a model."""
     from accelerate import PartialState
 
     state = PartialState()
@@ -74,7 +74,7 @@ def _kind(args: Any, state: Any) -> str:
         return "deepspeed"
     if name == "NO":
         return "single"
-    # accelerate decides so once its Accelerator is built, and for no CPU (state.py).
+    # accelerate decides this only when its Accelerator is built, and never for a CPU (state.py).
     wants = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" or bool(args.fsdp_plugin_args)
     return "fsdp" if name == "FSDP" or (wants and name != "MULTI_CPU") else "ddp"
 
@@ -119,7 +119,7 @@ def compare(asked: Layout, runs: Layout) -> list[Finding]:
 
 
 def find_data_parallel(args: Any) -> list[Finding]:
-    """torch's DataParallel: what transformers uses if one process sees several GPUs."""
+    """layout-type: transformers uses torch's DataParallel if one process has several GPUs."""
     if args.n_gpu <= 1:
         return []
     message = f"one process sees {args.n_gpu} GPUs: DataParallel would multiply the batch by {args.n_gpu}"
@@ -130,8 +130,8 @@ def find_data_parallel(args: Any) -> list[Finding]:
 def find_in_resume(earlier: dict | None, runs: Layout, global_batch: int) -> list[Finding]:
     """resume-layout-differs: a checkpoint that this layout cannot resume, or not with the same result.
 
-    earlier: `layout` of the record of the attempt that wrote the checkpoint. Plain data parallel and one
-    process write the same files, whatever their number; ZeRO and FSDP write what their own ranks read.
+    earlier: `layout` in the record of the run that wrote the checkpoint. One process and any number of data
+    parallel processes write the same files. Of ZeRO and FSDP, each rank reads the files that it wrote.
     """
     if not earlier or "processes" not in earlier:
         return []

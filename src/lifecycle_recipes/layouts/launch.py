@@ -1,9 +1,9 @@
-"""What `lifecycle run` does: one recipe, checked, then started with its layout. No torch in the caller.
+"""Launch a stage with a layout, for `lifecycle run`. The caller needs no torch.
 
-`accelerate launch` loses a stage's exit status (everything becomes 1), prints a traceback of its own below
-a refusal, and dies of a SIGTERM without telling the stage. So the line that is printed is the one that
-`accelerate launch` understands, and `main` here runs it with accelerate's own parser and launchers, but
-forwards exit statuses and signals. A single process replaces the launcher, which then costs no memory.
+`accelerate launch` loses a stage's exit status (it becomes 1), prints a traceback of its own below a
+refusal, and ends at a SIGTERM without forwarding it to the stage. So `lifecycle run` prints an
+`accelerate launch` line, and `main` here runs it with accelerate's own parser and launchers, but forwards
+exit statuses and signals. With a single process, the stage replaces the launcher, which then needs no memory.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from ..quiet import quiet
 from .asked import hand_on
 from .layout import Layout, find_layout
 
-# They use one process and neither an optimizer nor a layout.
+# These stages run in one process, without an optimizer and without a layout.
 UNLAUNCHED = ("tokenizer", "evaluate")
 
 
@@ -35,19 +35,19 @@ def stage_command(
 ) -> list[str]:
     """The command line of a stage, starting with `python` or `accelerate`, as a user would type it.
 
-    processes: in place of the layout's. cpu: hide the GPUs; the layout stays what it is.
+    processes: overrides the number in the layout. cpu: hide the GPUs; nothing else changes in the layout.
     """
     module = ["-m", f"lifecycle_recipes.stages.{stage}", recipe, *rest]
     if stage in UNLAUNCHED:
         return ["python", *module]
     flags = ["--num_processes", str(processes)] if processes else []
-    flags += ["--gpu_ids", "all"] if cpu else []  # a list of ids in the file would show them again
+    flags += ["--gpu_ids", "all"] if cpu else []  # a list of ids in the file would make them visible again
     command = ["accelerate", "launch", "--quiet", "--config_file", str(find_layout(layout)), *flags, *module]
     return ["CUDA_VISIBLE_DEVICES=", *command] if cpu else command
 
 
 def require_one_machine(layout: Layout) -> None:
-    """Raises Refusal layout-machines: one command cannot start the others."""
+    """Raises Refusal layout-machines: one command cannot start processes on other machines."""
     if layout.machines > 1:
         message = f"{layout} needs {layout.machines} machines, but this command starts only one"
         fix = "use slurm/train.sbatch, or run accelerate launch on each machine (docs/layouts.md)"
@@ -55,9 +55,9 @@ def require_one_machine(layout: Layout) -> None:
 
 
 def start(command: list[str]) -> None:
-    """Print the command and become it; does not return."""
+    """Print the command and replace this process with it; does not return."""
     print("+ " + shlex.join(command), flush=True)
-    quiet()  # for the imports of the stage before its own call
+    quiet()  # its variables must be set before the imports of the stage
     if command[0].endswith("="):
         os.environ[command[0].removesuffix("=")] = ""
         command = command[1:]
@@ -69,9 +69,9 @@ def start(command: list[str]) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """`accelerate launch` with the exit status of the stage."""
-    # torch's launcher logs each failed worker after the worker's own message, and raises an exception as well.
+    # torch's launcher logs each failed worker after the worker's own message, and also raises an exception.
     logging.disable(logging.ERROR)
-    # Its own handling of a signal gives the workers 30 s; a checkpoint may need longer.
+    # torch's launcher would handle signals and end the workers after 30 s: a checkpoint may need longer.
     os.environ["PET_SIGNALS_TO_HANDLE"] = "SIGHUP"
     from accelerate.commands import launch
 
@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def become(args) -> None:
-    """accelerate's simple_launcher, with exec in place of a child process."""
+    """accelerate's simple_launcher, with exec instead of a child process."""
     from accelerate.utils.launch import prepare_simple_launcher_cmd_env
 
     command, environment = prepare_simple_launcher_cmd_env(args)
@@ -95,7 +95,7 @@ def become(args) -> None:
 
 
 def on_cpu_if_asked(launcher: Callable) -> Callable:
-    """accelerate's multi_gpu_launcher, which ignores `use_cpu` (only its simple_launcher passes it on)."""
+    """accelerate's multi_gpu_launcher with `use_cpu`, which only accelerate's simple_launcher passes on."""
 
     def launch(args):
         if args.use_cpu:
@@ -106,20 +106,20 @@ def on_cpu_if_asked(launcher: Callable) -> Callable:
 
 
 def run_workers(launch_command, args, handed_on: Sequence[int] = ()) -> int:
-    """Run a distributed launch to its end; the status of the worker that failed first, or 0.
+    """Run a distributed launch to its end. Returns the status of the worker that failed first, or 0.
 
-    handed_on: each signal that the launcher forwards to its workers is appended.
+    handed_on: the signals that were forwarded to the workers so far.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     try:
         launch_command(args)
     except ChildFailedError as error:
-        # A worker that was still importing when the signal came had no handler for it yet.
+        # A worker that was still importing when the signal arrived had no handler for it yet.
         if handed_on and all(f.exitcode in (STOPPED, -signal.SIGTERM) for f in error.failures.values()):
             return STOPPED
-        # A SIGTERM that the launcher sent to the other workers may be listed first: a worker's own exit status is
-        # the better cause.
+        # A SIGTERM that the launcher sent to the other workers may be listed first. A worker's own
+        # exit status is the better cause.
         spoken = [item for item in error.failures.items() if item[1].exitcode > 0]
         rank, failure = spoken[0] if len(spoken) == 1 else error.get_first_failure()
         if failure.exitcode < 0:
@@ -133,9 +133,9 @@ def run_workers(launch_command, args, handed_on: Sequence[int] = ()) -> int:
 
 @contextlib.contextmanager
 def _signals_handed_on():
-    """Forwards SIGTERM to the workers. Ctrl-C is not forwarded: the terminal sends it to them already.
+    """Forward SIGTERM to the workers, but not Ctrl-C, which the terminal sends to them already.
 
-    Yields the signals handed on so far.
+    Yields the list of signals that were forwarded so far.
     """
     handed_on: list[int] = []
 

@@ -1,4 +1,4 @@
-"""Layouts: the settings of an accelerate config and of its DeepSpeed file. No torch, no accelerate.
+"""Read a layout from an accelerate config and its DeepSpeed file. No torch, no accelerate.
 
 The keys are those of accelerate 1.15 (commands/config/config_args.py) and its flags (commands/launch.py).
 """
@@ -24,10 +24,10 @@ KINDS = {"NO": "single", "DEEPSPEED": "deepspeed", "FSDP": "fsdp"}
 class Layout:
     """The requested layout, or the one in effect.
 
-    processes: on all machines together. precision: None leaves it to the recipe. offload: weights or
-    optimizer state live in host memory. tp, cp, sp, dp_replicate, dp_shard: sizes of accelerate's
-    parallelism_config. distributed_type: as the file writes it. name: `zero3`, or the file's path.
-    Of FSDP: state_dict, the type of its checkpoints; fsdp_checkpointing: it recomputes activations itself.
+    processes: on all machines together. precision: None if the recipe sets it. offload: weights or optimizer
+    state are in host memory. tp, cp, sp, dp_replicate, dp_shard: sizes in accelerate's parallelism_config.
+    distributed_type: as in the file. name: `zero3`, or the path of the file. For FSDP only: state_dict, the
+    type of its checkpoints, and fsdp_checkpointing, whether FSDP recomputes activations.
     """
 
     kind: Literal["single", "ddp", "deepspeed", "fsdp"] = "single"
@@ -54,7 +54,7 @@ class Layout:
 
     @property
     def data_parallel(self) -> int:
-        """Ranks that see different rows: those of one tensor, context or sequence group share theirs."""
+        """Number of ranks with different rows. Ranks of a tensor, context or sequence group share rows."""
         return max(1, self.processes // (self.tp * self.cp * self.sp))
 
 
@@ -68,14 +68,14 @@ def asked_layout(on_cpu: bool = False) -> Layout | None:
         return None
     config, flags = asked
     if config is None and not any(os.path.exists(device) for device in ACCELERATORS):
-        on_cpu = True  # no file names a device: the launch uses what exists
+        on_cpu = True  # no file sets a device, and the machine has no accelerator
     return read_layout(config, flags | {"use_cpu": on_cpu or flags.get("use_cpu")})
 
 
 def find_layout(name: str | None) -> Path:
     """The accelerate config of a layout: a path, or a name in accelerate_configs/ here or in the repository.
 
-    Without a name: one_gpu where there is a GPU, else cpu. Raises Refusal: unknown-layout.
+    Without a name: one_gpu if there is a GPU, else cpu. Raises Refusal: unknown-layout.
     """
     name = name or ("one_gpu" if os.path.exists("/dev/nvidia0") else "cpu")
     if name.endswith((".yaml", ".yml", ".json")) and os.path.isfile(name):
@@ -89,11 +89,11 @@ def find_layout(name: str | None) -> Path:
 
 
 def read_layout(path_or_name: str | Path | None, flags: dict[str, Any] | None = None) -> Layout:
-    """The layout of an accelerate config under the flags of `accelerate launch`, which win over the file.
+    """The layout of an accelerate config and the flags of `accelerate launch`, which override the file.
 
-    path_or_name: a file, a name of accelerate_configs/, or None for flags alone. flags: by accelerate's own
-    names (num_processes, cpu, use_deepspeed, zero_stage, ...), without those that were not given.
-    Raises Refusal: unknown-layout, bad-layout, missing-file (of DeepSpeed).
+    path_or_name: a file, a name of accelerate_configs/, or None for flags alone. flags: only those that were
+    given, under accelerate's names (num_processes, cpu, use_deepspeed, zero_stage, ...).
+    Raises Refusal: unknown-layout, bad-layout, layout-zero-stage, layout-fsdp, missing-file (of DeepSpeed).
     """
     flags = {key: value for key, value in (flags or {}).items() if value is not None and value is not False}
     path = find_layout(str(path_or_name)) if path_or_name is not None else None
@@ -128,7 +128,7 @@ def read_layout(path_or_name: str | Path | None, flags: dict[str, Any] | None = 
 
 
 def _require_what_its_name_says(fields: dict[str, Any], path: Path | None) -> None:
-    """A file called zero3 that points to a stage 2 file would be run, and reported, as ZeRO-3."""
+    """Raises Refusal. Without this, a file named zero3 that sets stage 2 would be reported as ZeRO-3."""
     for code, key, word in (
         ("layout-zero-stage", "zero_stage", "zero"),
         ("layout-fsdp", "fsdp_version", "fsdp"),
@@ -140,17 +140,17 @@ def _require_what_its_name_says(fields: dict[str, Any], path: Path | None) -> No
 
 
 def _distributed_type(given: dict, flags: dict) -> str:
-    """As accelerate decides: a flag before the file."""
+    """As in accelerate: a flag overrides the file."""
     for flag, kind in (("use_deepspeed", "DEEPSPEED"), ("use_fsdp", "FSDP"), ("multi_gpu", "MULTI_GPU")):
         if flags.get(flag):
             return kind
-    # YAML reads NO as false.
+    # YAML parses NO as false.
     kind = given.get("distributed_type", "NO")
     return "NO" if kind is False else str(kind)
 
 
 def _nested(given: dict) -> dict:
-    """The keys inside deepspeed_config, fsdp_config and parallelism_config, by their flags' names."""
+    """The keys of deepspeed_config, fsdp_config and parallelism_config, under the names of their flags."""
     found = dict(given.get("deepspeed_config") or {})
     found |= {
         key if key.startswith("fsdp") else f"fsdp_{key}": value
@@ -170,7 +170,7 @@ def _fsdp(nested: dict) -> dict[str, Any]:
 
 
 def _deepspeed(nested: dict, path: Path | None, precision: str | None) -> dict[str, Any]:
-    """zero_stage, offload and precision: of the DeepSpeed file alone, where there is one."""
+    """zero_stage, offload and precision: from the DeepSpeed file if there is one, else from the config."""
     if file := nested.get("deepspeed_config_file"):
         config = _read_mapping(deepspeed_file(str(file), path))
         zero = config.get("zero_optimization") or {}
@@ -198,10 +198,10 @@ def _deepspeed(nested: dict, path: Path | None, precision: str | None) -> dict[s
 
 
 def deepspeed_file(named: str, config: Path | None) -> Path:
-    """The DeepSpeed file that an accelerate config names: as written, else beside the config's directory.
+    """The DeepSpeed file that an accelerate config names.
 
-    accelerate looks from the working directory only, so a config would work from one directory alone.
-    Raises Refusal: missing-file.
+    accelerate searches only the working directory, so a config would work from one directory only. Here the
+    directory of the config, its parent and the repository follow. Raises Refusal: missing-file.
     """
     places = [Path(named)]
     if config is not None and not Path(named).is_absolute():
@@ -220,9 +220,9 @@ def deepspeed_file(named: str, config: Path | None) -> Path:
 
 
 def mend_deepspeed_path() -> None:
-    """Let this process find the DeepSpeed file of its launch, whatever the working directory.
+    """Make the path of the launch's DeepSpeed file valid in any working directory.
 
-    Raises Refusal: missing-file. To be called before a TrainingArguments is built.
+    Raises Refusal: missing-file. To be called before TrainingArguments are built.
     """
     named = os.environ.get(DEEPSPEED_FILE)
     if named and not os.path.isfile(named):
@@ -231,7 +231,7 @@ def mend_deepspeed_path() -> None:
 
 
 def _read_mapping(path: Path) -> dict:
-    """A YAML or JSON file that holds one mapping. Raises Refusal: bad-layout."""
+    """The mapping in a YAML or JSON file. Raises Refusal: bad-layout."""
     import yaml
 
     try:
@@ -261,7 +261,7 @@ def _whole(value: Any, key: str, path: Path | None) -> int:
 
 
 def _precision(value: Any, path: Path | None) -> str | None:
-    """None where the file leaves it out, which leaves it to the recipe. YAML reads no as false."""
+    """None if the file does not set it: then the recipe does. YAML parses no as false."""
     value = "no" if value is False else value
     if value is None or str(value).lower() in PRECISIONS:
         return value and str(value).lower()

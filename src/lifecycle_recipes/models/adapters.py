@@ -1,4 +1,4 @@
-"""LoRA from a recipe, and the chain of adapters: a new adapter never drops the one it starts from."""
+"""LoRA from a recipe, and chains of adapters: a new adapter always includes the one that it starts from."""
 
 import json
 import warnings
@@ -20,9 +20,9 @@ def is_adapter(path: str) -> bool:
 def peft_config(model_config):
     """The `peft.LoraConfig` of a `trl.ModelConfig`, or None without `use_peft`.
 
-    Without `lora_target_modules` every linear layer gets an adapter but the output head ("all-linear"), as in
-    QLoRA; PEFT's own default is the attention's q and v only. `lora_*` keys without `use_peft` are the
-    check's to refuse (lora-without-peft).
+    Without `lora_target_modules` every linear layer except the output head gets an adapter ("all-linear"), as
+    in QLoRA; PEFT's own default is q and v of the attention only. The check refuses `lora_*` keys without
+    `use_peft` (lora-without-peft).
     """
     from trl import get_peft_config
 
@@ -30,13 +30,13 @@ def peft_config(model_config):
         config = get_peft_config(model_config)
         if config.target_modules is None and config.target_parameters is None:
             config.target_modules = "all-linear"
-        # Saved with the adapter: without it the base would be read from the Hub's `main` ever after.
+        # Saved with the adapter: without it, every later load would read the base from the Hub's `main`.
         if model_config.model_revision != "main" and not is_local(model_config.model_name_or_path):
             config.revision = model_config.model_revision
         if is_plain_name(config.target_modules):
             config.target_modules = [config.target_modules]
-        # Without it PEFT trains a copy of a tied input embedding only and leaves the output head as it was:
-        # tokens that the base never saw could not be told apart (huggingface/peft#2777).
+        # Without it PEFT trains only a copy of a tied input embedding, and the output head stays unchanged:
+        # tokens that the base never saw would have equal probabilities (huggingface/peft#2777).
         config.ensure_weight_tying = _trains_embeddings(config)
         warnings.filterwarnings("ignore", ".*ensure_weight_tying.*no tied modules were found")
         return config
@@ -51,10 +51,10 @@ def _trains_embeddings(config) -> bool:
 
 
 def adapter_base(path: str) -> str | None:
-    """What the adapter at `path` was trained on, a path or a Hub id; None where `path` holds no adapter.
+    """The base of the adapter at `path`, a path or a Hub id; None if `path` is not an adapter.
 
-    As its config records it, or beside the adapter: a run that was moved still has its merged base
-    (models/load.py) there.
+    The base that the adapter's config names. If the run was moved, the merged base (models/load.py) next to
+    the adapter.
     """
     if not is_adapter(path):
         return None
@@ -64,13 +64,13 @@ def adapter_base(path: str) -> str | None:
 
 
 def model_below(path: str) -> str:
-    """The full model below the chain of adapters at `path`; `path` itself where it holds no adapter."""
+    """The full model below the chain of adapters at `path`; `path` itself if it is not an adapter."""
     base = adapter_base(path)
     return path if base is None else model_below(base)
 
 
 def require_adapter_base(path: str) -> str:
-    """`adapter_base` of an adapter. Raises Refusal (adapter-base-missing) where that directory is gone."""
+    """`adapter_base` of an adapter. Raises Refusal adapter-base-missing if that directory does not exist."""
     base = adapter_base(path)
     if is_local(base) and not Path(base).is_dir():
         raise refuse(
@@ -87,9 +87,9 @@ def _adapter_config(path: str) -> dict:
 
 
 def merge_adapter(path: str, auto_class, **load_options):
-    """The model of an adapter directory with its whole chain merged in, in full precision, on the CPU or GPU.
+    """The model of an adapter directory with its complete chain merged, in full precision, on the CPU or GPU.
 
-    Raises Refusal where the base that the adapter was trained on is gone.
+    Raises Refusal: adapter-base-missing.
     """
     from peft import PeftModel
 
@@ -102,7 +102,7 @@ def merge_adapter(path: str, auto_class, **load_options):
 
 
 def base_revision(path: str, base: str) -> dict[str, str]:
-    """`{"revision": ...}` that the adapter at `path` was trained on; {} for a base that is a directory."""
+    """`{"revision": ...}` of the base of the adapter at `path`; {} if the base is a directory."""
     revision = _adapter_config(path).get("revision")
     return {"revision": revision} if revision and not is_local(base) else {}
 

@@ -1,4 +1,4 @@
-"""A model's config.json and its other JSON files, on disk or in the Hub's cache. No torch of its own."""
+"""config.json and other JSON files of a model, on disk or in the Hub's cache. Imports no torch itself."""
 
 import json
 from pathlib import Path
@@ -8,13 +8,13 @@ from .adapters import model_below
 
 
 def read_json(path: str, name: str, revision: str | None = None) -> dict:
-    """A JSON file of a model directory or of the Hub's cache; {} where it has none."""
+    """A JSON file of a model directory or of the Hub's cache; {} if it does not exist."""
     file = find_file(path, name, revision)
     return json.loads(file.read_text(encoding="utf-8")) if file else {}
 
 
 def find_file(path: str, name: str, revision: str | None = None) -> Path | None:
-    """`name` in a local directory, or from the Hub or its cache; None where there is no such file."""
+    """`name` in a local directory, or from the Hub or its cache; None if it does not exist."""
     if is_local(path):
         file = Path(path) / name
         return file if file.is_file() else None
@@ -32,13 +32,13 @@ def find_file(path: str, name: str, revision: str | None = None) -> Path | None:
 
 
 def model_config(path: str, revision: str | None = None) -> dict:
-    """config.json of the model (or of an adapter's base), the text part of a multimodal one."""
+    """config.json of the model or of an adapter's base; of a multimodal one, with the keys of text_config."""
     config = read_json(model_below(path), "config.json", revision)
     return config | (config.get("text_config") or {})
 
 
 def local_config(path: str | Path) -> dict:
-    """`model_config` of a directory; {} where it cannot be read, or for a Hub id. For checks before torch."""
+    """`model_config` of a directory; {} for a Hub id, or if it is unreadable. For checks before torch."""
     try:
         return model_config(str(path)) if Path(path).is_dir() else {}
     except (OSError, ValueError):
@@ -46,5 +46,5 @@ def local_config(path: str | Path) -> dict:
 
 
 def stored_dtype(config: dict) -> str:
-    """The type that a model was saved in; older configs call it torch_dtype."""
+    """The dtype in which a model was saved; older configs name it torch_dtype."""
     return str(config.get("dtype") or config.get("torch_dtype") or "float32")

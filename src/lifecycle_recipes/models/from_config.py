@@ -6,16 +6,16 @@ from typing import Any
 
 from ..finding import Finding, Refusal, refuse
 
-# What the tokenizer decides.
+# These are taken from the tokenizer.
 FROM_TOKENIZER = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")
 
 
 @dataclass
 class Architecture:
-    """A model built from nothing. model_type: as in transformers (`llama`, `qwen3`, ...).
+    """A model with random weights. model_type: as in transformers (`llama`, `qwen3`, ...).
 
     config: keys of that model's config class; vocabulary size and special ids come from the tokenizer.
-    tokenizer: the run directory (or Hub id, with tokenizer_revision) whose tokenizer the model speaks.
+    tokenizer: the run directory of the tokenizer, or a Hub id with tokenizer_revision.
     """
 
     model_type: str
@@ -25,7 +25,7 @@ class Architecture:
 
 
 def start_model(architecture: Architecture | None, model_config, train_args) -> tuple:
-    """(tokenizer, causal LM) that pretraining starts from: a saved model, else `architecture` from nothing.
+    """(tokenizer, causal LM) that pretraining starts from: a saved model, else a random `architecture`.
 
     model_config: a `trl.ModelConfig`, or None without a `model` section.
     """
@@ -52,7 +52,7 @@ def build_causal_lm(architecture: Architecture, tokenizer, model_config=None):
         near = get_close_matches(kind, list(CONFIG_MAPPING), 1)
         raise refuse(
             "unknown-model-type",
-            f"architecture.model_type: transformers has no {kind!r}",
+            f"architecture.model_type: transformers has no model type {kind!r}",
             f"did you mean {near[0]!r}?" if near else "see the list of models in transformers' documentation",
         )
     _require_known_keys(CONFIG_MAPPING[kind], architecture.config)
@@ -67,7 +67,7 @@ def build_causal_lm(architecture: Architecture, tokenizer, model_config=None):
 
 
 def _require_known_keys(config_class, given: dict) -> None:
-    # transformers stores any keyword as an attribute: `hiden_size: 512` would build the default width.
+    # transformers stores any keyword as an attribute, so `hiden_size: 512` would build the default width.
     known = [f.name for f in fields(config_class) if f.init]
     findings = []
     for key in given:

@@ -1,4 +1,4 @@
-"""Load what a parent run (or the Hub) holds: a full model or an adapter, with or without a reward head."""
+"""Load the model of a parent run or of the Hub: a full model or an adapter, with or without a reward head."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from ..record.parents import hash_file, is_local
 from .adapters import MERGED_BASE, adapter_has_head, is_adapter, merge_adapter
 from .lora_targets import require_lora_targets
 
-MERGED_FROM = "merged_from.json"  # written last: the merged base beside it is whole
+MERGED_FROM = "merged_from.json"  # written last: if it exists, the merged base next to it is complete
 
 
 def load_tokenizer(path: str, revision: str = "main"):
@@ -25,9 +25,9 @@ def load_tokenizer(path: str, revision: str = "main"):
 
 
 def use_template(tokenizer, path: str | None) -> None:
-    """Give `tokenizer` the template file at `path` (train.chat_template_path), if it is one.
+    """Set the template of `tokenizer` to the file at `path` (train.chat_template_path), if it is a file.
 
-    Upstream does so too, but only when its trainer is built: after the turn end is looked up.
+    Upstream does this too, but only when its trainer is built, which is after we need the end-of-turn token.
     """
     if path and path.endswith((".jinja", ".j2")) and Path(path).is_file():
         tokenizer.chat_template = Path(path).read_text(encoding="utf-8")
@@ -36,9 +36,9 @@ def use_template(tokenizer, path: str | None) -> None:
 def load_causal_lm(model_config, train_args):
     """The causal LM of a `trl.ModelConfig`, quantised if configured.
 
-    An adapter parent is merged into its base in full precision first and the result is written to
-    `<output_dir>/base`: a new adapter then has a base that already holds its parent, here and wherever the
-    saved adapter is loaded later. 4-bit loading quantises that merged base.
+    An adapter parent is first merged into its base in full precision, and the result is written to
+    `<output_dir>/base`. So the base of a new adapter includes the parent, here and when the saved adapter is
+    loaded later. 4-bit loading quantises that merged base.
     Raises Refusal: parent-no-weights, adapter-base-missing, weights-missing, lora-target-missing.
     """
     from transformers import AutoModelForCausalLM
@@ -57,10 +57,10 @@ def load_causal_lm(model_config, train_args):
 
 
 def load_reward_model(model_config, train_args, new_head: bool = False):
-    """The sequence classifier with one score of a `trl.ModelConfig`.
+    """The sequence classifier with one output of a `trl.ModelConfig`.
 
-    new_head: start from a causal LM, with a fresh head (the reward stage). Otherwise a missing head is
-    refused (reward-head-missing): upstream would fill it with random numbers and only warn.
+    new_head: start from a causal LM, with a new head (the reward stage). Otherwise a missing head is refused
+    (reward-head-missing): upstream would fill it with random numbers and only warn.
     """
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -117,9 +117,9 @@ def _options(model_config, train_args) -> dict:
 
 
 def tensor_parallel_size() -> int:
-    """tp_size of the layout, from where accelerate's launcher puts it; 1 without tensor parallelism.
+    """tp_size of the layout, from the variables of accelerate's launcher; 1 without tensor parallelism.
 
-    accelerate splits no weight itself: a model that was loaded whole would train whole on every rank.
+    accelerate itself splits no weight: a model that was loaded unsharded would be trained unsharded.
     """
     if os.environ.get("ACCELERATE_USE_PARALLELISM_CONFIG", "").lower() != "true":
         return 1
@@ -127,11 +127,11 @@ def tensor_parallel_size() -> int:
 
 
 def keep_4bit_layout(model):
-    """Without this, evaluation on a CPU with AVX512-BF16 repacks 4-bit weights for inference.
+    """Keep evaluation on a CPU with AVX512-BF16 from repacking 4-bit weights for inference.
 
-    That fails where a layer's width is no multiple of the quantisation block (64), and no gradient passes
-    repacked weights: training goes on, and is wrong (bitsandbytes 0.50, nn/modules.py, Linear4bit.forward;
-    autograd/_functions.py, matmul_4bit).
+    Repacking fails if the width of a layer is not a multiple of the quantisation block (64), and repacked
+    weights pass no gradient: training continues with wrong gradients (bitsandbytes 0.50, nn/modules.py,
+    Linear4bit.forward; autograd/_functions.py, matmul_4bit).
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -140,7 +140,7 @@ def keep_4bit_layout(model):
 
 
 def _write_merged_base(path: str, model_config, train_args, auto_class) -> str:
-    """Merge the adapter chain at `path` into `<output_dir>/base` (once, on the main process); return that."""
+    """Merge the adapter chain at `path` into `<output_dir>/base`, once, on rank 0; return the path."""
     target = Path(train_args.output_dir) / MERGED_BASE
     origin = {"adapter": path, "sha256": hash_file(Path(path) / "adapter_model.safetensors")}
     with train_args.main_process_first(local=False, desc="merging the parent's adapter"):
@@ -167,9 +167,9 @@ def _holds(target: Path, origin: dict) -> bool:
 
 @contextmanager
 def whole_parameters():
-    """Under ZeRO-3, also after it, `from_pretrained` would load a shard of each weight, over all ranks.
+    """Let `from_pretrained` load unsharded weights under ZeRO-3, and after it in the same process.
 
-    A merge and a measurement need them whole, on ranks of their own.
+    Without this, each rank would load its shard. Merging and measuring need all values, on single ranks.
     """
     import transformers.integrations.deepspeed as integration
 

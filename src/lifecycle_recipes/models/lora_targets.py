@@ -1,4 +1,4 @@
-"""Do the layers that a LoRA recipe names exist in the model?"""
+"""Check that the layers named in a LoRA recipe exist in the model."""
 
 import re
 from difflib import get_close_matches
@@ -9,9 +9,9 @@ SHOWN = 12
 
 
 def require_lora_targets(model, model_config) -> None:
-    """Raise Refusal lora-target-missing for every name among the LoRA targets that no layer of `model` has.
+    """Raise Refusal lora-target-missing for every LoRA target that matches no layer of `model`.
 
-    PEFT leaves out what it does not find as long as one name matches, and its error lists no layers.
+    PEFT ignores targets without a match as long as one target matches, and its error lists no layers.
     """
     if not getattr(model_config, "use_peft", False):
         return
@@ -30,14 +30,14 @@ def require_lora_targets(model, model_config) -> None:
 
 
 def is_plain_name(target) -> bool:
-    """Whether a LoRA target is one name. TRL turns a list of one into it, and PEFT would read a pattern."""
+    """Whether a LoRA target is one name. TRL makes a list of one a string, which PEFT reads as a pattern."""
     return isinstance(target, str) and re.fullmatch(r"[\w.]+", target) is not None
 
 
 def matches(name: str, target: str, key: str, given) -> bool:
-    """As PEFT matches: a string is a pattern for the whole name, an item of a list is its end.
+    """As in PEFT: a string is a pattern for the complete name, an item of a list matches its end.
 
-    A plain word is a list of one (see `peft_config`).
+    A plain name counts as a list of one name (see `peft_config`).
     """
     if isinstance(given, str) and key == "lora_target_modules" and not is_plain_name(given):
         return re.fullmatch(target, name) is not None
@@ -53,7 +53,7 @@ def _missing(key: str, target: str, named: dict) -> Finding:
 
 
 def layers(named: dict) -> list[str]:
-    """Names of the layers that hold weights themselves; parameters as they are."""
+    """Names of the layers with weights of their own. Names of parameters are unchanged."""
     return [
         name
         for name, part in named.items()

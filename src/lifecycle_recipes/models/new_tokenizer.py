@@ -13,8 +13,8 @@ from .special_tokens import SPECIAL_TOKENS, check_vocabulary
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-# Llama 3's split: digits in groups of at most three, words with their leading space, punctuation apart
-# from letters. On real text 3.91 bytes per token against 3.54 with GPT-2's split.
+# Llama 3's split: digits in groups of at most three, words with their leading space, punctuation separate
+# from letters. On real text 3.91 bytes per token, against 3.54 with GPT-2's split.
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -25,8 +25,8 @@ SPLIT = (
 class TokenizerConfig:
     """kind: byte-level BPE, or Unigram over the same bytes. vocab_size: tokens, the special ones included.
 
-    BPE gives the same file each time. Unigram does not: upstream's trainer walks a randomly seeded hash map,
-    and the scores of its pieces differ in the second decimal from one training to the next.
+    BPE gives the same file each time. Unigram does not: upstream's trainer iterates over a randomly seeded
+    hash map, so the scores of its pieces differ in the second decimal between trainings.
 
     special_tokens: one id each, in this order from 0; `<|pad|>` and `<|endoftext|>` are required.
     chat_template: path of a Jinja file that is stored with the tokenizer. text_column: the column read.
@@ -41,7 +41,10 @@ class TokenizerConfig:
 
 
 def build_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> PreTrainedTokenizerFast:
-    """Train on `texts`; return a `PreTrainedTokenizerFast`. Refuses what would not give the asked-for ids."""
+    """Train on `texts`; return a `PreTrainedTokenizerFast`.
+
+    Raises Refusal: missing-special-token, vocab-too-small, missing-file.
+    """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -60,7 +63,7 @@ def build_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> PreTrained
         tokenizer, trainer = Tokenizer(models.BPE()), trainers.BpeTrainer(**options)
     else:
         tokenizer, trainer = Tokenizer(models.Unigram()), trainers.UnigramTrainer(**options)
-    # Bytes below either model: any text can be written, so nothing is ever unknown.
+    # Both models work on bytes, so any text can be encoded and no token is unknown.
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
@@ -69,7 +72,7 @@ def build_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> PreTrained
     )
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.train_from_iterator(texts, trainer)
-    # <|endoftext|> also opens a document: without it nothing could predict a document's first token.
+    # <|endoftext|> also starts a document: without it no position could predict a document's first token.
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<|pad|>",

@@ -14,10 +14,10 @@ from .load import keep_4bit_layout, whole_parameters
 
 @dataclass(frozen=True)
 class Saved:
-    """A model in eval mode on its device, its tokenizer, and where both came from.
+    """A model in eval mode on its device, its tokenizer, and the path of both.
 
-    revision: the commit that was read, or the requested one if the local cache does not show it; None for a
-    directory.
+    revision: the commit that was read, or the requested revision if the local cache does not contain the
+    commit; None for a directory.
     """
 
     path: str
@@ -26,24 +26,24 @@ class Saved:
     revision: str | None = None
 
     def set_aside(self) -> "Saved | None":
-        """This model in host memory, for a later measurement; None where it cannot move (4-bit on a GPU)."""
+        """This model in host memory, for a later measurement; None if it cannot be moved (4-bit on a GPU)."""
         if getattr(self.model, "is_quantized", False) and self.model.device.type != "cpu":
             return None
         self.model.to("cpu")
         return self
 
     def bring_back(self) -> "Saved":
-        """This model where a freshly loaded one would be."""
+        """This model on the device to which `load_saved` would load it."""
         _place(self.model, _device())
         return self
 
 
 def load_saved(path: str, model_config=None, device=None, revision: str | None = None) -> Saved:
-    """Load a saved causal LM, or an adapter on its base, in the dtype it was saved in.
+    """Load a saved causal LM, or an adapter on its base, in the dtype in which it was saved.
 
-    model_config: trl.ModelConfig; its quantisation is used, so that a QLoRA adapter is measured on the
-    4-bit base that it was trained on, and for a Hub id its revision, if none is given. device: the
-    accelerator where there is one, if not given. Raises Refusal when `path` holds no causal LM.
+    model_config: a trl.ModelConfig. Its quantisation is used, so that a QLoRA adapter is measured on the
+    4-bit base that it was trained on; for a Hub id its revision is the default. device: by default the
+    accelerator, if there is one. Raises Refusal if `path` is not a causal LM.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
@@ -53,14 +53,14 @@ def load_saved(path: str, model_config=None, device=None, revision: str | None =
     with _loading():
         model = _load(path, AutoModelForCausalLM, _quantisation(model_config, device) | revision)
     if is_adapter(path) and (Path(path) / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(path)  # PEFT leaves the base's in place
+        model.generation_config = GenerationConfig.from_pretrained(path)  # PEFT keeps that of the base
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token  # only fills batches here; masked everywhere
+        tokenizer.pad_token = tokenizer.eos_token  # used only to fill batches, and always masked
     return Saved(path, _place(model, device or _device()), tokenizer, _commit(revision))
 
 
 def load_reward(path: str, model_config=None, device=None, revision: str | None = None) -> Saved:
-    """Load a saved reward model. Raises Refusal when its score head was not saved with it.
+    """Load a saved reward model. Raises Refusal no-reward-head if the save has no reward head.
 
     model_config, device, revision: as for `load_saved`.
     """
@@ -95,7 +95,7 @@ def weights_id(path: str) -> list[str] | None:
 
 
 def _load(path: str, auto_class, options: dict):
-    """`auto_class.from_pretrained`, through the base of an adapter when `path` holds one."""
+    """`auto_class.from_pretrained`; if `path` is an adapter, on its base."""
     if not is_adapter(path):
         return auto_class.from_pretrained(path, **{"dtype": "auto"} | options)
     from peft import PeftModel
@@ -107,10 +107,10 @@ def _load(path: str, auto_class, options: dict):
 
 
 def _revision(path: str, revision: str | None) -> dict:
-    """The revision of an id, resolved once: so that tokenizer and weights are of one known commit."""
+    """The revision of an id, resolved once, so that tokenizer and weights are of the same known commit."""
     from transformers.utils import resolve_revision
 
-    # A directory here has no revisions; the recipe's is that of the parent.
+    # A local directory has no revisions; the revision in the recipe belongs to the parent.
     return {} if Path(path).is_dir() else {"revision": resolve_revision(path, revision or "main")}
 
 
@@ -124,7 +124,7 @@ def _quantisation(model_config, device=None) -> dict:
         return {}
     from trl import get_quantization_config
 
-    # Other codes come of the same weights in another dtype.
+    # In another dtype, the same weights would be quantised to other 4-bit values.
     options = {"quantization_config": get_quantization_config(model_config), "dtype": model_config.dtype}
     return options | {"device_map": {"": device or _device()}}
 
@@ -148,7 +148,7 @@ def _refuse_other_heads(path: str) -> None:
 
 
 def _place(model, device):
-    """In eval mode on its device; quantised weights are there already."""
+    """`model` in eval mode on `device`; quantised weights are on it already."""
     if getattr(model, "is_quantized", False):
         keep_4bit_layout(model)
     else:
@@ -157,7 +157,7 @@ def _place(model, device):
 
 
 def _device():
-    """The accelerator where there is one."""
+    """The accelerator if there is one, else the CPU."""
     import torch
 
     return (
@@ -167,7 +167,7 @@ def _device():
 
 @contextmanager
 def _loading():
-    """Load whole weights and draw no bars."""
+    """Load unsharded weights, without progress bars."""
     from transformers.utils import logging
 
     bars = logging.is_progress_bar_enabled()

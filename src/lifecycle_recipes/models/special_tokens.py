@@ -1,9 +1,9 @@
-"""The tokens that a tokenizer made here always has, and whether a vocabulary can hold them. No torch."""
+"""The special tokens of a tokenizer that is trained here, and the smallest vocabulary for them. No torch."""
 
 from ..finding import refuse
 
 SPECIAL_TOKENS = ("<|pad|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>")
-BYTES = 256  # one token each, so that any text can be written
+BYTES = 256  # one token each, so that any text can be encoded
 
 
 def check_vocabulary(special_tokens: list[str], vocab_size: int) -> None:

@@ -1,4 +1,4 @@
-"""The card: a table over the records of a life, then each model's replies to the same prompts. No torch."""
+"""The card: a table of the records of runs, then each model's replies to the same prompts. No torch."""
 
 import glob
 import os
@@ -10,7 +10,7 @@ from ..record.environment import is_alive
 from ..record.file import RUN_FILE, read_record
 from ..record.gate import judge, settled_lines
 
-# Heading -> pattern of the metric's name. Where several metrics match, each has a column of its own.
+# Heading -> pattern of the metric's name. If several metrics match, each has its own column.
 MEASURES = {
     "bytes/token": r"bytes_per_token",
     "bits/byte": r"(?:(.+)\.)?bits_per_byte",
@@ -25,13 +25,13 @@ MEASURES = {
     "KL": r"kl",
 }
 MAX_SAMPLES = 3
-DEPTH = 4  # runs/<life>/<stage>, and room for a grouping
+DEPTH = 4  # directory levels that are searched: runs/<model>/<stage>, and two more
 
 
 def card(places: list[str]) -> str:
-    """The card of every run below the directories (or matching the globs), as plain text in Markdown's form.
+    """The card of all runs below the directories or globs, as plain text that is also Markdown.
 
-    Refuses if there is no run.
+    Raises Refusal no-runs.
     """
     runs = find_runs(places)
     if not runs:
@@ -48,7 +48,7 @@ def card(places: list[str]) -> str:
 
 
 def find_runs(places: list[str]) -> list[Path]:
-    """Run directories in order of their names; those moved aside by --replace are left out."""
+    """Run directories sorted by name, without those that --replace renamed."""
     roots = [Path(found) for place in places for found in (sorted(glob.glob(place)) or [place])]
     found = {
         file.parent
@@ -61,25 +61,25 @@ def find_runs(places: list[str]) -> list[Path]:
 
 
 def load(directory: Path) -> dict:
-    """A record, with a status that says so where it cannot be read or its process is gone."""
+    """A record; its status is `unreadable` or `killed` if the file or the process of the run requires it."""
     try:
         record = read_record(directory)
     except Refusal as refusal:
         return {"status": f"unreadable: {refusal.findings[0].message}"}
     if record["status"] == "running" and not is_alive(record.get("process")):
         here = (record.get("process") or {}).get("host") == os.uname().nodename
-        record["status"] = "killed: its process is gone" if here else "running"
+        record["status"] = "killed: its process does not exist" if here else "running"
     return record
 
 
 def short_names(paths: list[str]) -> list[str]:
-    """The paths without the directory that all of them share; never empty."""
+    """The paths relative to their common directory; never empty."""
     shared = os.path.commonpath([os.path.dirname(path) or "." for path in paths]) if len(paths) > 1 else ""
     return [os.path.relpath(path, shared) if shared else os.path.basename(path) or path for path in paths]
 
 
 def table(records: dict[str, dict], directories: dict[str, Path]) -> str:
-    """A row per run; columns that no run has a value for are left out."""
+    """A row per run, without the columns for which no run has a value."""
     columns = {
         "run": list(records),
         "status": [record["status"].split(":")[0] for record in records.values()],
@@ -98,20 +98,20 @@ def table(records: dict[str, dict], directories: dict[str, Path]) -> str:
 
 
 def line(cells, widths: list[int]) -> str:
-    """Words to the left, numbers to the right."""
+    """Text is aligned left, numbers right."""
     padded = [c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))]
     return "| " + " | ".join(padded) + " |"
 
 
 def measures(records: dict[str, dict]) -> dict[str, list[str]]:
-    """Heading -> a cell per run, for every measure that some run has."""
+    """Heading -> a cell per run, for every measure that at least one run has."""
     columns = {}
     for heading, pattern in MEASURES.items():
         names = {name for record in records.values() for name in record.get("metrics") or {}}
         found = sorted(name for name in names if re.fullmatch(pattern, name))
         found = [
             name for name in found if "." in name
-        ] or found  # a task's measure stands above the trainer's
+        ] or found  # the measure of a task takes precedence over that of the trainer
         for name in found:
             head = heading if len(found) == 1 else f"{heading} {re.fullmatch(pattern, name)[1]}"
             columns[head] = [number((r.get("metrics") or {}).get(name), ".3f") for r in records.values()]
@@ -125,14 +125,14 @@ def tokens_per_second(record: dict):
 
 
 def number(value, form: str) -> str:
-    """`-` for what was not measured; a value that is no number (`nan`) as it is."""
+    """`-` for a value that was not measured; a value that is text (`nan`) is unchanged."""
     if value is None:
         return "-"
     return format(value, form) if isinstance(value, int | float) else str(value)
 
 
 def gate_word(record: dict, directory: Path) -> str:
-    """pass or FAIL, judged now; `-` for a run that is not done or promises nothing."""
+    """pass or FAIL, judged now; `-` for a run that is not done or has no gate lines."""
     if record["status"] != "done":
         return "-"
     try:
@@ -143,7 +143,7 @@ def gate_word(record: dict, directory: Path) -> str:
 
 
 def samples(records: dict[str, dict]) -> list[str]:
-    """Per prompt, what each model replied; the prompts that most models answered come first."""
+    """The replies of each model, per prompt; prompts with the most replies come first."""
     replies: dict[str, dict[str, str]] = {}
     for name, record in records.items():
         for sample in record.get("samples") or []:
@@ -162,13 +162,13 @@ def block(prompt: str, replies: dict[str, str]) -> str:
 
 
 def waivers(name: str, record: dict) -> str:
-    """The findings that this run's recipe waives, each with its reason."""
+    """The findings that the recipe of this run waives, with the reasons."""
     lines = [f"  {code}: {reason}" for code, reason in record["allowed"].items()]
     return "\n".join([f"{name} waives", *lines])
 
 
 def as_text(content) -> str:
-    """A prompt as text: of a single message its content, of several `role: content` lines."""
+    """A prompt as text: the content of a single message, or `role: content` lines for several."""
     if isinstance(content, str):
         return content
     if len(content) == 1:

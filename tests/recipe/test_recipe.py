@@ -8,20 +8,11 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from recipe_text import SFT
 
 from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.recipe.read import read_recipe
 
-SFT = """\
-stage: sft
-model:
-  model_name_or_path: runs/parent
-data:
-  sources:
-    - path: a.jsonl
-train:
-  output_dir: runs/out
-"""
 # Where a case adds its text (the number of the new line): in a section of SFT, or at its end.
 PLACES = {"model": 4, "source": 7, "train": 9, "top": 9}
 INDENT = {"model": 2, "source": 6, "train": 2, "top": 0}

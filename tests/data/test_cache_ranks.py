@@ -87,7 +87,8 @@ def end(process: subprocess.Popen) -> tuple[list[dict], str]:
     try:
         out, err = process.communicate(timeout=HANGS)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+        process.terminate()  # the launcher then ends its ranks, which are in sessions of their own
+        process.communicate()
         raise
     return [json.loads(line) for line in out.splitlines() if line.startswith("{")], err
 

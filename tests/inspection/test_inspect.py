@@ -80,7 +80,7 @@ def test_the_sums_account_for_every_row_and_token(sft, tiny_tokenizer):
     assert (
         f"shortest {min(sizes)}" in found["lengths"] and "longest 128 tokens\nlimit 128" in found["lengths"]
     )
-    assert found["turn end"] == "<|im_end|>: trained at the end of 33 of 34 sequences"  # one was cut
+    assert found["turn end"].startswith("<|im_end|>: ") and "33 of 34" in found["turn end"]  # one was cut
     assert found["documents"] == "one to a row"
     assert "2 steps, 0.29 epochs\nglobal batch 5 rows: 5 a process x 1 accumulated x 1" in found["steps"]
 

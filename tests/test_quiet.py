@@ -133,4 +133,4 @@ def test_a_good_run_on_two_processes_is_quiet(tmp_path, tiny_model_dir, tiny_cha
     done = subprocess.run(command, cwd=ROOT, env=variables, **options)
     assert done.returncode == 0, done.stderr
     assert [line[0] for line in done.stdout.splitlines()] == ["+", "{"], done.stdout
-    assert set(done.stderr.splitlines()) <= {"rank 0 prepares the rows for 2 processes; the others poll"}
+    assert all(line.startswith("rank 0 prepares ") for line in done.stderr.splitlines()), done.stderr

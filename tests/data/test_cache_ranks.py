@@ -3,13 +3,13 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from cached_rows import STAGES, build, rows, write_pretrain
+from free_port import free_port
 from repository import ROOT
 
 # Seconds after which a launch counts as one that hangs: far beyond what any takes on a busy machine, and below
@@ -87,7 +87,8 @@ def end(process: subprocess.Popen) -> tuple[list[dict], str]:
     try:
         out, err = process.communicate(timeout=HANGS)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+        process.terminate()  # the launcher then ends its ranks, which are in sessions of their own
+        process.communicate()
         raise
     return [json.loads(line) for line in out.splitlines() if line.startswith("{")], err
 
@@ -133,15 +134,9 @@ def test_a_refusal_while_preparing_is_said_once_and_ends_both(recipes, tmp_path,
     assert "exitcode  : 2" in done.stderr and "rows-not-prepared" not in done.stderr
 
 
-def machine(number: int, port: int, *arguments: str, **options) -> subprocess.Popen:
+def machine(number: int, port: str, *arguments: str, **options) -> subprocess.Popen:
     nodes = ["--nnodes", "2", "--node_rank", str(number), "--nproc_per_node", "1"]
-    return start(*nodes, "--master_addr", "127.0.0.1", "--master_port", str(port), *arguments, **options)
-
-
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
+    return start(*nodes, "--master_addr", "127.0.0.1", "--master_port", port, *arguments, **options)
 
 
 def ends(*machines: subprocess.Popen) -> list[tuple[int, list[dict], str]]:

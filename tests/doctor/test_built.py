@@ -1,6 +1,7 @@
 """Level 3: real trainers on a tiny model, each sound until a fault is put in, which is then named."""
 
 import errno
+import re
 from pathlib import Path
 
 import pytest
@@ -146,10 +147,7 @@ def test_no_step_and_too_few_rows(stage_recipe):
     few = {"num_train_epochs": 1, "max_steps": -1, "per_device_train_batch_size": 64}
     with built_trainer(stage_recipe("sft", train=few)) as (_, trainer, _):
         (finding,) = find_in_steps(trainer)
-        assert (
-            finding.code == "rows-below-batch"
-            and "32 rows are fewer than one global batch of 64" in finding.message
-        )
+        assert finding.code == "rows-below-batch" and re.findall(r"\d+", finding.message) == ["32", "64"]
         trainer.args.dataloader_drop_last = True
         (finding,) = find_in_steps(trainer)
         assert (finding.code, finding.severity) == ("no-steps", "error") and "drop_last" in finding.fix

@@ -130,7 +130,7 @@ def test_a_stop_writes_what_it_takes_to_go_on(life):
 @pytest.mark.slow
 def test_a_stop_says_where_nothing_can_go_on(life):
     status, said, record = life("tp", 2, "--stop")
-    assert status == 4 and "step 2 of 4; weights split by tensor parallelism cannot be resumed" in said, said
+    assert status == 4 and "step 2 of 4; " in said and "tensor parallelism" in said, said
     status, said, record = life("tp", 2)
     assert (status, record["resumed_from"]) == (0, None), said
 
@@ -156,11 +156,8 @@ def test_a_sharded_checkpoint_is_refused_by_another_layout(life, tmp_path, befor
 def test_another_batch_is_refused(life):
     assert life("cpu_ddp", 2, "--stop", batch="")[0] == 4
     status, said, _ = life("cpu", 1, batch="")
-    assert (
-        status == 2
-        and "the checkpoint used 16 rows per step, this launch uses 8" in said
-        and "global_batch_size" in said
-    )
+    assert status == 2 and said.count("error [resume-layout-differs]") == 1, said
+    assert "16 rows per step" in said and "uses 8" in said and "global_batch_size" in said
 
 
 TWO = Layout("ddp", 2)

@@ -5,12 +5,12 @@ The two sharded layouts are the shipped ones; FSDP is made to run on the CPU (sh
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from free_port import free_port
 from preference_runs import pairs, write_recipe
 from repository import ROOT
 
@@ -34,12 +34,6 @@ record.write_json = tell(record.write_json, "record")
 PreTrainedModel.save_pretrained = tell(PreTrainedModel.save_pretrained, "weights")
 dpo.main(sys.argv[1:2])
 """
-
-
-def free_port() -> str:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return str(found.getsockname()[1])
 
 
 def by_accelerate(layout: str, rank: int, port: str) -> list[str]:

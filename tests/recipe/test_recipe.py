@@ -8,20 +8,11 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from recipe_text import SFT
 
 from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.recipe.read import read_recipe
 
-SFT = """\
-stage: sft
-model:
-  model_name_or_path: runs/parent
-data:
-  sources:
-    - path: a.jsonl
-train:
-  output_dir: runs/out
-"""
 # Where a case adds its text (the number of the new line): in a section of SFT, or at its end.
 PLACES = {"model": 4, "source": 7, "train": 9, "top": 9}
 INDENT = {"model": 2, "source": 6, "train": 2, "top": 0}
@@ -128,10 +119,10 @@ def test_wrong_line(tmp_path, place, text, line, message):
 WRONG_FILES = [
     (b"", 1, "[empty-recipe] the recipe is empty"),
     (b"# nothing\n", 1, "[empty-recipe] the recipe is empty"),
-    (b"- a\n", 1, "[not-a-mapping] a recipe must be a mapping of sections, not a list"),
-    (b"just text\n", 1, "[not-a-mapping] a recipe must be a mapping of sections, not 'just text'"),
+    (b"- a\n", 1, "[not-a-mapping] a list"),
+    (b"just text\n", 1, "[not-a-mapping] 'just text'"),
     (b"stage: sft\ntrain: {a: 1\n", 3, "[bad-yaml] not YAML: expected ',' or '}'"),
-    (b"stage: sft\ntrain:\n\tseed: 1\n", 3, "[bad-yaml] not YAML: this line is indented with a tab; use spaces"),
+    (b"stage: sft\ntrain:\n\tseed: 1\n", 3, "[bad-yaml] a tab"),
     (b"stage: sft\ngate:\n  - a: b: c\n", 3, "[bad-yaml] not YAML: a `:` is not allowed here"),
     (b"stage: sft\n---\nstage: dpo\n", 2, "[bad-yaml] not YAML: a second document starts here"),
     (b"stage: sft\nx: !!python/name:os.system 1\n", 2, "[bad-yaml] the tag `tag:yaml.org,2002:python"),
@@ -141,9 +132,9 @@ WRONG_FILES = [
     ), 2, "[bad-yaml] an alias (`*name`) contains itself"),
     (b"stage: sft\n? [a]\n: 1\n", 2, "[bad-yaml] a list or a mapping cannot be a key"),
     (b"[" * 2000, 1, "[bad-yaml] nested too deeply"),
-    (b"stage: sft\nmodel: {}\n# caf\xe9\n", 3, "[not-utf8] not UTF-8 (byte 0xe9): save the file as UTF-8"),
+    (b"stage: sft\nmodel: {}\n# caf\xe9\n", 3, "[not-utf8] 0xe9"),
     (b"stage: sft\nx: \x00\n", 2, "[bad-yaml] character 0x0 is not allowed in YAML"),
-    (b"model: {}\n", 1, "[missing-stage] `stage:` is missing: write one of dpo, evaluate, kto, ppo"),
+    (b"model: {}\n", 1, "[missing-stage] dpo, evaluate, kto, ppo"),
     (b"stage: stf\n", 1, "[unknown-stage] unknown stage 'stf': did you mean sft?"),
     (b"stage: [sft]\n", 1, "[unknown-stage] unknown stage a list: choose from dpo"),
 ]  # fmt: skip
@@ -154,16 +145,19 @@ def test_wrong_file(tmp_path, content, line, message):
     (said,) = refused(tmp_path, content)
     code, _, message = message.partition(" ")
     place, _, rest = said.removeprefix(f"error {code} ").partition(": ")
-    assert rest.startswith(message)
+    assert message in rest
     assert place == f"R:{line}" or b"*a" in content
 
 
 def test_missing_sections_and_keys(tmp_path):
-    assert refused(tmp_path, "stage: sft\nmodel:\n  dtype: auto\ndata:\n  sources: [{split: a}]\n") == [
-        "error [missing-section] R:1: a sft recipe needs the section `train` with output_dir",
-        "error [missing-key] R:2: model.model_name_or_path is missing",
-        "error [missing-key] R:5: data.sources[0].path is missing",
+    said = refused(tmp_path, "stage: sft\nmodel:\n  dtype: auto\ndata:\n  sources: [{split: a}]\n")
+    expected = [
+        ("[missing-section] R:1: ", ["`train`", "output_dir"]),
+        ("[missing-key] R:2: ", ["model.model_name_or_path"]),
+        ("[missing-key] R:5: ", ["data.sources[0].path"]),
     ]
+    for line, (place, names) in zip(said, expected, strict=True):
+        assert line.startswith(f"error {place}") and all(name in line for name in names)
     assert (
         "evaluate.output_dir is missing" in refused(tmp_path, "stage: evaluate\nevaluate: {}\nmodel: {}")[0]
     )
@@ -199,8 +193,8 @@ def test_a_key_that_is_in_two_model_sections_is_ambiguous(tmp_path):
 
 def test_the_recipe_of_another_stage(tmp_path):
     (said,) = refused(tmp_path, SFT, stage="dpo")
-    expected = "this is a sft recipe, not one for dpo: start it with `-m lifecycle_recipes.stages.sft`"
-    assert said == f"error [other-stage] R:1: {expected}"
+    assert said.startswith("error [other-stage] R:1: ")
+    assert " sft " in said and " dpo: " in said and "`-m lifecycle_recipes.stages.sft`" in said
 
 
 def test_a_recipe_that_is_not_there(tmp_path):

@@ -12,6 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from recipe_text import SFT
 
 from lifecycle_recipes.evals.config import EvaluateConfig
 from lifecycle_recipes.finding import Refusal
@@ -24,16 +25,6 @@ from lifecycle_recipes.stages.pretrain import PretrainRecipe
 from lifecycle_recipes.stages.sft import SFTRecipe
 
 STAGES = recipe_schema.stage_names()
-SFT = """\
-stage: sft
-model:
-  model_name_or_path: runs/parent
-data:
-  sources:
-    - path: a.jsonl
-train:
-  output_dir: {out}
-"""
 
 
 @pytest.fixture
@@ -42,7 +33,7 @@ def recipe(tmp_path):
 
     def write(train: str = "", text: str = SFT) -> str:
         path = tmp_path / "recipe.yaml"
-        path.write_text(text.format(out=tmp_path / "out") + textwrap.indent(train, "  "))
+        path.write_text(text.replace("runs/out", str(tmp_path / "out")) + textwrap.indent(train, "  "))
         return str(path)
 
     return write
@@ -193,8 +184,7 @@ def test_sections_become_their_dataclasses(recipe):
 
 
 def test_optional_sections_and_free_mappings(recipe):
-    text = (
-        """\
+    text = """\
 stage: pretrain
 architecture:
   model_type: llama
@@ -203,12 +193,8 @@ architecture:
 text: {block_size: 64}
 data: {sources: [{path: a.jsonl}]}
 train:
-  output_dir: {out}
-""".replace("{out}", "OUT")
-        .replace("{", "{{")
-        .replace("}", "}}")
-        .replace("OUT", "{out}")
-    )
+  output_dir: runs/out
+"""
     built = load_recipe(PretrainRecipe, [recipe(text=text)])
     assert built.model is None and built.evaluate is None
     assert built.architecture.config == {"hidden_size": 32, "rope": {"theta": 1e4}}
@@ -245,7 +231,7 @@ def test_what_upstream_rejects_is_a_refusal(recipe, train, arguments, line, mess
 
 
 def test_the_recipe_of_another_stage_is_not_built(recipe):
-    with pytest.raises(Refusal, match=r"\[other-stage\].* this is a sft recipe, not one for dpo"):
+    with pytest.raises(Refusal, match=r"\[other-stage\] .*:1: .*\bsft\b.*\bdpo\b"):
         load_recipe(DPORecipe, [recipe()])
     with pytest.raises(Refusal, match=r"\[missing-recipe\] no recipe given"):
         load_recipe(DPORecipe, [])

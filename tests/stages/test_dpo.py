@@ -1,10 +1,19 @@
 """The dpo stage: its reference is its parent, full or adapter, and only the policy moves."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
-from preference_runs import LORA, moved, pairs, save_lora_parent, snapshot, write_recipe
+from preference_runs import (
+    LORA,
+    build_stage,
+    kept_trainer,
+    moved,
+    pairs,
+    save_lora_parent,
+    write_recipe,
+)
 from transformers import AutoModelForCausalLM
 
 from lifecycle_recipes.doctor.trainer_level.trial_build import TrialRun
@@ -19,9 +28,7 @@ def lora_parent(tmp_path_factory, tiny_model_dir):
     return save_lora_parent(tiny_model_dir, tmp_path_factory.mktemp("sft-lora"))
 
 
-def build(folder, parent, rows=None, **sections):
-    recipe = load_recipe(dpo.DPORecipe, [write_recipe(folder, "dpo", rows or pairs(), parent, **sections)])
-    return dpo.build_trainer(recipe, TrialRun())
+build = partial(build_stage, "dpo")
 
 
 def reply_logps(model, batch) -> torch.Tensor:
@@ -48,20 +55,6 @@ def test_two_steps_save_and_reload(tmp_path, tiny_model_dir, loss_type, capfd):
     load_saved(str(tmp_path / "run"))
 
 
-def test_every_policy_weight_moves_and_the_reference_stays_the_parent(tmp_path, tiny_model_dir):
-    trainer = build(tmp_path, tiny_model_dir)
-    parent = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
-    policy = snapshot(trainer.model)
-    trainer.train()
-    assert moved(trainer.model, policy) == set(policy)
-    assert moved(trainer.ref_model, snapshot(parent)) == set()
-
-
-def test_the_reference_is_loaded_as_the_policy_is(tmp_path, tiny_model_dir):
-    trainer = build(tmp_path, tiny_model_dir, model={"dtype": "bfloat16"})
-    assert trainer.ref_model.dtype == trainer.model.dtype == torch.bfloat16
-
-
 @pytest.mark.parametrize("precompute", [False, True])
 @pytest.mark.parametrize("adapter", [LORA, {}])
 def test_an_adapter_parent_is_where_policy_and_reference_start(
@@ -84,19 +77,10 @@ def test_an_adapter_parent_is_where_policy_and_reference_start(
 
 def test_lora_on_lora_moves_only_its_own_adapter_and_keeps_the_chain(tmp_path, lora_parent):
     path = write_recipe(tmp_path, "dpo", pairs(), lora_parent, model=LORA)
-    kept = {}
-    make = dpo.build_trainer
-
-    def build_and_keep(recipe, run):
-        kept["trainer"] = trainer = make(recipe, run)
-        kept["before"] = snapshot(trainer.model)
-        return trainer
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dpo, "build_trainer", build_and_keep)
+    with kept_trainer(dpo) as kept:
         dpo.main([path])
-    trainer = kept["trainer"]
-    changed = moved(trainer.model, kept["before"])
+    trainer = kept.trainer
+    changed = moved(trainer.model, kept.before)
     assert changed == {n for n, p in trainer.model.named_parameters() if p.requires_grad}
     assert changed and all("lora_" in name for name in changed)
     # Whoever loads the saved adapter gets parent and adapter.

@@ -1,22 +1,18 @@
 """The kto stage: good and bad single replies, weighted by the recipe, against the parent as reference."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
-from preference_runs import LORA, moved, save_lora_parent, snapshot, thumbs, write_recipe
+from preference_runs import LORA, build_stage, save_lora_parent, thumbs, write_recipe
 from transformers import AutoModelForCausalLM
 
-from lifecycle_recipes.doctor.trainer_level.trial_build import TrialRun
 from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.models.saved import load_saved
-from lifecycle_recipes.recipe.read import load_recipe
 from lifecycle_recipes.stages import kto
 
-
-def build(folder, parent, rows=None, **sections):
-    recipe = load_recipe(kto.KTORecipe, [write_recipe(folder, "kto", rows or thumbs(), parent, **sections)])
-    return kto.build_trainer(recipe, TrialRun())
+build = partial(build_stage, "kto")
 
 
 def test_two_steps_save_and_reload(tmp_path, tiny_model_dir):
@@ -26,20 +22,6 @@ def test_two_steps_save_and_reload(tmp_path, tiny_model_dir):
     assert record["metrics"]["steps"] == 2
     assert "eval_loss" in record["metrics"]
     load_saved(str(tmp_path / "run"))
-
-
-def test_every_policy_weight_moves_and_the_reference_stays_the_parent(tmp_path, tiny_model_dir):
-    trainer = build(tmp_path, tiny_model_dir)
-    parent = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
-    policy = snapshot(trainer.model)
-    trainer.train()
-    assert moved(trainer.model, policy) == set(policy)
-    assert moved(trainer.ref_model, snapshot(parent)) == set()
-
-
-def test_the_reference_is_loaded_as_the_policy_is(tmp_path, tiny_model_dir):
-    trainer = build(tmp_path, tiny_model_dir, model={"dtype": "bfloat16"})
-    assert trainer.ref_model.dtype == trainer.model.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("adapter", [LORA, {}])

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from preference_runs import LORA, moved, pairs, snapshot, write_recipe
+from preference_runs import LORA, kept_trainer, moved, pairs, snapshot, write_recipe
 
 from lifecycle_recipes.doctor.trainer_level.trial_build import TrialRun
 from lifecycle_recipes.finding import Refusal
@@ -17,20 +17,9 @@ from lifecycle_recipes.stages import reward
 def trained(tmp_path_factory, tiny_model_dir):
     """(recipe, trainer, weights before) of two steps, saved by the stage itself."""
     folder = tmp_path_factory.mktemp("reward")
-    kept = {}
-    build = reward.build_trainer
-
-    def build_and_keep(recipe, run):
-        kept["trainer"] = trainer = build(recipe, run)
-        kept["before"] = snapshot(trainer.model)
-        return trainer
-
-    reward.build_trainer = build_and_keep
-    try:
+    with kept_trainer(reward) as kept:
         reward.main([write_recipe(folder, "reward", pairs(), tiny_model_dir)])
-    finally:
-        reward.build_trainer = build
-    return folder / "run", kept["trainer"], kept["before"]
+    return folder / "run", kept.trainer, kept.before
 
 
 def test_every_weight_moves_and_the_record_has_the_held_out_accuracy(trained):

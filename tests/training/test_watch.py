@@ -94,8 +94,11 @@ def test_an_update_that_breaks_the_weights_is_not_saved(tmp_path, tiny_model_dir
                 model.lm_head.weight.data[0, 0] = math.inf
 
     trainer.add_callback(Overflow())
-    with pytest.raises(Refusal, match="1 weights are not finite after step 2, lm_head.weight first"):
+    with pytest.raises(Refusal) as refusal:
         train(trainer)
+    (found,) = refusal.value.findings
+    assert found.code == "non-finite" and found.message.startswith("1 weights ")
+    assert "step 2" in found.message and "lm_head.weight" in found.message
     assert not list((tmp_path / "run").glob("checkpoint-*"))
 
 
@@ -263,7 +266,8 @@ def test_two_processes_chain_by_their_probes_and_leave_together(
     assert done.returncode == 0, done.stderr[-3000:]
     assert second["probe"]["start"] == pytest.approx(first["probe"]["value"], abs=1e-3)
     done, bad = run("bad", tiny_model_dir, "--poison")
-    assert done.returncode == 1 and "loss is not finite on another process at step 2" in bad["status"]
+    assert done.returncode == 1 and bad["status"].startswith("failed: [non-finite] ")
+    assert all(words in bad["status"] for words in ("loss", "another process", "step 2"))
     assert bad["stopped_at"]["step"] == 2 and len(bad["stopped_at"]["rows"]) == 16
     assert all(str(tmp_path / "bad/train.jsonl:") in place for place in bad["stopped_at"]["places"])
     assert len(bad["stopped_at"]["places"]) == 8

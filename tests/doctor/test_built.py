@@ -260,7 +260,6 @@ def test_packing_that_cuts_and_packing_into_one_row(stage_recipe):
         _,
         t,
         _,
-        _,
     ):
         assert find_in_packing(t) == []
     with built_trainer(stage_recipe("sft", train=PACKED | {"max_length": 4096})) as (_, trainer, _):

@@ -163,12 +163,12 @@ def test_an_adapter_parent_is_the_reference_and_its_base_is_not_overwritten(
     AutoTokenizer.from_pretrained(tiny_reward_dir).save_pretrained(tmp_path / "rm-lora")
     rewards = {"model_name_or_path": str(tmp_path / "rm-lora")}
     recipe = load_recipe(ppo.PPORecipe, [recipe_of(parent, model=LORA, reward=rewards)])
-    run = Run(recipe.raw)
-    trainer = ppo.build_trainer(recipe, run)
-    ids = torch.tensor([trainer.train_dataset[0]["input_ids"]])
-    expected = load_saved(str(parent)).model(ids).logits
-    assert torch.allclose(trainer.ref_model(ids).logits, expected, atol=1e-4)
-    train_and_save(trainer, recipe, run)
+    with Run(recipe.raw) as run:
+        trainer = ppo.build_trainer(recipe, run)
+        ids = torch.tensor([trainer.train_dataset[0]["input_ids"]])
+        expected = load_saved(str(parent)).model(ids).logits
+        assert torch.allclose(trainer.ref_model(ids).logits, expected, atol=1e-4)
+        train_and_save(trainer, recipe, run)
     policy = trainer.model.policy.eval()
     reloaded = load_saved(recipe.train.output_dir).model(ids).logits
     assert torch.allclose(reloaded, policy(ids).logits, atol=1e-4)
@@ -201,10 +201,10 @@ def test_a_stop_ends_the_run_before_its_last_update(recipe_of):
 def test_a_stopped_run_starts_again(recipe_of, tmp_path):
     """Its checkpoint is found by the record, and not read: upstream cannot resume."""
     recipe = load_recipe(ppo.PPORecipe, [recipe_of()])
-    run = Run(recipe.raw)
-    run.resume_from = str(tmp_path / "run/checkpoint-1")
-    trainer = ppo.build_trainer(recipe, run)
-    train_and_save(trainer, recipe, run)
+    with Run(recipe.raw) as run:
+        run.resume_from = str(tmp_path / "run/checkpoint-1")
+        trainer = ppo.build_trainer(recipe, run)
+        train_and_save(trainer, recipe, run)
     assert [u["episode"] for u in updates(trainer)] == [8, 16]
 
 

@@ -43,7 +43,6 @@ CALLED = {
         "checkpoints_path tag",
         "files that a whole checkpoint has",
     ),
-    "torch.nn.parallel:DistributedDataParallel._post_forward": ("output", "hides a notice at the first step"),
     "torch.distributed.distributed_c10d:_get_default_store": ("", "ranks wait outside the process group"),
     "lm_eval.models.huggingface:HFLM._loglikelihood_tokens": (
         "requests disable_tqdm override_bs",

@@ -6,6 +6,7 @@ from pathlib import Path
 from .finding import Refusal, refuse
 from .quiet import quiet
 from .record.file import read_record
+from .record.parents import is_local
 
 SILENT = {
     "tokenizer": "a tokenizer",
@@ -38,7 +39,7 @@ def chat(path: str, prompt: str | None = None, max_new_tokens: int = 256) -> Non
 
 def stage_of(path: str) -> str | None:
     """The stage that saved a run; None for other models. Raises Refusal: missing-model."""
-    if not Path(path).exists() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
+    if is_local(path) and not Path(path).exists():
         raise refuse(
             "missing-model", "the directory has no saved model", "train it, or correct the path", path
         )

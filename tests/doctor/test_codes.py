@@ -9,7 +9,7 @@ from lifecycle_recipes.doctor.codes import CODES, ELSEWHERE
 
 PACKAGE = ROOT / "src" / "lifecycle_recipes"
 # Functions whose first argument is the code of a finding.
-NAMING = {"Finding", "refuse", "say", "error", "warning", "_error", "_failure", "failure"}
+NAMING = {"Finding", "refuse", "say", "error", "warning", "_error"}
 CODE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 

@@ -37,6 +37,7 @@ def test_a_plain_recipe_has_no_contradiction(tmp_path):
         ("lora-without-peft", "4", {"model": "lora_r: 8"}),
         ("lora-without-peft", "4", {"model": "load_in_4bit: true"}),
         ("lora-without-peft", "4", {"model": "use_dora: true"}),
+        ("lora-without-peft", "4", {"model": "lora_dropout: 0.0"}),
         ("two-quantizations", "4", {"model": "load_in_4bit: true\nload_in_8bit: true\nuse_peft: true"}),
         ("two-precisions", "8", {"train": "bf16: true\nfp16: true"}),
         ("eval-without-data", "7", {"train": "eval_strategy: steps"}),
@@ -132,4 +133,4 @@ def test_a_pretrained_model_starts_in_one_way(tmp_path):
         file.write_text(text)
         assert find_in_settings(read_recipe(str(file))) == []
     file.write_text(parts + "model: {model_name_or_path: parent, use_peft: true}\n")
-    assert [f.code for f in find_in_settings(read_recipe(str(file)))] == ["no-effect"]
+    assert [f.code for f in find_in_settings(read_recipe(str(file)))] == ["pretrain-no-adapter"]

@@ -258,6 +258,12 @@ def test_a_file_too_large_to_read_is_read_in_part_and_says_so(find, monkeypatch)
     assert "7 of 8 training rows" in repeated.message
 
 
+def test_labels_of_a_file_read_in_part_are_left_to_the_stage(find, monkeypatch):
+    """Every second label is bad: of every second line all are good, and the run would have both."""
+    monkeypatch.setattr("lifecycle_recipes.data.row_sets.MOST_ROWS", 12)
+    assert "one-label" not in find("kto", [row | {"label": i % 2 == 0} for i, row in enumerate(thumbs(24))])
+
+
 def test_ten_thousand_chats_take_seconds_and_no_import_of_datasets(find):
     rows = [chat(user(sentence(i, 40)), assistant(sentence(-i, 160))) for i in range(2000)]
     started = time.process_time()

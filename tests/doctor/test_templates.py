@@ -1,6 +1,7 @@
 """The chat templates of this project, by real tokenizers, beside upstream's own where TRL ships them."""
 
 import json
+from copy import deepcopy
 
 import pytest
 from repository import ROOT
@@ -57,6 +58,19 @@ def tokenizer_of(tiny_tokenizer_dir):
         return tokenizer
 
     return make
+
+
+def test_a_turn_end_that_is_no_token_is_none(tiny_tokenizer):
+    from lifecycle_recipes.models.turn_end import turn_end, turn_end_id, turn_end_token
+
+    tokenizer = deepcopy(tiny_tokenizer)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}<|zzz|>{% endfor %}"
+    assert turn_end(tokenizer) == "<|zzz|>" and turn_end_token(tokenizer) is None
+    assert turn_end_id(tokenizer) == tokenizer.eos_token_id
+    # A template for one turn only has an end-of-turn token, too.
+    one_turn = "{% if messages|length > 2 %}{{ raise_exception('one turn only') }}{% endif %}"
+    tokenizer.chat_template = one_turn + tiny_tokenizer.chat_template
+    assert turn_end_token(tokenizer) == turn_end_token(tiny_tokenizer) is not None
 
 
 @pytest.mark.parametrize("file", TEMPLATES, ids=lambda file: file.stem)

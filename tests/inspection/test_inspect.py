@@ -11,6 +11,7 @@ from preference_runs import message, user, write_recipe, write_rows
 
 from lifecycle_recipes.cli import main
 from lifecycle_recipes.doctor.trainer_level.trial_build import built_trainer
+from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.inspection.inspect import inspect
 from lifecycle_recipes.inspection.page import page
 from lifecycle_recipes.inspection.sequences import all_batches, first_batches, sequences
@@ -235,6 +236,11 @@ def test_no_data_can_steer_the_terminal(sft):
     coloured = text(inspection, colours=True, width=100)
     assert "\\x1b[31mred" in re.sub(r"\x1b\[[\d;]*m", "", coloured)
     assert coloured.count("\x1b[0m") > 100 and coloured.endswith("\x1b[0m")
+
+
+def test_what_no_trainer_can_be_built_with_is_refused_by_name(sft):
+    with pytest.raises(Refusal, match="two-eval-splits"):
+        inspect(sft[0], ["--data.eval_fraction", "0.1"])
 
 
 def test_without_colours_brackets_hold_the_trained_text(sft, tiny_tokenizer):

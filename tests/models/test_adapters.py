@@ -219,3 +219,10 @@ def test_the_turn_end_is_read_from_the_template(tiny_tokenizer_dir):
     assert turn_end(tokenizer) == "<|im_end|>"
     tokenizer.chat_template = None
     assert turn_end(tokenizer) is None
+
+
+@pytest.mark.parametrize("written", [{}, {"base_model_name_or_path": None}])
+def test_an_adapter_that_names_no_base_is_refused(tmp_path, written):
+    (tmp_path / "adapter_config.json").write_text(json.dumps(written))
+    with pytest.raises(Refusal, match="adapter-base-missing"):
+        merge_adapter(str(tmp_path), AutoModelForCausalLM)

@@ -128,9 +128,13 @@ def test_there_is_no_talking_to_what_writes_no_text(tmp_path, stage):
         chat(str(write_run(tmp_path / "run", stage=stage)))
 
 
-def test_there_is_no_talking_to_nothing():
+def test_there_is_no_talking_to_nothing(tmp_path, monkeypatch):
     with pytest.raises(Refusal, match="missing-model"):
         chat("runs/desk/04-nothing")
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)  # `runs/base` could be a Hub id, but there is a directory `runs` here
+    with pytest.raises(Refusal, match="missing-model"):
+        chat("runs/base")
 
 
 def test_chat_uses_the_template_and_keeps_the_conversation(tiny_model_dir, capsys, monkeypatch):

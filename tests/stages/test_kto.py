@@ -47,6 +47,7 @@ def test_weights_of_good_and_bad_replies_come_from_the_recipe(tmp_path, tiny_mod
     [
         ([{"prompt": t["prompt"], "label": t["label"]} for t in thumbs()], "missing-column"),
         ([*thumbs(3), thumbs()[0] | {"label": None}], "bad-label"),
+        (thumbs()[1::2], "one-label"),
     ],
 )
 def test_bad_thumbs_are_refused(tmp_path, tiny_model_dir, rows, code):

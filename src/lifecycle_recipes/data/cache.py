@@ -17,7 +17,7 @@ from shutil import rmtree
 from typing import Any
 
 from ..record.environment import is_alive, this_process
-from ..record.file import plain
+from ..record.file import plain, write_json
 from ..record.parents import hash_file, hash_inputs
 from ..redact import redact
 
@@ -151,23 +151,28 @@ def rows_directory() -> Path:
     return Path(os.environ.get("LIFECYCLE_CACHE") or home).expanduser() / "rows"
 
 
-def find_damage(entry: Path, thorough: bool | None = None) -> str:
+def find_damage(entry: Path) -> str:
     """What is wrong with an entry that is there; empty if nothing.
 
     A file with the size and the time of change that it was written with is taken as it is, since to hash
     an entry takes minutes at every start; one with another time (a copied cache) is hashed.
-    thorough: hash every file. None: where LIFECYCLE_CHECK_CACHE=1 asks for it.
+    LIFECYCLE_CHECK_CACHE=1 hashes every file.
     """
-    if thorough is None:
-        thorough = os.environ.get("LIFECYCLE_CHECK_CACHE") == "1"
+    thorough = os.environ.get("LIFECYCLE_CHECK_CACHE") == "1"
     try:
-        files = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))["files"]
-        for name, (size, digest, mtime_ns) in files.items():
+        manifest = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))
+        copied = False
+        for name, (size, digest, mtime_ns) in manifest["files"].items():
             found = (entry / name).stat()
             if found.st_size != size:
                 return f"{name} has {found.st_size} bytes, not {size}"
             if (thorough or found.st_mtime_ns != mtime_ns) and hash_file(entry / name) != digest:
                 return f"{name} has another content"
+            copied = copied or found.st_mtime_ns != mtime_ns
+            manifest["files"][name] = [size, digest, found.st_mtime_ns]
+        if copied:  # the next start need not hash it again
+            with suppress(OSError):
+                write_json(entry / MANIFEST, manifest)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{MANIFEST} or a file it names cannot be read: {error}"
     return ""

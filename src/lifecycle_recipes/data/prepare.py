@@ -188,9 +188,11 @@ def over_prepared(trainer_class) -> type:
                 masked
             ):  # SFT masks while it prepares rows, and refuses rows that are none of its conversations
                 args.assistant_only_loss = False
-            super().__init__(args=args, **parts)
-            if masked:
-                args.assistant_only_loss = True
+            try:
+                super().__init__(args=args, **parts)
+            finally:
+                if masked:
+                    args.assistant_only_loss = True
 
         def _prepare_dataset(self, dataset, *arguments):
             ready = {"input_ids", "prompt_ids", "chosen_ids"} & set(dataset.column_names or [])

@@ -5,8 +5,9 @@ Upstream trains on all of these in silence. No torch, no datasets: a row is a pl
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
-from ..finding import Finding
+from ..finding import Finding, refuse
 
 ROLES = ("system", "user", "assistant", "tool")
 CONVERSATIONS = ("messages", "prompt", "chosen", "rejected", "completion")
@@ -196,6 +197,15 @@ def listed(numbers: list[int]) -> str:
     return ", ".join(map(str, numbers[:SHOWN])) + more
 
 
+def require_both_labels(rows: Any) -> None:
+    """Raise Refusal one-label if the column `label` of a Dataset is all true or all false."""
+    labels = set(rows["label"])
+    if len(labels) == 1:
+        raise refuse(
+            "one-label", f"every label is {str(labels.pop()).lower()}", "KTO needs both good and bad replies"
+        )
+
+
 class Faults:
     """Faults of one source's rows, gathered by code. unit: what the numbers count, `rows` or `lines`."""
 
@@ -207,7 +217,7 @@ class Faults:
         self.places.setdefault(code, Places(where, message)).numbers.append(number)
 
     def findings(self, fixes: dict[str, str] | None = None) -> list[Finding]:
-        """One finding per code, at its first place. cures: of codes that this module does not know."""
+        """One finding per code, at its first place. fixes: of codes that this module does not know."""
         return [
             Finding(
                 code, severity(code), p.sentence(self.unit), (fixes or {}).get(code) or fix(code), p.where

@@ -36,6 +36,7 @@ class Report:
     """What a check found. allowed: waived code -> reason. seconds: `1` -> seconds of that level.
 
     reached: the last level that was run; `stopped` has the reason if it is not the last requested one.
+    refused: a Refusal ended a level: the rest of it was not looked at.
     """
 
     path: str
@@ -44,6 +45,7 @@ class Report:
     seconds: dict[str, float] = field(default_factory=dict)
     reached: int = 0
     stopped: str = ""
+    refused: bool = False
 
     @property
     def errors(self) -> list[Finding]:
@@ -76,7 +78,7 @@ class Report:
             try:
                 found = list(find())
             except Refusal as refusal:
-                found, allow = refusal.findings, {}
+                found, allow, self.refused = refusal.findings, {}, True
         self.reached = max(self.reached, level)
         for finding in found:
             if finding.code in allow and finding.code not in NEVER_WAIVED:
@@ -118,7 +120,7 @@ def check(
         return find_in_recipe(raw)
 
     report.run_level(1, {}, recipe_level)
-    if raw is not None:
+    if raw is not None and not report.refused:
         _waive(report, raw.allow)
     for level in LEVELS[1:upto]:
         report.stopped = _why_not(report, raw, level)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ..models.saved import Saved
-from ..models.turn_end import scored_ids, turn_end
+from ..models.turn_end import scored_ids, turn_end_id
 from .rubric import as_messages
 
 # Most logits in memory per model: 2**25 floats are 128 MB, and a comparison needs five such arrays.
@@ -57,7 +57,7 @@ def rewards(reward: Saved, prompts: list, replies: Sequence[str], batch_size: in
         [*as_messages(prompt), {"role": "assistant", "content": str(reply)}]
         for prompt, reply in zip(prompts, replies, strict=True)
     ]
-    end = tokenizer.convert_tokens_to_ids(turn_end(tokenizer) or tokenizer.eos_token)
+    end = turn_end_id(tokenizer)
     rows = [scored_ids(tokenizer, chat, end) for chat in chats]
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
     scores: dict[int, float] = {}

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 def tokenize_pairs(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     """Dataset with `chosen_ids` and `rejected_ids`, up to the end-of-turn token. Upstream tokenises plain text."""
     from ..data.provenance import ROW
-    from ..models.turn_end import scored_ids, turn_end
+    from ..models.turn_end import scored_ids, turn_end_id
 
     if isinstance(rows[0]["chosen"], str):
         return rows
-    end = tokenizer.convert_tokens_to_ids(turn_end(tokenizer) or tokenizer.eos_token)
+    end = turn_end_id(tokenizer)
 
     def tokenize(row):
         # A prompt in plain text stands beside conversations that begin with it (UltraFeedback's format).

@@ -6,9 +6,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..data.provenance import places
+from ..doctor.codes import NEVER_WAIVED
+from ..doctor.recipe_level.level import find_in_recipe
 from ..doctor.trainer_level.loss_mask import end_ids
 from ..doctor.trainer_level.trial_build import TrialRun, built_trainer
-from ..finding import refuse
+from ..finding import Refusal, refuse
+from ..recipe.read import read_recipe
 from .sequences import Sequence, first_batches, sequences
 from .summary import summarise
 from .token_text import Piece, pieces
@@ -56,6 +59,7 @@ def inspect(path: str, overrides: list[str] | None = None, rows: int = 3, html: 
 
     if html:
         require_writable(html)
+    require_buildable(path, overrides)
     print(f"{path}: building the trainer ...", file=sys.stderr)
     with built_trainer(path, overrides) as (recipe, trainer, run):
         print(f"{path}: reading {len(trainer.train_dataset):,} training rows ...", file=sys.stderr)
@@ -64,6 +68,13 @@ def inspect(path: str, overrides: list[str] | None = None, rows: int = 3, html: 
         Path(html).write_text(page(inspection), encoding="utf-8")
         inspection = replace(inspection, summary=[*inspection.summary, ("page", [html])], rows=[])
     return text(inspection, sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
+
+
+def require_buildable(path: str, overrides: list[str] | None) -> None:
+    """Raise Refusal for what no trainer can be built with; other faults can be inspected."""
+    found = [f for f in find_in_recipe(read_recipe(path, overrides)) if f.code in NEVER_WAIVED]
+    if found:
+        raise Refusal(*found)
 
 
 def require_writable(html: str) -> None:
@@ -88,9 +99,9 @@ def look(path: str, recipe, trainer, run: TrialRun, rows: int) -> Inspection:
 
 def turn_end_ids(tokenizer) -> set[int]:
     """The end-of-turn token of the chat template, which may differ from the tokenizer's eos."""
-    from ..models.turn_end import turn_end
+    from ..models.turn_end import turn_end_token
 
-    end = turn_end(tokenizer)
+    end = turn_end_token(tokenizer)
     return {tokenizer.convert_tokens_to_ids(end)} if end else set()
 
 

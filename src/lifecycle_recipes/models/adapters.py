@@ -51,16 +51,16 @@ def _trains_embeddings(config) -> bool:
 
 
 def adapter_base(path: str) -> str | None:
-    """The base of the adapter at `path`, a path or a Hub id; None if `path` is not an adapter.
+    """The base of the adapter at `path`, a path or a Hub id; None if `path` is not an adapter or names none.
 
     The base that the adapter's config names. If the run was moved, the merged base (models/load.py) next to
     the adapter.
     """
     if not is_adapter(path):
         return None
-    base = _adapter_config(path)["base_model_name_or_path"]
+    base = _adapter_config(path).get("base_model_name_or_path")
     beside = Path(path) / MERGED_BASE
-    return str(beside) if not Path(base).is_dir() and beside.is_dir() else base
+    return str(beside) if not Path(base or "").is_dir() and beside.is_dir() else base
 
 
 def model_below(path: str) -> str:
@@ -70,12 +70,13 @@ def model_below(path: str) -> str:
 
 
 def require_adapter_base(path: str) -> str:
-    """`adapter_base` of an adapter. Raises Refusal adapter-base-missing if that directory does not exist."""
+    """`adapter_base` of an adapter. Raises Refusal adapter-base-missing if it has none that exists."""
     base = adapter_base(path)
-    if is_local(base) and not Path(base).is_dir():
+    if base is None or (is_local(base) and not Path(base).is_dir()):
+        named = f"was trained on {base}, which does not exist" if base else "does not name the model below it"
         raise refuse(
             "adapter-base-missing",
-            f"the adapter was trained on {base}, which does not exist",
+            f"the adapter {named}",
             "train the base again, or correct base_model_name_or_path in adapter_config.json",
             path,
         )

@@ -38,9 +38,9 @@ def model_config(path: str, revision: str | None = None) -> dict:
 
 
 def local_config(path: str | Path) -> dict:
-    """`model_config` of a directory; {} for a Hub id, or if it is unreadable. For checks before torch."""
+    """`model_config` of a directory; {} if that is unreadable, or its weights are on the Hub. For level 1."""
     try:
-        return model_config(str(path)) if Path(path).is_dir() else {}
+        return model_config(str(path)) if Path(model_below(str(path))).is_dir() else {}
     except (OSError, ValueError):
         return {}
 

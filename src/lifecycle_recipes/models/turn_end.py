@@ -25,16 +25,32 @@ def turn_end(tokenizer, template: str | None = None) -> str | None:
     """
     if not (template or tokenizer.chat_template):
         return None
-    whole = render(tokenizer, [QUESTION, ANSWER, SECOND], template)
+    from jinja2 import TemplateError
+
+    last = render(tokenizer, [QUESTION, ANSWER], template).partition(SAID)[2]
+    try:
+        whole = render(tokenizer, [QUESTION, ANSWER, SECOND], template)
+    except TemplateError:  # the template accepts one turn only
+        whole = ""
     between = whole.partition(SAID)[2].partition(AGAIN)[0]
     # Some templates end a turn only if another one follows. What opens the next turn does not count.
     opening = commonprefix([between[::-1], whole.partition(ASKED)[0][::-1]])
-    last = render(tokenizer, [QUESTION, ANSWER], template).partition(SAID)[2]
     for tail in (between[: len(between) - len(opening)], last):
         hits = [*CONTROL.finditer(tail), *special_tokens(tokenizer).finditer(tail)]
         if hits:
             return min(hits, key=lambda hit: hit.start()).group()
     return None
+
+
+def turn_end_token(tokenizer) -> str | None:
+    """`turn_end` of the tokenizer's own template, if the vocabulary has it as a token."""
+    end = turn_end(tokenizer)
+    return end if end in tokenizer.get_vocab() else None
+
+
+def turn_end_id(tokenizer) -> int:
+    """The id of `turn_end_token`, or else of the eos token."""
+    return tokenizer.convert_tokens_to_ids(turn_end_token(tokenizer) or tokenizer.eos_token)
 
 
 def stop_ids_of(*given: int | list[int] | None) -> list[int]:

@@ -32,7 +32,7 @@ RENAMED = {
     "sequence_len": "max_length",
 }
 
-# Gone upstream, with what to do instead (one clause, after "is gone:").
+# Gone upstream, with what to do instead (one clause, after "was removed:").
 REMOVED = {
     "adafactor": "write `optim: adafactor`",
     "dataset_batch_size": "remove it",

@@ -82,10 +82,12 @@ def prepare_rows(
 
     from ..data.ledger import count_too_long, count_truncated
     from ..data.prepare import rows_of_trainer
+    from ..data.row_faults import require_both_labels
     from ..data.sources import load_data
 
     columns = ["prompt", "completion", "label"], ["tools"]
     train, held_out, ledger = load_data(recipe.data, *columns, recipe.allow, scratch)
+    require_both_labels(train)
     args = recipe.train
     args.per_device_train_batch_size = neighbours  # read for the pairing and for nothing else
     done = rows_of_trainer(KTOTrainer, args, tokenizer, train, held_out)

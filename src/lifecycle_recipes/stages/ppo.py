@@ -125,11 +125,11 @@ def stop_at_turn_end(
     train.stop_token_id, if given, is that token; else the chat template's. Upstream's missing_eos_penalty
     looks for the tokenizer's eos and for nothing else.
     """
-    from ..models.turn_end import turn_end
+    from ..models.turn_end import turn_end_token
 
     if args.stop_token_id is not None:
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(args.stop_token_id)
-    elif args.stop_token is None and (end := turn_end(tokenizer)):
+    elif args.stop_token is None and (end := turn_end_token(tokenizer)):
         tokenizer.eos_token = end
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
         raise refuse(

@@ -50,7 +50,7 @@ def build_trainer(recipe: SFTRecipe, run: Run) -> trl.SFTTrainer:
     from ..data.prepare import over_prepared, prepared_rows
     from ..models.adapters import peft_config
     from ..models.load import load_causal_lm, load_tokenizer, use_template
-    from ..models.turn_end import turn_end
+    from ..models.turn_end import turn_end_token
 
     args = recipe.train
     args.assistant_only_loss = True
@@ -61,7 +61,7 @@ def build_trainer(recipe: SFTRecipe, run: Run) -> trl.SFTTrainer:
             "no-chat-template", "the parent's tokenizer has no chat template", "set train.chat_template_path"
         )
     # A chat model's eos is its turn end: generation then stops there for every user of the tokenizer.
-    args.eos_token = args.eos_token or turn_end(tokenizer)
+    args.eos_token = args.eos_token or turn_end_token(tokenizer)
     adapter = peft_config(recipe.model)
     rows = prepared_rows(recipe, tokenizer, prepare_rows, run)
     set_seed(args.seed)

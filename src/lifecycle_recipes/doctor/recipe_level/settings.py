@@ -8,6 +8,7 @@ from typing import Any
 
 from ...finding import Finding, Refusal
 from ...recipe.read import RawRecipe
+from ...recipe.schema import load_schema
 
 # Keys of trl.ModelConfig that mean nothing without an adapter or a quantised base.
 ADAPTER_KEYS = ("lora_", "use_rslora", "use_dora", "load_in_", "bnb_", "use_bnb_")
@@ -28,7 +29,14 @@ def find_in_settings(raw: RawRecipe) -> list[Finding]:
 
 def _adapter(raw: RawRecipe, section: str) -> list[Finding]:
     given = raw.values[section]
-    keys = [k for k in given if k.startswith(ADAPTER_KEYS) and k != "lora_task_type" and given[k]]
+    defaults = load_schema(raw.stage)["properties"][section]["properties"]
+    keys = [
+        key
+        for key, value in given.items()
+        if key.startswith(ADAPTER_KEYS)
+        and key != "lora_task_type"
+        and (value or value != defaults[key].get("default"))  # `load_in_4bit: false` asks for nothing
+    ]
     if raw.setting(f"{section}.use_peft") or not keys:
         return []
     # A reward or value model is only read by PPO: quantising it is PPO's own refusal.
@@ -75,7 +83,7 @@ def _start(raw: RawRecipe) -> list[Finding]:
         return [Finding.error("no-single-start", message, "give one of the two", raw.place("model"))]
     if raw.setting("model.use_peft"):
         message = "pretraining trains every weight; model.use_peft has no effect"
-        return [Finding.error("no-effect", message, "remove it", raw.place("model.use_peft"))]
+        return [Finding.error("pretrain-no-adapter", message, "remove it", raw.place("model.use_peft"))]
     return []
 
 

@@ -18,10 +18,8 @@ def find_in_waivers(raw: RawRecipe) -> list[Finding]:
             fix = f"did you mean {near[0]}?" if near else "docs/checks.md lists the codes"
             findings.append(Finding.error("unknown-waiver", f"unknown code {code}", fix, where))
         elif code in NEVER_WAIVED:
-            message = f"{code} cannot be waived: the trainer of this recipe cannot be built with it"
-            findings.append(
-                Finding.error("not-waivable", message, "remove the waiver and correct the finding", where)
-            )
+            message = f"{code} cannot be waived: no run can continue with it"
+            findings.append(Finding.warning("not-waivable", message, "remove the waiver", where))
         elif not reason.strip():
             message, fix = (
                 f"allow.{code} has no reason",

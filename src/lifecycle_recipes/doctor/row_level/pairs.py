@@ -116,6 +116,8 @@ def find_in_labels(train_config: dict, row_sets: list[RowSet]) -> list[Finding]:
     good, bad = labels.count(True), labels.count(False)
     paths = ", ".join(dict.fromkeys(s.path for s, _ in train))
     if labels and not (good and bad):
+        if any(s.partly for s, _ in train):
+            return _find_label_conflicts(train)  # the stage reads all labels, and refuses too (stages/kto.py)
         message = f"every label is {'true' if good else 'false'}"
         return [Finding.error("one-label", message, "KTO needs both good and bad replies", paths)]
     return [*_find_label_conflicts(train), *_find_weights(good, bad, train_config, paths)] if labels else []

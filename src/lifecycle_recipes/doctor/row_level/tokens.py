@@ -95,14 +95,12 @@ def samples(raw, row_sets: list[RowSet]) -> list[Sample]:
 
 def load(path: str, revision: str | None = None):
     """The tokenizer at `path`. Raises Refusal parent-no-tokenizer, tokenizer-unreadable."""
-    from transformers import AutoTokenizer
+    from ...models.load import load_tokenizer
 
-    if is_local(path) and not (Path(path) / "tokenizer_config.json").is_file():
-        raise refuse(
-            "parent-no-tokenizer", "the directory has no tokenizer", "give a run that saved one", path
-        )
     try:
-        return AutoTokenizer.from_pretrained(path, revision=revision or "main")
+        return load_tokenizer(path, revision or "main")
+    except Refusal:
+        raise
     except Exception as error:
         message = f"the tokenizer cannot be loaded: {' '.join(str(error).split())[:300]}"
         fix = "give a directory or Hub id with a tokenizer; offline, it must be in the local cache"

@@ -15,7 +15,6 @@ from ...record.file import RUN_FILE
 from ...record.parents import is_local
 
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
-HEADS = ("lm_head.weight", "embed_out.weight")
 SAMPLED = 64  # ordinary rows whose median norm is the measure
 # Llama 3's base has its chat tokens at well below a tenth of an ordinary row; trained ones are near 1.
 UNTRAINED = 0.1

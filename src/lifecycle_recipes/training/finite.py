@@ -193,7 +193,7 @@ def texts(trainer, rows: list[int], characters: int = 200) -> list[str]:
 
 
 def require_finite_weights(trainer, step: Step | None = None) -> None:
-    """Raise Refusal `non-finite` on every rank if a trained weight is NaN or infinite; it is then not saved."""
+    """Raise Refusal `non-finite` on every rank if a trained weight is NaN or infinite, before it is saved."""
     bad = not_finite(trainer.model)
     if true_anywhere(bool(bad), trainer.args):
         at = f" after step {step.number}" if step else ""

@@ -58,7 +58,7 @@ def compare_reloaded(trainer, recipe, trained: Reading, ids: list[int], size: in
             "the saved model does not reproduce the trained one: on the probe text the outputs differ by"
         )
         message += f" {differs:.2g} {how} (tolerance {allowed:g})"
-        fix = "do not use this model; check the layout's state dict type, or save the last checkpoint again"
+        fix = "do not use this model: check the layout's state dict type, or save again from the last checkpoint"
         found = [Finding.error("saved-differs", message, fix, directory)]
     return Reloaded(found, differs, allowed, saved)
 

@@ -93,7 +93,7 @@ def train_alike_everywhere(trainer, recipe) -> None:
 
 
 class AtStart(TrainerCallback):
-    """Reads the model in its training layout before the first step, for comparison with its parent and end."""
+    """Reads the model in its training layout before the first step, to compare it with parent and end."""
 
     def __init__(self, trainer, recipe):
         self.trainer, self.recipe = trainer, recipe

@@ -105,14 +105,17 @@ def test_a_really_full_disk_is_named_and_the_record_says_so(tiny_model_dir, smal
     assert status(output_dir).startswith("failed: [disk-full]")
 
 
-WEIGHTS = (
-    (modeling_utils, "safe_save_file"),
-    SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
-)
+SAFETENSORS = (modeling_utils, "safe_save_file")
 # The file that no longer fits -> what writes it, and what that raises on a full disk.
 FULL = {
-    "model.safetensors": WEIGHTS,
-    "checkpoint-2/model.safetensors": WEIGHTS,
+    "model.safetensors": (
+        SAFETENSORS,
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ),
+    "checkpoint-2/model.safetensors": (
+        SAFETENSORS,
+        SafetensorError("Error while serializing: I/O error: Disk quota exceeded (os error 122)"),
+    ),
     "checkpoint-2/optimizer.pt": (
         (torch, "save"),
         RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"),

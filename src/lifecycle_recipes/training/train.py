@@ -183,8 +183,8 @@ def _name_full_disk(path: str):
 
 
 def _is_full_disk(error: BaseException) -> bool:
-    # OSError 28; safetensors: "No space left on device (os error 28)"; torch.save: the other two.
-    words = ("No space left", "PytorchStreamWriter failed", "unexpected pos")
+    # safetensors: "... (os error 28)", or 122 for a quota; torch.save: the last two.
+    words = ("No space left", "Disk quota exceeded", "PytorchStreamWriter failed", "unexpected pos")
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(
         w in str(error) for w in words
     )

@@ -15,7 +15,7 @@ from typing import Any
 
 from .row_files import LINED, blank_lines
 
-ROW = "__row__"  # not a name that a user's column has
+ROW = "__row__"  # a name that no user's column has
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def load_data(
     }
     left_out = sum(ledger["left_out"].values())
     if ledger["rows_in"] != ledger["rows_out"] + left_out:
-        raise RuntimeError(f"rows vanished uncounted: {ledger}")
+        raise RuntimeError(f"rows are missing from the ledger: {ledger}")
     return train, held_out, ledger
 
 

@@ -126,7 +126,7 @@ CODES: dict[str, str] = {
     "no-messages": "a row whose conversation is empty or missing",
     "no-pairs": "the two replies are equal in every pair",
     "no-record": "a directory given as a run has no run.json",
-    "no-reward-head": "a model that should score replies has no reward head",
+    "no-reward-head": "the model that scores replies has no reward head",
     "no-rows": "no rows are left to train on or to evaluate on",
     "no-runs": "`lifecycle report` found no run",
     "no-schema": "a stage does not work with the installed versions of transformers and TRL",

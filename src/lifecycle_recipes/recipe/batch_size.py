@@ -14,7 +14,7 @@ from ..layouts.effective import rows_per_step
 KEY = "global_batch_size"
 ROWS, STEPS = "per_device_train_batch_size", "gradient_accumulation_steps"
 UPSTREAM = 8  # TrainingArguments' per_device_train_batch_size: the largest value used if none is given
-# KTO estimates its KL from replies to the other prompts of a micro-batch (kto_trainer.py refuses one row).
+# KTO estimates its KL from replies to the other prompts of a micro-batch (kto_trainer.py rejects one row).
 KTO_ROWS = 2
 
 

@@ -84,7 +84,7 @@ class Checker:
         value = node.value
         if holds_secret(value):
             return self.say(
-                "secret", node.where, f"{dotted(path)} holds a credential: {_secret_cure(path[-1])}"
+                "secret", node.where, f"{dotted(path)} contains a credential: {_secret_cure(path[-1])}"
             )
         if isinstance(value, float) and not math.isfinite(value):
             return self.say("bad-value", node.where, f"{dotted(path)} must be a finite number, not {value}")

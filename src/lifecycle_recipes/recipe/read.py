@@ -189,7 +189,7 @@ def load_recipe(
 
     check: called with the RawRecipe before anything heavy is imported; refuses by raising.
     Every section becomes its dataclass; `recipe.raw` is the RawRecipe. Precision follows the hardware unless
-    the recipe sets it. Raises Refusal (`bad-value`) where an upstream dataclass rejects its values.
+    the recipe sets it. Raises Refusal (`bad-value`) if an upstream dataclass rejects its values.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     module = sys.modules[recipe_class.__module__]

@@ -101,7 +101,7 @@ def _precision(raw: RawRecipe) -> list[Finding]:
         message = "train.bf16 and train.fp16 are both true"
         return [
             Finding.error(
-                "two-precisions", message, "keep one: bf16 where the GPU has it", raw.place("train.fp16")
+                "two-precisions", message, "keep one: bf16 if the GPU supports it", raw.place("train.fp16")
             )
         ]
     return []

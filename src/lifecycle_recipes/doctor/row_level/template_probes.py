@@ -51,7 +51,7 @@ CONVERSATIONS: dict[str, tuple[list[dict], list | None]] = {
 OPTIONAL = ("system message", "tool call")  # not every model family has these turns
 
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
-# Zephyr and Mistral 7B before v0.3 were trained with these as several tokens: there it is no fault.
+# Zephyr and Mistral 7B before v0.3 were trained with these as several tokens, so it is correct for them.
 SPELT_OUT = frozenset(["<|system|>", "<|user|>", "<|assistant|>", "[INST]", "[/INST]"])
 
 

@@ -15,7 +15,7 @@ from .template_probes import GENERATION, control_tokens
 from .token_lengths import Sample, find_second_bos, find_smuggled, is_text, measure, take
 from .truncation import find_cuts
 
-# A parent of one of these stages was trained on its template; a base model may not be trained on its own.
+# A parent of one of these stages was trained on its template; a base model may have an unused one.
 CHAT_STAGES = ("sft", "dpo", "kto", "ppo")
 
 

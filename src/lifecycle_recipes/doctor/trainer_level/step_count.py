@@ -21,8 +21,7 @@ def is_ppo(trainer) -> bool:
 def planned_steps(trainer, declared: int | None = None) -> tuple[int, int]:
     """(optimizer steps of the run, rows per step over all processes), as upstream counts them.
 
-    declared: a declared global batch; rows are then dropped by it (batch_order.py), not by the batch of one
-    process.
+    declared: the declared global batch. Rows are then dropped by it (batch_order.py), not per process.
     """
     args = trainer.args
     shared = args.train_batch_size * trainer.accelerator.num_processes

@@ -1,12 +1,12 @@
-# The life of a model as a graph: a stage runs when its recipe, or the gate of a stage it starts from, is newer.
+# The lifecycle of a model as a graph: a stage runs if its recipe, or the gate of one of its parents, is newer.
 #
-#   make lifecycle                    the whole life on the desk, then the card
+#   make lifecycle                    the whole desk lifecycle, then the card
 #   make sft                          one stage of RECIPES, then its gate
 #   make dpo RECIPES=recipes/mine LAYOUT=zero3 ARGS="--train.max_steps 5"
-#   make sft LAYOUT=zero3 PROCESSES=2 CPU=1   a layout, on so many processes, without its GPUs
-#   make variants                     LoRA and QLoRA lives beside the full one
-#   make broken                       one wrong recipe per failure: code, time, message
-#   make test-fast                    while refactoring: the tests that load no model
+#   make sft LAYOUT=zero3 PROCESSES=2 CPU=1   a layout with two processes, on the CPU
+#   make variants                     the LoRA and QLoRA variants of the lifecycle
+#   make broken                       runs one wrong recipe per failure; prints code, time, message
+#   make test-fast                    the tests that load no model, for refactoring
 #   make test / make test-slow        the tests
 #   make help                         all targets
 
@@ -25,7 +25,7 @@ LIFECYCLE := $(BIN)/lifecycle
 INSTALLED := $(VENV)/installed
 WORLD := data/desk/world/manifest.json
 
-# The desk needs no Hub; a recipe with a Hub id is run with HF_HUB_OFFLINE=0.
+# The desk does not need the Hub; run a recipe with a Hub id with HF_HUB_OFFLINE=0.
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
@@ -52,8 +52,8 @@ data: $(WORLD)
 $(WORLD): $(wildcard data/desk/*.py) | $(INSTALLED)
 	@$(BIN)/python data/desk/generate.py
 
-# --- the life ---------------------------------------------------------------------------------------------
-# Each arrow below is a parent; a stage starts only from parents whose gate holds.
+# --- the lifecycle ----------------------------------------------------------------------------------------
+# Each prerequisite below is a parent; a stage starts only from parents whose gate passed.
 $(DESK)/02-tokenizer/gate.ok: $(WORLD)
 $(DESK)/03-pretrain/gate.ok: $(DESK)/02-tokenizer/gate.ok
 $(DESK)/04-sft/gate.ok: $(DESK)/03-pretrain/gate.ok
@@ -61,7 +61,7 @@ $(DESK)/05-reward/gate.ok: $(DESK)/04-sft/gate.ok
 $(DESK)/06-ppo/gate.ok: $(DESK)/05-reward/gate.ok
 $(DESK)/07-dpo/gate.ok: $(DESK)/05-reward/gate.ok
 $(DESK)/08-kto/gate.ok: $(DESK)/05-reward/gate.ok
-# Variants: compared with the full fine-tunes, so these come first.
+# Variants are compared with the full fine-tunes, which therefore run first.
 $(DESK)/04-sft-lora/gate.ok: $(DESK)/04-sft/gate.ok
 $(DESK)/04-sft-qlora/gate.ok: $(DESK)/04-sft/gate.ok
 $(DESK)/07-dpo-lora/gate.ok: $(DESK)/04-sft-lora/gate.ok $(DESK)/05-reward/gate.ok
@@ -86,7 +86,7 @@ tokenizer pretrain sft reward ppo dpo kto evaluate sft-lora sft-qlora dpo-lora: 
 	if [ -z "$$recipe" ]; then echo "no recipe for '$@' in $(RECIPES)" >&2; exit 2; fi; \
 	$(LIFECYCLE) run $$recipe $(LAUNCH) $(ARGS) && $(LIFECYCLE) gate $$recipe $(ARGS)
 
-# --- what goes wrong, and how it is named -----------------------------------------------------------------
+# --- broken recipes ---------------------------------------------------------------------------------------
 broken: | $(INSTALLED)
 	@$(BIN)/python recipes/broken/run.py $(ARGS)
 

@@ -60,7 +60,7 @@ def test_a_start_hashes_an_entry_only_where_a_file_changed_or_on_demand(recipe_o
     os.utime(file, ns=(written, written))  # as a failing disk: nothing but the content shows it
     assert cache.find_damage(entry) == ""
     monkeypatch.setenv("LIFECYCLE_CHECK_CACHE", "1")
-    assert "another content" in cache.find_damage(entry)
+    assert file.name in cache.find_damage(entry)
     DAMAGES["truncated"](entry)
     assert "has 100 bytes, not" in cache.find_damage(entry)
 

@@ -1,8 +1,8 @@
-"""Prepared rows on disk, found by the content of everything that shapes them. No torch.
+"""Prepared rows on disk. Their key is a hash of all that determines them. No torch.
 
 <cache>/rows/<key>/ holds train/ and eval/ (as `Dataset.save_to_disk` writes them), ledger.json and
-manifest.json: the parts of the key, and size, hash and time of change of every other file. An entry is written
-elsewhere and renamed, so it is there as a whole or not at all; what happens to it later shows when it is read.
+manifest.json: the parts of the key, and the size, hash and modification time of every other file. An entry is
+written elsewhere and then renamed, so it is never incomplete; later damage is found when it is read.
 """
 
 import hashlib
@@ -22,8 +22,8 @@ from ..record.parents import hash_file, hash_inputs
 from ..redact import redact
 
 MANIFEST, LEDGER = "manifest.json", "ledger.json"
-# Training arguments that touch no row. They are kept from the code that prepares rows, and out of the key;
-# every other one is in it, also one that upstream's next release adds.
+# Training arguments that affect no row. The code that prepares rows does not see them, and the key leaves
+# them out. It contains every other argument, also one that a later upstream release adds.
 NOT_ROWS = frozenset(
     """
     output_dir report_to run_name project trackio_space_id trackio_bucket_id trackio_static_space_id
@@ -56,7 +56,7 @@ NOT_ROWS = frozenset(
     local_batch_size batch_size local_mini_batch_size mini_batch_size
     """.split()
 )
-# Beside data/ and the stage, the code that turns a file's rows into a trainer's.
+# The code that turns the rows of a file into those of a trainer, besides data/ and the stage.
 ROW_CODE = ("models/load.py", "models/special_tokens.py", "models/turn_end.py", "evals/pairs.py")
 PACKAGES = ("datasets", "jinja2", "pyarrow", "tokenizers", "transformers", "trl")
 
@@ -74,10 +74,10 @@ class Rows:
 
 
 def describe(recipe, tokenizer, stage: Path, facts: dict) -> dict:
-    """Everything that shapes the rows of `recipe`, as plain values, each file by its content.
+    """All that determines the rows of `recipe`, as plain values; a file is described by its content.
 
-    stage: the file of the module that prepares them. facts: what else that module goes by.
-    Raises Refusal for a source that is not there.
+    stage: the file of the module that prepares them. facts: other values that this module uses.
+    Raises Refusal for a missing source.
     """
     from .row_files import check_local
     from .sources import read_hub
@@ -94,7 +94,7 @@ def describe(recipe, tokenizer, stage: Path, facts: dict) -> dict:
         "allow": sorted(recipe.allow),
         "facts": facts,
         "files": hash_inputs([asdict(data), train]),
-        # A split's fingerprint covers the commit that is really read, whatever the revision says.
+        # A split's fingerprint depends on the commit that is read; a revision may be a branch.
         "hub": [read_hub(source)._fingerprint for source in sources if not check_local(source.path)],
         "tokenizer": hash_tokenizer(tokenizer),
         "template": _hash_template_source(train.get("chat_template_path")),
@@ -109,14 +109,14 @@ def key_of(parts: dict) -> str:
 
 
 def hash_tokenizer(tokenizer) -> str:
-    """Of the tokenizer as it is now, template and special tokens included, wherever it came from."""
+    """A hash of the tokenizer in memory, with its template and special tokens, wherever it came from."""
     with tempfile.TemporaryDirectory() as directory:
         tokenizer.save_pretrained(directory)
         return _hash_files(Path(directory), Path(directory).rglob("*"))
 
 
 def _hash_template_source(path: str | None) -> str | None:
-    """Of the tokenizer that lends its template, where train.chat_template_path is no file."""
+    """A hash of the tokenizer whose template is used, if train.chat_template_path is not a file."""
     if not path or os.path.isfile(path):
         return None
     from transformers import AutoTokenizer
@@ -125,7 +125,7 @@ def _hash_template_source(path: str | None) -> str | None:
 
 
 def _hash_code(stage: Path) -> str:
-    """Of our modules that turn files into rows: a commit that changes one makes new entries."""
+    """A hash of the modules here that turn files into rows: a commit that changes one makes new entries."""
     package = Path(__file__).parents[1]
     files = [*package.glob("data/*.py"), *(package / name for name in ROW_CODE)]
     return _hash_files(package, [*files, stage])
@@ -146,16 +146,16 @@ def entry_of(key: str) -> Path:
 
 
 def rows_directory() -> Path:
-    """$LIFECYCLE_CACHE/rows, or that of ~/.cache/lifecycle_recipes."""
+    """$LIFECYCLE_CACHE/rows, by default ~/.cache/lifecycle_recipes/rows."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lifecycle_recipes"
     return Path(os.environ.get("LIFECYCLE_CACHE") or home).expanduser() / "rows"
 
 
 def find_damage(entry: Path) -> str:
-    """What is wrong with an entry that is there; empty if nothing.
+    """What is wrong with an existing entry; empty if nothing.
 
-    A file with the size and the time of change that it was written with is taken as it is, since to hash
-    an entry takes minutes at every start; one with another time (a copied cache) is hashed.
+    A file whose size and modification time are in the manifest is trusted, since hashing an entry would take
+    minutes at every start. A file with another time (in a copied cache) is hashed.
     LIFECYCLE_CHECK_CACHE=1 hashes every file.
     """
     thorough = os.environ.get("LIFECYCLE_CHECK_CACHE") == "1"
@@ -167,19 +167,19 @@ def find_damage(entry: Path) -> str:
             if found.st_size != size:
                 return f"{name} has {found.st_size} bytes, not {size}"
             if (thorough or found.st_mtime_ns != mtime_ns) and hash_file(entry / name) != digest:
-                return f"{name} has another content"
+                return f"{name} does not match its hash"
             copied = copied or found.st_mtime_ns != mtime_ns
             manifest["files"][name] = [size, digest, found.st_mtime_ns]
         if copied:  # the next start need not hash it again
             with suppress(OSError):
                 write_json(entry / MANIFEST, manifest)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"{MANIFEST} or a file it names cannot be read: {error}"
+        return f"{MANIFEST} or a file that it lists cannot be read: {error}"
     return ""
 
 
 def read_entry(entry: Path) -> Rows:
-    """The rows of a whole entry, mapped into memory."""
+    """The rows of an undamaged entry, mapped into memory."""
     from datasets import load_from_disk
 
     held_out = load_from_disk(str(entry / "eval")) if (entry / "eval").is_dir() else None
@@ -188,9 +188,9 @@ def read_entry(entry: Path) -> Rows:
 
 
 def workplace(key: str) -> Path:
-    """A new directory beside the entries, for the caller to remove. Raises OSError.
+    """A new directory beside the entries, which the caller removes. Raises OSError.
 
-    Those of killed processes of this machine are removed first.
+    Directories that killed processes of this machine left behind are removed first.
     """
     root, me = rows_directory(), this_process()
     root.mkdir(parents=True, exist_ok=True)
@@ -205,7 +205,7 @@ def workplace(key: str) -> Path:
 def write_entry(key: str, rows: Rows, parts: dict, place: Path) -> None:
     """Make the entry in `place` and rename it. Raises OSError.
 
-    One that is there already is kept if it is whole: another process was faster.
+    An undamaged entry that another process has made meanwhile is kept.
     """
     fresh, entry = place / "entry", entry_of(key)
     fresh.mkdir()

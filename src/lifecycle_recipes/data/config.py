@@ -6,13 +6,13 @@ from typing import Any, Literal
 
 @dataclass
 class Source:
-    """One place that rows come from.
+    """One file or Hub dataset.
 
     path: a local .jsonl, .json, .parquet or .txt file, else the id of a dataset on the Hub.
     name: the configuration of a Hub dataset. split, revision: as in `datasets.load_dataset`.
-    max_rows: take a seeded sample of this many rows, not the head of the file.
-    columns: what a column is called there, by the name it has here (`messages: conversations`); an empty
-    name leaves an optional column unread (`prompt: ""`).
+    max_rows: use a seeded random sample of this many rows.
+    columns: column name here -> column name in the source (`messages: conversations`); an empty name leaves
+    an optional column unread (`prompt: ""`).
     """
 
     path: str
@@ -25,11 +25,11 @@ class Source:
 
 @dataclass
 class DataConfig:
-    """Rows to train on and rows to measure on.
+    """Rows to train on and rows to evaluate on.
 
-    sources, eval_sources: concatenated in the order given. Held-out rows are either named in
-    `eval_sources` or split from the sources by `eval_fraction`, the same on every rank. seed: of that
-    split and of `max_rows`.
+    sources, eval_sources: concatenated in the order given. Held-out rows either come from `eval_sources` or
+    are split from the sources by `eval_fraction`, the same on every rank. seed: of that split and of
+    `max_rows`.
     """
 
     sources: list[Source]
@@ -38,7 +38,7 @@ class DataConfig:
     seed: int = 42
 
 
-# Columns that a stage reads from its rows: those it needs, and those it uses where they are given.
+# Columns that a stage reads from its rows: required and optional ones.
 _COLUMNS = {
     "sft": (["messages"], ["tools"]),
     "reward": (["chosen", "rejected"], ["prompt", "tools"]),
@@ -46,12 +46,12 @@ _COLUMNS = {
     "kto": (["prompt", "completion", "label"], ["tools"]),
     "ppo": (["prompt"], []),
 }
-# Where a stage that reads plain text is told which column holds it.
+# The setting that names the text column of a stage that reads plain text.
 _TEXT_COLUMN = {"pretrain": ("text", "column"), "tokenizer": ("tokenizer", "text_column")}
 
 
 def stage_columns(stage: str, values: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """(required, optional) columns of a stage, both empty if it reads none; values: `RawRecipe.values`."""
+    """(required, optional) columns of a stage, both empty if it reads no rows. values: `RawRecipe.values`."""
     if stage in _TEXT_COLUMN:
         section, key = _TEXT_COLUMN[stage]
         return [values.get(section, {}).get(key, "text")], []
@@ -63,8 +63,8 @@ def stage_columns(stage: str, values: dict[str, Any]) -> tuple[list[str], list[s
 class TextConfig:
     """block_size: tokens per row. column: the column that holds the text.
 
-    packing: `bfd` fills blocks with whole documents (best fit first; longer ones are cut); `none` gives
-    every document, or piece of one, a row of its own.
+    packing: `bfd` fills blocks with whole documents (best fit first; longer ones are split); with `none`,
+    every document, or piece of one, has a separate row.
     """
 
     block_size: int

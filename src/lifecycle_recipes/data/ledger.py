@@ -1,10 +1,10 @@
-"""Rows that a trainer drops or cuts by their length, booked in the ledger: upstream does both in silence."""
+"""Enter rows that a trainer drops or truncates by their length in the ledger: upstream does both silently."""
 
 from ..finding import refuse
 
 
 def count_left_out(ledger: dict, reason: str, rows: int, held_out: int = 0) -> None:
-    """Book rows (`held_out` of them on top, from the held-out set) out of the ledger under `reason`."""
+    """Count `rows` training rows and `held_out` held-out rows in the ledger as left out for `reason`."""
     if rows + held_out:
         ledger["left_out"][reason] = ledger["left_out"].get(reason, 0) + rows + held_out
         ledger["rows_out"] -= rows + held_out
@@ -12,7 +12,7 @@ def count_left_out(ledger: dict, reason: str, rows: int, held_out: int = 0) -> N
 
 
 def count_too_long(ledger: dict, before: tuple, after: tuple) -> None:
-    """Book the rows that a trainer leaves out, given (train, held-out or None) as read and as prepared."""
+    """Count the rows that a trainer leaves out, given (train, held-out or None) as read and as prepared."""
     gone = [
         len(rows) - len(kept) if rows is not None else 0 for rows, kept in zip(before, after, strict=True)
     ]
@@ -20,7 +20,7 @@ def count_too_long(ledger: dict, before: tuple, after: tuple) -> None:
 
 
 def count_truncated(ledger: dict, dataset, max_length: int | None, replies: list[str]) -> None:
-    """Note how many training rows have a reply that `max_length` (tokens) cuts: it loses its turn end."""
+    """Note how many training rows have a reply that `max_length` truncates: its end-of-turn token is lost."""
     if max_length is None:
         return
     prompts = [len(ids) for ids in dataset["prompt_ids"]]
@@ -29,13 +29,13 @@ def count_truncated(ledger: dict, dataset, max_length: int | None, replies: list
 
 
 def account_for_conversations(ledger: dict, args, end: int, before: tuple, after: tuple) -> None:
-    """Book the rows that upstream dropped, and count those it cut short; refuse if none is left.
+    """Count the rows that upstream dropped and those that it truncated; refuse if no row is left.
 
-    before, after: (train, held-out or None) as read and as prepared. end: the id that ends a turn.
+    before, after: (train, held-out or None), as read and as prepared. end: the id of the end-of-turn token.
     """
     parts = [part for part in after if part is not None]
     conversations = [list(pieces(part)) for part in parts]
-    # Packing leaves no conversation out; bfd_split and wrapped make several pieces of one and lose no token.
+    # Packing leaves out no conversation; bfd_split and wrapped split it into pieces and lose no token.
     packed = [args.packing, args.packing if args.eval_packing is None else args.eval_packing]
     gone = [
         0 if pack else len(rows) - len(kept)
@@ -49,7 +49,7 @@ def account_for_conversations(ledger: dict, args, end: int, before: tuple, after
             "raise train.max_length",
         )
     whole = args.packing and args.packing_strategy != "bfd"
-    # The template may write a line break after the turn end.
+    # The template may write a line break after the end-of-turn token.
     ledger["truncated"] = 0 if whole else sum(end not in ids[-2:] for ids in conversations[0])
     ledger["tokens"] = sum(map(len, conversations[0]))
 

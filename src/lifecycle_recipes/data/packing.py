@@ -1,4 +1,4 @@
-"""Documents to fixed blocks of tokens, several documents to a block, none seeing another."""
+"""Pack documents into blocks of a fixed length; attention does not cross from one document to another."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +9,8 @@ from ..finding import refuse
 def pack_documents(dataset, tokenizer, column: str, block_size: int, packing: str = "bfd"):
     """Tokenise `column` and pack it. Return (Dataset of input_ids, seq_lengths and ROW, counts).
 
-    A document is [bos] text eos, where the bos is the tokenizer's own (ours is <|endoftext|>, which lets the
-    model predict a document's first token). One longer than a block is cut into pieces that overlap by one
+    A document is [bos] text eos with the tokenizer's bos (ours is <|endoftext|>, so that the model can
+    predict a document's first token). A document longer than a block is split into pieces that overlap by one
     token, so that every token after the first is predicted exactly once and none is lost.
     input_ids: at most `block_size` ids. seq_lengths: the length of each piece in the row; they sum to the
     row's length. counts: {documents, tokens, predicted_tokens, bytes, blocks, fill}.
@@ -40,7 +40,7 @@ def pack_documents(dataset, tokenizer, column: str, block_size: int, packing: st
         return {"input_ids": pieces, ROW: numbers}
 
     def pack(rows):
-        # batch_size: 1000 rows, the default, leaves a half-empty block every thousand.
+        # The default batch_size of 1000 would leave a half-empty block every 1000 rows.
         options = {"batch_size": 10_000, "desc": "Packing"}
         return pack_dataset(rows.select_columns("input_ids"), block_size, "bfd", options)
 
@@ -65,11 +65,11 @@ def pack_documents(dataset, tokenizer, column: str, block_size: int, packing: st
 class BlockCollator:
     """Rows of input_ids and seq_lengths -> a batch whose position_ids restart with each document.
 
-    Returns input_ids, position_ids and labels, each (batch, block_size), and no attention_mask:
-    transformers then isolates documents by their position_ids under sdpa and eager attention, and a mask of
-    ones would switch that off. Labels are the ids themselves, an eos included, but -100 for the first token
-    of a piece (nothing before it may predict it) and for padding. Padding counts as one more document.
-    flatten: one row of (1, batch * block_size), which flash attention needs to see the boundaries.
+    Returns input_ids, position_ids and labels, each (batch, block_size), and no attention_mask: without a
+    mask, transformers isolates documents by their position_ids under sdpa and eager attention; a mask of ones
+    would switch that off. Labels are the ids, eos included, but -100 for the first token of a piece (no token
+    before it may predict it) and for padding. Padding counts as one more document.
+    flatten: one row of (1, batch * block_size), which flash attention needs to find the boundaries.
     """
 
     pad_token_id: int
@@ -94,7 +94,7 @@ class BlockCollator:
 
 
 def require_room_for_blocks(block_size: int, config: Any) -> None:
-    """Raise Refusal block-too-long where a model with this transformers config has fewer positions."""
+    """Raise Refusal block-too-long if a model with this transformers config has fewer positions."""
     longest = getattr(config, "max_position_embeddings", None)
     if longest and block_size > longest:
         raise refuse(
@@ -105,7 +105,7 @@ def require_room_for_blocks(block_size: int, config: Any) -> None:
 
 
 def token_losses(logits, labels):
-    """For `Trainer(preprocess_logits_for_metrics=...)`: (batch, 2), each row's nats and label count.
+    """For `Trainer(preprocess_logits_for_metrics=...)`: (batch, 2), the nats and label count of each row.
 
     Keeps evaluation from holding (rows, block_size, vocabulary) logits in memory.
     """
@@ -121,15 +121,15 @@ def token_losses(logits, labels):
 def text_measures(total_bytes: int):
     """For `Trainer(compute_metrics=...)`: perplexity and bits_per_byte over all of the held-out text.
 
-    Exact sums: the Trainer's own eval_loss is a mean of batch means. bits_per_byte is the nats of every
-    predicted token, eos included, by ln 2 and the text's UTF-8 bytes.
+    From exact sums: the Trainer's eval_loss is a mean of batch means. bits_per_byte is the sum of the nats of
+    all predicted tokens, eos included, divided by ln 2 and by the text's UTF-8 bytes.
     """
     import math
 
     def measure(prediction) -> dict[str, float]:
         nats, tokens = prediction.predictions.sum(0)
         return {
-            # Beyond e^700 a double overflows; such a model has learnt nothing anyway.
+            # Above e^700 a double overflows; a model with such a loss has learnt nothing.
             "perplexity": math.exp(min(nats / max(tokens, 1), 700)),
             "bits_per_byte": nats / math.log(2) / max(total_bytes, 1),
         }

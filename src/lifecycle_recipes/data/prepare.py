@@ -1,4 +1,4 @@
-"""Rows are tokenised once: by one process, into the cache (cache.py); every other only reads them."""
+"""Rows are tokenised once, by one process, into the cache (cache.py); the other processes read them."""
 
 import logging
 import shutil
@@ -16,18 +16,18 @@ from .provenance import ROW, Origins, take_off, with_packed_numbers
 from .sources import until_exit
 from .waiting import Turn, no_barriers
 
-# Sections of a recipe that shape no row.
+# Sections of a recipe that affect no row.
 NOT_DATA = ("model", "reward", "value", "architecture", "evaluate", "gate", "pinned", "raw")
 
 
 def prepared_rows(recipe, tokenizer, prepare: Callable[..., tuple], run, **facts) -> Rows:
-    """The rows of `recipe`, from the cache where it has them; `run` gets ledger, origins and data_cache.
+    """The rows of `recipe`, from the cache if it has them; `run` gets ledger, origins and data_cache.
 
-    prepare: `(recipe, tokenizer, scratch, **facts) -> (train, held-out or None, ledger)` of a stage. It sees
-    of the recipe what is in the key and nothing else; scratch: the directory for its temporary files. It
+    prepare: `(recipe, tokenizer, scratch, **facts) -> (train, held-out or None, ledger)` of a stage. It gets
+    only those values of the recipe that are in the key. scratch: the directory for its temporary files. It
     keeps the column ROW of the training rows.
-    Called on every rank: one process prepares, the others wait, without a time limit. Where the cache cannot
-    be used, each prepares for itself and the run is told so.
+    Called on every rank: one process prepares, and the others wait without a time limit. If the cache cannot
+    be used, every process prepares its own rows, and `run` gets a finding.
     Raises Refusal: what `prepare` raises, machines-differ, rows-not-prepared.
     """
     turn = Turn()
@@ -65,7 +65,7 @@ def prepared_rows(recipe, tokenizer, prepare: Callable[..., tuple], run, **facts
 
 
 def only_data(recipe) -> Any:
-    """A copy of `recipe` in which what is not in the key is as if it had not been given."""
+    """A copy of `recipe` in which the values that are not in the key are unset."""
     own = copy(recipe)
     for name in NOT_DATA:
         if hasattr(own, name):
@@ -79,7 +79,7 @@ def only_data(recipe) -> Any:
 
 
 def find(key: str) -> tuple[Rows | None, str]:
-    """(the rows of an entry that is whole, what is wrong with one that is not)."""
+    """(the rows of an undamaged entry or None, what is wrong with a damaged one)."""
     entry = entry_of(key)
     try:
         if not entry.exists():
@@ -91,7 +91,7 @@ def find(key: str) -> tuple[Rows | None, str]:
 
 
 def make_entry(key: str, parts: dict, make: Callable[[Path], Rows], again: Callable[[], dict], run) -> Rows:
-    """Prepare rows and keep them; where that fails, prepare them for this process alone and say so.
+    """Prepare rows and keep them; if that fails, prepare them for this process alone and report it.
 
     again: describes the inputs once more, since a file may change while it is read.
     """
@@ -113,15 +113,15 @@ def make_entry(key: str, parts: dict, make: Callable[[Path], Rows], again: Calla
 
 
 def make_alone(make: Callable[[Path], Rows], error: OSError, run) -> Rows:
-    """Rows for this process, in files that go with it."""
+    """Rows for this process, in files that are removed when it ends."""
     run.report([unusable(error)])
     return make(Path(until_exit()))
 
 
 def rows_of_trainer(trainer_class, args, tokenizer, train, held_out) -> tuple:
-    """(train, held-out) as the `trainer_class` of TRL prepares them, before it does anything else.
+    """(train, held-out) as the `trainer_class` of TRL prepares them.
 
-    Its constructor runs as far as that, around a model of a few units: no weights are read, no device used.
+    Its constructor runs up to that point, with a tiny model: no weights are read and no device is used.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -141,11 +141,11 @@ def rows_of_trainer(trainer_class, args, tokenizer, train, held_out) -> tuple:
                 raise _Prepared
             return done[name]
 
-    # With it upstream drops all columns that the model does not read, the numbers of the rows as well.
+    # With it, upstream drops all columns that the model does not read, the row numbers included.
     if getattr(args, "use_liger_kernel", False):
         args = copy(args)
         args.use_liger_kernel = False
-    # What it says before it prepares rows it says once more when the real trainer is built.
+    # The real trainer logs the same messages once more when it is built.
     logger.setLevel(logging.ERROR)
     try:
         Preparing(
@@ -163,7 +163,7 @@ def rows_of_trainer(trainer_class, args, tokenizer, train, held_out) -> tuple:
 
 
 def pack_numbered(prepare: Callable, dataset, tokenizer, args, packing, formatting, name: str):
-    """`prepare(dataset, ...)` of TRL's SFTTrainer, which packs, with the numbers of what each row holds."""
+    """`prepare(dataset, ...)` of TRL's SFTTrainer, which packs; row numbers are packed in the same way."""
     apart = copy(args)
     apart.max_length, apart.shuffle_dataset = None, False
     rows = prepare(dataset, tokenizer, apart, False, formatting, name)
@@ -175,18 +175,16 @@ def pack_numbered(prepare: Callable, dataset, tokenizer, args, packing, formatti
 
 
 class _Prepared(Exception):
-    """Both sets of rows are there."""
+    """Both sets of rows are prepared."""
 
 
 def over_prepared(trainer_class) -> type:
-    """`trainer_class` of TRL that takes prepared rows as they are; others it prepares as it always does."""
+    """A subclass of TRL's `trainer_class` that does not prepare rows again that are already prepared."""
 
     class OverPrepared(trainer_class):
         def __init__(self, *, args, **parts):
             masked = getattr(args, "assistant_only_loss", None)
-            if (
-                masked
-            ):  # SFT masks while it prepares rows, and refuses rows that are none of its conversations
+            if masked:  # SFT masks while it prepares rows, and rejects rows that are not conversations
                 args.assistant_only_loss = False
             try:
                 super().__init__(args=args, **parts)

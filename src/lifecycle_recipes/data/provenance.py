@@ -1,8 +1,9 @@
-"""Where a row of a built training set lies: its number in the sources, carried along while rows are prepared.
+"""Where a row of a built training set comes from: its number in the sources, kept while rows are prepared.
 
-`load_data` numbers the rows of all sources on end, in a column that tokenising, filtering and shuffling leave
-alone. Packing takes no such column: there the numbers are packed once more in place of the tokens. Before a
-trainer gets the rows the column is taken off, so it can reach neither a collator nor a model.
+`load_data` numbers the rows of all sources consecutively, in a column that tokenising, filtering and
+shuffling do not change. Packing does not support such a column: there the numbers are packed separately, in
+place of the tokens. The column is removed before a trainer gets the rows, so that no collator or model
+receives it.
 """
 
 from bisect import bisect_right
@@ -14,12 +15,12 @@ from typing import Any
 
 from .row_files import LINED, blank_lines
 
-ROW = "__row__"  # no column of a user's
+ROW = "__row__"  # a name that no user's column has
 
 
 @dataclass(frozen=True)
 class Place:
-    """A row of a source. source: counts the ledger's sources from 0. number: its `unit` in it, from 1."""
+    """A row of a source. source: its index in the ledger, from 0. number: of the line or row, from 1."""
 
     source: int
     path: str
@@ -31,10 +32,10 @@ class Place:
 
 
 class Origins:
-    """The places of the rows of a training set. Nothing is read before one is asked for.
+    """The places of the rows of a training set, read on demand.
 
-    numbers: the column ROW of the set, a number per row (over all sources, from 0), or a list where rows are
-    packed. sources: those of the ledger.
+    numbers: the column ROW of the set: a number per row (over all sources, from 0), or a list of them if rows
+    are packed. sources: those of the ledger.
     """
 
     def __init__(self, numbers: Any, sources: list[dict]):
@@ -43,16 +44,16 @@ class Origins:
         self._lines: dict[int, Callable[[int], int] | None] = {}
 
     def numbers_of(self, first: int, last: int) -> list[list[int]]:
-        """Per row of the training set from `first` to before `last` the numbers of what it holds."""
+        """The source row numbers in each row of the training set, from row `first` to before `last`."""
         found = self.numbers[first:last][ROW]
         return [numbers if isinstance(numbers, list) else [numbers] for numbers in found]
 
     def of(self, row: int) -> list[Place]:
-        """The place of all that row `row` of the training set holds, in order."""
+        """The places of the source rows in row `row` of the training set, in order."""
         return [self.place(number) for number in self.numbers_of(row, row + 1)[0]]
 
     def source(self, number: int) -> int:
-        """Which source holds the row of this number."""
+        """The index of the source that holds the row with this number."""
         return bisect_right(self.starts, number) - 1
 
     def place(self, number: int) -> Place:
@@ -65,9 +66,9 @@ class Origins:
 
 
 def line_of_row(path: str, rows: int) -> Callable[[int], int] | None:
-    """Row (from 0) -> line (from 1) of a file with a row to each line that is not blank.
+    """Row (from 0) -> line (from 1) of a file with one row in each line that is not blank.
 
-    None for other sources, and for a file that does not, or no longer, hold that many `rows` in lines.
+    None for other sources, and for a file whose number of such lines is not `rows`.
     """
     if Path(path).suffix not in LINED:
         return None
@@ -82,7 +83,7 @@ def line_of_row(path: str, rows: int) -> Callable[[int], int] | None:
 
 
 def places(found: Iterable[Place], most: int = 5) -> str:
-    """`file:4 and other.parquet, rows 2, 7`; at most `most` rows of each file are named, each once."""
+    """`file:4 and other.parquet, rows 2, 7`; lists at most `most` rows of each file, each once."""
     files: dict[tuple[str, str], list[int]] = {}
     for place in dict.fromkeys(found):
         files.setdefault((place.path, place.unit), []).append(place.number)
@@ -101,7 +102,7 @@ def places(found: Iterable[Place], most: int = 5) -> str:
 
 
 def number_rows(rows: Any, first: int) -> Any:
-    """`rows` of a source with their numbers, `first` the first."""
+    """`rows` of a source with consecutive numbers that start at `first`."""
     import numpy as np
 
     return rows.add_column(ROW, np.arange(first, first + len(rows)))
@@ -113,10 +114,10 @@ def take_off(rows: Any) -> Any:
 
 
 def with_packed_numbers(packed: Any, rows: Any, pack: Callable[[Any], Any]) -> Any:
-    """`packed` with the numbers of what each row holds: per piece, or per row that was cut without regard.
+    """`packed` with the numbers of the source rows in each row, as `_unmark` returns them.
 
-    rows: what was packed, with ROW and `input_ids`. pack: packs any Dataset of `input_ids` and `labels` with
-    rows as long as those in the same way.
+    rows: the rows that were packed, with ROW and `input_ids`. pack: packs a Dataset of `input_ids` and
+    `labels` with rows of the same lengths in the same way.
     """
     import pyarrow as pa
     from datasets import Dataset, concatenate_datasets
@@ -128,7 +129,7 @@ def with_packed_numbers(packed: Any, rows: Any, pack: Callable[[Any], Any]) -> A
 
 
 def _mark(table):
-    """Every token replaced by the number of its row."""
+    """The table with every token replaced by the number of its row."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -141,7 +142,7 @@ def _mark(table):
 
 
 def _unmark(table):
-    """One number for all tokens of a piece, or, where pieces have no ends, for each run of one number."""
+    """One number for all tokens of a piece; without piece boundaries, one for each run of equal numbers."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc

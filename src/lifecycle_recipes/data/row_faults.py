@@ -1,6 +1,6 @@
-"""What can be wrong with one row, as a code and a detail; rows with the same fault become one finding.
+"""Faults of single rows, each with a code and a detail; rows with the same fault become one finding.
 
-Upstream trains on all of these in silence. No torch, no datasets: a row is a plain dict.
+Upstream trains on all of these rows without a message. No torch, no datasets: a row is a plain dict.
 """
 
 from collections.abc import Collection, Iterator
@@ -12,11 +12,11 @@ from ..finding import Finding, refuse
 ROLES = ("system", "user", "assistant", "tool")
 CONVERSATIONS = ("messages", "prompt", "chosen", "rejected", "completion")
 REPLIES = ("chosen", "rejected", "completion")
-SAME_PAIR = "chosen equals rejected"  # as the ledger says it
-SHOWN = 5  # rows named one by one; the rest are counted
+SAME_PAIR = "chosen equals rejected"  # the reason in the ledger
+SHOWN = 5  # row numbers in a message; the rest are counted
 
 REPAIR = "correct or remove these rows"
-# Rows that no stage can train on: refused, or left out and counted where the recipe allows the code.
+# Rows that no stage can train on: refused, or left out and counted if the recipe allows the code.
 UNTRAINABLE = {
     "no-messages": REPAIR,
     "not-messages": "write a list of {role, content}, or use another column in `data.sources[].columns`",
@@ -31,7 +31,7 @@ UNTRAINABLE = {
     "prompt-only": "add the reply, or remove these rows: a question without a reply has no supervised token",
     "bad-label": "label is true for a good reply and false for a bad one",
 }
-# Rows that train, but not on what their writer meant: code -> (severity, fix).
+# Rows that can be trained on, but with an effect that their author did not intend: code -> (severity, fix).
 MISLEADING = {
     "same-pair": ("warning", "none needed: these rows express no preference; they are left out and counted"),
     "mixed-formats": ("error", "write prompt and replies as lists of messages, or all of them as strings"),
@@ -58,7 +58,7 @@ def row_fault(row: dict, columns: list[str]) -> tuple[str, str] | None:
 
 
 def why_left_out(row: dict, allow: Collection[str], columns: list[str]) -> str | None:
-    """Why a row is left out and counted: a fault that the recipe allows, or a pair that prefers nothing."""
+    """Why a row is left out and counted: a fault that the recipe allows, or a pair of equal replies."""
     fault = row_fault(row, columns)
     if fault:
         return fault[0] if fault[0] in allow else None
@@ -109,14 +109,14 @@ def _message_fault(message) -> tuple[str, str] | None:
         return "unknown-role", f"has the role {role!r}, not one of {', '.join(ROLES)}"
     if content is not None and not isinstance(content, str):
         return "content-not-text", f"({role}) has a {type(content).__name__} as content, not a string"
-    # A tool may well return nothing, and a call needs no words.
+    # A tool may return nothing, and a tool call needs no content.
     if (content is None or not content.strip()) and not message.get("tool_calls") and role != "tool":
         return ("empty-reply" if role == "assistant" else "empty-turn"), f"({role}) has no content"
     return None
 
 
 def count_characters(row: dict) -> int:
-    """Characters of text in a row: of its strings and of the content of its messages."""
+    """Number of characters in the strings of a row and in the content of its messages."""
     total = 0
     for value in row.values():
         if isinstance(value, str):
@@ -127,7 +127,7 @@ def count_characters(row: dict) -> int:
 
 
 def dialogues(row: dict) -> Iterator[tuple[str, list[dict]]]:
-    """(column, messages) of every whole conversation in a row, a prompt joined with its reply; no strings."""
+    """(column, messages) of every conversation in a row, prompts joined with replies; strings are skipped."""
     if isinstance(row.get("messages"), list):
         yield "messages", row["messages"]
     prompt = row.get("prompt")
@@ -139,7 +139,7 @@ def dialogues(row: dict) -> Iterator[tuple[str, list[dict]]]:
 
 
 def order_fault(row: dict) -> tuple[str, str] | None:
-    """(code, detail) of the first thing in a trainable row that is no dialogue of user and assistant."""
+    """(code, detail) of the first message in a trainable row that breaks the order of user and assistant."""
     for column, messages in dialogues(row):
         roles = [m["role"] for m in messages]
         if fault := _order_fault(roles, asks=column == "prompt"):
@@ -148,7 +148,7 @@ def order_fault(row: dict) -> tuple[str, str] | None:
     return None
 
 
-# What may come before a message of each role. A reply follows a question or a tool's answer.
+# Role -> roles that may precede it. A reply follows a user message or a tool result.
 _BEFORE = {
     "system": (None,),
     "user": (None, "system", "assistant"),
@@ -176,7 +176,7 @@ def _order_fault(roles: list[str], asks: bool) -> tuple[str, str] | None:
 
 @dataclass
 class Places:
-    """Where one fault was met: `first` place and detail, row (or line) numbers, how many."""
+    """Where one fault was found: the first place and detail, and the row (or line) numbers."""
 
     where: str
     message: str
@@ -217,7 +217,7 @@ class Faults:
         self.places.setdefault(code, Places(where, message)).numbers.append(number)
 
     def findings(self, fixes: dict[str, str] | None = None) -> list[Finding]:
-        """One finding per code, at its first place. fixes: of codes that this module does not know."""
+        """One finding per code, at its first place. fixes: for codes that this module does not know."""
         return [
             Finding(
                 code, severity(code), p.sentence(self.unit), (fixes or {}).get(code) or fix(code), p.where
@@ -231,7 +231,7 @@ def severity(code: str) -> str:
 
 
 def fix(code: str) -> str:
-    """The cure for a row fault."""
+    """The fix for a row fault."""
     if code in MISLEADING:
         return MISLEADING[code][1]
     return f"{UNTRAINABLE[code]}; `allow: {{{code}: reason}}` leaves such rows out"

@@ -1,4 +1,4 @@
-"""Local files of rows, read line by line so that a fault has a line. No datasets, no torch."""
+"""Local files of rows, read line by line so that a finding has a line number. No datasets, no torch."""
 
 import codecs
 import json
@@ -8,9 +8,9 @@ from pathlib import Path
 from ..finding import Finding, Refusal, refuse
 from .row_faults import Faults
 
-# `datasets` builder of a local file, by its ending.
+# File ending -> its builder in `datasets`.
 BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".txt": "text"}
-LINED = (".jsonl", ".txt")  # a row to each line
+LINED = (".jsonl", ".txt")  # one row per line
 _FIXES = {
     "bad-line": "correct or remove the line",
     "line-not-utf8": "save the file as UTF-8",
@@ -32,11 +32,11 @@ def check_local(path: str) -> bool:
 
 
 def require_text(path: Path) -> None:
-    """Refuse an empty file and one that is not UTF-8; of a parquet file only its size is looked at."""
+    """Refuse an empty file and one that is not UTF-8; of a parquet file only the size is checked."""
     if path.suffix == ".parquet":
         blank = not path.stat().st_size
     else:
-        # Arrow's JSON reader takes bytes that are not UTF-8 and fails much later, without a line number.
+        # Arrow's JSON reader accepts bytes that are not UTF-8 and fails much later, without a line number.
         decoder, blank = codecs.getincrementaldecoder("utf-8")(), True
         with path.open("rb") as file:
             while piece := file.read(1 << 20):
@@ -68,7 +68,7 @@ def find_bad_line(path: Path) -> None:
 def read_lines(path: Path, step: int = 1) -> tuple[list[dict], list[int], list[Finding]]:
     """(rows, their line numbers, findings) of a .jsonl or .txt file; blank lines of a .jsonl hold no row.
 
-    step: read every so many-th line only (see `line_step`).
+    step: 1 for every line, 2 for every second line, and so on (see `line_step`).
     findings: bad-line (not JSON), line-not-utf8, line-not-an-object; one each, with every line number.
     """
     json_lines, rows, numbers, faults = path.suffix != ".txt", [], [], Faults("lines")
@@ -84,7 +84,7 @@ def read_lines(path: Path, step: int = 1) -> tuple[list[dict], list[int], list[F
 
 
 def blank_lines(path: Path) -> tuple[list[int], int]:
-    """(numbers, from 1, of the lines that hold no row, all lines) of a .jsonl or .txt file."""
+    """(numbers, from 1, of the lines without a row; number of all lines) of a .jsonl or .txt file."""
     number, blank, text = 0, [], path.suffix == ".txt"
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -94,7 +94,7 @@ def blank_lines(path: Path) -> tuple[list[int], int]:
 
 
 def line_step(path: Path, most_lines: int, most_bytes: int) -> int:
-    """Every how many-th line to read so that about `most_lines` and `most_bytes` are read at most."""
+    """The `step` of `read_lines` with which at most about `most_lines` and `most_bytes` are read."""
     with path.open("rb") as file:
         lines = sum(piece.count(b"\n") for piece in iter(lambda: file.read(1 << 20), b""))
     return max(-(-lines // most_lines), -(-path.stat().st_size // most_bytes), 1)

@@ -1,7 +1,7 @@
-"""The rows that a run will train and measure on, read before it starts: plain dicts, each with its place.
+"""The rows that a run will train and evaluate on, read before it starts: plain dicts, each with its place.
 
-The same columns and rows in the same order as `data.sources.load_data` (selection.py decides for both), without
-importing datasets for local files.
+Columns, rows and their order are those of `data.sources.load_data` (both use selection.py). Local files are
+read without importing datasets.
 """
 
 import json
@@ -17,15 +17,15 @@ from .row_files import check_local, empty_file, line_step, read_lines
 from .selection import choose_rows, name_columns, split, text_columns
 from .sources import read_hub, unreadable_file
 
-# Of one source: a larger one is read in part, evenly spaced, and the findings say so.
+# Limits per source. Of a larger source, evenly spaced rows are read, and the findings have their number.
 MOST_ROWS, MOST_BYTES = 100_000, 1 << 30
 
 
 @dataclass
 class RowSet:
-    """Rows of one source that serve one use, under our column names and in the order of training.
+    """Rows of one source for one use, with our column names and in training order.
 
-    numbers: row numbers in the file, from 1. lines: line numbers instead, where the file has lines.
+    numbers: row numbers in the file, from 1. lines: line numbers instead, if the file has one row per line.
     partly: the source has more rows than were read.
     """
 
@@ -46,7 +46,7 @@ class RowSet:
 
     @property
     def unit(self) -> str:
-        """What `number` counts: `lines` or `rows`."""
+        """The unit of `number`: `lines` or `rows`."""
         return "lines" if self.lines else "rows"
 
     def pick(self, indices: Sequence[int], use: str) -> "RowSet":
@@ -58,9 +58,9 @@ class RowSet:
 
 
 def read_row_sets(raw) -> tuple[list[RowSet], list[Finding]]:
-    """Row sets of every source of a RawRecipe, train first; what cannot be read gives findings instead.
+    """Row sets of every source of a RawRecipe, train first; findings for sources that cannot be read.
 
-    With data.eval_fraction each source gives two sets, split as the run will split them.
+    With data.eval_fraction there are two sets per source, split as the run will split them.
     """
     if "data" not in raw.values:
         return [], []
@@ -91,7 +91,7 @@ def _read(source: Source, use: str, columns, seed: int) -> tuple[RowSet, list[Fi
         if not findings:
             raise empty_file(source.path)
         return RowSet(use, source.path, []), findings
-    # As Arrow sees a file: it has every column that any of its rows has.
+    # As in Arrow, a file has every column that any of its rows has.
     has = list(dict.fromkeys(key for row in rows for key in row))
     theirs = name_columns(source, *columns, has)
     rows = [{ours: row.get(name) for ours, name in theirs.items()} for row in rows]
@@ -152,7 +152,7 @@ def _read_json(path: Path) -> list[dict] | None:
 
 
 def _split(sets: list[RowSet], config: DataConfig, raw) -> list[RowSet]:
-    """Every set split in two, as `load_data` splits the joined rows; what it leaves out stays in train."""
+    """Every set split in two, as `load_data` splits the joined rows; rows left out there stay in train."""
     required = stage_columns(raw.stage, raw.values)[0]
     owners, parts = [], {(use, id(s)): [] for use in ("train", "eval") for s in sets}
     for row_set in sets:

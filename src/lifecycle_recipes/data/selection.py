@@ -1,10 +1,10 @@
 """Which columns and rows of a source a run uses, and in which order.
 
-In one place for the run (sources.py) and the checks before it (row_sets.py), so that a check sees the rows of
-the run. Which of these rows are left out for a fault is `row_faults.why_left_out`, for both as well.
+The run (sources.py) and the checks before it (row_sets.py) both use this module, so that a check reads the
+rows of the run. Both use `row_faults.why_left_out` to leave out rows with a fault.
 
-Samples and splits are those of `Dataset.shuffle(seed).select(...)` and `Dataset.train_test_split(test_size,
-seed)` of datasets 5.2 (arrow_dataset.py); numpy only, since a check must not wait for an import of datasets.
+Samples and splits equal those of `Dataset.shuffle(seed).select(...)` and `Dataset.train_test_split(test_size,
+seed)` in datasets 5.2 (arrow_dataset.py). Numpy only: importing datasets would slow down every check.
 """
 
 import math
@@ -47,17 +47,17 @@ def name_columns(source: Source, required: list[str], optional: list[str], has: 
 
 
 def text_columns(columns: list[str]) -> list[str]:
-    """Those of a stage's `columns` that hold plain text."""
+    """The columns among a stage's `columns` that hold plain text."""
     return [c for c in columns if c not in (*CONVERSATIONS, "label")]
 
 
 def choose_rows(
     rows: Sequence[dict], texts: list[str], max_rows: int | None, seed: int
 ) -> tuple[list[int], int]:
-    """(indices of the rows of one source that are used, in the order of training; how many are blank).
+    """(indices of the rows of one source that are used, in training order; how many are blank).
 
-    A row with a blank text in a column of `texts` is not used: it teaches nothing, and is no defect as a
-    null is. Of the others `max_rows` are sampled.
+    A row with a blank text in a column of `texts` is left out: it has no loss, but unlike a null it is not a
+    fault. `max_rows` of the other rows are sampled.
     """
     blank = {i for i, row in enumerate(rows) if _is_blank(row, texts)} if texts else set()
     kept = [i for i in range(len(rows)) if i not in blank]
@@ -70,14 +70,14 @@ def _is_blank(row: dict, texts: list[str]) -> bool:
 
 
 def sample(rows: int, max_rows: int | None, seed: int) -> list[int] | None:
-    """Indices of a seeded sample of `max_rows` out of `rows`, in the order of training; None for all rows."""
+    """Indices of a seeded sample of `max_rows` out of `rows`, in training order; None for all rows."""
     if max_rows is None or max_rows >= rows:
         return None
     return _permutation(rows, seed)[:max_rows]
 
 
 def split(rows: int, fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """(train, held-out) indices: at least `fraction` of `rows` held out, rounded up to a whole row."""
+    """(train, held-out) indices; the number of held-out rows is `fraction` of `rows`, rounded up."""
     order, held_out = _permutation(rows, seed), math.ceil(fraction * rows)
     return order[held_out:], order[:held_out]
 

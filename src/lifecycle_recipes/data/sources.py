@@ -1,4 +1,4 @@
-"""Rows from files or the Hub, checked before anything trains, and the ledger that accounts for them."""
+"""Rows from files or the Hub, checked before training, and the ledger with their counts."""
 
 import atexit
 import hashlib
@@ -28,17 +28,19 @@ def load_data(
 ):
     """Return (train Dataset, eval Dataset or None, ledger).
 
-    Kept are `required_columns`, those `optional_columns` that every source has, and the row's number
+    The rows keep `required_columns`, those `optional_columns` that every source has, and the row number
     (provenance.py). The split is seeded, so every rank gets the same rows. Rows with a fault whose code is in
-    `allow`, and pairs whose two replies are the same, are left out and counted.
+    `allow`, and pairs of two equal replies, are left out and counted.
     scratch: an empty directory for the files of `datasets` and all that is derived from these rows; without
-    one, a temporary directory for the rows alone. In upstream's own cache a file is known by its time of
-    change, a step by its function's name: neither a restored file nor another version is noticed there.
+    one, a temporary directory for the rows alone. The cache of `datasets` is not used: it identifies a file
+    by its modification time and a step by its function's name, so a restored file or other code goes
+    unnoticed.
     Raises Refusal: missing-file, empty-file, missing-column, no-rows, two-eval-splits, bad-line (with file
     and line) and the codes of row_faults.UNTRAINABLE (with file and rows, counted from 1).
     ledger: {fingerprint, rows_in, rows_out, eval_rows, left_out, sources}, where a source is
-    {path, split, rows, kept, characters, use}: its rows, those that are used, and the length of their text.
-    `kept` rows of each source, in the order given, make up the joined rows that `eval_fraction` splits.
+    {path, split, rows, kept, characters, use}: the number of its rows, of used rows, and of characters in
+    these. The `kept` rows of all sources, in the order given, are the joined rows that `eval_fraction`
+    splits.
     """
     if config.eval_sources and config.eval_fraction:
         raise refuse(
@@ -70,12 +72,12 @@ def load_data(
     }
     left_out = sum(ledger["left_out"].values())
     if ledger["rows_in"] != ledger["rows_out"] + left_out:
-        raise RuntimeError(f"rows vanished uncounted: {ledger}")
+        raise RuntimeError(f"rows are missing from the ledger: {ledger}")
     return train, held_out, ledger
 
 
 class _Reader:
-    """One reading of all sources of a recipe: they share columns, seed, digest, ledger and scratch."""
+    """Reads all sources of a recipe; holds the columns, seed, digest, ledger and scratch that they share."""
 
     def __init__(self, required, optional, seed, allow, digest, ledger, scratch):
         self.required, self.optional, self.seed, self.allow = required, optional, seed, allow
@@ -105,7 +107,7 @@ class _Reader:
         return refuse("no-rows", f"no rows are left to {use} on", "add a source with rows", paths)
 
     def read(self, source: Source, use: str):
-        """The rows of one source that are used, under our column names."""
+        """The rows of one source that are used, with our column names."""
         rows = _read(source, self.digest, self.scratch)
         entry = {"path": source.path, "split": source.split, "rows": len(rows), "use": use}
         self.ledger["sources"].append(entry)
@@ -128,7 +130,7 @@ class _Reader:
             self.ledger["left_out"][reason] += rows
 
     def keep_columns(self, rows, source: Source):
-        """The columns that the stage reads, renamed as `source.columns` says."""
+        """The columns that the stage reads, renamed according to `source.columns`."""
         theirs = name_columns(source, self.required, self.optional, rows.column_names)
         if source.columns:
             self.digest.update(repr(sorted(source.columns.items())).encode())
@@ -136,9 +138,9 @@ class _Reader:
         return rows.rename_columns({name: ours for ours, name in theirs.items() if ours != name})
 
     def check_rows(self, rows, numbers: list[int], path: str) -> set[int]:
-        """Refuse rows that upstream would train on in silence; return those that the recipe allows to drop.
+        """Refuse faulty rows, on which upstream would train silently; return those that the recipe allows.
 
-        numbers: of the rows in their file, from 0.
+        numbers: row numbers in the file, from 0.
         """
         faults, gone, self.characters = Faults(), set(), 0
         for number, row in zip(numbers, rows, strict=True):
@@ -155,7 +157,7 @@ class _Reader:
 
 
 def _read(source: Source, digest, scratch: str | Path | None):
-    """One source as a Dataset; its content (file) or identity (Hub) goes into the digest."""
+    """One source as a Dataset; adds its content (file) or identity (Hub) to the digest."""
     from datasets import load_dataset
 
     if not check_local(source.path):
@@ -164,12 +166,12 @@ def _read(source: Source, digest, scratch: str | Path | None):
     require_text(path)
     digest.update(hash_file(path).encode())
     try:
-        # A named local file has one split whatever the recipe calls it; `datasets` names it train.
+        # A local file has one split, whatever its name in the recipe; `datasets` names it train.
         with _quiet("datasets.packaged_modules.json.json"):
             cache = str(scratch or until_exit())
             rows = load_dataset(BUILDERS[path.suffix], data_files=str(path), split="train", cache_dir=cache)
     except Exception as error:
-        # Upstream names neither the file nor the line (DatasetGenerationError, UnicodeDecodeError, ...).
+        # Upstream's errors (DatasetGenerationError, UnicodeDecodeError, ...) have neither file nor line.
         if path.suffix in LINED:
             find_bad_line(path)
         raise unreadable_file(error, source.path) from error
@@ -179,14 +181,14 @@ def _read(source: Source, digest, scratch: str | Path | None):
 
 
 def until_exit() -> str:
-    """A temporary directory that is gone when this process ends."""
+    """A temporary directory that is removed when this process ends."""
     directory = tempfile.mkdtemp(prefix="lifecycle-rows-")
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     return directory
 
 
 def _copy(rows, scratch: str | Path):
-    """The same rows in files below `scratch`: `datasets` writes what it derives beside them."""
+    """The same rows in files below `scratch`, since `datasets` writes derived files beside them."""
     from datasets import load_from_disk
 
     directory = tempfile.mkdtemp(dir=scratch)
@@ -201,7 +203,7 @@ def unreadable_file(error: Exception, path: str) -> Refusal:
 
 @contextmanager
 def _quiet(logger: str):
-    """Mute a logger whose message we are about to raise again, with the line it lacks."""
+    """Mute a logger whose message is raised again with the line number that it lacks."""
     level = logging.getLogger(logger).level
     logging.getLogger(logger).setLevel(logging.CRITICAL)
     try:
@@ -216,7 +218,7 @@ def read_hub(source: Source, digest=None):
 
     try:
         rows = load_dataset(source.path, source.name, split=source.split, revision=source.revision)
-    except Exception as error:  # offline, gated, no such split: upstream's own words name the cause
+    except Exception as error:  # offline, gated, no such split: upstream's message has the cause
         cause = (str(error).splitlines() or [type(error).__name__])[0]
         raise refuse(
             "unreadable-source",
@@ -224,7 +226,7 @@ def read_hub(source: Source, digest=None):
             "check the id, the split and the network",
             source.path,
         ) from error
-    # The split's fingerprint covers the revision that was really fetched.
+    # The split's fingerprint depends on the revision that was fetched.
     if digest:
         digest.update(f"{source.path} {source.name} {source.split} {rows._fingerprint}".encode())
     return rows

@@ -1,9 +1,9 @@
-"""Who prepares rows while the others wait, without a time limit: nothing waits inside the process group.
+"""Rank 0 prepares rows; the other processes poll without a time limit, outside the process group.
 
-A barrier of the process group ends after train.ddp_timeout (30 minutes by default), and tokenising may take
-longer. So the others ask the store that the processes met at, again and again. The store lives in the
-launcher of rank 0's machine: where that ends, asking fails, and they end too. A lock file beside the entry would
-not do: machines whose caches are apart share no lock, and they too must make the same rows and end together.
+A barrier of the process group fails after train.ddp_timeout (30 minutes by default), and tokenising may take
+longer. So the other processes poll the rendezvous store. The launcher on rank 0's machine holds that store:
+if it ends, polling fails, and they end too. A lock file beside the entry is not enough: machines with
+separate caches share no lock, and they too must make the same rows and end together.
 """
 
 import itertools
@@ -17,14 +17,14 @@ from dataclasses import asdict
 
 from ..finding import FAILED, Finding, Refusal
 
-LONGEST_PAUSE = 1.0  # seconds between two questions
+LONGEST_PAUSE = 1.0  # seconds between two polls
 _numbers = itertools.count()  # of a turn; every process takes its turns in the same order
 
 
 class Turn:
     """Rank 0 goes first, then one process of each other machine, then the rest.
 
-    first: nobody on this machine goes before this process. processes: 1 without a process group.
+    first: this process is the first on its machine. processes: 1 without a process group.
     """
 
     def __init__(self):
@@ -40,9 +40,9 @@ class Turn:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Nobody leaves the block before all have been through it; what one raises, the others raise too.
+        """No process leaves the block before all have finished it; if one raises an error, all do.
 
-        Raises Refusal rows-not-prepared (exit status 1) where another process failed, or is gone.
+        Raises Refusal rows-not-prepared (exit status 1) if another process failed or has ended.
         """
         try:
             yield
@@ -58,14 +58,14 @@ class Turn:
             self._wait_until(lambda: _store().add(self._arrived, 0) >= self.processes)
 
     def wait(self) -> dict | None:
-        """What the process before this one told; None on rank 0, which has none before it."""
+        """The message of the process before this one; None on rank 0, which is the first."""
         if self.main:
             return None
         self._wait_until(lambda: _store().check([self._theirs]))
         return json.loads(_store().get(self._theirs))
 
     def tell(self, word: dict) -> None:
-        """Let those go on that wait for this process."""
+        """Release the processes that wait for this one."""
         if self.first and self.processes > 1:
             _store().set(self._mine, json.dumps(word))
 
@@ -82,7 +82,7 @@ class Turn:
                     raise Refusal(*(Finding(**f) for f in problem["findings"]), status=problem["status"])
                 time.sleep(pause)
                 pause = min(pause * 1.5, LONGEST_PAUSE)
-        except RuntimeError as error:  # torch.distributed.DistError: nobody keeps the store any more
+        except RuntimeError as error:  # torch.distributed.DistError: the store has ended
             raise not_prepared(str(error)) from error
 
 
@@ -101,7 +101,7 @@ def _store():
 
 @contextmanager
 def no_barriers() -> Iterator[None]:
-    """Inside, accelerate's `main_process_first` waits for nobody: TRL calls it wherever it prepares rows."""
+    """Inside, accelerate's `main_process_first` does not wait: TRL calls it wherever it prepares rows."""
     from accelerate import PartialState
 
     theirs = PartialState.main_process_first

@@ -1,8 +1,8 @@
-"""Every check that needs no training, level by level, the cheap ones first: a typo costs no model.
+"""Every check that needs no training, by level, cheap ones first: a typo is found before a model is loaded.
 
 1 recipe and files   no torch, below a second
-2 rows and tokens    every source is read, the tokenizer loaded, no weights
-3 the built trainer  its real batches, a tiny forward where it must
+2 rows and tokens    reads every source and loads the tokenizer, but no weights
+3 the built trainer  its real batches, with a tiny forward pass where needed
 
 `check` runs them for `lifecycle check`; `check_recipe`, `preflight` and `check_built` are the same levels
 inside a stage.
@@ -26,7 +26,7 @@ from .recipe_level.output import is_free
 
 LEVELS = (1, 2, 3)
 NAMES = {1: "recipe and files", 2: "rows and tokens", 3: "the built trainer"}
-# Missing on this machine or at this time: a warning when a recipe is checked, an error when it is run.
+# Missing on this machine or at this time: a warning if a recipe is only checked, an error if it is run.
 HERE = {"missing-package", "no-hub-token", "push-offline", "not-cached", "missing-revision", "disk-too-small"}
 HERE |= {"layout-gpus", "fp8-unsupported"}
 
@@ -69,10 +69,9 @@ class Report:
         return [f for f in self.findings if f.severity == "warning"]
 
     def run_level(self, level: int, allow: dict[str, str], find: Callable[[], Iterable[Finding]]) -> None:
-        """Add what `find` returns, less what `allow` waives, or what it raises as a Refusal; keep the time.
+        """Add what `find` returns, except what `allow` waives, or the findings of its Refusal; keep the time.
 
-        A Refusal is never waived: what it stopped here stops the run as well, and the rest of the level was
-        not looked at.
+        A Refusal is never waived: it would stop the run as well, and the rest of the level was not checked.
         """
         with self.timed(level):
             try:
@@ -104,10 +103,10 @@ def check(
     say: Callable[[str], None] = lambda line: None,
     read_layout: Callable[[RawRecipe], Layout | None] = lambda raw: None,
 ) -> Report:
-    """Check the recipe at `path` as far as level `upto`, stopping after a level with errors.
+    """Check the recipe at `path` up to level `upto`; stop after a level with errors.
 
-    say: is called with progress lines. read_layout: returns the layout to check the recipe for, if any. Nothing is
-    raised for a bad recipe: it is in the report.
+    say: called with progress lines. read_layout: returns the layout for the check, if any. A bad recipe
+    raises nothing: its errors are in the report.
     """
     quiet()  # before transformers is imported, whichever level does that
     report = Report(str(path))
@@ -128,7 +127,7 @@ def check(
             break
         say(f"{path}: level {level}, {NAMES[level]}")
         if level == 2:
-            # A parent that is still to be made has no tokenizer yet.
+            # A parent that does not exist yet has no tokenizer.
             report.run_level(2, raw.allow, lambda: find_in_data(raw, not _lacks(report, "parent-")))
         else:
             report.run_level(3, raw.allow, lambda: _find_in_built(path, overrides))
@@ -145,7 +144,7 @@ def _waive(report: Report, allow: dict[str, str]) -> None:
 
 
 def _why_not(report: Report, raw: RawRecipe | None, level: int) -> str:
-    """Why `level` cannot be checked after those below it; empty if it can."""
+    """Why `level` cannot be checked, given the levels below it; empty if it can."""
     if report.errors:
         return f"level {level} was not checked: correct these errors first"
     lacking = _lacks(report, "not-cached", "missing-revision", *["parent-"] * (level == 3))
@@ -162,7 +161,7 @@ def _last_level(raw: RawRecipe) -> int:
 
 
 def find_in_data(raw: RawRecipe, tokens: bool = True) -> list[Finding]:
-    """Level 2: findings about the rows of a recipe and, with `tokens`, what its tokenizer makes of them."""
+    """Level 2: findings about the rows of a recipe and, with `tokens`, about their tokens."""
     from .row_level.rows import find_in_rows, read_row_sets
     from .row_level.tokens import find_in_tokens
 
@@ -174,7 +173,7 @@ def find_in_data(raw: RawRecipe, tokens: bool = True) -> list[Finding]:
 
 
 def _find_in_built(path: str, overrides: list[str] | None) -> list[Finding]:
-    """Level 3, on a trainer built for it."""
+    """Level 3, on a trainer that is built for the check."""
     from .trainer_level.level import find_in_trainer
     from .trainer_level.trial_build import built_trainer
 
@@ -196,8 +195,8 @@ def _add_unused_waivers(report: Report, raw: RawRecipe) -> None:
 def check_recipe(raw: RawRecipe) -> None:
     """Level 1 before torch is imported, on the main process. Raises Refusal with every error.
 
-    The report is kept in `raw.checked` for `preflight`, which records it. A refusal is recorded, too, where
-    the output directory holds nothing of another run.
+    The report is kept in `raw.checked` for `preflight`, which records it. A refusal is also recorded, unless
+    the output directory belongs to another run.
     """
     if not is_main_process():
         return
@@ -213,10 +212,9 @@ def check_recipe(raw: RawRecipe) -> None:
 
 
 def preflight(recipe: Any, run: Any) -> None:
-    """The layout that runs, on every rank, then level 2 of a stage, on the main process.
+    """Check the layout in effect, on every rank; then level 2 of a stage, on the main process.
 
-    What levels 1 and 2 found goes into the run's record. Warnings are printed. Raises Refusal with every
-    error.
+    The findings of levels 1 and 2 are recorded. Warnings are printed. Raises Refusal with every error.
     """
     raw = recipe.raw
     if is_main_process() and raw.checked is None:
@@ -231,7 +229,7 @@ def preflight(recipe: Any, run: Any) -> None:
 
 
 def _check_layout(recipe: Any, run: Any) -> None:
-    """Refuse, on every rank, where what runs is not what was asked for, or cannot resume."""
+    """Refuse, on every rank, if the layout in effect is not the requested one, or cannot resume."""
     from ..layouts.effective import (
         compare,
         effective_layout,
@@ -246,7 +244,7 @@ def _check_layout(recipe: Any, run: Any) -> None:
     record = layout_record(args, raw.layout, runs)
     found = compare(raw.layout, runs) if raw.layout else find_data_parallel(args)
     found += find_in_effective(raw, args, record["data_parallel"])
-    if raw.stage != "ppo":  # which starts again
+    if raw.stage != "ppo":  # PPO does not resume
         found += find_in_resume(run.earlier_layout, runs, record["global_batch"])
     if is_main_process():
         spent = time.monotonic() - started
@@ -258,9 +256,9 @@ def _check_layout(recipe: Any, run: Any) -> None:
 
 
 def check_built(trainer: Any, recipe: Any, run: Any) -> None:
-    """Level 3 of a stage: called on every rank, since a forward may need all of them; rank 0 judges.
+    """Level 3 of a stage: called on every rank, since a forward pass may need all of them; rank 0 decides.
 
-    Raises Refusal with every error; the first checkpoint is still to come.
+    Raises Refusal with every error, before the first checkpoint.
     """
     from .trainer_level.level import find_in_trainer
 
@@ -273,7 +271,7 @@ def check_built(trainer: Any, recipe: Any, run: Any) -> None:
 
 
 def _settle(raw: RawRecipe, run: Any, level: int) -> None:
-    """Record what was found, print the warnings, refuse if there is an error."""
+    """Record the findings, print the warnings, and refuse if there is an error."""
     report = raw.checked
     if level >= _last_level(raw) and not report.errors:
         _add_unused_waivers(report, raw)

@@ -1,7 +1,7 @@
 """The codes of all findings, with their meanings. One code per failure; kebab-case; no torch.
 
-Ordered by the alphabet. tests/doctor/test_codes.py holds that every code in the source is here and that every code
-here is used. After a change, for the table in docs/checks.md:
+In alphabetical order. tests/doctor/test_codes.py checks that every code in the source is here and that every
+code here is used. After a change, update the table in docs/checks.md:
 
     python -m lifecycle_recipes.doctor.codes docs/checks.md
 """
@@ -45,7 +45,7 @@ CODES: dict[str, str] = {
     "column-read-twice": "data.sources[].columns maps one column to two names",
     "conflicting-keys": "two keys that upstream rejects together, only after it has loaded the model",
     "content-not-text": "the content of a message is not a string",
-    "context-full": "a conversation with `lifecycle chat` has filled the model's context",
+    "context-full": "a `lifecycle chat` conversation does not fit into the model's context",
     "control-token-in-text": "control-token injection: row text that the tokenizer encodes as a control token",
     "control-token-split": "a control token of the template that is not a single token of the vocabulary",
     "disk-full": "no disk space was left while saving",
@@ -92,7 +92,7 @@ CODES: dict[str, str] = {
     "layout-setting": "a setting of the recipe that the layout does not support, or would change",
     "layout-type": "another distribution type than requested",
     "layout-unsupported": "a stage or method that this layout does not support (docs/layouts.md)",
-    "layout-zero-stage": "another ZeRO stage than requested, or than the file name states",
+    "layout-zero-stage": "another ZeRO stage than requested, or than in the file name",
     "length-bias": "chosen replies are systematically longer than rejected ones",
     "license-non-commercial": "a dataset or model whose licence forbids commercial use",
     "line-not-an-object": "a line of a .jsonl file is JSON, but not an object",
@@ -115,9 +115,9 @@ CODES: dict[str, str] = {
     "missing-stage": "a recipe without `stage:`",
     "missing-tasks": "evaluate.tasks names a directory or tasks that do not exist",
     "mixed-formats": "the prompt and replies of a row are partly strings, partly lists of messages",
-    "new-tokens-untrained": "under LoRA, control tokens whose embedding was not trained and will not be",
+    "new-tokens-untrained": "under LoRA, control tokens whose embedding no run of the chain trains",
     "no-bf16-hardware": "bf16 on a machine that only emulates it",
-    "no-bos": "a template without the bos token that the tokenizer puts before a text",
+    "no-bos": "a chat template without the bos token that the tokenizer adds to a text",
     "no-chat-template": "the tokenizer has no chat template, and the recipe sets none",
     "no-effect": "a setting that has no effect in this stage",
     "no-eos": "the tokenizer has no eos token to end a document",
@@ -126,7 +126,7 @@ CODES: dict[str, str] = {
     "no-messages": "a row whose conversation is empty or missing",
     "no-pairs": "the two replies are equal in every pair",
     "no-record": "a directory given as a run has no run.json",
-    "no-reward-head": "a model that should score replies has no reward head",
+    "no-reward-head": "the model that scores replies has no reward head",
     "no-rows": "no rows are left to train on or to evaluate on",
     "no-runs": "`lifecycle report` found no run",
     "no-schema": "a stage does not work with the installed versions of transformers and TRL",
@@ -149,12 +149,12 @@ CODES: dict[str, str] = {
     "nothing-trainable": "every weight of the model is frozen",
     "one-label": "every KTO row has the same label",
     "one-packed-row": "packing put all documents into one row",
-    "other-stage": "a recipe was passed to another stage than its own",
+    "other-stage": "a recipe was passed to a stage other than its own",
     "output-dir-busy": "another process is still writing to output_dir",
     "output-dir-finished": "output_dir contains a finished run",
     "output-dir-is-parent": "the run would overwrite the run that it starts from",
     "output-dir-not-ours": "output_dir contains weights or checkpoints without a run record",
-    "output-dir-other-run": "output_dir contains another run, unfinished",
+    "output-dir-other-run": "output_dir contains an unfinished run with another recipe, parent or data",
     "output-dir-unwritable": "output_dir is not writable",
     "packing-discards": "packing truncated texts and discarded the rest",
     "packing-leaks": "packed documents can attend to each other",
@@ -171,7 +171,7 @@ CODES: dict[str, str] = {
     "pin-conflict": "`pinned` and the section itself set different revisions",
     "ppo-no-eval": "an evaluation during PPO, which runs none during training",
     "ppo-no-quantization": "PPO with a quantised model, which it cannot train",
-    "precision-conflict": "the recipe and the layout set different precisions",
+    "precision-conflict": "recipe and layout set different precisions",
     "precision-on-cpu": "a precision that is not supported on a CPU",
     "pretrain-no-adapter": "pretraining with model.use_peft, which trains every weight",
     "prompt-only": "a row without an assistant message, in a stage that trains on replies",
@@ -229,7 +229,7 @@ CODES: dict[str, str] = {
     "unreadable-source": "a dataset cannot be loaded from the Hub or its cache",
     "unused-pin": "`pinned` names an id that the recipe does not use",
     "unused-waiver": "`allow` waives a finding that the check does not report",
-    "valueless-override": "an override without a value",
+    "valueless-override": "an override has no value",
     "vocab-too-small": "tokenizer.vocab_size is too small for the bytes and the special tokens",
     "waiver-without-reason": "an entry of `allow` has no reason",
     "weights-missing": "weights that the model needs are missing in its directory",
@@ -241,7 +241,7 @@ CODES: dict[str, str] = {
     "zero-loss": "a loss of exactly 0",
 }
 
-# No run can continue with these: the trainer cannot be built, or would not be the one that the recipe describes.
+# No run is possible with these: the trainer cannot be built, or does not match the recipe.
 NEVER_WAIVED = frozenset(
     {
         "block-too-long",
@@ -284,7 +284,7 @@ def write_table(file: str) -> None:
     path = Path(file)
     head, heading, _ = path.read_text(encoding="utf-8").partition("\n## Codes\n")
     rows = [
-        "| code | means |",
+        "| code | meaning |",
         "|---|---|",
         *(f"| `{code}` | {message} |" for code, message in CODES.items()),
     ]

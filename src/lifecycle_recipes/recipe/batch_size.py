@@ -1,8 +1,8 @@
 """The global batch: rows per optimizer step over all processes, declared once. No torch.
 
 `global_batch_size` of a recipe = train.per_device_train_batch_size x train.gradient_accumulation_steps x the
-processes that see different rows. If the recipe leaves one of the two out, it is computed from the other
-values, so that the recipe describes the same training on any number of processes.
+number of processes with different rows. If the recipe leaves out one of the two keys, it is computed from the
+other values, so that the recipe describes the same training on any number of processes.
 """
 
 import os
@@ -14,12 +14,12 @@ from ..layouts.effective import rows_per_step
 KEY = "global_batch_size"
 ROWS, STEPS = "per_device_train_batch_size", "gradient_accumulation_steps"
 UPSTREAM = 8  # TrainingArguments' per_device_train_batch_size: the largest value used if none is given
-# KTO estimates its KL from replies to the other prompts of a micro-batch (kto_trainer.py refuses one row).
+# KTO estimates its KL from replies to the other prompts of a micro-batch (kto_trainer.py rejects one row).
 KTO_ROWS = 2
 
 
 def processes_here() -> int:
-    """Processes of this launch that see different rows: those of a tensor or context group share theirs."""
+    """Number of processes of this launch with different rows: a tensor or context group shares its rows."""
     shared = 1
     for name in ("TP", "CP", "SP"):
         shared *= int(os.environ.get(f"PARALLELISM_CONFIG_{name}_SIZE") or 1)
@@ -27,7 +27,7 @@ def processes_here() -> int:
 
 
 def batch_settings(raw: Any, processes: int) -> dict[str, int]:
-    """Both keys of `train` for that many processes; {} where the recipe declares no global batch.
+    """Both keys of `train` for that many processes; {} if the recipe declares no global batch.
 
     Raises Refusal: batch-does-not-divide, batch-inconsistent.
     """
@@ -40,7 +40,7 @@ def batch_settings(raw: Any, processes: int) -> dict[str, int]:
 
 
 def given(raw: Any) -> tuple[int | None, int | None]:
-    """(rows per process, accumulation) where the recipe gives them."""
+    """(rows per process, accumulation) as set in the recipe, else None."""
     train = raw.values.get("train") or {}
     return train.get(ROWS), train.get(STEPS)
 
@@ -54,10 +54,11 @@ def least_rows(raw: Any) -> int:
 def share_out(
     total: int, processes: int, rows: int | None = None, steps: int | None = None, least: int = 1
 ) -> tuple[int, int] | None:
-    """(rows per process, accumulation) whose product with `processes` is `total`; None where there is none.
+    """(rows per process, accumulation) whose product with `processes` is `total`; None if none exists.
 
-    rows, steps: the values in the recipe. Without steps, rows is an upper limit (what fits a device): a process
-    with a smaller share uses that share. With neither, the largest divisor up to upstream's default of 8.
+    rows, steps: the values in the recipe. Without steps, rows is an upper limit (what fits a device): a
+    process with a smaller share uses that share. With neither: the largest divisor up to upstream's default
+    of 8.
     """
     if total % processes:
         return None

@@ -1,4 +1,4 @@
-"""A located recipe against the JSON schema of its stage: plain values, and all mistakes in one pass. No torch.
+"""Check a located recipe against the JSON schema of its stage, with all mistakes in one pass. No torch.
 
 The schemas use a small part of JSON Schema (type, enum, properties, required, additionalProperties, items,
 anyOf), so that this file can be strict where JSON Schema is not (7.0 is not an integer) and a message can
@@ -14,7 +14,7 @@ from ..redact import holds_secret, is_secret
 from .located_yaml import Located
 from .names import REMOVED, RENAMED, has_no_effect
 
-# Python type -> JSON Schema types that it satisfies. An int is a number, a bool is no int.
+# Python type -> JSON Schema types that it satisfies. An int is a number; a bool is not an int.
 _SATISFIES = {
     type(None): ("null",),
     bool: ("boolean",),
@@ -36,7 +36,7 @@ _NAMES = {
 
 
 def types_of(schema: dict) -> list[str]:
-    """The JSON Schema types a value may have; empty when it may be anything."""
+    """The JSON Schema types that a value may have; empty if every type is allowed."""
     if "anyOf" in schema:
         return [t for option in schema["anyOf"] for t in types_of(option)]
     types = schema.get("type", [])
@@ -84,7 +84,7 @@ class Checker:
         value = node.value
         if holds_secret(value):
             return self.say(
-                "secret", node.where, f"{dotted(path)} holds a credential: {_secret_cure(path[-1])}"
+                "secret", node.where, f"{dotted(path)} contains a credential: {_secret_cure(path[-1])}"
             )
         if isinstance(value, float) and not math.isfinite(value):
             return self.say("bad-value", node.where, f"{dotted(path)} must be a finite number, not {value}")
@@ -194,7 +194,7 @@ def dotted(path: tuple) -> str:
 
 
 def show(value: Any) -> str:
-    """A value as it may be printed: short, and never a credential."""
+    """A value in a form that may be printed: short, and never a credential."""
     if holds_secret(value):
         return "<hidden>"
     if isinstance(value, bool) or value is None:

@@ -1,4 +1,4 @@
-"""Strict YAML with a place for every value. No torch.
+"""Strict YAML that keeps the place of every value. No torch.
 
 PyYAML reads YAML 1.1, where `2e-5` is a string and `no` a boolean. Recipes follow the core schema of YAML 1.2
 (https://yaml.org/spec/1.2.2/#103-core-schema), which is also what editors check them with.
@@ -45,10 +45,10 @@ for _name, (_pattern, _first) in _CORE_SCALARS.items():
 
 
 def read_yaml(text: str, place: Callable[[int], str]) -> tuple[Located | None, list[Finding]]:
-    """The tree of `text` (None when there is nothing in it) and a finding per key that is given twice.
+    """The tree of `text` (None if it is empty) and a finding per key that is given twice.
 
     place: maps a line number, counted from 1, to the text of `Located.where`.
-    Raises Refusal (`bad-yaml`) where the text is not one YAML document.
+    Raises Refusal (`bad-yaml`) if the text is not one YAML document.
     """
     try:
         loader = CoreLoader(text)
@@ -87,7 +87,7 @@ class _Tree:
         self.place = place
         self.findings: list[Finding] = []
         self.count = 0
-        self.open: set[int] = set()  # nodes being converted: an alias to one of them is a loop
+        self.open: set[int] = set()  # nodes in conversion: an alias to one of them is a loop
 
     def where(self, node: yaml.Node) -> str:
         return self.place(node.start_mark.line + 1)

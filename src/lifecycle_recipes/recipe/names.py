@@ -1,7 +1,7 @@
-"""Names a recipe may get wrong: what they are called today, and what only looks as if it did something.
+"""Keys that a recipe may get wrong: renamed ones, removed ones, and those without an effect.
 
-Each table is small on purpose: everything that can be read from the upstream dataclasses is read from them
-(schema.py). Checked against the installed versions in tests/recipe/test_recipe_schema.py. No torch.
+The tables contain only what cannot be read from the upstream dataclasses (schema.py reads the rest). They are
+checked against the installed versions in tests/recipe/test_recipe_schema.py. No torch.
 """
 
 # Old upstream name -> today's. Sources: transformers 5 MIGRATION_GUIDE_V5.md and training_args.py, TRL's
@@ -32,7 +32,7 @@ RENAMED = {
     "sequence_len": "max_length",
 }
 
-# Gone upstream, with what to do instead (one clause, after "was removed:").
+# Removed upstream: key -> what to do instead (one clause, after "was removed:").
 REMOVED = {
     "adafactor": "write `optim: adafactor`",
     "dataset_batch_size": "remove it",
@@ -62,9 +62,9 @@ REMOVED = {
     "warmup_ratio": "write `warmup_steps` with the fraction (0.1 is a tenth of all steps)",
 }
 
-# (section, key) of upstream dataclasses that a stage here would not act on: accepted, they would be a setting
-# that silently does nothing. Sources: help texts of training_args.py ("Not directly used by Trainer"),
-# ppo_trainer.py lines 459-480 (computed fields are overwritten), design: topology has one owner.
+# (section, key) of upstream dataclasses that have no effect in a stage here, so that they are rejected.
+# Sources: help texts of training_args.py ("Not directly used by Trainer"), ppo_trainer.py lines 459-480
+# (computed fields are overwritten), design: the topology is configured only in the layout.
 _ONLY_EXAMPLE_SCRIPTS = "the Trainer never reads it"
 _COMPUTED = "PPO computes it from per_device_train_batch_size, gradient_accumulation_steps and the layout"
 NO_EFFECT = {
@@ -94,7 +94,7 @@ NO_EFFECT = {
 
 
 def has_no_effect(stage: str, section: str, key: str) -> str | None:
-    """Why `key` does nothing in that section of that stage, or None if it does something."""
+    """Why `key` has no effect in that section of that stage; None if it has one."""
     if (stage, section) == ("evaluate", "evaluate"):
         return None
     return NO_EFFECT.get((section, key))
@@ -116,7 +116,7 @@ def required_keys(stage: str, section: str) -> list[str]:
     return REQUIRED.get(("*", section), []) + REQUIRED.get((stage, section), [])
 
 
-# Choices that upstream only checks while training, by (dataclass, field) of the class that declares them.
+# Choices that upstream checks only during training, by (dataclass, field) of the class that declares them.
 # fmt: off
 CHOICES = {
     ("*", "report_to"): [  # integration_utils.py, INTEGRATION_TO_CALLBACK; all, none: training_args.py
@@ -140,7 +140,7 @@ CHOICES = {
 }
 # fmt: on
 
-# Top-level keys that are no dataclass with a docstring of its own.
+# Top-level keys without a dataclass whose docstring could describe them.
 HELP = {
     "stage": {"description": "The stage that the recipe configures."},
     "gate": {"description": "Conditions on the measured result: METRIC OP TERM, such as `eval_loss < 2.5`."},

@@ -34,7 +34,7 @@ def split_arguments(arguments: list[str]) -> tuple[list[tuple[str, str]], set[st
 
 
 def apply_overrides(tree: Located, overrides: list[tuple[str, str]], checker: Checker) -> None:
-    """Put every override into `tree`; what is wrong with one goes to `checker.findings`."""
+    """Put every override into `tree`; add findings about wrong ones to `checker.findings`."""
     seen: dict[tuple, str] = {}
     for name, text in overrides:
         flag = f"--{name}"
@@ -48,14 +48,14 @@ def apply_overrides(tree: Located, overrides: list[tuple[str, str]], checker: Ch
             )
             continue
         seen[path] = flag
-        # the checker refuses the key of a secret; its value goes nowhere
+        # the checker rejects the key of a secret, so its value is not used
         value = Located(None, flag) if is_secret(path[-1]) else _value(flag, text, checker)
         if value is not None:
             _put(tree, path, value, checker)
 
 
 def _path(name: str, checker: Checker) -> tuple | None:
-    """The place an override means; None, after a finding, when there is none or more than one."""
+    """The key that an override refers to; None, with a finding, if there is no such key or more than one."""
     parts = tuple(name.split("."))
     properties = checker.schema["properties"]
     flag = f"--{name}"

@@ -1,4 +1,4 @@
-"""`pinned: {dataset or model id: revision}`: one place that fixes what a recipe means next year. No torch."""
+"""`pinned: {dataset or model id: revision}`: fixes the revisions of a recipe in one place. No torch."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +13,7 @@ MODELS = (
 
 
 def apply_pins(values: dict[str, Any], pinned: dict[str, str]) -> None:
-    """Write the pinned revision beside every id of `values` that has none itself."""
+    """Add the pinned revision to every id of `values` that has no revision."""
     for _, section, identity, revision in pinnable(values):
         if section.get(revision) is None and section[identity] in pinned:
             section[revision] = pinned[section[identity]]
@@ -22,8 +22,8 @@ def apply_pins(values: dict[str, Any], pinned: dict[str, str]) -> None:
 def pinnable(values: dict[str, Any]) -> Iterator[tuple[str, dict, str, str]]:
     """(section's name, mapping, key of its id, key of its revision) of each given id that a pin can fix.
 
-    Left out: what only an lm-eval task names (its YAML has `dataset_kwargs: {revision: ...}`), and
-    train.chat_template_path, which upstream reads at no revision.
+    Left out: datasets of lm-eval tasks (pinned in their YAML with `dataset_kwargs: {revision: ...}`), and
+    train.chat_template_path, for which upstream supports no revision.
     """
     data = values.get("data") or {}
     given = [

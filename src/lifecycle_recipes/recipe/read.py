@@ -1,7 +1,7 @@
 """A recipe file -> the dataclasses of its stage.
 
 `read_recipe` reads and checks a file in a fraction of a second, without torch: `lifecycle check` and
-`lifecycle run` stop here at a mistake. `load_recipe` builds what a stage starts from.
+`lifecycle run` stop here if the recipe has a mistake. `load_recipe` builds the recipe object of a stage.
 """
 
 import hashlib
@@ -33,8 +33,8 @@ class RawRecipe:
 
     values: {section: plain values}, with overrides, without defaults. overrides: as given, without flags.
     sha256: of the file's text and the overrides. places: `train.seed` -> `file:line` or the override.
-    allow: code of a finding -> reason of its waiver. Pinned revisions are filled in where they apply. checked: what
-    doctor.check found so far, for the record. layout: the requested one, if any.
+    allow: code of a finding -> reason of its waiver. Pinned revisions are filled in where they apply.
+    checked: what doctor.check found so far, for the record. layout: the requested one, if any.
     """
 
     path: str
@@ -57,7 +57,7 @@ class RawRecipe:
         return self.values[section]["output_dir"]
 
     def setting(self, name: str) -> Any:
-        """What `train.packing` is here: as given, else the default; None where there is no such key."""
+        """The value of a key such as `train.packing`: as given, else the default; None for an unknown key."""
         section, _, key = name.partition(".")
         given = self.values.get(section) or {}
         if key in given:
@@ -122,7 +122,7 @@ def _read_text(path: str) -> str:
 
 
 def _stage_of(tree: Located, started: str | None, findings: list[Finding]) -> str:
-    """The stage a recipe is for; raises Refusal if that is none, or not the one that was started."""
+    """The stage of a recipe; raises Refusal if it names no stage, or not the one that was started."""
     node = tree.value.get("stage")
     stages = stage_names()
     if node is None:
@@ -147,7 +147,7 @@ def _stage_of(tree: Located, started: str | None, findings: list[Finding]) -> st
 
 
 def _check_gate(tree: Located, values: dict, checker: Checker) -> None:
-    """Gate lines that record/gate.py cannot read would only show after training."""
+    """Check the gate lines now: record/gate.py would reject them only after training."""
     from ..record.gate import parse
 
     lines = tree.value.get("gate")
@@ -161,7 +161,7 @@ def _check_gate(tree: Located, values: dict, checker: Checker) -> None:
 
 
 def _in_order(path: str, findings: list[Finding]) -> list[Finding]:
-    """By line of the file, those of the command line last; no credential is shown."""
+    """Sorted by line of the file, those of the command line last; no credential is shown."""
 
     def line(finding: Finding) -> float:
         number = finding.where.removeprefix(f"{path}:")
@@ -189,7 +189,7 @@ def load_recipe(
 
     check: called with the RawRecipe before anything heavy is imported; refuses by raising.
     Every section becomes its dataclass; `recipe.raw` is the RawRecipe. Precision follows the hardware unless
-    the recipe sets it. Raises Refusal (`bad-value`) where an upstream dataclass rejects its values.
+    the recipe sets it. Raises Refusal (`bad-value`) if an upstream dataclass rejects its values.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     module = sys.modules[recipe_class.__module__]
@@ -267,7 +267,7 @@ def hardware_defaults(train: dict[str, Any], layout: Layout | None = None) -> di
 
     defaults: dict[str, Any] = {}
     cpu_layout = bool(str_to_bool(os.environ.get("ACCELERATE_USE_CPU", "false")))
-    # With several processes accelerate does not pass its use_cpu on; without it each would run on its own.
+    # With several processes, accelerate does not pass on its use_cpu: each process would then run alone.
     if "LOCAL_RANK" in os.environ:
         cpu_layout = cpu_layout or not torch.accelerator.is_available()
     if cpu_layout and train.get("use_cpu") is None:
@@ -283,7 +283,7 @@ def hardware_defaults(train: dict[str, Any], layout: Layout | None = None) -> di
 
 
 def _precision(train: dict[str, Any], asked: str | None, has_bf16: bool) -> dict[str, bool]:
-    """bf16 and fp16 where the recipe turns neither on: as the layout asks, else by the hardware."""
+    """bf16 and fp16 if the recipe enables neither: as the layout requests, else by the hardware."""
     if train.get("bf16") or train.get("fp16"):
         return {}
     if asked is None:

@@ -2,9 +2,9 @@
 
     python -m lifecycle_recipes.recipe.schema            rewrites src/lifecycle_recipes/recipe/schemas/*.json
 
-Importing TRL takes 10 s, checking a recipe may take one: so recipes are checked against these files. They
-carry the versions they were made from; where others are installed, they are made once more, into a cache.
-Importing this module imports no torch; making schemas does.
+Importing TRL takes 10 s, but checking a recipe should take 1 s: so recipes are checked against these files.
+They contain the versions from which they were made; if other versions are installed, new ones are made in a
+cache. Importing this module imports no torch; making schemas does.
 """
 
 import enum
@@ -37,7 +37,7 @@ _SCALARS = {str: "string", bool: "boolean", int: "integer", float: "number", typ
 
 @functools.cache
 def stage_names() -> list[str]:
-    """Every stage a recipe can name."""
+    """Every stage that a recipe can name."""
     return sorted(p.stem for p in SHIPPED.glob("*.json"))
 
 
@@ -53,7 +53,7 @@ def load_schema(stage: str) -> dict:
 
 @functools.cache
 def schema_directory() -> Path:
-    """The shipped schemas if they match what is installed, else a cache, filled on first use (15 s)."""
+    """The shipped schemas if they match the installed versions, else a cache, filled on first use (15 s)."""
     versions = installed_versions()
     first = next(iter(sorted(SHIPPED.glob("*.json"))))
     if json.loads(first.read_text(encoding="utf-8"))["x-versions"] == versions:
@@ -64,12 +64,12 @@ def schema_directory() -> Path:
 
 
 def _make_once(directory: Path) -> Path:
-    """Fill `directory` in another process (the caller stays free of torch), all at once or not at all."""
+    """Fill `directory` atomically, in another process: the caller must not import torch."""
     print(f"making recipe schemas for {', '.join(_installed_text())} (once)", file=sys.stderr)
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(dir=directory.parent))
-    except OSError:  # a home that cannot be written to: make them for this process only
+    except OSError:  # the home directory is not writable: make them for this process only
         fresh = directory = Path(tempfile.mkdtemp())
     command = [sys.executable, "-m", "lifecycle_recipes.recipe.schema", "--to", str(fresh)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -78,13 +78,13 @@ def _make_once(directory: Path) -> Path:
     if fresh != directory:
         try:
             fresh.rename(directory)
-        except OSError:  # another process was first
+        except OSError:  # another process has made them
             return directory if directory.is_dir() else fresh
     return directory
 
 
 def installed_versions() -> dict[str, str]:
-    """The stamp that schemas made here would carry."""
+    """The versions that schemas made here would contain."""
     return {name: version(name) for name in STAMPED}
 
 
@@ -96,13 +96,13 @@ def _installed_text() -> list[str]:
 
 
 def section_types(recipe_class: type) -> dict[str, typing.Any]:
-    """The type of every section of a stage's recipe dataclass; imports what is given as a dotted string."""
+    """The type of every section of a stage's recipe dataclass; types given as dotted strings are imported."""
     namespace = vars(sys.modules[recipe_class.__module__])
     return {f.name: _resolve(f.type, namespace) for f in section_fields(recipe_class)}
 
 
 def section_fields(recipe_class: type) -> list[Field]:
-    """What a recipe of this class may hold: its own sections first, then the keys that all recipes share."""
+    """The keys that a recipe of this class may contain: its own sections first, then those of all recipes."""
     return sorted(
         (f for f in fields(recipe_class) if f.init),
         key=lambda f: SHARED.index(f.name) if f.name in SHARED else -1,
@@ -110,7 +110,7 @@ def section_fields(recipe_class: type) -> list[Field]:
 
 
 def _resolve(annotation: typing.Any, namespace: dict) -> typing.Any:
-    """A type from `"trl.ModelConfig | None"`: the modules it names are imported first."""
+    """The type of a string such as `"trl.ModelConfig | None"`; the modules named in it are imported first."""
     if not isinstance(annotation, str):
         return annotation
     scope = dict(namespace)
@@ -200,7 +200,7 @@ def _entry(table: dict, cls: type, name: str) -> typing.Any:
 
 
 def _type_schema(hint: typing.Any, choices: list, stage: str = "", section: str = "") -> dict:
-    """JSON schema of a type hint; `choices` restrict its strings. TypeError for a type YAML cannot hold."""
+    """JSON schema of a type hint; `choices` restricts its strings. TypeError for a type that YAML lacks."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is typing.Any:
         return {}
@@ -231,11 +231,11 @@ def _literal_schema(values: tuple) -> dict:
 
 
 def _union_schema(arguments: tuple, choices: list, stage: str, section: str) -> dict:
-    """Plain types share one `type`; null joins the only other member; anything else is an `anyOf`."""
+    """Plain types become one `type`; null is merged into a single other member; the rest is an `anyOf`."""
     if any(isinstance(a, type) and issubclass(a, enum.Enum) for a in arguments):
         arguments = tuple(
             a for a in arguments if a is not str
-        )  # `SchedulerType | str`: the string is the member's
+        )  # `SchedulerType | str`: the string is an enum value
     members = [_type_schema(a, choices, stage, section) for a in arguments]
     plain = [m["type"] for m in members if set(m) == {"type"}]
     rest = [m for m in members if set(m) != {"type"}]

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class StageRecipe:
-    """gate: promises about the result. allow: code of a finding -> why it is waived. pinned: id -> revision.
+    """gate: conditions on the metrics. allow: code of a finding -> why it is waived. pinned: id -> revision.
 
-    raw: the recipe as it was read, for checks and records; no key of a recipe.
+    raw: the recipe as it was read, for checks and records; not a key of a recipe.
     """
 
     gate: list[str] = field(default_factory=list)
@@ -22,7 +22,7 @@ class StageRecipe:
     raw: RawRecipe | None = field(default=None, init=False, repr=False, compare=False)
 
     def section(self, name: str) -> Any:
-        """The section `name`; None where this stage has no such section, or this recipe leaves it out."""
+        """The section `name`; None if this stage has no such section, or this recipe leaves it out."""
         return getattr(self, name, None)
 
 

@@ -1,1 +1,1 @@
-"""What a run leaves behind and may start from: run.json, output directory, parents, gate. No torch."""
+"""The record of a run and the runs it starts from: run.json, output directory, parents, gate. No torch."""

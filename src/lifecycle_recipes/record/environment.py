@@ -1,4 +1,4 @@
-"""What a run ran on: versions, hardware, commit, memory. Imports no torch, but uses it if it is loaded."""
+"""The environment of a run: versions, hardware, commit, memory. Imports no torch, but uses it if loaded."""
 
 import importlib.metadata
 import os
@@ -54,7 +54,7 @@ def _cpu_model() -> str:
 
 
 def _gpus() -> list[str]:
-    """GPU names: torch's if it is loaded (it honours CUDA_VISIBLE_DEVICES), else the NVIDIA driver's."""
+    """GPU names: from torch if it is loaded (it honours CUDA_VISIBLE_DEVICES), else the NVIDIA driver."""
     if cuda := _cuda():
         return [cuda.get_device_name(i) for i in range(cuda.device_count())]
     names = []
@@ -72,7 +72,7 @@ def _cuda():
 
 
 def peak_memory() -> dict[str, float]:
-    """peak_memory_gb: most resident host memory of this process so far; peak_gpu_memory_gb: of its GPU."""
+    """peak_memory_gb: highest resident host memory of this process so far; peak_gpu_memory_gb: of its GPU."""
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS and in KiB on Linux
     peaks = {"peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9}
     if cuda := _cuda():
@@ -81,7 +81,7 @@ def peak_memory() -> dict[str, float]:
 
 
 def git_commit() -> str | None:
-    """Commit of the code that runs, `-dirty` if tracked files differ; of the CWD if the code is installed."""
+    """Commit of the running code, `-dirty` if tracked files differ; of the CWD if the code is installed."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"]
     for place in (Path(__file__).parent, Path.cwd()):
         try:
@@ -94,7 +94,7 @@ def git_commit() -> str | None:
 
 
 def process_started(pid: int) -> float | None:
-    """Unix time at which a process of this machine started (to 10 ms); None if there is no such process."""
+    """Unix time at which a process of this machine started (to 10 ms); None if it does not exist."""
     try:
         # The command name, in brackets, may hold spaces: count the fields after it (man 5 proc).
         ticks = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19])
@@ -105,7 +105,7 @@ def process_started(pid: int) -> float | None:
 
 
 def startup_seconds() -> float:
-    """How long the imports of this stage took: the age of its process; 0 in other processes."""
+    """Time for the imports of this stage: the age of its process; 0 in other processes."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     started = process_started(os.getpid())
     of_a_stage = spec is not None and spec.name.startswith("lifecycle_recipes.stages.")
@@ -113,12 +113,12 @@ def startup_seconds() -> float:
 
 
 def this_process() -> dict:
-    """Identifies this process uniquely, also after its id is reused: host, pid, started (Unix time)."""
+    """A unique identity of this process, even if its id is reused: host, pid, started (Unix time)."""
     return {"host": socket.gethostname(), "pid": os.getpid(), "started": process_started(os.getpid())}
 
 
 def is_alive(process: dict | None) -> bool:
-    """True if `process` (as `this_process` gave it) runs on this machine now."""
+    """True if `process` (a value of `this_process`) runs on this machine now."""
     if not process or process.get("host") != socket.gethostname():
         return False
     started = process_started(process.get("pid", -1))

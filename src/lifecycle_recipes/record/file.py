@@ -13,7 +13,7 @@ RUN_FILE, GATE_FILE = "run.json", "gate.ok"
 
 
 def read_record(path: str | Path) -> dict:
-    """The record in a run directory (or its run.json). Refuses what is missing or is not a record."""
+    """The record in a run directory (or its run.json). Refuses a missing file, or one that is no record."""
     path = Path(path)
     file = path / RUN_FILE if path.is_dir() or path.suffix != ".json" else path
     try:
@@ -32,7 +32,7 @@ def read_record(path: str | Path) -> dict:
 
 
 def write_json(file: Path, content: dict) -> None:
-    """Write all of it or nothing: a reader never sees half a file, not even after a power cut."""
+    """Write the file atomically: a reader never finds half a file, not even after a power cut."""
     handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:

@@ -1,4 +1,4 @@
-"""The gate of a stage: conditions on its measured result, judged on run.json. No torch.
+"""The gate of a stage: conditions on its metrics in run.json. No torch.
 
 A line is `METRIC OP TERM [(*|+|-) NUMBER]`: OP is one of < <= > >= ==, TERM a number, a metric of this
 run, or RUN/METRIC, where RUN is `parent` or the name of a run directory beside this one.
@@ -21,13 +21,13 @@ from .file import GATE_FILE, RUN_FILE, read_record, write_json
 COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq}
 CHANGE = {"*": operator.mul, "+": operator.add, "-": operator.sub}
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
-# As lm-eval and the trainers name them: eval_loss, gsm8k.exact_match.strict-match, eval_rewards/margins.
+# Names as in lm-eval and the trainers: eval_loss, gsm8k.exact_match.strict-match, eval_rewards/margins.
 NAME = r"[A-Za-z0-9_][\w.@:-]*(?:/[\w.@:-]+)*"
 LINE = re.compile(
     rf"(?P<metric>{NAME})\s*(?P<compare><=|>=|==|<|>)\s*(?P<term>{NUMBER}(?![\w./@:-])|{NAME})"
     rf"(?:\s*(?P<change>[*]|(?<=\s)[+]|(?<=\s)-)\s*(?P<number>{NUMBER}))?"
 )
-RUN_IS_DONE = "the run is done"  # what is judged before any line
+RUN_IS_DONE = "the run is done"  # judged before any line
 FAILED_GATE_FILE = "gate.failed"
 FORM = "write METRIC OP TERM, such as `eval_loss < 2.5` or `acc >= parent/acc - 0.03`"
 
@@ -46,7 +46,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One judged line; `message` has the values that decided."""
+    """One judged line; `message` contains the values that were compared."""
 
     line: str
     ok: bool
@@ -54,7 +54,7 @@ class Verdict:
 
 
 class Unmeasured(Exception):
-    """A name in a gate line has no finite value; the message has the reason."""
+    """A name in a gate line has no finite value; the message gives the reason."""
 
 
 def parse(line: str) -> Gate:
@@ -74,12 +74,12 @@ def _short(line: object) -> str:
 
 
 def _is_arithmetic(name: float | str) -> bool:
-    """`0.5-0.1` and a number on the left have the form of a metric's name."""
+    """Whether a name is a number or arithmetic (`0.5-0.1`), which also have the form of a metric's name."""
     return isinstance(name, str) and bool(re.fullmatch(r"[\d.eE+-]+", name))
 
 
 def judge(run_dir: str | Path, lines: list[str] | None = None) -> list[Verdict]:
-    """A verdict per gate line, of `lines` or else of the record; one more, failing, if the run is not done.
+    """A verdict per gate line, from `lines` or else the record; one more, failed, if the run is not done.
 
     Reads only run.json files. Refuses a malformed line.
     """
@@ -109,7 +109,7 @@ def judge_line(gate: Gate, record: dict, run_dir: Path) -> Verdict:
 
 
 def _value(name: str, record: dict, run_dir: Path) -> float:
-    """A metric of this run, or RUN/METRIC; a metric with a slash in its own name is this run's first."""
+    """A metric of this run, or RUN/METRIC. A metric of this run with a slash in its name takes precedence."""
     metrics, metric = record.get("metrics") or {}, name
     if name not in metrics and "/" in name:
         run, metric = name.split("/", 1)
@@ -143,19 +143,19 @@ def _metrics_of(run: str, record: dict, run_dir: Path) -> dict:
 
 
 def main_parent(record: dict) -> dict | None:
-    """What `parent` means: the run that the weights came from, for a base model its tokenizer's run."""
+    """The run that `parent` stands for: that of the starting weights; for a base model, of its tokenizer."""
     parents = record.get("parents") or {}
     return next((parents[r] for r in ("model", "tokenizer") if parents.get(r, {}).get("identity")), None)
 
 
 def parent_dir(parent: dict, run_dir: Path) -> Path:
-    """Where a parent is now: beside this run, also when both were moved together, else where it was."""
+    """Where a parent is now: beside this run, even if both were moved together, else at its old path."""
     beside = Path(os.path.normpath(run_dir.resolve() / parent.get("relative", ".")))
     return beside if parent.get("relative") and beside.is_dir() else Path(parent["path"])
 
 
 def settled_lines(run_dir: str | Path) -> list[str] | None:
-    """The lines by which `lifecycle gate` last judged this very run; None to use the record's."""
+    """The lines with which `lifecycle gate` last judged this run; None to use those of the record."""
     for name in (GATE_FILE, FAILED_GATE_FILE):
         with contextlib.suppress(OSError, ValueError, KeyError):
             judged = json.loads((Path(run_dir) / name).read_text(encoding="utf-8"))
@@ -165,9 +165,9 @@ def settled_lines(run_dir: str | Path) -> list[str] | None:
 
 
 def write_gate(run_dir: str | Path, verdicts: list[Verdict]) -> bool:
-    """Write gate.ok if every verdict is ok, else delete it. Returns whether they all are.
+    """Write gate.ok if every verdict is ok, else delete it. Returns whether all are ok.
 
-    The lines that failed are kept in gate.failed, or a child would be let in by the promises of the record.
+    The lines of a failed gate are kept in gate.failed; else the gate of the record could let a child start.
     """
     ok, run_dir = all(v.ok for v in verdicts), Path(run_dir)
     for name in (GATE_FILE, FAILED_GATE_FILE):

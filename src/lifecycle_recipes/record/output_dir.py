@@ -17,8 +17,8 @@ from .parents import WEIGHTS
 def claim_output_dir(output_dir: Path, identity: str, replace: bool) -> dict | None:
     """Make sure that writing to `output_dir` destroys nothing.
 
-    Returns the record of this same run if it is there unfinished, else None. What must not be
-    overwritten is refused, or, with `replace`, moved to `<output_dir>.replaced-N`.
+    Returns the record of this same run if it is unfinished, else None. A directory that must not be
+    overwritten is refused or, with `replace`, moved to `<output_dir>.replaced-N`.
     """
     earlier = read_record(output_dir) if (output_dir / RUN_FILE).exists() else None
     if earlier and earlier["status"] == "running" and environment.is_alive(earlier.get("process")):
@@ -76,7 +76,7 @@ def last_checkpoint(output_dir: Path) -> str | None:
 
 
 def find_incomplete_checkpoints(output_dir: Path) -> list[Finding]:
-    """A warning for each checkpoint that is newer than the one to resume from, and what it lacks."""
+    """A warning for each checkpoint newer than the one to resume from, with what it lacks."""
     findings = []
     for directory in _checkpoints(output_dir):
         if not (lacks := checkpoint_lacks(directory)):
@@ -99,10 +99,10 @@ def _checkpoints(output_dir: Path) -> list[Path]:
 
 
 def checkpoint_lacks(directory: Path) -> str:
-    """What a Trainer checkpoint lacks to be resumed from; empty if nothing.
+    """What a Trainer checkpoint lacks for resuming; empty if nothing.
 
-    The state is the last file that the Trainer writes. Without optimizer.pt or scheduler.pt it restarts Adam
-    silently; DeepSpeed and FSDP keep theirs in directories.
+    trainer_state.json is the last file that the Trainer writes. Without optimizer.pt or scheduler.pt, it
+    restarts Adam silently; DeepSpeed and FSDP keep the optimizer state in directories.
     """
     state = directory / "trainer_state.json"
     if not state.is_file():
@@ -129,8 +129,8 @@ def checkpoint_lacks(directory: Path) -> str:
 def wait_for_rank_0(output_dir: Path, seconds: float = 600) -> str | None:
     """On the other ranks: wait until rank 0 of this launch has written its record; return its resume_from.
 
-    Records of earlier launches are older than this rank's launcher. If rank 0 refuses, it writes
-    nothing and the launcher ends this process.
+    A record of an earlier launch is older than this rank's launcher. If rank 0 refuses, it writes nothing,
+    and the launcher ends this process.
     """
     launched = environment.process_started(os.getppid()) or time.time() - 60
     deadline = time.monotonic() + seconds

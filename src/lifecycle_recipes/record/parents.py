@@ -1,4 +1,4 @@
-"""The runs that a run starts from: found in its recipe, hashed, checked before it starts. No torch."""
+"""The parents of a run: found in its recipe, hashed, and checked before the run starts. No torch."""
 
 import hashlib
 import os
@@ -20,7 +20,7 @@ ROLES = {
 }
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin")
 BLOCK, BLOCKS = 1 << 20, 256
-# A file younger than this may change once more within one tick of its clock, and would look the same.
+# A file younger than this may change again within one tick of the clock, without a new modification time.
 SETTLED_NS = 2 * 10**9
 _hashes: dict[tuple, str] = {}
 
@@ -36,7 +36,7 @@ def find_parents(values: dict) -> dict[str, str]:
 
 
 def is_local(path: str) -> bool:
-    """True for a path, false for a Hub id: `name` or `owner/name` with no such owner directory here."""
+    """True for a path, false for a Hub id: `name`, or `owner/name` if no directory `owner` exists here."""
     if os.path.exists(path) or path.startswith((".", "/", "~")) or path.count("/") > 1:
         return True
     owner, slash, _ = path.partition("/")
@@ -44,7 +44,7 @@ def is_local(path: str) -> bool:
 
 
 def describe_parent(path: str, output_dir: str | Path) -> dict:
-    """path, relative (to output_dir), identity (of its run) and weights_sha256; None where it has none."""
+    """path, relative (to output_dir), identity (of its run) and weights_sha256; a missing value is None."""
     identity = None
     if os.path.exists(os.path.join(path, RUN_FILE)):
         try:
@@ -56,7 +56,7 @@ def describe_parent(path: str, output_dir: str | Path) -> dict:
 
 
 def check_parent(role: str, path: str, weights_sha256: str | None, allow_failed: bool) -> None:
-    """Refuses a parent that is missing, unfinished, without weights, changed since, or failing its gate."""
+    """Refuses a parent that is missing, unfinished, without weights, changed since, or with a failed gate."""
     if not os.path.isdir(path):
         raise refuse(
             "parent-missing", f"the {role} parent does not exist", "run the stage that produces it", path
@@ -94,10 +94,10 @@ def check_parent(role: str, path: str, weights_sha256: str | None, allow_failed:
 
 
 def hash_weights(directory: str | Path) -> str | None:
-    """One hash of the weights in a directory, an adapter's base/ included; without weights, of its tokenizer.
+    """One hash of the weights in a directory, with an adapter's base/; without weights, of its tokenizer.
 
-    None if it has neither. Training moves every weight, so files beyond 256 MiB are hashed by 256
-    evenly spaced blocks of 1 MiB: a 140 GB parent costs a quarter of a second per shard, not minutes.
+    None if it has neither. Training changes every weight, so of a file above 256 MiB only 256 evenly
+    spaced blocks of 1 MiB are hashed: a 140 GB parent takes a quarter of a second per shard, not minutes.
     """
     directory = Path(directory)
     files = [f for place in (directory, directory / "base") for p in WEIGHTS for f in sorted(place.glob(p))]
@@ -122,9 +122,9 @@ def _update(digest, file: Path) -> None:
 
 
 def hash_file(file: str | Path) -> str:
-    """The sha256 of a file, read once per process for as long as the file does not change.
+    """The sha256 of a file, computed once per process unless the file changes.
 
-    The time of change of its inode is part of what it is known by: no program can set that one back.
+    A change is detected by the change time of its inode, among others: no program can reset that one.
     """
     with open(file, "rb") as stream:
         before = os.fstat(stream.fileno())
@@ -142,12 +142,12 @@ def _state(stat: os.stat_result) -> tuple:
 
 
 def hash_inputs(values) -> dict[str, str]:
-    """Path -> sha256 of every file that a recipe names anywhere: data, prompts, templates, rubrics."""
+    """Path -> sha256 of every file named in a recipe: data, prompts, templates, rubrics."""
     if isinstance(values, dict):
         values = list(values.values())
     if isinstance(values, list):
         return {path: digest for value in values for path, digest in hash_inputs(value).items()}
-    # A long text is no path (and the kernel refuses to look it up).
+    # A long text is not a path (and the kernel rejects its lookup).
     is_file = (
         isinstance(values, str) and 0 < len(values) < 1000 and "\0" not in values and os.path.isfile(values)
     )

@@ -1,12 +1,12 @@
-"""The record of one stage run: what ran, from what, with what result, in `<output_dir>/run.json`. No torch.
+"""The record of one run: its inputs, environment and result, in `<output_dir>/run.json`. No torch.
 
     with Run(recipe.raw) as run:
         ...
         run.note(data=ledger)
         run.metrics["eval_loss"] = 1.5
 
-The record is written when the run starts and however it ends; `with stage_exit():` around it turns the
-end into an exit status.
+The record is written when the run starts and when it ends, even with an error; `with stage_exit():` around it
+converts the end into an exit status.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ from .parents import check_parent, describe_parent, find_parents, hash_file, has
 __all__ = ["Run", "Stopped", "quiet", "read_record", "stage_exit"]
 
 SCHEMA_VERSION = 1
-# Kept aside so that the last record still fits when the weights have filled the disk.
+# A reserve, so that the last record can be written even if the weights have filled the disk.
 # Upstream does not push files whose names start with an underscore.
 SPARE_FILE, SPARE_BYTES = "_run.json.spare", 256 * 1024
 
@@ -41,9 +41,9 @@ class Run:
     """One run of a stage, used as a context manager.
 
     raw: its `recipe.read.RawRecipe`. metrics: name -> number; a stage adds to it. parents: role -> path.
-    resume_from: last complete checkpoint of this same run, unfinished, else None. origins: the provenance of
-    the training rows (`data.provenance.Origins`), once they are prepared. earlier_layout: of the attempt to
-    resume from. Only rank 0 checks and writes; other ranks wait for its decision.
+    resume_from: last complete checkpoint if this same run is unfinished, else None. origins: the places of
+    the training rows (`data.provenance.Origins`), once they are prepared. earlier_layout: the layout of the
+    attempt to resume from. Only rank 0 checks and writes; other ranks wait for its decision.
     """
 
     def __init__(self, raw):
@@ -118,14 +118,14 @@ class Run:
         }
 
     def _create(self) -> None:
-        """The first write: where it fails, nothing has run yet."""
+        """The first write: if it fails, nothing has run yet."""
         try:
             self.output_dir.mkdir(parents=True, exist_ok=True)
             (self.output_dir / GATE_FILE).unlink(missing_ok=True)
             (self.output_dir / SPARE_FILE).write_bytes(os.urandom(SPARE_BYTES))
             self._write()
         except OSError as error:
-            with contextlib.suppress(OSError):  # where output_dir is a file there is nothing to remove
+            with contextlib.suppress(OSError):  # if output_dir is a file, there is nothing to remove
                 (self.output_dir / SPARE_FILE).unlink(missing_ok=True)
             fix = "free disk space, or choose another output_dir"
             raise refuse(
@@ -139,9 +139,9 @@ class Run:
             self._write()
 
     def report(self, findings: list[Finding]) -> None:
-        """Print findings that do not end the run to stderr, and keep them in the record; each one once.
+        """Print findings that do not end the run to stderr, and add them to the record; each one once.
 
-        Those that the recipe waives are kept as `allowed`, with the reason.
+        Waived findings are recorded under `allowed`, with the reason.
         """
         allow = self.raw.allow
         waived = {f.code: allow[f.code] for f in findings if f.code in allow}
@@ -165,7 +165,7 @@ class Run:
         self._restore.close()
         if not is_main_process() or not self._record:
             return
-        # A second Ctrl-C, or the launcher's SIGTERM after it, must not cut the last write short.
+        # A second Ctrl-C, or the launcher's SIGTERM after it, must not interrupt the last write.
         with on_signals(signal.SIG_IGN):
             self._record["status"] = status_of(error)
             self.findings += [f for f in getattr(error, "findings", []) if f not in self.findings]
@@ -181,7 +181,7 @@ class Run:
                 self._cannot_write(problem, error)
 
     def _cannot_write(self, problem: OSError, error: BaseException | None) -> None:
-        """A full disk must not hide what ended the run; without such an error, it is the error."""
+        """A full disk must not hide the error that ended the run; without another error, it is the error."""
         message = f"the record of this run cannot be written: {problem}"
         if error is None:
             found = refuse(
@@ -214,10 +214,10 @@ def status_of(error: BaseException | None) -> str:
 
 
 def identify(raw, parents: dict, inputs: dict) -> str:
-    """What makes two runs the same: every value of the recipe, the parents' weights, the files it reads.
+    """A hash that identifies a run: of the recipe's values, the parents' weights and the files it reads.
 
-    The gate is left out: another promise needs no other training. So are comments and the layout. Of the
-    waivers the codes count, for rows with a waived fault are left out.
+    Gate, comments and layout are left out: another gate needs no other training. Of the waivers only the
+    codes count, since rows with a waived fault are left out.
     """
     values = {section: value for section, value in raw.values.items() if section != "gate"}
     if raw.allow:
@@ -228,7 +228,7 @@ def identify(raw, parents: dict, inputs: dict) -> str:
 
 
 def is_done(raw) -> bool:
-    """Whether output_dir already holds the finished run of this very recipe, parents and files."""
+    """Whether output_dir already contains the finished run of this recipe, with these parents and files."""
     try:
         earlier = read_record(raw.output_dir)
     except Refusal:
@@ -239,5 +239,5 @@ def is_done(raw) -> bool:
 
 
 def _flags(raw) -> set[str]:
-    """As given on the command line, `--replace`, however the recipe spells them."""
+    """The flags in their command-line form, such as `--replace`."""
     return {"--" + flag.lstrip("-").replace("_", "-") for flag in raw.flags}

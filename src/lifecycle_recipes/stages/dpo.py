@@ -5,8 +5,8 @@
 Reads  data.sources (columns `chosen`, `rejected`, usually `prompt`), model.model_name_or_path (the parent).
 Writes train.output_dir: weights or adapter, tokenizer, checkpoints, run.json.
 
-The reference is the parent, always: with a LoRA parent its adapter is merged first, so that a new adapter
-starts from the parent and the reference is the model below that adapter.
+The reference model is always the parent. The adapter of a LoRA parent is merged first: a new adapter then
+starts from the parent, and the model below that adapter is the reference.
 """
 
 from __future__ import annotations
@@ -56,10 +56,11 @@ def build_trainer(recipe: DPORecipe, run: Run) -> trl.DPOTrainer:
     args = recipe.train
     tokenizer = load_tokenizer(recipe.model.model_name_or_path, recipe.model.model_revision)
     rows = prepared_rows(recipe, tokenizer, prepare_rows, run)
-    set_seed(args.seed)  # a new adapter is random, and made before upstream seeds
+    set_seed(args.seed)  # a new adapter is random, and it is made before upstream sets the seed
     adapter = peft_config(recipe.model)
-    # Left to itself, upstream loads the reference by the name in the model's config, in float32 and without
-    # the recipe's revision. Below an adapter, or precomputed, it is the policy itself: no copy is needed.
+    # By default, upstream loads the reference by the name in the model's config, in float32 and without the
+    # recipe's revision. No copy is needed below an adapter, or where the reference log-probabilities are
+    # precomputed: the policy is the reference there.
     needs_copy = adapter is None and not args.precompute_ref_log_probs
     return over_prepared(dpo_trainer(recipe.global_batch_size))(
         model=load_causal_lm(recipe.model, args),

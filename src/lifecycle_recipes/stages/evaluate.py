@@ -3,8 +3,8 @@
     python -m lifecycle_recipes.stages.evaluate recipes/desk/12-evaluate.yaml
 
 Reads  model.model_name_or_path, a run directory or Hub id, and what the evaluate section names.
-Writes evaluate.output_dir/run.json; beside a local model, the replies that it gave (replies.json).
-Trainer stages measure what they saved in the same way.
+Writes evaluate.output_dir/run.json; the replies of a local model go beside that model (replies.json).
+Trainer stages measure their saved model in the same way.
 """
 
 from __future__ import annotations

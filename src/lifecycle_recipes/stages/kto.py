@@ -56,12 +56,12 @@ def build_trainer(recipe: KTORecipe, run: Run) -> trl.KTOTrainer:
 
     args = recipe.train
     tokenizer = load_tokenizer(recipe.model.model_name_or_path, recipe.model.model_revision)
-    # Each prompt is paired with its neighbour's reply within so many rows.
+    # The number of rows within which each prompt is paired with its neighbour's reply.
     neighbours = recipe.global_batch_size or args.per_device_train_batch_size
     rows = prepared_rows(recipe, tokenizer, prepare_rows, run, neighbours=neighbours)
-    set_seed(args.seed)  # a new adapter is random, and made before upstream seeds
+    set_seed(args.seed)  # a new adapter is random, and it is made before upstream sets the seed
     adapter = peft_config(recipe.model)
-    # Upstream's own choice of reference would be another one, see the dpo stage.
+    # Upstream would choose another reference; see the dpo stage.
     needs_copy = adapter is None and not args.precompute_ref_log_probs
     return over_prepared(kto_trainer(recipe.global_batch_size))(
         model=load_causal_lm(recipe.model, args),
@@ -89,7 +89,7 @@ def prepare_rows(
     train, held_out, ledger = load_data(recipe.data, *columns, recipe.allow, scratch)
     require_both_labels(train)
     args = recipe.train
-    args.per_device_train_batch_size = neighbours  # read for the pairing and for nothing else
+    args.per_device_train_batch_size = neighbours  # used only for the pairing
     done = rows_of_trainer(KTOTrainer, args, tokenizer, train, held_out)
     count_too_long(ledger, (train, held_out), done)
     count_truncated(ledger, done[0], args.max_length, ["completion_ids"])

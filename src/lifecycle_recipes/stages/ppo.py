@@ -3,15 +3,15 @@
     accelerate launch -m lifecycle_recipes.stages.ppo recipes/desk/06-ppo.yaml
 
 Reads  data.sources (column `prompt`), model.model_name_or_path (the policy's start and the KL reference),
-       reward.model_name_or_path, value.model_name_or_path (the reward model where there is no `value`).
+       reward.model_name_or_path, value.model_name_or_path (without a `value` section: the reward model).
 Writes train.output_dir: the policy's weights or adapter, tokenizer, run.json.
 
-Upstream's PPOTrainer cannot resume (a stopped run starts again), train a quantised model, clip gradients,
-checkpoint activations or evaluate while it trains. A PPO epoch makes num_mini_batches /
+Upstream's PPOTrainer cannot resume (an interrupted run starts from the beginning), train a quantised model,
+clip gradients, checkpoint activations or evaluate while it trains. A PPO epoch makes num_mini_batches /
 gradient_accumulation_steps optimizer steps (at least one), not num_mini_batches.
 
 Metrics: train_kl (nats per reply, mean over the last tenth of the updates); train_score_first and
-train_score_last (reward less penalty, mean over the first and the last tenth).
+train_score_last (reward minus penalty, mean over the first and the last tenth).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
 
 @refuses_as_recipe
 def build_trainer(recipe: PPORecipe, run: Run) -> trl.experimental.ppo.PPOTrainer:
-    """The PPOTrainer of this recipe, its saving repaired; the ledger of its rows is noted in `run`."""
+    """The PPOTrainer of this recipe, with its saving repaired; the ledger of its rows is noted in `run`."""
     from transformers import GenerationConfig, set_seed
 
     from ..data.prepare import prepared_rows
@@ -68,7 +68,7 @@ def build_trainer(recipe: PPORecipe, run: Run) -> trl.experimental.ppo.PPOTraine
 
     args = recipe.train
     set_length(args)
-    # Upstream shuffles with numpy's global generator, and nothing else seeds that one.
+    # Upstream shuffles with numpy's global generator, which is seeded nowhere else.
     set_seed(args.seed)
     tokenizer = load_tokenizer(recipe.model.model_name_or_path, recipe.model.model_revision)
     rollout_tokenizer = stop_at_turn_end(
@@ -77,8 +77,8 @@ def build_trainer(recipe: PPORecipe, run: Run) -> trl.experimental.ppo.PPOTraine
     policy = load_causal_lm(recipe.model, args)
     end_replies_at(policy, rollout_tokenizer)
     reply_config = policy.generation_config
-    # A parent's repetition_penalty, top_p or bad words would change the sampled log-probabilities but not the
-    # reference's: the KL would not start at 0.
+    # A parent's repetition_penalty, top_p or bad words would change the sampled log-probabilities, but not
+    # the reference log-probabilities: the KL would not start at 0.
     policy.generation_config = GenerationConfig(pad_token_id=tokenizer.pad_token_id)
     longest = room(policy, args.response_length)
     rows = prepared_rows(recipe, rollout_tokenizer, prepare_rows, run, longest=longest)
@@ -107,7 +107,7 @@ def prepare_rows(
 def load_scorer(
     model_config: trl.ModelConfig, args: trl.experimental.ppo.PPOConfig, role: str
 ) -> PreTrainedModel:
-    """A reward model. An adapter is merged in a directory of its own: `base` belongs to the policy."""
+    """A reward model. An adapter is merged in a separate directory: `base` belongs to the policy."""
     from copy import copy
 
     from ..models.load import load_reward_model
@@ -120,10 +120,10 @@ def load_scorer(
 def stop_at_turn_end(
     tokenizer: PreTrainedTokenizerBase, args: trl.experimental.ppo.PPOConfig
 ) -> PreTrainedTokenizerBase:
-    """Make `tokenizer` fit for rollouts: padded on the left, its eos the token that ends a turn.
+    """Prepare `tokenizer` for rollouts: pad on the left, and make its eos the end-of-turn token.
 
-    train.stop_token_id, if given, is that token; else the chat template's. Upstream's missing_eos_penalty
-    looks for the tokenizer's eos and for nothing else.
+    That token is train.stop_token_id if given, else the one of the chat template. Upstream's
+    missing_eos_penalty looks only for the tokenizer's eos.
     """
     from ..models.turn_end import turn_end_token
 
@@ -144,7 +144,7 @@ def stop_at_turn_end(
 
 
 def room(policy: PreTrainedModel, response_length: int) -> int | None:
-    """The longest prompt, in tokens, that leaves `response_length` positions; None without a limit."""
+    """Tokens of the longest prompt that leaves `response_length` positions; None without a limit."""
     positions = getattr(policy.config.get_text_config(), "max_position_embeddings", None)
     return positions and positions - response_length
 

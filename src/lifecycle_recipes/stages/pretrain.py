@@ -1,4 +1,4 @@
-"""Pretrain a causal language model on text, from nothing or from a checkpoint.
+"""Pretrain a causal language model on text, from random weights or from a checkpoint.
 
     accelerate launch -m lifecycle_recipes.stages.pretrain recipes/desk/03-pretrain.yaml
 
@@ -60,7 +60,7 @@ def build_trainer(recipe: PretrainRecipe, run: Run) -> transformers.Trainer:
     tokenizer, model = start_model(recipe.architecture, recipe.model, args)
     require_room_for_blocks(text.block_size, model.config)
     rows = prepared_rows(recipe, tokenizer, prepare_rows, run)
-    # The collator reads seq_lengths, which is no input of the model.
+    # The collator reads seq_lengths, which is not an input of the model.
     args.remove_unused_columns = False
     flash = "flash" in (model.config._attn_implementation or "")
     return Trainer(

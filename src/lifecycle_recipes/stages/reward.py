@@ -1,9 +1,9 @@
-"""Train a reward model on preference pairs: the parent's body and a new head with one output.
+"""Train a reward model on preference pairs: the parent's weights and a new reward head with one output.
 
     accelerate launch -m lifecycle_recipes.stages.reward recipes/desk/05-reward.yaml
 
 Reads  data.sources (columns `chosen`, `rejected`, usually `prompt`), model.model_name_or_path (the parent).
-Writes train.output_dir: weights with their head (or an adapter with it), tokenizer, checkpoints, run.json.
+Writes train.output_dir: weights or adapter, each with the reward head, tokenizer, checkpoints, run.json.
 
 Metrics, of the model reloaded from disk on the held-out pairs: pair_accuracy (share in which the chosen reply
 scores higher), reward_chosen and reward_rejected (means). train.center_rewards_coefficient keeps rewards
@@ -57,14 +57,14 @@ def build_trainer(recipe: RewardRecipe, run: Run) -> trl.RewardTrainer:
     tokenizer = load_tokenizer(recipe.model.model_name_or_path, recipe.model.model_revision)
     use_template(tokenizer, args.chat_template_path)
     rows = prepared_rows(recipe, tokenizer, prepare_rows, run)
-    set_seed(args.seed)  # the new head is random
+    set_seed(args.seed)  # the new reward head is random
     return over_prepared(RewardTrainer)(
         model=load_reward_model(recipe.model, args, new_head=True),
         args=args,
         train_dataset=rows.train,
         eval_dataset=rows.held_out,
         processing_class=tokenizer,
-        # The task type makes PEFT train and save the head beside the adapter.
+        # With this task type, PEFT trains the reward head and saves it beside the adapter.
         peft_config=peft_config(replace(recipe.model, lora_task_type="SEQ_CLS")),
     )
 

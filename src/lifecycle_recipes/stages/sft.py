@@ -1,4 +1,4 @@
-"""Fine-tune on conversations: the loss covers the assistant's tokens and its turn end, nothing else.
+"""Fine-tune on conversations: the loss covers only the assistant's tokens and its end-of-turn token.
 
     accelerate launch -m lifecycle_recipes.stages.sft recipes/desk/04-sft.yaml
 
@@ -60,7 +60,7 @@ def build_trainer(recipe: SFTRecipe, run: Run) -> trl.SFTTrainer:
         raise refuse(
             "no-chat-template", "the parent's tokenizer has no chat template", "set train.chat_template_path"
         )
-    # A chat model's eos is its turn end: generation then stops there for every user of the tokenizer.
+    # The eos of a chat model is its end-of-turn token: generation then stops there for all users.
     args.eos_token = args.eos_token or turn_end_token(tokenizer)
     adapter = peft_config(recipe.model)
     rows = prepared_rows(recipe, tokenizer, prepare_rows, run)

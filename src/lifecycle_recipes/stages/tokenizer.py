@@ -2,7 +2,7 @@
 
     python -m lifecycle_recipes.stages.tokenizer recipes/desk/02-tokenizer.yaml
 
-Reads  data.sources (column `text`); data.eval_sources for the measures.
+Reads  data.sources (column `text`); data.eval_sources for the measurement.
 Writes tokenizer.output_dir: tokenizer.json, tokenizer_config.json, chat_template.jinja, run.json.
 """
 

@@ -1,8 +1,8 @@
 """The same rows in every optimizer step, on any number of processes and at any accumulation.
 
-The sampler of an epoch is seeded, and its numbers are dealt out in turn: `global_batch_size` of them make a
-step, whoever computes it. What upstream leaves to the layout is settled here: the last batch of an epoch, and
-how far rows are grouped by length. Torch only where it is used.
+The sampler of an epoch is seeded, and its numbers are distributed in turn: `global_batch_size` of them make a
+step, whichever process computes it. In upstream, the last batch of an epoch and the grouping of rows by
+length depend on the layout; here they do not. Torch is imported inside functions only.
 """
 
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ from typing import Any
 
 
 class WholeBatches:
-    """A sampler's numbers, made a multiple of the global batch: the rest dropped, completed or left as it is.
+    """The numbers of a sampler, in whole global batches; the remainder is dropped, completed or left.
 
-    Upstream drops and completes by the rows of one process, so that an epoch would depend on their number.
+    Upstream drops and completes by the rows of one process: an epoch would depend on the number of processes.
     Completing repeats the epoch's first rows, as accelerate does on several processes.
     """
 
@@ -48,7 +48,7 @@ class WholeBatches:
 
 
 def keep_order(trainer: Any, rows: int) -> None:
-    """Make the training batches of `trainer` those of one process that takes `rows` at once."""
+    """Give `trainer` the training batches of a single process with `rows` rows per batch."""
     from accelerate.data_loader import DataLoaderShard
 
     make, rest = trainer.get_train_dataloader, what_happens_to_the_rest(trainer)
@@ -60,7 +60,7 @@ def keep_order(trainer: Any, rows: int) -> None:
             sampler = by_global_length(batches.sampler, rows, trainer.args)
             batches.sampler = WholeBatches(sampler, rows, rest)
             if isinstance(loader, DataLoaderShard):
-                # Else accelerate takes as many of the processes' measurements as rows are left over.
+                # Otherwise accelerate keeps only as many measurements of the processes as rows are left over.
                 loader._drop_last = True
         return loader
 
@@ -70,7 +70,7 @@ def keep_order(trainer: Any, rows: int) -> None:
 
 
 def what_happens_to_the_rest(trainer: Any) -> str:
-    """`dropped`, `left` (a loss over tokens can leave repeated ones out) or `completed`."""
+    """`dropped`, `left` (a loss over tokens can leave out repeated rows) or `completed`."""
     if trainer.args.dataloader_drop_last:
         return "dropped"
     over_tokens = trainer.model_accepts_loss_kwargs or trainer.compute_loss_func is not None
@@ -78,7 +78,7 @@ def what_happens_to_the_rest(trainer: Any) -> str:
 
 
 def innermost(loader: Any) -> Any:
-    """The batch sampler that holds the sampler; None for a stream, or batches of unequal rows."""
+    """The batch sampler that contains the sampler; None for a stream, or batches of different sizes."""
     batches = getattr(loader, "batch_sampler", None)
     while hasattr(batches, "batch_sampler"):
         batches = batches.batch_sampler
@@ -86,10 +86,10 @@ def innermost(loader: Any) -> Any:
 
 
 def by_global_length(sampler: Any, rows: int, args: Any) -> Any:
-    """Group by length within multiples of the global batch, and by a seed of its own.
+    """Group by length within multiples of the global batch, with a separate seed.
 
-    Upstream groups by the rows of one process, and draws from the generator of each: after different batches
-    the processes would disagree on the order, and train on some rows twice and on others never.
+    Upstream groups by the rows of one process and uses the random generator of each process. After different
+    batches their orders would differ: some rows would be trained on twice and others never.
     """
     import torch
     from transformers.trainer_pt_utils import LengthGroupedSampler
@@ -103,7 +103,7 @@ def by_global_length(sampler: Any, rows: int, args: Any) -> Any:
 
 
 class Remembering:
-    """A sampler that writes what it yields into a list, emptied at each new pass."""
+    """A sampler that stores the numbers it yields in a list, which is cleared at each new pass."""
 
     def __init__(self, sampler, numbers: list[int]):
         self.sampler, self.numbers = sampler, numbers
@@ -122,7 +122,7 @@ class Remembering:
 
 
 def ignore_repeats(trainer: Any) -> None:
-    """Take the rows that accelerate repeats, so that every process has a last batch, out of the loss."""
+    """Leave out of the loss the rows that accelerate repeats to give every process a last batch."""
     gather = trainer.get_batch_samples
 
     def get_batch_samples(iterator, count, device):
@@ -134,7 +134,7 @@ def ignore_repeats(trainer: Any) -> None:
         size = innermost(trainer.callback_handler.train_dataloader).batch_size
         last = (len(shard) - 1) * processes + shard.process_index
         real = min(max(len(trainer.train_dataset) - last * size, 0), size)
-        # One line per row, also where flash attention has them all in one.
+        # view: one row per line, also for flash attention, where all rows are in one line.
         batches[-1]["labels"].view(size, -1)[real:] = -100
         return batches, trainer._get_num_items_in_batch(batches, device)
 

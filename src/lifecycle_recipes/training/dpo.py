@@ -1,14 +1,14 @@
-"""DPO whose `sft` loss does not depend on the layout: a mean over the tokens of the whole step.
+"""DPO whose `sft` loss does not depend on the layout: a mean over the tokens of the whole optimizer step.
 
-Upstream (trl/trainer/dpo_trainer.py, loss_type sft) takes the mean over the chosen tokens of a micro-batch
-and of these means the mean: a token counts for more in a micro-batch of short replies.
+Upstream (trl/trainer/dpo_trainer.py, loss_type sft) averages over the chosen tokens of each micro-batch, and
+then over the micro-batches: a token has more weight in a micro-batch of short replies.
 """
 
 
 def dpo_trainer(global_batch_size: int | None):
-    """A DPOTrainer that weighs each micro-batch's `sft` loss by its chosen tokens.
+    """A DPOTrainer that weights the `sft` loss of each micro-batch by its number of chosen tokens.
 
-    Upstream's own class where no global batch is declared.
+    Without a declared global batch, upstream's class.
     """
     import torch
     from trl import DPOTrainer
@@ -19,8 +19,8 @@ def dpo_trainer(global_batch_size: int | None):
         return DPOTrainer
 
     class GlobalDPOTrainer(DPOTrainer):
-        _shares: tuple = ()  # of the micro-batches to come in this step
-        _tokens_per_row = None  # of the held-out rows, while they are read
+        _shares: tuple = ()  # of the remaining micro-batches in this step
+        _tokens_per_row = None  # of the held-out rows, during an evaluation
 
         def get_batch_samples(self, epoch_iterator, num_batches, device):
             batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -62,6 +62,6 @@ def dpo_trainer(global_batch_size: int | None):
 
 
 def chosen_tokens(batch):
-    """The tokens of the chosen replies of a batch, whose first half they are; the first token has no loss."""
+    """Number of chosen tokens in a batch, in its first half; the first token of a row has no loss."""
     mask = batch["completion_mask"]
     return mask[: len(mask) // 2, 1:].sum().float()

@@ -1,7 +1,7 @@
-"""The held-out loss, of every row once: the same on any number of processes and for any batch.
+"""The held-out loss with every row counted once: the same on any number of processes and for any batch size.
 
-Upstream averages batches, weighs them by their rows where the loss is over tokens, and fills the last ones
-with repeated rows that stay in the mean of their batch.
+Upstream averages batches and weights them by rows even if the loss is over tokens. It fills the last batches
+with repeated rows, which remain in the mean of their batch.
 """
 
 from collections.abc import Iterator
@@ -9,11 +9,11 @@ from typing import Any
 
 
 class Rounds:
-    """Batches of row numbers for one of several processes; in each round all of them have equally many rows.
+    """Batches of row numbers for one of several processes; within a round, all batches have the same size.
 
-    Rounds of `size` rows a process, one of fewer, and one of a single row for what is left: no batch holds
-    both new rows and repeated ones, and only the last round has processes with nothing but a repeated one.
-    batch_size, num_processes: what accelerate reads to know how many rows of the last round are new.
+    First rounds of `size` rows per process, then one round of fewer, then one of a single row for the
+    remainder. So no batch has both new and repeated rows, and only the last round has processes with a
+    repeated row. accelerate uses batch_size and num_processes to find how many rows of that round are new.
     """
 
     batch_size = 1
@@ -34,19 +34,19 @@ class Rounds:
             yield list(range(mine, mine + size))
             start += size * self.num_processes
         if left:
-            yield [start + self.process_index % left]  # so that a mean over processes stays near
+            yield [start + self.process_index % left]  # keeps a mean over processes close
 
     @property
     def ends_in_a_repeat(self) -> bool:
-        """Whether this process has nothing new in the last round."""
+        """Whether this process has no new row in the last round."""
         return self.process_index >= (self.rows % self.num_processes or self.num_processes)
 
 
 def measure_once(trainer: Any) -> None:
-    """Make `eval_loss` of `trainer` the mean over the held-out tokens, or rows, each counted once.
+    """Make `eval_loss` of `trainer` the mean over the held-out tokens or rows, each counted once.
 
-    Tokens where the loss is a mean over tokens (pretrain, sft), rows elsewhere. What TRL measures beside it
-    is weighed by the same counts, instead of by rounds.
+    Tokens if the loss is a mean over tokens (pretrain, sft), else rows. TRL's other metrics are weighted by
+    the same counts instead of by rounds.
     """
     import torch
 
@@ -61,7 +61,7 @@ def measure_once(trainer: Any) -> None:
         count = count_new(trainer, inputs, over_tokens)
         found = step(model, inputs, *args, **kwargs)
         if found[0] is not None:
-            # The loss of a batch without one is 0 / 0.
+            # The loss of a batch without a counted token or row is 0 / 0.
             parts.append(torch.stack([torch.where(count > 0, found[0].detach() * count, 0.0), count]))
         return found
 
@@ -70,7 +70,7 @@ def measure_once(trainer: Any) -> None:
             return loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         parts.clear()
         across = trainer.args.average_tokens_across_devices
-        trainer.args.average_tokens_across_devices = False  # each process divides by its own, counted here
+        trainer.args.average_tokens_across_devices = False  # each process divides by its own count
         try:
             output = loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         finally:
@@ -89,7 +89,7 @@ def measure_once(trainer: Any) -> None:
 
 
 def in_rounds(loader: Any, trainer: Any) -> Any:
-    """The prepared `loader` with its rows in Rounds; itself for a stream, or where ranks share their rows."""
+    """The prepared `loader` with its rows in Rounds; unchanged for a stream, or if ranks share their rows."""
     from accelerate.data_loader import DataLoaderShard
 
     batches = getattr(loader, "batch_sampler", None)
@@ -114,7 +114,7 @@ def is_new(trainer: Any, loader: Any) -> bool:
 
 
 def count_new(trainer: Any, inputs: dict[str, Any], over_tokens: bool):
-    """A tensor: what the loss of this batch is a mean over, or 0 for a batch of repeated rows."""
+    """A tensor: the number of tokens or rows in the mean loss of this batch; 0 for repeated rows."""
     import torch
 
     if not is_new(trainer, trainer.callback_handler.eval_dataloader):
@@ -122,6 +122,6 @@ def count_new(trainer: Any, inputs: dict[str, Any], over_tokens: bool):
     if over_tokens and "labels" in inputs:
         labels = inputs["shift_labels"] if "shift_labels" in inputs else inputs["labels"][..., 1:]
         return (labels != -100).sum().float().to(trainer.args.device)
-    # Chosen and rejected are two lines of a batch: twice the rows everywhere.
+    # Chosen and rejected are two lines of a batch, so every batch counts twice its rows.
     rows = next(value for value in inputs.values() if torch.is_tensor(value)).shape[0]
     return torch.tensor(float(rows), device=trainer.args.device)

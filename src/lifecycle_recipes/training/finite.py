@@ -1,8 +1,8 @@
-"""Watch a training: end it at the first number that is not finite, warn of what looks wrong in its log.
+"""Watch training: stop it at the first value that is not finite, and report problems in its log.
 
-Upstream shows a callback neither the loss nor the gradient norm of a step that is not logged, so `Watch`
-reads the trainer's own. That costs no synchronisation: on a GPU the verdict on a step is read one step later,
-except before a checkpoint is written.
+Upstream gives callbacks the loss and the gradient norm of logged steps only, so `Watch` reads them from the
+trainer. That needs no synchronisation: on a GPU the verdict on a step is read one step later, except before a
+checkpoint is written.
 """
 
 import math
@@ -18,7 +18,7 @@ from .log_warnings import LogSigns, kl_bound
 from .ranks import true_anywhere
 from .weights import not_finite
 
-SHOWN = 8  # row numbers in a message; the record has all
+SHOWN = 8  # row numbers in a message; the record contains all
 FIX = "lower train.learning_rate, use more warm-up steps, or inspect those rows"
 
 
@@ -32,14 +32,14 @@ class Step:
     loss: Any
     norm: Any
     verdict: Any
-    known: Any = None  # a CUDA event: from then on the verdict may be read without waiting
+    known: Any = None  # a CUDA event; once it has occurred, the verdict can be read without waiting
 
 
 class Watch(TrainerCallback):
     """Raises Refusal `non-finite` with exit status 1 on every rank; reports findings about the log to `run`.
 
-    `non-finite` notes `stopped_at` in the record: step, learning_rate, rows (numbers in the built training
-    set of the whole global batch), and for the first of them their places in the sources and their texts.
+    For `non-finite` the record gets `stopped_at`: step, learning_rate, rows (the whole global batch, as
+    numbers in the built training set), and for the first rows their places in the sources and their texts.
     """
 
     def __init__(self, trainer, run):
@@ -53,7 +53,7 @@ class Watch(TrainerCallback):
         self._keep_gradient_norm()
 
     def _keep_gradient_norm(self) -> None:
-        """Upstream computes it at every step, for its log only."""
+        """Upstream computes it at every step, but only logs it."""
         compute = self.trainer._get_grad_norm
 
         def keep(*args, **kwargs):
@@ -63,7 +63,7 @@ class Watch(TrainerCallback):
         self.trainer._get_grad_norm = keep
 
     def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
-        # PPO has a loader of its own.
+        # PPO has a separate loader.
         loader = (
             train_dataloader if train_dataloader is not None else getattr(self.trainer, "dataloader", None)
         )
@@ -73,9 +73,9 @@ class Watch(TrainerCallback):
         self.rate = optimizer.param_groups[0]["lr"] if optimizer is not None else None
 
     def on_step_end(self, args, state, control, **kwargs):
-        """Right after this upstream logs, evaluates and writes a checkpoint."""
+        """Upstream logs, evaluates and writes a checkpoint right after this callback."""
         loss = getattr(self.trainer, "_tr_loss", None)
-        if loss is None:  # PPO: its losses come with the log, at every update
+        if loss is None:  # PPO: its losses are in the log, at every update
             return
         before, self.last = self.last, self._begin_verdict(args, state.global_step, loss)
         self._judge(before)
@@ -89,7 +89,7 @@ class Watch(TrainerCallback):
         import torch
 
         norm = self.norm
-        # Under fp16 the gradient scaler meets infinite norms by design and skips those steps.
+        # Under fp16, infinite norms are normal: the gradient scaler skips those steps.
         bad_norm = norm is not None and not args.fp16
         signs = [loss, torch.as_tensor(norm, device=loss.device) if bad_norm else torch.zeros_like(loss)]
         signs = [s.full_tensor() if hasattr(s, "full_tensor") else s for s in signs]
@@ -129,7 +129,7 @@ class Watch(TrainerCallback):
         self.run.report(self.signs.see(logs, state.global_step))
 
     def fail(self, name: str, value: float, step: Step) -> None:
-        """Note where it happened and raise."""
+        """Record where it happened, and raise."""
         rate = "" if step.learning_rate is None else f", learning rate {step.learning_rate:.3g}"
         # Batches differ between ranks: the value of this rank may be finite.
         what = "not finite on another process" if math.isfinite(value) else value
@@ -137,7 +137,7 @@ class Watch(TrainerCallback):
         if step.rows:
             more = f" and {len(step.rows) - SHOWN} more" if len(step.rows) > SHOWN else ""
             message += f", rows {', '.join(map(str, step.rows[:SHOWN]))}{more} of the built training set"
-        # The provenance of the rows is unknown if no stage has built the trainer.
+        # The places of the rows are unknown if no stage has built the trainer.
         origins = self.run.origins
         found = [origins.of(row) for row in step.rows[:SHOWN]] if origins else []
         if found:
@@ -156,10 +156,10 @@ class Watch(TrainerCallback):
 
 
 class BatchRows:
-    """Which rows went into which step: stores the row numbers of an epoch in the order of its sampler.
+    """The rows of each optimizer step: stores the row numbers of an epoch in the order of its sampler.
 
-    Batches are dealt to the processes in turn, so one step takes the next `batch x processes x accumulation`
-    numbers. A loader without a sampler (a stream) has none.
+    Batches are distributed to the processes in turn, so one step uses the next `batch x processes x
+    accumulation` numbers. A loader without a sampler (a stream) has no numbers.
     """
 
     def __init__(self):
@@ -167,7 +167,7 @@ class BatchRows:
         self.per_step, self.steps = 0, 1
 
     def follow(self, loader, args, processes: int) -> None:
-        """Remember what the sampler of `loader` gives from now on."""
+        """Store what the sampler of `loader` yields from now on."""
         batches = innermost(loader)
         if not getattr(batches, "batch_size", None):
             return
@@ -183,7 +183,7 @@ class BatchRows:
 
 
 def texts(trainer, rows: list[int], characters: int = 200) -> list[str]:
-    """The beginnings of rows of the built training set, as the model sees them."""
+    """The beginnings of rows of the built training set, decoded from the tokens that the model gets."""
     from ..doctor.trainer_level.forward import row_ids
 
     decode = getattr(trainer.processing_class, "decode", None)
@@ -193,7 +193,7 @@ def texts(trainer, rows: list[int], characters: int = 200) -> list[str]:
 
 
 def require_finite_weights(trainer, step: Step | None = None) -> None:
-    """Raise Refusal `non-finite`, on every rank, where a trained weight is NaN or infinite: never saved."""
+    """Raise Refusal `non-finite` on every rank if a trained weight is NaN or infinite, before it is saved."""
     bad = not_finite(trainer.model)
     if true_anywhere(bool(bad), trainer.args):
         at = f" after step {step.number}" if step else ""

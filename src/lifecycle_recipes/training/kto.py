@@ -1,15 +1,16 @@
 """KTO whose KL does not depend on the layout: estimated over the global batch, and over all held-out rows.
 
-Upstream (trl/trainer/kto_trainer.py) pairs each prompt with its neighbour's reply within the rows that one
-process takes at a time, and sets the KL of a row's loss by the micro-batches that run beside its own: 1 x 8
-rows, 8 x 1 and 2 x 4 are three different losses. An evaluation has a KL per batch of the processes.
+Upstream (trl/trainer/kto_trainer.py) pairs each prompt with its neighbour's reply within the micro-batch of
+one process, and computes the KL in a row's loss from the micro-batches that the processes run at the same
+time: 1 x 8 rows, 8 x 1 and 2 x 4 are three different losses. In an evaluation, each batch of the processes
+has its own KL.
 """
 
 
 def kto_trainer(global_batch_size: int | None):
-    """A KTOTrainer for rows that are paired within the global batch; upstream's own where none is declared.
+    """A KTOTrainer for rows paired within the global batch; upstream's class if no global batch is declared.
 
-    The KL forwards of an accumulated step, or of an evaluation, come before its others; they are as many.
+    The KL forwards of an accumulated step or an evaluation run before the others; their number is unchanged.
     """
     import torch
     from trl import KTOTrainer
@@ -22,7 +23,7 @@ def kto_trainer(global_batch_size: int | None):
         return KTOTrainer
 
     class GlobalKTOTrainer(KTOTrainer):
-        # (policy, reference): mean log-probabilities of the KL replies, in place of each micro-batch's own.
+        # (policy, reference): mean log-probabilities of the KL replies, instead of those of each micro-batch.
         _means = None
         _pending: tuple = ()
 
@@ -30,17 +31,17 @@ def kto_trainer(global_batch_size: int | None):
             batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
             self._means = None
             if self.calculate_KL and len(batches) > 1:
-                self.model.train()  # as in the step to come
+                self.model.train()  # as in the next step
                 self._means = self._mean_log_probabilities(self.model_wrapped, [(b, 1.0) for b in batches])
             return batches, items
 
         def evaluation_loop(self, dataloader, *args, **kwargs):
-            # Not yet prepared for its layout, the model cannot run here: upstream does both at once.
+            # A model not yet prepared for its layout cannot run here; upstream prepares it in its loop.
             if not self.calculate_KL or not self.accelerator._models:
                 return super().evaluation_loop(dataloader, *args, **kwargs)
             self.model.eval()
             model = self._wrap_model(self.model, training=False)
-            # A repeated row is read, too: under ZeRO-3 every process has to.
+            # A repeated row is read, too: under ZeRO-3 every process must run the forward.
             counted = ((batch, float(is_new(self, dataloader))) for batch in dataloader)
             before, self._means = self._means, self._mean_log_probabilities(model, counted, across=True)
             try:
@@ -84,7 +85,7 @@ def kto_trainer(global_batch_size: int | None):
                 self._pending = ()
 
         def _compute_kl_logps(self, model, batch):
-            """The policy's, then the reference's: the order in which upstream requests them."""
+            """First for the policy, then for the reference: the order of upstream's calls."""
             if not self._pending:
                 return super()._compute_kl_logps(model, batch)
             mean, *rest = self._pending

@@ -48,7 +48,7 @@ class LayoutWatch(TrainerCallback):
         self._note(findings)
 
     def _wants_float32(self) -> bool:
-        """Whether every model that this recipe trains is loaded in float32; PPO trains a value model, too."""
+        """Whether every model that this recipe trains is loaded in float32; PPO also trains a value model."""
         section = self.recipe.section
         trained = [section("model"), section("value") or section("reward")]
         return all(config is None or config.dtype in (None, "float32") for config in trained)
@@ -73,7 +73,7 @@ class LayoutWatch(TrainerCallback):
 
 
 def prepared_model(trainer) -> Any:
-    """What the training loop calls: a DDP module, a DeepSpeed engine, an FSDP module or the model itself."""
+    """The object that the training loop calls: a DDP module, DeepSpeed engine, FSDP module or plain model."""
     wrapped = getattr(trainer, "model_wrapped", None)
     return wrapped if wrapped is not None else trainer.model
 
@@ -81,7 +81,7 @@ def prepared_model(trainer) -> Any:
 def find_in_prepared(trainer, wanted: Layout, attention: str | None) -> tuple[dict, list[Finding]]:
     """(facts for the record, errors) of a trainer whose model and optimizer have been prepared.
 
-    wanted: the requested layout, or else the one in effect. attention: as the recipe requests.
+    wanted: the requested layout, or else the one in effect. attention: as requested in the recipe.
     layout-not-sharded, layout-parallel, layout-precision, layout-attention.
     """
     model = prepared_model(trainer)
@@ -103,17 +103,17 @@ def find_in_prepared(trainer, wanted: Layout, attention: str | None) -> tuple[di
 
 
 def largest_trained(model) -> Any:
-    """The trained parameter with most elements, of all ranks together."""
+    """The trained parameter with the most elements, counted over all ranks."""
     return max((p for p in model.parameters() if p.requires_grad), key=whole_size)
 
 
 def whole_size(parameter) -> int:
-    """Elements of a parameter on all ranks together: ZeRO-3 leaves an empty tensor in its place."""
+    """Number of elements of a parameter over all ranks: under ZeRO-3 the parameter itself is empty."""
     return getattr(parameter, "ds_numel", None) or parameter.numel()
 
 
 def is_sharded(trainer, parameter) -> bool:
-    """Whether this rank holds a part of `parameter` only."""
+    """Whether this rank holds only a part of `parameter`."""
     from torch.distributed.fsdp import FullyShardedDataParallel
     from torch.distributed.tensor import DTensor
 
@@ -125,7 +125,7 @@ def is_sharded(trainer, parameter) -> bool:
 
 
 def is_optimizer_sharded(trainer) -> bool:
-    """Whether this rank's optimizer updates a part of the trained weights only."""
+    """Whether this rank's optimizer updates only a part of the trained weights."""
     optimizer = inner_optimizer(trainer.optimizer)
     held = sum(_local_size(p) for group in optimizer.param_groups for p in group["params"])
     trained = sum(whole_size(p) for p in trainer.model.parameters() if p.requires_grad)
@@ -137,7 +137,7 @@ def _local_size(parameter) -> int:
 
 
 def inner_optimizer(optimizer) -> Any:
-    """The torch optimizer inside accelerate's and DeepSpeed's."""
+    """The torch optimizer inside the wrappers of accelerate and DeepSpeed."""
     while getattr(optimizer, "optimizer", None) is not None:
         optimizer = optimizer.optimizer
     return optimizer
@@ -165,7 +165,7 @@ def _sharding(model, wanted: Layout, facts: dict) -> list[Finding]:
 
 
 def _parallel(trainer, wanted: Layout) -> list[Finding]:
-    """Sizes of the parallelism config; accelerate drops one that it has no plugin for."""
+    """Sizes in the parallelism config; accelerate ignores one for which it has no plugin."""
     config = trainer.accelerator.parallelism_config
     for name in ("tp", "cp", "sp"):
         asked, size = getattr(wanted, name), getattr(config, f"{name}_size", 1) if config else 1
@@ -187,9 +187,10 @@ def _amp(trainer) -> list[Finding]:
 
 
 def find_in_optimizer(trainer, wanted: Layout, float32: bool) -> tuple[dict, list[Finding]]:
-    """(dtypes, errors) just before an optimizer step: of the weights that it updates and their gradients.
+    """(dtypes of the updated weights and their gradients, errors), just before an optimizer step.
 
-    float32: the recipe loads the model so. DeepSpeed and FSDP's mixed precision promise float32 masters, too.
+    float32: the recipe loads the model in float32. Mixed precision in DeepSpeed and FSDP also requests
+    float32 master weights.
     """
     parameters = [p for group in inner_optimizer(trainer.optimizer).param_groups for p in group["params"]]
     parameter = max(parameters, key=lambda p: p.numel(), default=None)
@@ -208,12 +209,12 @@ def find_in_optimizer(trainer, wanted: Layout, float32: bool) -> tuple[dict, lis
 
 
 def has_adapter(model) -> bool:
-    """Whether PEFT wraps the model: what it trains has a dtype of PEFT's choice."""
+    """Whether PEFT wraps the model: PEFT then sets the dtype of the trained weights."""
     return any(hasattr(part, "peft_config") for part in (model, getattr(model, "policy", None)))
 
 
 def optimizer_state_dtype(trainer) -> str | None:
-    """The dtype of the largest tensor in the optimizer's state; None where it has none (sgd)."""
+    """The dtype of the largest tensor in the optimizer's state; None if it has none (sgd)."""
     import torch
 
     states = inner_optimizer(trainer.optimizer).state.values()
@@ -222,7 +223,7 @@ def optimizer_state_dtype(trainer) -> str | None:
 
 
 def attention_of(trainer) -> str | None:
-    """The attention implementation that the model uses; None for one that names none."""
+    """The attention implementation that the model uses; None if its config does not name one."""
     model = trainer.accelerator.unwrap_model(prepared_model(trainer))
     model = getattr(model, "policy", model)  # PPO trains a pair
     return getattr(getattr(model, "config", None), "_attn_implementation", None)

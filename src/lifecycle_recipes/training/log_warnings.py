@@ -8,11 +8,11 @@ SPIKE, EARLIER = (
     10,
     5,
 )  # a gradient norm so many times the median of the logged ones, and of how many at least
-RISES = 3  # evaluations in a row whose loss is above the one before
+RISES = 3  # consecutive evaluations with a higher loss than the one before
 
 
 class LogSigns:
-    """Reads one log entry after the other; each warning is reported once.
+    """Reads log entries one by one; reports each warning once.
 
     kl_bound: nats per reply, or None. zero_loss_is_fine: a hinge loss is 0 once every margin is wide enough.
     """
@@ -24,7 +24,7 @@ class LogSigns:
         self.told: set[str] = set()
 
     def see(self, logs: dict, step: int) -> list[Finding]:
-        """The findings that this entry of the log is the first to give."""
+        """The findings in this log entry that were not reported before."""
         readers = (self._loss, self._norm, self._eval, self._kl)
         found = [finding for read in readers for finding in read(logs, step)]
         fresh = [finding for finding in found if finding.code not in self.told]
@@ -64,11 +64,11 @@ class LogSigns:
             yield Finding.warning("eval-loss-rising", message, fix)
 
     def _kl(self, logs: dict, step: int):
-        """PPO's alone. KTO's `kl`, though in nats per reply, is no distance of the model from its parent.
+        """For PPO only. KTO's `kl`, also in nats per reply, does not measure the distance to the parent.
 
-        It is the mean log-ratio of the data's replies after other prompts, never below 0: the point that its
-        loss measures rewards from (trl/trainer/kto_trainer.py). It tends to fall as the model moves away: on
-        the desk from 1.6 to 0.1, where the KL on the model's own replies had risen to 12.
+        It is the mean log-ratio of the data's replies after other prompts, never below 0: the reference point
+        for the rewards in its loss (trl/trainer/kto_trainer.py). It tends to fall as the model moves away: on
+        the desk from 1.6 to 0.1, while the KL on the model's own replies rose to 12.
         """
         kl = logs.get("objective/kl")
         if kl is not None and self.kl_bound is not None and kl > self.kl_bound:
@@ -81,7 +81,7 @@ class LogSigns:
 
 
 def kl_bound(gate: list[str], reply_tokens: int | None) -> float | None:
-    """Nats per reply that the gate promises: `train_kl <= x`, or `kl <= x` (per token) for a whole reply."""
+    """The gate's bound in nats per reply: `train_kl <= x`, or `kl <= x` (per token) times `reply_tokens`."""
     from ..record.gate import parse
 
     found = []

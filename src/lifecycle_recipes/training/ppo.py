@@ -1,4 +1,4 @@
-"""PPOTrainer with its saving repaired: TRL's own breaks under DDP and ZeRO with transformers 5.23."""
+"""PPOTrainer with repaired saving: TRL's code fails under DDP and ZeRO with transformers 5.23."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def policy_trainer(reply_config, tokenizer):
-    """A PPOTrainer class that saves the policy under every layout, stops when asked and counts its tokens."""
+    """A PPOTrainer class that saves the policy under every layout, stops on request and counts its tokens."""
     import gc
     import time
     import warnings
@@ -22,7 +22,7 @@ def policy_trainer(reply_config, tokenizer):
     from ..record.run import Stopped
 
     class LeaveWhenAsked(TrainerCallback):
-        """Upstream's loop never looks at `should_training_stop`."""
+        """Needed since upstream's loop never reads `should_training_stop`."""
 
         def on_step_end(self, args, state, control, **kwargs):
             if control.should_training_stop and state.global_step < state.max_steps:
@@ -31,10 +31,10 @@ def policy_trainer(reply_config, tokenizer):
                 )
 
     class PolicyTrainer(PPOTrainer):
-        _initial_num_input_tokens_seen = 0  # as in Trainer, which sets it where it could resume
+        _initial_num_input_tokens_seen = 0  # Trainer sets it when it resumes
 
         def __init__(self, args, **parts):
-            # Upstream's Accelerator reads the layout's precision alone: train.bf16 and fp16 would do nothing.
+            # Upstream's Accelerator reads only the layout's precision, and neither train.bf16 nor fp16.
             with patch_environment(ACCELERATE_MIXED_PRECISION=args.mixed_precision):
                 super().__init__(args=args, **parts)
 
@@ -43,8 +43,8 @@ def policy_trainer(reply_config, tokenizer):
             self.accelerator.print = lambda *_: None  # "===training policy==="
             warnings.filterwarnings("ignore", message="var.*degrees of freedom")  # of one ratio per update
             seen = count_tokens(self.model)
-            # Upstream collects garbage twice per update: 0.3 s each with the imported libraries' objects, 5 %
-            # of a desk run, and next to nothing once those are set aside.
+            # Upstream collects garbage twice per update. Each time takes 0.3 s with the objects of the
+            # imported libraries (5 % of a desk run), and almost none once those are frozen.
             gc.collect()
             gc.freeze()
             started = time.perf_counter()
@@ -58,14 +58,14 @@ def policy_trainer(reply_config, tokenizer):
             )
 
         def log(self, logs, start_time=None):
-            # Under the name that the checks for a non-finite loss know.
+            # The name that the checks for a non-finite loss use.
             if "loss/policy_avg" in logs:
                 logs["loss"] = logs["loss/policy_avg"] + self.args.vf_coef * logs["loss/value_avg"]
             super().log(logs, start_time)
 
         def save_model(self, output_dir=None, _internal_call=False):
-            # Upstream's hands the wrapped pair of models to Trainer: under DDP the names are wrong, under
-            # ZeRO it dies. Gathering is collective, so every rank takes part.
+            # Upstream passes the wrapped pair of models to Trainer: under DDP the names are wrong, under ZeRO
+            # it fails. Gathering is collective, so every rank must call it.
             weights = self.accelerator.get_state_dict(self.model)
             policy = self.accelerator.unwrap_model(self.model).policy
             if not self.args.should_save:
@@ -77,14 +77,14 @@ def policy_trainer(reply_config, tokenizer):
                     k.removeprefix("policy."): v for k, v in weights.items() if k.startswith("policy.")
                 },
             )
-            reply_config.save_pretrained(output_dir)  # over the one for rollouts
+            reply_config.save_pretrained(output_dir)  # replaces the config for rollouts
             tokenizer.save_pretrained(output_dir)
 
     return PolicyTrainer
 
 
 def count_tokens(model):
-    """A running count, in a tensor, of the non-padding tokens that `model` is trained on in this process."""
+    """A tensor with the running count of non-padding tokens on which `model` is trained in this process."""
     import torch
 
     seen = torch.zeros((), dtype=torch.long)
@@ -92,7 +92,7 @@ def count_tokens(model):
     def count(module, args, kwargs):
         seen.add_(kwargs["attention_mask"].sum().cpu())
 
-    # Rollouts call the policy inside the pair of models, so only the optimisation passes here.
+    # Rollouts call the policy inside the pair of models, so only calls for the optimisation are counted.
     model.register_forward_pre_hook(count, with_kwargs=True)
     return seen
 
@@ -113,7 +113,7 @@ def summarise(log_history: list[dict]) -> dict[str, float]:
 
 
 def set_length(args: trl.experimental.ppo.PPOConfig) -> None:
-    """Let `max_steps` (updates) set the length, as in other stages."""
+    """Set the length of the run from `max_steps` (updates), as in other stages."""
     from accelerate import PartialState
 
     # PPOConfig hides TrainingArguments' property behind a field that is None until its trainer is built.

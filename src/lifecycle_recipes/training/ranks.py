@@ -1,4 +1,4 @@
-"""What the processes of a run agree on."""
+"""A decision that all processes of a run make together."""
 
 
 def true_anywhere(value: bool, args) -> bool:

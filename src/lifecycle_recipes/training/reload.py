@@ -8,17 +8,18 @@ from typing import Any
 from ..doctor.trainer_level.step_zero import EXACT, Reading
 from ..finding import Finding, Refusal
 
-# Allowed difference of two sets of logits: root mean square of the difference over the spread of the logits
-# (a reward's only logit: over its size, if that is above 1). In float32 another kernel gives 1e-6; bfloat16
-# rounds each product to 0.4 %; an adapter that was not loaded, or a stale file, is far above both.
+# Tolerance for two sets of logits: the root mean square of their difference, divided by the standard
+# deviation of the logits (for the single logit of a reward model: by its absolute value, if that is above 1).
+# In float32 another kernel gives 1e-6; bfloat16 rounds each product to 0.4 %; an adapter that was not loaded,
+# or a stale file, is far above both.
 EXACT_LOGITS, ROUNDED_LOGITS = 1e-3, 0.05
-# Memory that loading and a forward over the probe need, over the model's own bytes.
+# Memory for loading and a forward over the probe, in addition to the model's bytes.
 MARGIN, EXTRA = 1.2, 1 << 30
 
 
 @dataclass(frozen=True)
 class Reloaded:
-    """What came of loading a save. differs, allowed: see EXACT_LOGITS. saved: an evals.saved.Saved."""
+    """The result of loading a save. differs, allowed: see EXACT_LOGITS. saved: an evals.saved.Saved."""
 
     findings: list[Finding]
     differs: float | None = None
@@ -27,10 +28,10 @@ class Reloaded:
 
 
 def compare_reloaded(trainer, recipe, trained: Reading, ids: list[int], size: int) -> Reloaded:
-    """saved-incomplete, saved-differs or, where no memory holds a second model, saved-not-compared.
+    """saved-incomplete, saved-differs or, if there is no memory for a second model, saved-not-compared.
 
     trained: the outputs of the trainer's model for `ids`. size: bytes of the model in memory.
-    The model is loaded onto the trainer's device if there is room, else in host memory; on this rank alone.
+    The model is loaded on this rank only: onto the trainer's device if it fits there, else in host memory.
     """
     import torch
 
@@ -71,7 +72,7 @@ def _not_compared(directory: str, size: int) -> Finding:
 
 
 def find_room(trainer, size: int) -> Any:
-    """The trainer's device, else the CPU, where `size` bytes and a margin are free; else None."""
+    """The trainer's device or else the CPU, if `size` bytes and a margin are free there; else None."""
     import torch
 
     device = torch.device(trainer.accelerator.device)
@@ -106,7 +107,7 @@ def _cannot_load() -> tuple[type[Exception], ...]:
 
 @contextlib.contextmanager
 def _as_in_training(trainer, device):
-    """The trainer's own precision: accelerate runs float32 weights under autocast; DeepSpeed casts them."""
+    """The precision of training: accelerate runs float32 weights under autocast; DeepSpeed casts them."""
     import torch
 
     kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(trainer.accelerator.mixed_precision)
@@ -118,7 +119,7 @@ def _as_in_training(trainer, device):
 
 
 def _difference(model, trained: Reading, ids: list[int], trainer, device) -> tuple[float, float]:
-    """(difference, allowed): of the logits, or of the mean log-probability where training shows no logits."""
+    """(difference, tolerance) of the logits, or of the mean log-probability if training yields no logits."""
     import torch
 
     from ..doctor.trainer_level.forward import logits, mean_of

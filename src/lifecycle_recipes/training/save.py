@@ -1,4 +1,4 @@
-"""Save, under every layout, what from_pretrained loads; see after every save that it is what was trained."""
+"""Save weights for from_pretrained under every layout, and compare every save with the trained model."""
 
 import time
 import zipfile
@@ -15,11 +15,11 @@ from .saved_files import find_in_saved, find_pickles, wanted_of
 
 
 class Saves(TrainerCallback):
-    """Checks every checkpoint; makes and checks the final save. To be made before training wraps the model.
+    """Checks every checkpoint; makes and checks the final save. Create it before training wraps the model.
 
     Raises Refusal with exit status 1, on every rank: nothing-saved, saved-incomplete, saved-pickled,
     saved-differs, non-finite. Reports saved-not-compared to `run`; notes `saved` in its record.
-    reloaded: the final save as the comparison loaded it, set aside.
+    reloaded: the final save as the comparison loaded it.
     """
 
     def __init__(self, trainer, recipe, run):
@@ -28,7 +28,7 @@ class Saves(TrainerCallback):
         self.wanted = wanted_of(language_model(trainer))
 
     def on_save(self, args, state, control, **kwargs):
-        """Right after upstream has written checkpoint-<step>. A signal's and PPO's come here too."""
+        """Right after upstream has written checkpoint-<step>; also called for PPO and after a signal."""
         directory = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         found = find_lost_shards(self.trainer, directory)
         if args.should_save and saves_whole_tensors(self.trainer):
@@ -36,15 +36,15 @@ class Saves(TrainerCallback):
         raise_together(found, args)
 
     def finish(self, reading, ids: list[int]) -> None:
-        """The final save, to output_dir. reading: the outputs of the trainer's model for `ids`. On every rank."""
+        """The final save, to output_dir, on every rank. reading: the trained model's outputs for `ids`."""
         trainer, args = self.trainer, self.trainer.args
         consolidate(trainer)
-        # Upstream would push to the Hub at once; here that waits for the check.
+        # Upstream would push to the Hub at once; here the check comes first.
         trainer.save_model(args.output_dir, True)
         found = []
         if args.should_save:
             trainer.save_state()
-            # PEFT saves the adapter alone; what ends a reply belongs beside it.
+            # PEFT saves only the adapter; the stop tokens must be saved beside it.
             if getattr(trainer.model, "generation_config", None) is not None:
                 trainer.model.generation_config.save_pretrained(args.output_dir)
             found = self._check(reading, ids)
@@ -81,7 +81,7 @@ def consolidate(trainer) -> None:
     """Make the next save write unsharded tensors, regardless of the checkpoint type in the layout.
 
     FSDP with SHARDED_STATE_DICT would write nothing (transformers' Trainer.save_model saves FULL_STATE_DICT
-    only), ZeRO-3 without stage3_gather_16bit_weights_on_model_save its own pickled shards.
+    only); ZeRO-3 without stage3_gather_16bit_weights_on_model_save would write pickled shards.
     """
     state = trainer.accelerator.state
     if getattr(trainer, "is_fsdp_enabled", False):
@@ -92,7 +92,7 @@ def consolidate(trainer) -> None:
 
 
 def saves_whole_tensors(trainer) -> bool:
-    """Whether a checkpoint has a consolidated model too; some layouts ask for shards alone until the end."""
+    """Whether checkpoints also contain a consolidated model; some layouts save only shards until the end."""
     if getattr(trainer, "is_fsdp_enabled", False):
         return "FULL_STATE_DICT" in str(trainer.accelerator.state.fsdp_plugin.state_dict_type)
     engine = getattr(trainer, "deepspeed", None)
@@ -101,9 +101,9 @@ def saves_whole_tensors(trainer) -> bool:
 
 
 def find_lost_shards(trainer, directory: Path) -> list[Finding]:
-    """saved-incomplete: a state that this rank should have written to a sharded checkpoint, and has not.
+    """saved-incomplete: state that this rank should have written to a sharded checkpoint is missing.
 
-    DeepSpeed: by its engine's own file names. FSDP: any empty file, or no table of contents.
+    DeepSpeed: by the file names of its engine. FSDP: any empty file, or no table of contents.
     """
     engine = getattr(trainer, "deepspeed", None)
     lost = []
@@ -128,7 +128,7 @@ def _is_whole(file: Path) -> bool:
 
 
 def raise_together(found: list[Finding], args) -> None:
-    """Raise a Refusal on every rank where one of them found something. Collective."""
+    """Raise a Refusal on every rank if any rank has a finding. Collective."""
     if true_anywhere(bool(found), args):
         other = Finding.error(
             "saved-incomplete", "another process found its save incomplete", "see the message of that process"

@@ -1,6 +1,6 @@
-"""What a save left on disk, against the model that was trained: files, tensor names, shapes, finite values.
+"""Compare a save on disk with the trained model: files, tensor names, shapes, finite values.
 
-Torch inside functions only; the weights of one file after the other are mapped, never held.
+Torch inside functions only; files are mapped one after the other, and their weights are not kept in memory.
 """
 
 import json
@@ -13,16 +13,16 @@ from ..finding import Finding
 
 SHOWN = 3
 FULL, ADAPTER = ("model.safetensors", "config.json"), ("adapter_model.safetensors", "adapter_config.json")
-# Weights as pickles: torch.load runs code in them, and from_pretrained may load them as the model.
+# Pickled weights: torch.load runs code in them, and from_pretrained may load them as the model.
 PICKLES = ("pytorch_model*.bin", "adapter_model*.bin", "model*.pt", "model*.pth", "consolidated*.pth")
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """The tensors that a save must hold, by their names on disk.
+    """The tensors that a save must contain, by their names on disk.
 
-    groups: names of which one is enough (tied weights); a name alone is a group of one.
-    others: names that may be there besides. size: bytes of the whole model in memory.
+    groups: sets of names of which one is enough (tied weights); a single name is a group of one.
+    others: names that are optional. size: bytes of the whole model in memory.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -33,17 +33,17 @@ class Wanted:
 
 
 def wanted_of(model: Any) -> Wanted:
-    """What a save of `model` must hold: an adapter's trained weights, else every weight.
+    """What a save of `model` must contain: an adapter's trained weights, else every weight.
 
-    To be asked before the model is wrapped for training: FSDP changes names and shapes. ZeRO-3's shards
-    know the whole shape.
+    Call it before the model is wrapped for training: FSDP changes names and shapes. ZeRO-3's shards have the
+    full shape as an attribute.
     """
     size = sum(p.element_size() * _numel(p) for p in model.parameters())
     return _of_adapter(model, size) if hasattr(model, "peft_config") else _of_model(model, size)
 
 
 def _of_model(model: Any, size: int) -> Wanted:
-    """Names on disk may differ from those in memory (experts are fused in memory): upstream's own mapping."""
+    """Names on disk may differ from those in memory (fused experts): upstream's mapping is used."""
     import torch
     from transformers.core_model_loading import revert_weight_conversion
 
@@ -60,16 +60,16 @@ def _of_model(model: Any, size: int) -> Wanted:
 
 
 def _of_adapter(model: Any, size: int) -> Wanted:
-    """Every trained weight, by PEFT's name for it on disk; whether PEFT means to save it is not asked."""
+    """Every trained weight, by PEFT's name for it on disk, whether or not PEFT would save it."""
     shapes = {_on_disk(name): _shape(p) for name, p in model.named_parameters() if p.requires_grad}
     others = frozenset(map(_on_disk, model.state_dict(keep_vars=True)))
     return Wanted(shapes, tuple(frozenset([name]) for name in shapes), others, True, size)
 
 
 def _on_disk(name: str) -> str:
-    """`...lora_A.default.weight` is saved without the adapter's name, as is a module beside the adapter."""
+    """`...lora_A.default.weight` is saved without the adapter's name; so is a module beside the adapter."""
     name = name.replace(".modules_to_save.default.", ".").replace(".default", "")
-    # DoRA's vector became a module, its name on disk did not (peft/tuners/lora/model.py).
+    # DoRA's vector became a module, but its name on disk did not change (peft/tuners/lora/model.py).
     return name.replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
 
 
@@ -82,7 +82,7 @@ def _numel(parameter: Any) -> int:
 
 
 def find_in_saved(directory: str, wanted: Wanted) -> list[Finding]:
-    """nothing-saved, saved-incomplete and non-finite of what a save left in `directory`."""
+    """nothing-saved, saved-incomplete and non-finite for the save in `directory`."""
     place = Path(directory)
     weights, config = ADAPTER if wanted.adapter else FULL
     found = _config(place / config)
@@ -97,7 +97,7 @@ def find_in_saved(directory: str, wanted: Wanted) -> list[Finding]:
 
 
 def weight_files(place: Path, name: str) -> list[Path]:
-    """The safetensors that from_pretrained reads, in its order: the single file first, then the index's."""
+    """The safetensors that from_pretrained reads, in its order: the single file, else those of the index."""
     if (place / name).is_file():
         return [place / name]
     index = place / f"{name}.index.json"
@@ -148,17 +148,17 @@ def _tensors(directory: str, files: list[Path], wanted: Wanted) -> list[Finding]
     both = shapes.keys() & wanted.shapes.keys()
     if unlike := sorted(name for name in both if shapes[name] != wanted.shapes[name]):
         first = unlike[0]
-        message = f"{len(unlike)} weights have another shape, {first} first: {list(shapes[first])} on disk"
+        message = f"{len(unlike)} weights have a wrong shape, {first} first: {list(shapes[first])} on disk"
         found.append(_incomplete(directory, f"{message}, {list(wanted.shapes[first])} in training"))
     if broken:
         message = f"{len(broken)} saved weights are not finite: {_some(sorted(broken))}"
-        fix = "do not use this model; start again from the last checkpoint"
+        fix = "do not use this model; resume from the last checkpoint"
         found.append(Finding.error("non-finite", message, fix, directory))
     return found
 
 
 def tensors(files: list[Path]) -> Iterator[tuple[str, Any]]:
-    """(name, tensor) of every weight in the files, mapped from disk."""
+    """(name, tensor) of every weight in the files, as mapped from disk."""
     from safetensors import safe_open
 
     for file in files:
@@ -174,7 +174,7 @@ def _is_finite(tensor: Any) -> bool:
         return True
     if tensor.element_size() == 1:  # float8 has no reductions
         tensor = tensor.float()
-    # A NaN is both the least and the greatest; one pass and no copy, where isfinite() makes a mask.
+    # A NaN becomes both minimum and maximum; this needs one pass and no copy, while isfinite() makes a mask.
     return bool(torch.isfinite(torch.stack(tensor.aminmax())).all())
 
 

@@ -1,4 +1,4 @@
-"""A stage from its command line to its exit status: what the `main` of every stage shares. No torch on import."""
+"""A stage from its command line to its exit status: the code common to every `main`. No torch on import."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ Recipe = TypeVar("Recipe", bound=StageRecipe)
 
 @contextmanager
 def stage(recipe_class: type[Recipe], argv: list[str] | None) -> Iterator[tuple[Recipe, Run]]:
-    """Yield (recipe, run) once recipe, rows and layout were checked and the output directory is this run's.
+    """Yield (recipe, run) after recipe, rows and layout were checked and the output directory was claimed.
 
     argv: path of the recipe, then overrides; None for the command line. The record is written however the
-    block ends, and the process ends with the exit status of that end.
+    block ends, and the exit status of the process depends on that end.
     """
     with stage_exit():
         recipe = load_recipe(recipe_class, argv, check_recipe)
@@ -37,7 +37,7 @@ def stage(recipe_class: type[Recipe], argv: list[str] | None) -> Iterator[tuple[
 
 
 def refuses_as_recipe(build_trainer: Callable) -> Callable:
-    """Above a `build_trainer`: what upstream rejects while the trainer is built is a refusal of the recipe."""
+    """Decorates a `build_trainer`: upstream's errors become refusals of the recipe."""
 
     @functools.wraps(build_trainer)
     def build(recipe: TrainingRecipe, run: Run) -> Trainer:
@@ -50,7 +50,7 @@ def refuses_as_recipe(build_trainer: Callable) -> Callable:
 def train(trainer: Trainer, recipe: TrainingRecipe, run: Run) -> Saved | None:
     """Check the built trainer, train, save, reload and compare; see training/train.py.
 
-    Returns the saved model as the comparison loaded it; None on other ranks, and where memory was short.
+    Returns the saved model as the comparison loaded it; None on other ranks, and without enough memory.
     """
     from .train import train_and_save  # imports torch: a recipe is refused before that
 

@@ -21,7 +21,7 @@ from .ranks import true_anywhere
 from .save import Saves
 from .weights import find_unmoved, fingerprints
 
-# Timings differ from run to run; the metrics of two runs with one seed do not.
+# Timings differ from run to run; the metrics of two runs with the same seed do not.
 NOT_A_RESULT = re.compile(
     "_runtime$|_per_second$|^epoch$|num_input_tokens_seen|_num_tokens$|model_preparation_time"
 )
@@ -30,15 +30,16 @@ NOT_A_RESULT = re.compile(
 def train_and_save(trainer, recipe, run) -> Saved | None:
     """Train from `run.resume_from` or the start, save to train.output_dir, fill `run.metrics`.
 
-    Metrics: train_loss, steps and, with an eval dataset, what `trainer.evaluate()` returns but its timings.
-    Fields: tokens (seen in training, padding apart), tokens_per_second, train_seconds, layout.
-    Notes `probe`, by which a child sees that it starts from this model (doctor/trainer_level/step_zero.py).
-    Raises Stopped after a SIGTERM or SIGINT (a checkpoint has been written), and Refusal with exit status 1:
-    non-finite, weights-unmoved, parent-dropped, disk-full, no-steps, and what save.py finds; with 2, before
-    the first step, what layout_watch.py finds.
+    Metrics: train_loss, steps and, with an eval dataset, `trainer.evaluate()` without its timings.
+    Fields: tokens (seen in training, without padding), tokens_per_second, train_seconds, layout.
+    Records `probe`, with which a child checks that it starts from this model
+    (doctor/trainer_level/step_zero.py).
+    Raises Stopped after a SIGTERM or SIGINT (a checkpoint has been written), and Refusal. Exit status 1:
+    non-finite, weights-unmoved, parent-dropped, disk-full, no-steps, and what save.py finds. Exit status 2,
+    before the first step: what layout_watch.py finds.
     """
     args = trainer.args
-    # Upstream replaces a NaN loss by the mean of the others in the log: a dead run would look healthy.
+    # In the log, upstream replaces a NaN loss by the mean of the others: a failed run would look normal.
     args.logging_nan_inf_filter = False
     if args.include_num_input_tokens_seen == "no":
         args.include_num_input_tokens_seen = "non_padding"
@@ -67,7 +68,7 @@ def train_and_save(trainer, recipe, run) -> Saved | None:
             )
         seen = trainer.state.num_input_tokens_seen
         run.metrics.update(train_loss=output.training_loss, steps=trainer.state.global_step)
-        # After a resume, only what this session saw counts for its speed.
+        # After a resume, only the tokens of this process count for the speed.
         seconds = output.metrics["train_runtime"]
         speed = (seen - trainer._initial_num_input_tokens_seen) / seconds
         run.note(tokens=seen, tokens_per_second=speed, train_seconds=seconds)
@@ -83,7 +84,7 @@ def train_and_save(trainer, recipe, run) -> Saved | None:
 
 
 def train_alike_everywhere(trainer, recipe) -> None:
-    """Rows, their order and the held-out loss as in one process. PPO has a loop of its own."""
+    """Make rows, their order and the held-out loss those of one process. PPO has a separate loop."""
     if hasattr(trainer, "reward_model"):
         return
     if recipe.global_batch_size is not None:
@@ -92,7 +93,7 @@ def train_alike_everywhere(trainer, recipe) -> None:
 
 
 class AtStart(TrainerCallback):
-    """The model before its first step, in the layout that trains it: compared with its parent and its end."""
+    """Reads the model in its training layout before the first step, to compare it with parent and end."""
 
     def __init__(self, trainer, recipe):
         self.trainer, self.recipe = trainer, recipe
@@ -103,14 +104,14 @@ class AtStart(TrainerCallback):
         self.first_step = state.global_step
         self.before = fingerprints(self.trainer.model)
         self.value = read_prepared(self.trainer, probe_ids(self.trainer)).value
-        # A resumed model has left its parent behind.
+        # A resumed model already differs from its parent.
         if self.first_step or "parent-dropped" in self.recipe.allow:
             return
         if found := differs_from_parent(self.trainer, named_model(self.recipe, "model")):
             raise Refusal(*found, status=FAILED)
 
     def require_moved(self, run) -> None:
-        """Raise Refusal weights-unmoved where training changed nothing; report weights that stood still."""
+        """Raise Refusal weights-unmoved if no weight changed; report some-weights-unmoved."""
         steps = self.trainer.state.global_step - self.first_step
         found = find_unmoved(self.trainer.model, self.before, self.trainer.args, steps)
         if any(finding.severity == "error" for finding in found):
@@ -124,9 +125,10 @@ class AtStart(TrainerCallback):
 
 
 class StopOnSignal(TrainerCallback):
-    """Turns SIGTERM and SIGINT into: finish this step, write a checkpoint, stop. A later one stops at once.
+    """On SIGTERM or SIGINT: finish this step, write a checkpoint, stop. A later signal stops at once.
 
-    Within a second it is the same request: make passes on a signal that the process group has already had.
+    A signal within one second counts as the same request: make forwards a signal that the process group has
+    already received.
     """
 
     def __init__(self, trainer):
@@ -145,7 +147,7 @@ class StopOnSignal(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if self._asked_anywhere(args) and state.global_step < state.max_steps:
             self.stopped = control.should_save = control.should_training_stop = True
-            # This checkpoint is for resuming, also if the recipe keeps only weights in the others.
+            # This checkpoint must be resumable even if the recipe saves only weights in the others.
             args.save_only_model = not self.resumable
 
     def _asked_anywhere(self, args) -> bool:
@@ -154,7 +156,7 @@ class StopOnSignal(TrainerCallback):
 
 
 def end_replies_at(model, tokenizer) -> None:
-    """Let generation stop at every end that the model knows: the tokenizer's eos and all of its parent's."""
+    """Make generation stop at all stop tokens: the tokenizer's eos and those of the parent."""
     generation = getattr(model, "generation_config", None)
     if generation is None or tokenizer.eos_token_id is None:
         return
@@ -165,7 +167,7 @@ def end_replies_at(model, tokenizer) -> None:
 
 @contextmanager
 def _name_full_disk(path: str):
-    """Upstream reports a full disk in many ways, none of which names the directory."""
+    """Replaces upstream's errors for a full disk, none of which names the directory."""
     try:
         yield
     except Exception as error:

@@ -4,13 +4,13 @@ from typing import Any
 
 from ..finding import Finding
 
-# Below, LoRA's A has had no gradient yet: B starts at 0, and warm-up's first step has learning rate 0.
+# With fewer, LoRA's A has had no gradient: B starts at 0, and the first warm-up step has learning rate 0.
 STEPS_TO_MOVE = 3
 SHOWN = 3
 
 
 def not_finite(model) -> list[str]:
-    """Names of trainable weights with a NaN or infinity in what this rank holds of them."""
+    """Names of trainable weights with a NaN or infinity in the part that this rank holds."""
     import torch
 
     trained = [(name, local(p)) for name, p in model.named_parameters() if p.requires_grad]
@@ -18,14 +18,14 @@ def not_finite(model) -> list[str]:
 
 
 def local(parameter) -> Any:
-    """What this rank holds of a parameter: its ZeRO-3 or FSDP shard, else all of it."""
+    """The part of a parameter on this rank: its ZeRO-3 or FSDP shard, else all of it."""
     if hasattr(parameter, "ds_tensor"):
         return parameter.ds_tensor.data
     return parameter.to_local().detach() if hasattr(parameter, "to_local") else parameter.data
 
 
 def fingerprints(model) -> dict[str, tuple[float, float]]:
-    """Name -> (sum, norm) of what this rank holds of every trainable weight, in double precision."""
+    """Name -> (sum, norm) of the part of every trainable weight on this rank, in double precision."""
     import torch
 
     parts = {name: local(p) for name, p in model.named_parameters() if p.requires_grad}
@@ -39,7 +39,7 @@ def fingerprints(model) -> dict[str, tuple[float, float]]:
 
 
 def find_unmoved(model, before: dict, args, steps: int) -> list[Finding]:
-    """weights-unmoved (error: none moved) or some-weights-unmoved, against the `fingerprints` from before.
+    """weights-unmoved (error: none changed) or some-weights-unmoved; before: the earlier `fingerprints`.
 
     Reports nothing for fewer than STEPS_TO_MOVE optimizer steps. Collective: called on every rank.
     """
@@ -66,7 +66,7 @@ def find_unmoved(model, before: dict, args, steps: int) -> list[Finding]:
 
 
 def any_rank(still: list[str], names: list[str], args) -> list[str]:
-    """Of `names`, those that are in `still` on every rank: a shard may hold nothing but padding."""
+    """The `names` that are in `still` on every rank: a shard may contain only padding."""
     if args.world_size == 1:
         return still
     import torch

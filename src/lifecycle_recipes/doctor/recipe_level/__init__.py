@@ -1,1 +1,1 @@
-"""Level 1: the recipe and the files it names, in a second, without torch."""
+"""Level 1: checks of the recipe and the files it names, in a second, without torch."""

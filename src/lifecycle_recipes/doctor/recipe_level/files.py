@@ -1,4 +1,4 @@
-"""Level 1, files: what a recipe names must be there, and hold what the stage reads. No torch, no datasets."""
+"""Level 1, files: those in a recipe must exist and have the columns of the stage. No torch, no datasets."""
 
 import itertools
 import json
@@ -18,7 +18,7 @@ from ...recipe.read import RawRecipe
 from ...record.file import read_record
 from ...record.parents import ROLES, WEIGHTS, check_parent, find_parents, is_local
 
-PEEK = 50  # rows of a file; a column that none of them has is missing
+PEEK = 50  # rows read of a file; a column that none of them has is missing
 # Roles that check_config checks, under its own code.
 COMPANIONS = ("against", "reward_model")
 
@@ -67,7 +67,7 @@ def _check_source(raw: RawRecipe, source: Source) -> None:
     has = _columns(Path(source.path))
     required, optional = stage_columns(raw.stage, raw.values)
     if has is not None and required:
-        # An optional column may come later in the file.
+        # An optional column may occur later in the file.
         name_columns(source, required, optional, [*has, *(source.columns.get(c, c) for c in optional)])
 
 
@@ -130,13 +130,13 @@ def _parents(raw: RawRecipe) -> list[Finding]:
 
 
 def _to_come(raw: RawRecipe) -> dict[str, str]:
-    """Role -> path of parents that read like Hub ids (`runs/sft`), but a recipe beside this one makes."""
+    """Role -> path of parents that look like Hub ids (`runs/sft`), but are made by a recipe beside this."""
     named = {role: (raw.values.get(section) or {}).get(key) for role, (section, key) in ROLES.items()}
     return {role: path for role, path in named.items() if path and maker(raw, path)}
 
 
 def _weights(path: str) -> str | None:
-    """The weights' hash in the record: the run computes it itself, which is too slow for level 1."""
+    """The hash of the weights in the record. The run computes it anew, which is too slow for level 1."""
     directory = Path(path)
     patterns = [*WEIGHTS, "tokenizer.json"]
     if not any(file for place in (directory, directory / "base") for p in patterns for file in place.glob(p)):
@@ -148,7 +148,7 @@ def _weights(path: str) -> str | None:
 
 
 def _to_be_made(raw: RawRecipe, finding: Finding, path: str) -> Finding:
-    """A warning instead, where a recipe beside this one makes what is not there (yet)."""
+    """A warning instead, if the missing file or directory is the output of a recipe beside this one."""
     if finding.code in ("parent-gate-failed", "parent-changed"):
         return finding
     first = maker(raw, path)
@@ -174,7 +174,7 @@ def maker(raw: RawRecipe, path: str) -> str | None:
 
 
 def _found(check: Callable[[], None]) -> list[Finding]:
-    """The findings of a check that raises."""
+    """The findings of the Refusal that a check raises; none if it raises nothing."""
     try:
         check()
     except Refusal as refusal:

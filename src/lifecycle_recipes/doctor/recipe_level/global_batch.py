@@ -1,17 +1,17 @@
-"""Level 1, the batch: is global_batch_size shared out by this layout, and is the training then the same?"""
+"""Level 1, the batch: can this layout divide global_batch_size, and is the training then the same?"""
 
 from ...finding import Finding
 from ...recipe.batch_size import KEY, batch_settings, find_in_batch_size, find_undeclared, processes_here
 from ...recipe.read import RawRecipe
 
 PAIRWISE = ("reward", "dpo", "kto")
-# dpo_trainer.py: how a loss depends on the other rows of a micro-batch.
+# dpo_trainer.py: losses that depend on the other rows of a micro-batch, and how.
 BY_MICRO_BATCH = {
     "aot": "sorts the rows of each micro-batch",
     "aot_unpaired": "sorts the rows of each micro-batch",
 }
 
-# Of train.accelerator_config (accelerate/data_loader.py).
+# Settings of train.accelerator_config (accelerate/data_loader.py).
 ACCELERATOR = {
     (
         "use_seedable_sampler",
@@ -23,7 +23,7 @@ ACCELERATOR = {
 
 
 def find_in_global_batch(raw: RawRecipe) -> list[Finding]:
-    """Findings about the batch on the processes that the layout asks for, or else on those of this launch."""
+    """Findings about the batch for the processes that the layout requests, else for those of this launch."""
     processes = raw.layout.data_parallel if raw.layout else processes_here()
     findings = [*find_in_batch_size(raw, processes), *find_undeclared(raw, processes)]
     if findings or raw.values.get(KEY) is None:
@@ -32,7 +32,7 @@ def find_in_global_batch(raw: RawRecipe) -> list[Finding]:
 
 
 def find_what_the_layout_changes(raw: RawRecipe, processes: int, batch: dict[str, int]) -> list[Finding]:
-    """batch-depends-on-layout: results that differ from one process with the whole batch."""
+    """batch-depends-on-layout: results that differ from those of one process with the whole batch."""
     divided = processes > 1 or batch["gradient_accumulation_steps"] > 1
     findings = []
     if processes > 1:
@@ -55,7 +55,9 @@ def find_what_the_layout_changes(raw: RawRecipe, processes: int, batch: dict[str
 def _across_processes(raw: RawRecipe) -> list[Finding]:
     findings = []
     if raw.stage in ("pretrain", "sft") and raw.setting("train.average_tokens_across_devices") is False:
-        message = "each process would average over its own tokens only: tokens of a process with few get more weight"
+        message = (
+            "each process would average over its own tokens: those of a process with few tokens weigh more"
+        )
         fix = "remove `average_tokens_across_devices: false`"
         findings.append(_warning(raw, message, fix, "train.average_tokens_across_devices"))
     config = raw.values["train"].get("accelerator_config")

@@ -24,7 +24,7 @@ def find_in_hub(raw: RawRecipe) -> list[Finding]:
     for kind, path, revision, where in named(raw, raw.values):
         if is_on_hub(path) and is_offline() and not maker(raw, path):
             findings += _cached(kind, path, revision, where)
-    # What a model is only compared with is not in it, and is loaded without its code.
+    # Without the evaluate section: its models are only compared with, and are loaded without their code.
     started_from = list(named(raw, {**raw.values, "evaluate": None}))
     for kind, path, _, where in started_from:
         findings += _licence(kind, path, where)

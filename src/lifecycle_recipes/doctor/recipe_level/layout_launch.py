@@ -1,4 +1,4 @@
-"""Level 1, the launch: what a layout asks for, what accelerate starts, what this machine has. No torch."""
+"""Level 1, the launch: what a layout requests, what accelerate starts, what this machine has. No torch."""
 
 import os
 import re
@@ -10,16 +10,16 @@ from ...layouts.layout import ACCELERATORS, Layout
 from ...recipe.read import RawRecipe
 from .layout_support import find_in_layout
 
-# TrainingArguments' own ways to a layout.
+# Keys of TrainingArguments that configure a layout.
 TOPOLOGY = ("deepspeed", "fsdp", "fsdp_config", "parallelism_config")
 ONE_PROCESS = ("NO", "MULTI_CPU")
 
 
 def find_in_launch(raw: RawRecipe) -> list[Finding]:
-    """What accelerate, or this machine, would make of the layout asked for; nothing where none was.
+    """Differences between the requested layout and what accelerate would start here; none without a layout.
 
-    layout-in-recipe, layout-processes, layout-type, layout-gpus (a warning where nothing is run), and what
-    layout_support.py refuses.
+    layout-in-recipe, layout-processes, layout-type, layout-gpus (a warning if nothing is run), and the
+    findings of layout_support.py.
     """
     train = raw.values.get("train") or {}
     if given := [key for key in TOPOLOGY if train.get(key)]:
@@ -30,7 +30,7 @@ def find_in_launch(raw: RawRecipe) -> list[Finding]:
         ]
     if raw.layout is None or not train:
         return []
-    # Both: a recipe for a cluster may be checked on a laptop, where the second is needed as well.
+    # Both checks: a recipe for a cluster may be checked on a laptop, where the first one already fails.
     return [*find_in_machine_for(raw.layout), *find_in_layout(raw, raw.layout)]
 
 
@@ -66,7 +66,7 @@ def find_in_machine_for(layout: Layout) -> list[Finding]:
 
 
 def count_gpus() -> int | None:
-    """GPUs that a process started now would see; None where there is an accelerator of another make."""
+    """Number of GPUs visible to a process started now; None if the accelerator is not an NVIDIA GPU."""
     if any(os.path.exists(device) for device in ACCELERATORS if "nvidia" not in device):
         return None
     here = len([file for file in Path("/dev").glob("nvidia*") if re.fullmatch(r"nvidia\d+", file.name)])

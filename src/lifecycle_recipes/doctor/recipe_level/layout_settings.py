@@ -1,6 +1,6 @@
-"""Level 1: settings of a recipe that do not go with its layout. No torch.
+"""Level 1: settings of a recipe that its layout does not support. No torch.
 
-Upstream raises on some of these once the model is loaded, and is silent on the others.
+Upstream rejects some of these after it has loaded the model, and accepts the others without a message.
 """
 
 from ...finding import Finding
@@ -8,7 +8,7 @@ from ...layouts.layout import Layout
 from ...models.config_file import local_config
 from ...recipe.read import RawRecipe
 
-# accelerate/utils/deepspeed.py makes these DeepSpeed's CPUAdam without changing what they compute.
+# accelerate/utils/deepspeed.py replaces these by DeepSpeed's CPUAdam, which computes the same.
 OFFLOADED_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused")
 
 
@@ -39,7 +39,7 @@ def _conflict(raw: RawRecipe, message: str, fix: str, *keys: str) -> list[Findin
 
 
 def _sizes(raw: RawRecipe, layout: Layout) -> list[Finding]:
-    """The sizes of the parallelism_config multiply to the processes (accelerate/parallelism_config.py)."""
+    """The sizes in parallelism_config multiply to the process count (accelerate/parallelism_config.py)."""
     sizes = {name: getattr(layout, name) for name in ("dp_replicate", "dp_shard", "tp", "cp", "sp")}
     total = 1
     for size in sizes.values():
@@ -53,9 +53,9 @@ def _sizes(raw: RawRecipe, layout: Layout) -> list[Finding]:
 
 
 def _storage(raw: RawRecipe, layout: Layout) -> list[Finding]:
-    """Quantised weights can only be sharded where they are stored as numbers of the type of the others.
+    """Quantised weights can only be sharded if they are stored in the dtype of the other weights.
 
-    peft's guides to DeepSpeed and FSDP; accelerate/utils/fsdp_utils.py leaves others whole on every rank.
+    Sources: peft's guides to DeepSpeed and FSDP; accelerate/utils/fsdp_utils.py leaves others unsharded.
     """
     bits = _bits(raw)
     if not bits or not _shards_weights(layout):
@@ -95,9 +95,9 @@ def _optimizer(raw: RawRecipe, layout: Layout) -> list[Finding]:
 
 
 def _context(raw: RawRecipe, layout: Layout) -> list[Finding]:
-    """Context parallelism drops every mask but the causal one, and splits a row into 2 * cp_size pieces.
+    """Context parallelism drops every mask except the causal one, and splits a row into 2 * cp_size pieces.
 
-    transformers/trainer.py, _prepare_context_parallel_inputs; accelerate/big_modeling.py; torch's
+    Sources: transformers/trainer.py, _prepare_context_parallel_inputs; accelerate/big_modeling.py; torch's
     context_parallel, which balances the load with two pieces per rank.
     """
     if layout.cp == 1:
@@ -134,7 +134,7 @@ def _context(raw: RawRecipe, layout: Layout) -> list[Finding]:
 
 
 def _heads(raw: RawRecipe, layout: Layout) -> list[Finding]:
-    """Tensor parallelism gives every rank whole heads."""
+    """Tensor parallelism does not split attention heads."""
     config = local_config(_model_path(raw)) if layout.tp > 1 else {}
     for key in ("num_attention_heads", "num_key_value_heads"):
         heads = config.get(key)
@@ -167,7 +167,7 @@ def _split(raw: RawRecipe, layout: Layout) -> list[Finding]:
 
 
 def _upstream(raw: RawRecipe, layout: Layout) -> list[Finding]:
-    """What transformers/trainer.py refuses for sharded layouts, after the model is loaded."""
+    """Settings that transformers/trainer.py rejects for sharded layouts, after the model is loaded."""
     if layout.zero_stage == 3 and raw.setting("train.auto_find_batch_size"):
         message = "train.auto_find_batch_size does not work with ZeRO-3"
         return _conflict(raw, message, "remove it, or use zero2 or fsdp2", "train.auto_find_batch_size")

@@ -1,8 +1,8 @@
-"""What runs on which layout: stages x {full, LoRA, QLoRA} x layouts; refusals at check time. No torch.
+"""Support of stages x {full, LoRA, QLoRA} on each layout; unsupported combinations are refused. No torch.
 
-A verdict goes by the kind of a layout, not by its name, so that a user's own file gets one as well. Facts of
-transformers 5.23, trl 1.12, accelerate 1.15, peft 0.21, deepspeed 0.19; the source file is named next to
-each. Settings of one recipe are checked in layout_settings.py. After a change, for the table:
+A verdict depends on the contents of a layout, not on its name, so that it also covers a user's own file.
+Facts of transformers 5.23, trl 1.12, accelerate 1.15, peft 0.21, deepspeed 0.19; each has its source file
+next to it. Settings of one recipe are checked in layout_settings.py. After a change, update the table:
 
     python -m lifecycle_recipes.doctor.recipe_level.layout_support docs/layouts.md
 """
@@ -20,7 +20,7 @@ from .layout_settings import find_in_layout_settings, method_of
 
 STAGES = ("pretrain", "sft", "reward", "ppo", "dpo", "kto")
 METHODS = ("full", "LoRA", "QLoRA")
-# The files of accelerate_configs/, as the documentation lists them.
+# The files of accelerate_configs/, in the order of the documentation.
 LAYOUTS = (
     *("cpu", "cpu_ddp", "one_gpu", "one_gpu_fp16", "one_gpu_fp8", "ddp", "ddp_fp16"),
     *("zero1", "zero2", "zero3", "zero3_offload", "fsdp2", "fsdp2_offload", "fsdp2_fp8", "hsdp"),
@@ -34,8 +34,8 @@ _EVERY_STAGE = frozenset((stage, method) for stage in STAGES for method in ("ful
 }
 _PPO = frozenset({("ppo", "full"), ("ppo", "LoRA")})
 _QUANTISED = frozenset((stage, "QLoRA") for stage in ("sft", "reward", "dpo", "kto"))
-# Trained, saved and reloaded by tests/layouts/test_matrix.py, which runs every cell that stands here, on the CPU: one
-# process for cpu, four for hsdp, two for the others.
+# Trained, saved and reloaded on the CPU by tests/layouts/test_matrix.py, which runs every cell listed here:
+# with one process for cpu, four for hsdp, two for the others.
 TESTED: dict[str, frozenset[Cell]] = {
     "cpu": _EVERY_STAGE | _QUANTISED,
     "cpu_ddp": _EVERY_STAGE | _QUANTISED,
@@ -47,20 +47,20 @@ TESTED: dict[str, frozenset[Cell]] = {
     "hsdp": frozenset({("sft", "full"), ("sft", "LoRA"), ("dpo", "full"), ("kto", "LoRA")}),
     "tp": frozenset((stage, "full") for stage in ("sft", "reward", "dpo", "kto")),
 }
-# As two machines with a process each, by tests/layouts/test_two_nodes.py.
+# Run as two machines with one process each by tests/layouts/test_two_nodes.py.
 ON_TWO_NODES: dict[str, frozenset[Cell]] = {
     "multi_node_fsdp2": frozenset({("dpo", "full")}),
     "multi_node_zero3": frozenset({("dpo", "full")}),
 }
-# Of these, accelerate runs none on a CPU: tests/fixtures/sharded_on_cpu.py makes it.
+# accelerate runs none of these on a CPU: tests/fixtures/sharded_on_cpu.py patches it.
 SHARDED_ON_CPU = ("fsdp2", "hsdp", "tp", "multi_node_fsdp2")
-# (layout, stage, method) -> the day on which benchmarks/gpu_layouts.py passed on a GPU.
+# (layout, stage, method) -> date on which benchmarks/gpu_layouts.py passed on a GPU.
 ON_GPU: dict[tuple[str, str, str], str] = {}
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """message, fix: why it is refused and what to do instead. date: of the run on a GPU."""
+    """message, fix: why a combination is refused, and what to do instead. date: of the run on a GPU."""
 
     status: Literal["tested", "on-gpu", "expected", "refused"]
     message: str = ""
@@ -82,7 +82,7 @@ def verdict(stage: str, method: str, layout: Layout) -> Verdict:
 
 
 def find_in_layout(raw: RawRecipe, layout: Layout) -> list[Finding]:
-    """layout-unsupported, or what a setting of this recipe has against the layout (layout_settings.py)."""
+    """layout-unsupported, or settings of this recipe that the layout rejects (layout_settings.py)."""
     if raw.stage not in STAGES:
         return []
     method = method_of(raw)
@@ -97,12 +97,12 @@ def find_in_layout(raw: RawRecipe, layout: Layout) -> list[Finding]:
 
 
 def refusal(stage: str, method: str, layout: Layout) -> Refused:
-    """The first reason against this combination, or None."""
+    """The first reason to refuse this combination, or None."""
     return next((reason for rule in RULES if (reason := rule(stage, method, layout))), None)
 
 
 def _without_layout(stage: str, method: str) -> Refused:
-    """What no layout changes (settings.py refuses it by a code of its own)."""
+    """Combinations that no layout supports (settings.py refuses them with a separate code)."""
     if stage == "pretrain" and method != "full":
         return "pretraining trains every weight, not an adapter", "fine-tune with the sft stage"
     if stage == "ppo" and method == "QLoRA":
@@ -124,12 +124,12 @@ def _fsdp(stage: str, method: str, layout: Layout) -> Refused:
         # The default of accelerate's launcher; transformers/training_args.py announces its removal.
         return "it uses FSDP 1, which upstream has deprecated", "write `fsdp_version: 2` in fsdp_config"
     if layout.state_dict not in ("FULL_STATE_DICT", "SHARDED_STATE_DICT"):
-        # accelerate/utils/dataclasses.py; of the two, training/save.py makes the last save a whole one.
+        # accelerate/utils/dataclasses.py; for both types, training/save.py writes an unsharded last save.
         message = f"FSDP2 does not support {layout.state_dict}"
         return message, "write `fsdp_state_dict_type: FULL_STATE_DICT` in fsdp_config"
     if stage == "ppo":
-        # trl/experimental/ppo knows DeepSpeed alone: the rollouts call the policy below its wrapper, and its
-        # embedding meets a sharded weight with plain ids (seen on two processes; huggingface/trl#1726).
+        # trl/experimental/ppo supports only DeepSpeed: the rollouts call the policy inside its wrapper, where
+        # the embedding applies a sharded weight to plain ids (seen on two processes; huggingface/trl#1726).
         return (
             "PPO generates on the module inside the FSDP wrapper, whose weights are sharded",
             "use zero3 or zero2",
@@ -141,13 +141,13 @@ def _tensor_parallel(stage: str, method: str, layout: Layout) -> Refused:
     if layout.tp == 1:
         return None
     if layout.kind != "ddp":
-        # Seen with FSDP: transformers' mesh has the tensor-parallel ranks alone, and asks for no others.
+        # Seen with FSDP: transformers' device mesh contains only the tensor-parallel ranks.
         return (
             "upstream does not support a device mesh for both tensor parallelism and FSDP",
             "use tp or fsdp2",
         )
     if stage == "pretrain":
-        # accelerate splits nothing itself, transformers does so in from_pretrained (models/load.py).
+        # accelerate does not split weights; transformers does so in from_pretrained (models/load.py).
         return (
             "tensor parallelism splits weights while a saved model is loaded, and pretraining may not load one",
             "use fsdp2",
@@ -178,13 +178,13 @@ def _context_parallel(stage: str, method: str, layout: Layout) -> Refused:
             "start from accelerate_configs/cp.yaml",
         )
     losses = {
-        # transformers/trainer.py splits input_ids, labels, attention_mask and position_ids over the ranks,
-        # and nothing else. The losses of these stages shift or index whole rows.
+        # transformers/trainer.py splits only input_ids, labels, attention_mask and position_ids over the
+        # ranks. The losses of these stages shift or index whole rows.
         "reward": "the score is read at the last token of an unsplit sequence",
         "dpo": "its loss needs unsplit sequences",
         "kto": "its loss needs unsplit sequences",
         "ppo": "its rollouts are unsplit sequences",
-        # data/packing.py: documents are kept apart by position_ids, and bits per byte count whole rows.
+        # data/packing.py: documents are separated by position_ids, and bits per byte count whole rows.
         "pretrain": "it drops the attention mask that separates packed documents",
     }
     return (losses[stage], "use fsdp2 or zero3; cp supports only sft") if stage in losses else None
@@ -200,7 +200,7 @@ def _float8(stage: str, method: str, layout: Layout) -> Refused:
             "use a layout without fp8",
         )
     if stage in ("dpo", "kto", "ppo"):
-        # accelerate's prepare() converts the trained model; TRL prepares the reference on other ways.
+        # accelerate's prepare() converts the trained model; TRL prepares the reference in other ways.
         return (
             "the reference model would compute in another precision than the policy",
             "use a layout without fp8",
@@ -216,7 +216,7 @@ RULES: tuple[Callable[[str, str, Layout], Refused], ...] = (
 
 
 def table() -> str:
-    """The support table in Markdown: a row per layout, a column per stage, three marks in a cell."""
+    """The support table in Markdown: one row per layout, one column per stage, three marks per cell."""
     reasons: list[tuple[str, str]] = []
 
     def mark(found: Verdict, layout: Layout) -> str:
@@ -241,7 +241,7 @@ START, END = "<!-- support: start -->\n", "\n<!-- support: end -->"
 
 
 def write_table(file: str) -> None:
-    """Put the table between its two markers in a Markdown file."""
+    """Write the table between its two markers in a Markdown file."""
     path = Path(file)
     head, _, rest = path.read_text(encoding="utf-8").partition(START)
     tail = rest.partition(END)[2]

@@ -1,4 +1,4 @@
-"""Level 1: everything about a recipe and the files it names that shows in a second, without torch."""
+"""Level 1: all checks of a recipe and the files it names that take at most a second. No torch."""
 
 import errno
 
@@ -19,7 +19,7 @@ from .waivers import find_in_waivers
 def find_in_recipe(raw: RawRecipe) -> list[Finding]:
     """Findings about the recipe's values, its files, the machine, the Hub's cache and output_dir."""
     if bad := find_bad_paths(raw):
-        return bad  # nothing else could be looked up
+        return bad  # no other check could look up files
     parts = (find_in_waivers, find_in_settings, find_in_global_batch, find_in_files, find_in_hub)
     parts += (find_in_machine, find_in_launch, find_in_precision, find_in_output)
     try:

@@ -1,4 +1,4 @@
-"""Level 1, the machine: what a recipe needs that is not here. Found without torch, so in milliseconds."""
+"""Level 1, the machine: what a recipe needs and this machine lacks. Without torch, in milliseconds."""
 
 import importlib.util
 import os
@@ -10,7 +10,7 @@ from ...finding import Finding
 from ...layouts.layout import ACCELERATORS
 from ...recipe.read import RawRecipe
 
-# The Python modules of what a recipe can name; any one of them will do.
+# Values that a recipe can contain -> Python modules, of which one is required.
 TRACKERS = {
     "azure_ml": ("azureml",),
     "clearml": ("clearml",),
@@ -60,14 +60,14 @@ def _packages(raw: RawRecipe) -> list[Finding]:
 
 
 def _needs(raw: RawRecipe):
-    """(key, modules of which one is needed) of what this recipe asks for."""
+    """(key, modules of which one is needed) for every key of this recipe that needs a package."""
     for section in ("model", "reward", "value"):
         given = raw.values.get(section) or {}
         for key in ("load_in_4bit", "load_in_8bit"):
             if given.get(key):
                 yield f"{section}.{key}", ("bitsandbytes",)
         if given.get("attn_implementation") in ("flash_attention_2", "flash_attention_3"):
-            # Without the package transformers takes the kernel from the Hub, if it can.
+            # Without the package, transformers loads the kernel from the Hub, if it can.
             modules = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}
             yield f"{section}.attn_implementation", (modules[given["attn_implementation"]], "kernels")
     train = raw.values.get("train") or {}
@@ -136,6 +136,6 @@ def _hub(raw: RawRecipe) -> list[Finding]:
 
 
 def is_offline() -> bool:
-    """Whether the environment keeps the Hub's libraries off the network."""
+    """Whether the environment disables network access for the Hub's libraries."""
     on = {"1", "ON", "YES", "TRUE"}  # huggingface_hub/constants.py
     return any(os.environ.get(name, "").upper() in on for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))

@@ -1,4 +1,4 @@
-"""Level 1, the output directory: whose it is, what it can be resumed from, and whether the disk will do."""
+"""Level 1, the output directory: the run it belongs to, its checkpoints, and free disk space."""
 
 import math
 import os
@@ -18,7 +18,7 @@ BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 def find_in_output(raw: RawRecipe) -> list[Finding]:
-    """output-dir-is-parent, output-dir-* (what a run refuses), checkpoint-incomplete, disk-too-small."""
+    """output-dir-is-parent, other output-dir-* that a run refuses, checkpoint-incomplete, disk-too-small."""
     directory = Path(raw.output_dir)
     findings = [*_is_parent(raw, directory), *_taken(raw, directory)]
     if "train" in raw.values:
@@ -39,7 +39,7 @@ def _is_parent(raw: RawRecipe, directory: Path) -> list[Finding]:
 
 
 def _taken(raw: RawRecipe, directory: Path) -> list[Finding]:
-    """What the run will do about an output_dir that holds something: its own rule, asked beforehand."""
+    """Findings about an output_dir that is not empty, by the rule that the run itself applies."""
     if {"--replace", "replace"} & raw.flags:
         return []
     earlier, same = _earlier(raw, directory)
@@ -53,14 +53,14 @@ def _taken(raw: RawRecipe, directory: Path) -> list[Finding]:
 
 
 def is_free(raw: RawRecipe) -> bool:
-    """True if a record in output_dir would replace no other run's record."""
+    """True if writing a record to output_dir would not replace the record of another run."""
     directory = Path(raw.output_dir)
     earlier, same = _earlier(raw, directory)
     return whose(directory, earlier, identity=None) is None or (same and earlier["status"] != "done")
 
 
 def _earlier(raw: RawRecipe, directory: Path) -> tuple[dict | None, bool]:
-    """(the record in output_dir or None, whether it is of this recipe with the parents and files of then)."""
+    """(the record in output_dir or None, whether it is of this recipe with unchanged parents and files)."""
     try:
         earlier = read_record(directory) if (directory / RUN_FILE).exists() else None
         if earlier is None:
@@ -90,9 +90,9 @@ def _gb(count: float) -> str:
 
 
 def needed_bytes(raw: RawRecipe) -> tuple[float, str]:
-    """(bytes of the weights and checkpoints, in words); 0 where the parent's size is not known.
+    """(bytes of the weights and checkpoints, their description); 0 if the parent's size is unknown.
 
-    A checkpoint holds the weights and what the optimizer keeps of them. Adapters are small: not counted.
+    A checkpoint contains the weights and the optimizer state. Adapters are small and not counted.
     """
     weights = _loaded_bytes(raw)
     if not weights or raw.setting("model.use_peft"):
@@ -105,7 +105,7 @@ def needed_bytes(raw: RawRecipe) -> tuple[float, str]:
 
 
 def _optimizer_states(optimizer: str) -> float:
-    """Numbers kept per weight: Adam's two moments; fewer bytes in 8 bits; none to speak of for the others."""
+    """Values kept per weight: Adam's two moments; fewer bytes in 8 bits; almost none for the others."""
     if "8bit" in optimizer:
         return 0.5
     if optimizer.startswith(("adafactor", "sgd", "lomo", "adalomo", "galore", "apollo")):
@@ -114,7 +114,7 @@ def _optimizer_states(optimizer: str) -> float:
 
 
 def _checkpoints(raw: RawRecipe) -> int:
-    """How many checkpoints are on the disk at once: the limit, and one more until the oldest is gone."""
+    """Number of checkpoints on the disk at once: the limit, and one more until the oldest is deleted."""
     strategy = raw.setting("train.save_strategy")
     if strategy == "no" or raw.stage == "ppo":
         return 0
@@ -125,12 +125,12 @@ def _checkpoints(raw: RawRecipe) -> int:
     elif steps > 0:
         saves = max(steps // every, 1) if every >= 1 else 1 / max(every, 1e-9)
     else:
-        saves = 1  # the number of steps is not known yet: at least the last
+        saves = 1  # the number of steps is unknown; at least the last checkpoint is written
     return int(min(saves, limit + 1) if limit else saves)
 
 
 def _loaded_bytes(raw: RawRecipe) -> float:
-    """Size of the parent's weights in the type they are loaded in; 0 where they are not on this disk."""
+    """Size of the parent's weights in the dtype in which they are loaded; 0 if they are not on this disk."""
     path = (raw.values.get("model") or {}).get("model_name_or_path")
     if not path:
         return 0.0

@@ -1,4 +1,4 @@
-"""Level 1, paths: strings that no file system can look up, found before anything tries to."""
+"""Level 1, paths: strings that are not valid paths on any file system."""
 
 import os
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes; Linux, limits.h
 
 
 def find_bad_paths(raw: RawRecipe) -> list[Finding]:
-    """bad-path for every path of the recipe that holds what no path can."""
+    """bad-path for every path of the recipe that is not valid."""
     return [
         Finding.error(
             "bad-path", f"{name} is not a valid path: {reason}", "give a file or directory", raw.place(name)
@@ -25,7 +25,7 @@ def find_bad_paths(raw: RawRecipe) -> list[Finding]:
 
 
 def _named(values: dict, at: str = "") -> Iterator[tuple[str, str]]:
-    """(`data.sources`, path) of every string under a key that holds a path."""
+    """(key such as `data.sources`, path) of every string under a key whose value is a path."""
     for key, value in values.items():
         name = f"{at}.{key}" if at else str(key)
         if isinstance(value, dict):

@@ -1,9 +1,9 @@
-"""Level 1, precision: one owner, hardware that has it, and weights that can be trained in it. No torch.
+"""Level 1, precision: set in one place, supported by the hardware, and usable for training. No torch.
 
-Facts of transformers 5.23 and accelerate 1.15: train.bf16 and fp16 win over the layout's mixed_precision
-without a word (training_args.py); fp16 on a CPU computes in float32 and fp8 on an older GPU in fp16
-(accelerator.py, state.py); fp16 weights end in "Attempting to unscale FP16 gradients" after the first
-backward; bf16 weights round most updates of a small learning rate away.
+Facts of transformers 5.23 and accelerate 1.15: train.bf16 and fp16 silently override the layout's
+mixed_precision (training_args.py); fp16 on a CPU computes in float32 and fp8 on an older GPU in fp16
+(accelerator.py, state.py); fp16 weights fail with "Attempting to unscale FP16 gradients" after the first
+backward; in bf16 weights, most updates with a small learning rate are lost by rounding.
 """
 
 import importlib.util
@@ -22,7 +22,7 @@ INSTALL = {
     "transformer_engine": "pip install 'transformer_engine[pytorch]'",
 }
 HOPPER = (9, 0)
-# The sections whose weights a stage trains; PPO's value model starts from the reward model.
+# The sections whose weights a stage trains; the value model of PPO starts from the reward model.
 TRAINED = ("model", "value")
 
 
@@ -51,7 +51,7 @@ def _precision(raw: RawRecipe, layout: Layout | None) -> str | None:
 
 
 def _conflict(raw: RawRecipe, layout: Layout | None) -> list[Finding]:
-    """The recipe and the layout both own the precision, and differ."""
+    """The recipe and the layout both set the precision, and differ."""
     if layout is None or layout.precision is None:
         return []
     train = raw.values["train"]
@@ -71,7 +71,7 @@ def _on_cpu(raw: RawRecipe, layout: Layout, precision: str | None) -> list[Findi
             "fp16 is not supported on a CPU: loss scaling needs a GPU, and the run would compute in float32"
         )
     elif precision == "bf16" and layout.kind == "deepspeed":
-        # training_args.py allows bf16 there only with use_cpu, with which accelerate leaves DeepSpeed out.
+        # On a CPU, training_args.py allows bf16 only with use_cpu, which makes accelerate skip DeepSpeed.
         message = "transformers rejects bf16 with DeepSpeed on a CPU"
     else:
         return []
@@ -98,7 +98,7 @@ def _fp8(layout: Layout) -> list[Finding]:
 
 
 def gpu_capability() -> tuple[int, int] | None:
-    """Compute capability of the first GPU as the NVIDIA driver names it; None without one."""
+    """Compute capability of the first GPU, from the NVIDIA driver; None without a GPU."""
     program = shutil.which("nvidia-smi")
     if program is None or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return None
@@ -144,7 +144,7 @@ def _quantised(given: dict) -> bool:
 
 
 def _dtype(given: dict) -> str:
-    """The dtype of the recipe; for `auto`, that of a local model's config."""
+    """The dtype in the recipe; for `auto`, the one in a local model's config."""
     dtype = str(given.get("dtype") or "float32")
     if dtype != "auto":
         return dtype
@@ -155,7 +155,7 @@ def _dtype(given: dict) -> str:
 def _keeps_masters(layout: Layout | None, precision: str | None) -> bool:
     """DeepSpeed keeps float32 copies of 16-bit weights; FSDP stores float32 under mixed precision.
 
-    (accelerate's fsdp2_prepare_model; without mixed precision it leaves them as they are.)
+    Source: accelerate's fsdp2_prepare_model; without mixed precision it does not change the weights.
     """
     if layout is None:
         return False

@@ -1,6 +1,6 @@
-"""Level 1, values: settings that contradict each other, or do nothing beside another one. No torch.
+"""Level 1, values: settings that contradict each other, or have no effect beside another one. No torch.
 
-Upstream raises on some of these once the model is loaded, warns on others and is silent on the rest.
+Upstream rejects some of these after it has loaded the model, warns of others, and accepts the rest silently.
 """
 
 from dataclasses import replace
@@ -10,7 +10,7 @@ from ...finding import Finding, Refusal
 from ...recipe.read import RawRecipe
 from ...recipe.schema import load_schema
 
-# Keys of trl.ModelConfig that mean nothing without an adapter or a quantised base.
+# Keys of trl.ModelConfig that have no effect without an adapter or a quantised base.
 ADAPTER_KEYS = ("lora_", "use_rslora", "use_dora", "load_in_", "bnb_", "use_bnb_")
 MODEL_SECTIONS = ("model", "reward", "value")
 
@@ -39,7 +39,7 @@ def _adapter(raw: RawRecipe, section: str) -> list[Finding]:
     ]
     if raw.setting(f"{section}.use_peft") or not keys:
         return []
-    # A reward or value model is only read by PPO: quantising it is PPO's own refusal.
+    # PPO only reads a reward or value model; a quantised one is refused separately.
     if section != "model" or raw.stage == "evaluate":
         return []
     names = ", ".join(f"{section}.{key}" for key in keys)
@@ -109,14 +109,14 @@ def _precision(raw: RawRecipe) -> list[Finding]:
         message = "train.bf16 and train.fp16 are both true"
         return [
             Finding.error(
-                "two-precisions", message, "keep one: bf16 where the GPU has it", raw.place("train.fp16")
+                "two-precisions", message, "keep one: bf16 if the GPU supports it", raw.place("train.fp16")
             )
         ]
     return []
 
 
 def _evaluation(raw: RawRecipe) -> list[Finding]:
-    """Evaluation while training: what asks for it must get it."""
+    """Evaluation during training: settings that need it, and settings without effect if there is none."""
     train, findings = raw.values["train"], []
     strategy = raw.setting("train.eval_strategy")
     data = raw.values.get("data") or {}
@@ -179,7 +179,7 @@ def _best(raw: RawRecipe, evaluates: str) -> list[Finding]:
 
 
 def _lengths(raw: RawRecipe) -> list[Finding]:
-    """How long training is."""
+    """Settings of the training length."""
     train = raw.values["train"]
     steps = train.get("max_steps") or -1
     if raw.stage == "ppo" and steps > 0 and train.get("total_episodes") is not None:
@@ -208,7 +208,7 @@ def _packing(raw: RawRecipe) -> list[Finding]:
 
 
 def _conflicts(raw: RawRecipe) -> list[Finding]:
-    """Pairs of keys that upstream refuses only after the model is loaded (sft_trainer.py, dpo_trainer.py)."""
+    """Pairs of keys that upstream rejects only after the model is loaded (sft_trainer.py, dpo_trainer.py)."""
     train = raw.values["train"]
     get = lambda key: raw.setting(f"train.{key}")  # noqa: E731
     losses = train.get("loss_type") or []

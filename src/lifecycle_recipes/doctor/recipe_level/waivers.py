@@ -1,4 +1,4 @@
-"""The `allow` and `pinned` sections of a recipe: what they name must exist, and waiving needs a reason."""
+"""The `allow` and `pinned` sections of a recipe: codes and ids must exist, and a waiver needs a reason."""
 
 from difflib import get_close_matches
 

@@ -1,1 +1,1 @@
-"""Level 2: rows, and what tokenizer, template and lengths make of them. No weights."""
+"""Level 2: checks of the rows, the tokenizer, the chat template and the token lengths. No weights."""

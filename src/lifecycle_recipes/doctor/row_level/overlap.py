@@ -1,7 +1,7 @@
-"""Rows that are there more than once: within the training rows, and in the held-out rows too.
+"""Duplicate rows: within the training rows, and between training rows and held-out rows.
 
-Candidates for a near copy come from an inverted index of the held-out rows; their exact Jaccard similarity
-decides. Unverified candidates of locality-sensitive hashing would name rows that have little in common.
+Candidates for a near-duplicate come from an inverted index of the held-out rows; their exact Jaccard
+similarity decides. Unverified candidates from locality-sensitive hashing would include dissimilar rows.
 """
 
 import math
@@ -12,17 +12,17 @@ from ...data.row_faults import listed
 from ...data.row_sets import RowSet
 from ...finding import Finding
 
-SHINGLE = 3  # words: one changed word in thirty keeps a chat row above NEAR
-NEAR = 0.8  # Jaccard similarity of shingle sets from which a row counts as a near copy
-FEWEST = 20  # words: in a shorter row, one other word at its end is another question
+SHINGLE = 3  # words; with one changed word in thirty, the similarity of a chat row stays above NEAR
+NEAR = 0.8  # smallest Jaccard similarity of shingle sets of a near-duplicate
+FEWEST = 20  # words; in a shorter row, a different last word can make it a different question
 PROBES = 32
-# Share of training rows that are repeats from which they are worth a word: a stray few do no harm.
+# Smallest share of repeated training rows that is reported: a few do no harm.
 REPEATS = 0.01
 _WORD = re.compile(r"\w+")
 
 
 def content(row: dict) -> str:
-    """The content of a row as one string: equal strings, equal rows."""
+    """The content of a row as one string; rows are equal if their strings are."""
     parts = []
     for column in sorted(row):
         value = row[column]
@@ -35,7 +35,7 @@ def content(row: dict) -> str:
 
 
 def words(row: dict) -> list[str]:
-    """The words of a row in lower case, without those that only name a role."""
+    """The words of a row in lower case, without the names of roles."""
     texts = []
     for value in row.values():
         if isinstance(value, str):
@@ -48,9 +48,9 @@ def words(row: dict) -> list[str]:
 
 
 def find_duplicates(row_sets: list[RowSet]) -> list[Finding]:
-    """`duplicate-rows` (warning) when REPEATS of the training rows or more equal an earlier row.
+    """`duplicate-rows` (warning) if at least the share REPEATS of the training rows equals an earlier row.
 
-    A file that is named twice is there twice on purpose: its rows are no repeats of themselves.
+    A file that is listed twice is meant to be used twice: its rows are not duplicates of themselves.
     """
     first: dict[str, tuple[str, str]] = {}
     again: list[tuple[str, str]] = []
@@ -82,7 +82,7 @@ def find_duplicates(row_sets: list[RowSet]) -> list[Finding]:
 
 
 def find_overlap(row_sets: list[RowSet]) -> list[Finding]:
-    """Held-out rows that are trained on: `eval-overlap` (error); almost so: `eval-near-overlap` (warning)."""
+    """`eval-overlap` (error), `eval-near-overlap` (warning): held-out rows among the training rows."""
     held_out = [(s, i, content(s.rows[i])) for s, i in _rows(row_sets, "eval")]
     if not held_out:
         return []
@@ -123,9 +123,9 @@ def _overlap(code, severity, found: list, total: str, what: str, relation: str) 
 
 
 def numbers_of(found: list) -> str:
-    """` (lines 3, 9)`, in the source of the first of (set, index, ...), where a finding has its place.
+    """` (lines 3, 9)`: the rows of `found` in the source of the first one, which is the place of the finding.
 
-    Those of other sources are counted; nothing for a single row.
+    Rows in other sources are counted; empty for a single row. found: (set, index, ...) per row.
     """
     row_set = found[0][0]
     numbers = [s.number(i) for s, i, *_ in found if s is row_set]
@@ -134,7 +134,7 @@ def numbers_of(found: list) -> str:
 
 
 def read_of(row_sets: list[RowSet], use: str) -> str:
-    """`400 held-out rows`, and whether that is all there are."""
+    """`400 held-out rows`, with a note if a large file was read in part."""
     mine = [s for s in row_sets if s.use == use]
     kind = "training" if use == "train" else "held-out"
     partly = " read (a large file is read in part)" if any(s.partly for s in mine) else ""
@@ -142,7 +142,7 @@ def read_of(row_sets: list[RowSet], use: str) -> str:
 
 
 def near_copies(row_sets: list[RowSet], held_out: list) -> list[tuple[RowSet, int, str, float]]:
-    """(set, index, place of the training row most like it, Jaccard) of held-out rows with a near copy."""
+    """(set, index, place of the nearest training row, Jaccard) of held-out rows with a near-duplicate."""
     targets = [shingles(text) if len(text := words(s.rows[i])) >= FEWEST else set() for s, i in held_out]
     index: dict[tuple, list[int]] = {}
     for n, target in enumerate(targets):
@@ -163,7 +163,7 @@ def near_copies(row_sets: list[RowSet], held_out: list) -> list[tuple[RowSet, in
 
 
 def shingles(text: list[str]) -> set[tuple]:
-    """Every run of SHINGLE words; a shorter text is one run."""
+    """All sequences of SHINGLE consecutive words; a shorter text is one sequence."""
     if len(text) < SHINGLE:
         return {tuple(text)} if text else set()
     return set(zip(*(text[i:] for i in range(SHINGLE)), strict=False))
@@ -172,8 +172,8 @@ def shingles(text: list[str]) -> set[tuple]:
 def is_far(text: list[str], index: dict[tuple, list[int]]) -> bool:
     """Whether fewer than half of PROBES shingles, spread over a long text, are in any target.
 
-    A near copy has NEAR of all its shingles there. Nearly every row is dismissed here, at a tenth of the cost
-    of looking at all of its shingles.
+    Of a near-duplicate, the share NEAR of all shingles is in a target. Nearly every row is ruled out here, at
+    a tenth of the cost of looking up all of its shingles.
     """
     runs = len(text) - SHINGLE + 1
     if runs <= PROBES:
@@ -185,8 +185,9 @@ def is_far(text: list[str], index: dict[tuple, list[int]]) -> bool:
 def candidates(mine: set[tuple], index: dict[tuple, list[int]]) -> set[int]:
     """All targets that can have a Jaccard similarity of NEAR or more with `mine`, and a few others.
 
-    Such a target has at least NEAR * |mine| of its shingles, so it has one of any |mine| - that + 1 of
-    them: it is enough to look up the rarest (prefix filtering: Chaudhuri et al., ICDE 2006).
+    Such a target contains at least n = NEAR * |mine| of the shingles in `mine`, so it contains at least one
+    of any |mine| - n + 1 of them: it is enough to look up the rarest (prefix filtering: Chaudhuri et al.,
+    ICDE 2006).
     """
     known = [s for s in mine if s in index]
     needed = math.ceil(NEAR * len(mine))

@@ -1,4 +1,4 @@
-"""Preference pairs and thumbs: replies that do not belong together, and sets that prefer the wrong thing."""
+"""Preference pairs and unpaired preferences: replies that do not belong together, and biased sets."""
 
 import math
 
@@ -7,17 +7,17 @@ from ...data.row_sets import RowSet
 from ...finding import Finding
 from .overlap import content, numbers_of
 
-# A model that is rewarded for length learns length. UltraFeedback's judge prefers the longer reply in some
-# 60 % of its pairs; beyond these bounds (share of pairs, ratio of mean lengths, sigmas of a sign test) length
-# alone predicts the preference.
+# A model that is rewarded for length learns to write long replies. UltraFeedback's judge prefers the longer
+# reply in about 60 % of its pairs; beyond these bounds (share of pairs, ratio of mean lengths, sigmas of a
+# sign test) length alone predicts the preference.
 LONGER_SHARE, LONGER_RATIO, SIGMAS = 0.65, 1.1, 3.0
 # KTO (arXiv 2402.01306, section 4.2): desirable_weight * good : undesirable_weight * bad from 1:1 to 4:3.
-# A tenth of tolerance, so that 49 % of good replies is no finding.
+# The tolerance is a tenth, so that 49 % of good replies are not reported.
 LEAST_RATIO, MOST_RATIO, TOLERANCE = 1.0, 4 / 3, 1.1
 
 
 def reply_fault(row: dict) -> tuple[str, str] | None:
-    """(code, detail) of what is wrong between the prompt and the replies of one sound row, or None."""
+    """(code, detail) of a fault between the prompt and the replies of a row without other faults, or None."""
     replies = {c: row[c] for c in REPLIES if c in row}
     if not replies:
         return None
@@ -41,8 +41,8 @@ def _format_fault(prompt, replies: dict) -> str | None:
     reply, kind = next(iter(kinds.items()))
     if prompt is None or isinstance(prompt, str) == (kind == "string"):
         return None
-    # Upstream reads the prompt from the messages that both replies of a pair begin with (TRL data_utils.py,
-    # maybe_extract_prompt), if they have any. It does not for single replies.
+    # For pairs, upstream uses the messages with which both replies begin as the prompt, if there are any (TRL
+    # data_utils.py, maybe_extract_prompt). It does not for single replies.
     if len(replies) == 2 and kind != "string" and replies[reply][0].get("role") != "assistant":
         return None
     return f"prompt is a {'string' if isinstance(prompt, str) else 'list of messages'} and {reply} a {kind}"
@@ -89,7 +89,7 @@ def _find_length_bias(pairs: list[tuple[RowSet, int]]) -> list[Finding]:
     unequal = longer + shorter
     share = longer / unequal if unequal else 0.0
     ratio = sum(chosen) / max(sum(rejected), 1)
-    # Of pairs without a bias, half have the longer reply chosen, with a standard deviation of sqrt(n) / 2.
+    # Without a bias, the longer reply is chosen in half of the pairs; the standard deviation is sqrt(n) / 2.
     certain = longer - unequal / 2 >= SIGMAS * math.sqrt(unequal) / 2
     if share < LONGER_SHARE or ratio < LONGER_RATIO or not certain:
         return []
@@ -103,7 +103,7 @@ def _find_length_bias(pairs: list[tuple[RowSet, int]]) -> list[Finding]:
 
 
 def _length(reply) -> int:
-    """Characters of a reply, the prompt's messages left out."""
+    """Characters of a reply, without the messages of the prompt."""
     if isinstance(reply, str):
         return len(reply)
     return sum(len(m.get("content") or "") for m in reply if m["role"] == "assistant")
@@ -143,11 +143,11 @@ def _find_label_conflicts(train: list[tuple[RowSet, int]]) -> list[Finding]:
 def _find_weights(good: int, bad: int, train_config: dict, paths: str) -> list[Finding]:
     weights = [train_config.get(f"{kind}_weight", 1.0) for kind in ("desirable", "undesirable")]
     if min(weights) <= 0:
-        return []  # one side switched off: upstream's own business
+        return []  # one side is disabled, which upstream supports
     ratio = weights[0] * good / (weights[1] * bad)
     if LEAST_RATIO / TOLERANCE <= ratio <= MOST_RATIO * TOLERANCE:
         return []
-    # The smaller side is raised, to the middle of the range.
+    # The weight of the smaller side is raised, to the middle of the range.
     middle = math.sqrt(LEAST_RATIO * MOST_RATIO)
     raised = (
         f"train.desirable_weight: {middle * bad / good:.2g}, undesirable_weight: 1.0"

@@ -1,4 +1,4 @@
-"""Level 2, rows: what is wrong with the rows themselves, before a tokenizer or a model is loaded."""
+"""Level 2, rows: faults of the rows, checked before a tokenizer or a model is loaded."""
 
 from ...data.config import stage_columns
 from ...data.row_faults import Faults, order_fault, row_fault
@@ -11,7 +11,7 @@ __all__ = ["RowSet", "find_in_rows", "read_row_sets", "sound_sets"]
 
 
 def find_in_rows(raw, row_sets: list[RowSet]) -> list[Finding]:
-    """All findings in the row sets of a RawRecipe: faulty rows first, then what is wrong with a whole set."""
+    """All findings in the row sets of a RawRecipe: faulty rows first, then faults of a whole set."""
     findings = [finding for row_set in row_sets for finding in find_faults(raw, row_set)]
     sound = sound_sets(raw, row_sets)
     findings += find_nothing(raw, sound) if not findings else []
@@ -25,7 +25,7 @@ def find_in_rows(raw, row_sets: list[RowSet]) -> list[Finding]:
 
 
 def find_nothing(raw, row_sets: list[RowSet]) -> list[Finding]:
-    """`no-rows` for a use whose sources hold no row that counts."""
+    """`no-rows` for a use whose sources contain no usable row."""
     uses = {"train": "data.sources", "eval": "data.eval_sources"}
     empty = [
         u for u in uses if (mine := [s for s in row_sets if s.use == u]) and not any(s.rows for s in mine)
@@ -43,9 +43,9 @@ def find_nothing(raw, row_sets: list[RowSet]) -> list[Finding]:
 
 
 def find_faults(raw, row_set: RowSet) -> list[Finding]:
-    """One finding per kind of faulty row, at the first of them and with the numbers of the rest."""
+    """One finding per kind of faulty row, at the first one, with the numbers of the others."""
     required, _ = stage_columns(raw.stage, raw.values)
-    plain = raw.stage in ("pretrain", "tokenizer")  # rows of text hold no conversation
+    plain = raw.stage in ("pretrain", "tokenizer")  # rows of text contain no conversation
     faults = Faults(row_set.unit)
     for i, row in enumerate(row_set.rows):
         fault = row_fault(row, required) or (None if plain else reply_fault(row) or order_fault(row))
@@ -55,7 +55,7 @@ def find_faults(raw, row_set: RowSet) -> list[Finding]:
 
 
 def sound_sets(raw, row_sets: list[RowSet]) -> list[RowSet]:
-    """The row sets without the rows that cannot train: refused, or left out where the recipe allows that."""
+    """The row sets without rows that cannot be trained on: refused, or left out if the recipe allows it."""
     required, _ = stage_columns(raw.stage, raw.values)
     return [_sound(row_set, required) for row_set in row_sets]
 

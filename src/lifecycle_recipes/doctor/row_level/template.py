@@ -1,4 +1,4 @@
-"""The contract of a chat template: what is trained is what is served, and a reply can end."""
+"""Checks of a chat template: training and serving use the same tokens, and a reply ends with a stop token."""
 
 import importlib.util
 from pathlib import Path
@@ -19,9 +19,9 @@ MARKERS = "{% generation %}"
 
 
 def find_in_template(tokenizer, template: str, where: str, trained: bool = True) -> list[Finding]:
-    """What is wrong with a template and the tokenizer that will render it.
+    """Findings about a template and the tokenizer that will render it.
 
-    trained: the loss is taken from the generation markers (the sft stage). where: what to name.
+    trained: the generation markers select the supervised tokens (the sft stage). where: place of findings.
     Codes: bad-template, no-generation-markers, eos-untrained, no-turn-end, control-token-split,
     generation-prompt-differs, double-bos, no-bos.
     """
@@ -38,7 +38,7 @@ def find_in_template(tokenizer, template: str, where: str, trained: bool = True)
 
 
 def broken(tokenizer, template: str, where: str) -> Finding | None:
-    """bad-template where a plain exchange does not render, or renders without its text."""
+    """bad-template if a question and an answer do not render, or render without their text."""
     try:
         text = render(tokenizer, [QUESTION, ANSWER], template)
     except Exception as error:
@@ -56,7 +56,7 @@ def broken(tokenizer, template: str, where: str) -> Finding | None:
 
 
 def find_in_mask(tokenizer, template: str, where: str) -> list[Finding]:
-    """no-generation-markers; eos-untrained, if the end-of-turn token is outside of them."""
+    """no-generation-markers; eos-untrained if the end-of-turn token is outside of them."""
     if not GENERATION.search(template):
         message = f"the chat template has no {MARKERS} markers, so the assistant tokens are unknown"
         fix = (
@@ -64,7 +64,7 @@ def find_in_mask(tokenizer, template: str, where: str) -> list[Finding]:
             f"or put {MARKERS} and {{% endgeneration %}} around the assistant content"
         )
         return [Finding.error("no-generation-markers", message, fix, where)]
-    # Followed by a question: some templates write the end of a turn with the message after it.
+    # With a question after it: some templates write the end-of-turn token with the next message.
     seen = render_all(tokenizer, [[QUESTION, ANSWER, SECOND]], template)[0]
     end = turn_end(tokenizer, template)
     last = [token for token, is_trained in zip(seen.ids, seen.trained, strict=True) if is_trained]
@@ -95,7 +95,7 @@ def find_no_turn_end(tokenizer, template: str, where: str) -> Finding | None:
 
 
 def find_split_tokens(tokenizer, template: str, where: str) -> Finding | None:
-    """control-token-split: a control token that the tokenizer spells with several tokens."""
+    """control-token-split: a control token that the tokenizer encodes as several tokens."""
     split = {
         token: len(ids)
         for token in control_tokens(tokenizer, template)
@@ -113,7 +113,7 @@ def find_split_tokens(tokenizer, template: str, where: str) -> Finding | None:
 
 
 def find_other_prompt(tokenizer, template: str, where: str) -> Finding | None:
-    """generation-prompt-differs: what is served before a reply is not what stood before it in training."""
+    """generation-prompt-differs: the text before a reply differs between training and serving."""
     for name, (messages, tools) in works_with(tokenizer, template).items():
         for end in [i for i, message in enumerate(messages) if message["role"] == "assistant"]:
             prompt = render(tokenizer, messages[:end], template, tools=tools, add_generation_prompt=True)
@@ -133,7 +133,7 @@ def find_other_prompt(tokenizer, template: str, where: str) -> Finding | None:
 
 
 def find_in_bos(tokenizer, template: str, where: str) -> Finding | None:
-    """double-bos; no-bos, a warning, where text alone gets one and a conversation does not."""
+    """double-bos; no-bos (a warning) if plain text gets a bos token and a conversation does not."""
     bos = tokenizer.bos_token_id
     if bos is None:
         return None
@@ -149,7 +149,7 @@ def find_in_bos(tokenizer, template: str, where: str) -> Finding | None:
 
 
 def find_stop_missing(tokenizer, template: str, stops: set[int], where: str) -> Finding | None:
-    """stop-token-missing: generation misses the end-of-turn token. stops: ids of generation_config and eos."""
+    """stop-token-missing: generation does not stop at the end-of-turn token. stops: stop tokens and eos."""
     end = turn_end(tokenizer, template)
     if end is None or tokenizer.convert_tokens_to_ids(end) in stops:
         return None
@@ -160,9 +160,9 @@ def find_stop_missing(tokenizer, template: str, stops: set[int], where: str) -> 
 
 
 def find_unlike(tokenizer, ours: str, theirs, their_template: str) -> str | None:
-    """What two templates render differently, in words; None where they agree on every conversation of both.
+    """What two templates render differently, in words; None if they agree on every conversation of both.
 
-    theirs: the tokenizer that their_template is rendered with.
+    theirs: the tokenizer with which their_template is rendered.
     """
     if ours == their_template:
         return None
@@ -175,7 +175,7 @@ def find_unlike(tokenizer, ours: str, theirs, their_template: str) -> str | None
                     texts.append(render(tok, part, template, tools=tools, add_generation_prompt=prompt))
                 except Exception:
                     texts.append(None)
-            # A turn that only one family has is met when a row has it (bad-template, at that row).
+            # A turn that only one family has is reported if a row has it (bad-template, at that row).
             if None in texts or texts[0] == texts[1]:
                 continue
             return f"{name}{', generation prompt' if prompt else ''}: {first_difference(*texts)}"
@@ -183,7 +183,7 @@ def find_unlike(tokenizer, ours: str, theirs, their_template: str) -> str | None
 
 
 def first_difference(one: str, other: str) -> str:
-    """`'...a' against '...b'`, some characters around where two texts part."""
+    """`'...a' against '...b'`: some characters around the first difference of two texts."""
     at = next(
         (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
     )
@@ -192,7 +192,7 @@ def first_difference(one: str, other: str) -> str:
 
 
 def training_version(template: str) -> str | None:
-    """TRL's version with markers of a template that it knows by its text; None for any other.
+    """TRL's version of a template with generation markers, found by the template's text; None for any other.
 
     trl.chat_template_utils.get_training_chat_template compares the same files; importing it takes seconds.
     """
@@ -206,5 +206,5 @@ def training_version(template: str) -> str | None:
 
 
 def missing_turns(tokenizer, template: str) -> list[str]:
-    """The optional kinds of turn that a template refuses or drops."""
+    """The optional kinds of turn that a template rejects or drops."""
     return [name for name in OPTIONAL if name not in works_with(tokenizer, template)]

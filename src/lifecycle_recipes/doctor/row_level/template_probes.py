@@ -1,4 +1,4 @@
-"""Conversations that show what a chat template does, and how they are rendered. No torch of its own."""
+"""Test conversations for chat templates, and functions that render them. Imports no torch."""
 
 import re
 from dataclasses import dataclass
@@ -41,30 +41,30 @@ CALL = {
 }
 RESULT = {"role": "tool", "name": "lookup", "tool_call_id": "abc123def", "content": AGAIN}
 
-# Name -> (messages, tools). Every one ends with the assistant.
+# Name -> (messages, tools). Each ends with an assistant message.
 CONVERSATIONS: dict[str, tuple[list[dict], list | None]] = {
     "one turn": ([QUESTION, ANSWER], None),
     "system message": ([SYSTEM, QUESTION, ANSWER], None),
     "two turns": ([QUESTION, ANSWER, SECOND, ANSWER], None),
     "tool call": ([QUESTION, CALL, RESULT, ANSWER], TOOLS),
 }
-OPTIONAL = ("system message", "tool call")  # a family may have no such turn
+OPTIONAL = ("system message", "tool call")  # not every model family has these turns
 
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
-# Zephyr and Mistral 7B before v0.3 were trained with these spelt out: several tokens are right there.
+# Zephyr and Mistral 7B before v0.3 were trained with these as several tokens, so it is correct for them.
 SPELT_OUT = frozenset(["<|system|>", "<|user|>", "<|assistant|>", "[INST]", "[/INST]"])
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """ids, and per token whether the template's generation markers hold it."""
+    """ids, and for each token whether it is inside the template's generation markers."""
 
     ids: list[int]
     trained: list[bool]
 
 
 def render_all(tokenizer, conversations: list[list[dict]], template: str, mask: bool = True, **options: Any):
-    """A `Rendered` for each conversation, in one batch. mask: whether to look which tokens would train."""
+    """A `Rendered` for each conversation, in one batch. mask: whether to compute the supervised tokens."""
     batch = tokenizer.apply_chat_template(
         conversations,
         chat_template=template,
@@ -95,7 +95,7 @@ def works_with(tokenizer, template: str) -> dict[str, tuple[list[dict], list | N
 
 
 def control_tokens(tokenizer, template: str) -> list[str]:
-    """The control tokens that a template writes, in the order in which they first appear."""
+    """The control tokens that a template writes, in the order of their first appearance."""
     words = re.compile("|".join((ASKED, SAID, AGAIN, ORDER)))
     found: dict[str, None] = {}
     special = special_tokens(tokenizer)

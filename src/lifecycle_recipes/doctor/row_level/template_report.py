@@ -1,4 +1,4 @@
-"""`lifecycle template`: does a model read at serving what it read in training, and can it stop?"""
+"""`lifecycle template`: are the tokens in training and serving the same, and does generation stop?"""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -26,13 +26,13 @@ from .tokens import find_changed, load, other_in_training, own_template, record_
 
 @dataclass
 class Verdicts:
-    """lines: one for each promise. findings: what does not hold."""
+    """lines: one per condition. findings: the conditions that do not hold."""
 
     lines: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
 
     def judge(self, promise: str, found: Finding | list[Finding] | None, detail: str = "") -> None:
-        """One line: whether a promise holds, and by what it was judged."""
+        """Add one line: whether a condition holds, and the detail that decided it."""
         found = found if isinstance(found, list) else [found] if found else []
         self.findings += found
         word = "FAIL" if any(f.severity == "error" for f in found) else "warn" if found else "ok"
@@ -43,10 +43,10 @@ class Verdicts:
 
 
 def parity(path: str, template_file: str | None = None) -> tuple[str, list[Finding]]:
-    """Judge the chat template of a tokenizer, a model or a run: (a line for each promise, findings).
+    """Check the chat template of a tokenizer, a model or a run: (one line per condition, findings).
 
-    No weights are read. template_file: a template that is trained on, against the one that `path` serves with
-    (its own, if it has one). Raises Refusal: tokenizer-unreadable, missing-file, no-chat-template.
+    No weights are read. template_file: the training template, to be compared with the serving template (that
+    of `path`, if it has one). Raises Refusal: tokenizer-unreadable, missing-file, no-chat-template.
     """
     if template_file and not Path(template_file).is_file():
         raise refuse("missing-file", "the template file does not exist", "give a .jinja file", template_file)

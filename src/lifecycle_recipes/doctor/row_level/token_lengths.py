@@ -1,4 +1,4 @@
-"""Level 2, tokens of the rows: how long they are, which tokens would train, and what hides in their text."""
+"""Level 2, tokens of the rows: lengths, supervised tokens, and control tokens in the text."""
 
 import json
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from ...finding import Finding, Refusal, refuse
 from ...models.turn_end import special_tokens
 from .template_probes import render_all
 
-# Beyond either, rows are taken at even distances: their shares are as good, and the answer comes in seconds.
+# Above either limit, evenly spaced rows are sampled: their shares are as good, and the check takes seconds.
 MOST_ROWS, MOST_CHARACTERS = 10_000, 8_000_000
 BATCH = 256
 SHOWN = 5
@@ -19,10 +19,10 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class Length:
-    """Tokens of one row as its stage renders it.
+    """Token counts of one row as its stage renders it.
 
-    prompt: tokens before the reply, the generation prompt included. whole: with the longest reply.
-    first, last: of the tokens that the loss covers, counted from 0; None where it covers none.
+    prompt: tokens before the reply, with the generation prompt. whole: with the longest reply.
+    first, last: positions of the first and last supervised token, from 0; None if there is none.
     """
 
     where: str
@@ -48,7 +48,7 @@ class Sample:
 
 
 def take(row_sets: list[RowSet], use: str, columns: list[str]) -> Sample:
-    """The rows of `use` that can train, all of them or an even sample (MOST_ROWS, MOST_CHARACTERS).
+    """The usable rows of `use`: all of them, or an evenly spaced sample (MOST_ROWS, MOST_CHARACTERS).
 
     columns: those that the stage requires.
     """
@@ -82,7 +82,7 @@ def is_text(row: dict) -> bool:
 
 
 def _replies(row: dict) -> list:
-    """The replies of a row that has any beside its prompt."""
+    """The replies of a row beside its prompt; empty if it has none."""
     return [row[column] for column in ("chosen", "rejected", "completion") if column in row]
 
 
@@ -124,14 +124,14 @@ def _measure_chats(tokenizer, template, places, stage) -> Iterator[Length]:
 
 
 def _shared(row: dict) -> list:
-    """The messages that chosen and rejected begin with, short of their last ones."""
+    """The messages with which both chosen and rejected begin, without their last ones."""
     chosen, rejected = row["chosen"], row["rejected"]
     n = next((k for k, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), len(chosen) - 1)
     return chosen[: max(n, 1)]
 
 
 def _render(tokenizer, template, places, conversations, mask: bool = False, **options):
-    """`render_all`, the rows with tools one by one; refuses with the row that the template rejects."""
+    """`render_all`, one by one if rows have tools; the Refusal names the row that the template rejects."""
     tools = [_tools(row_set.rows[i]) for row_set, i in places]
     options["mask"] = mask
     try:
@@ -163,7 +163,7 @@ def _rejected(tokenizer, template, places, conversations, tools, options) -> Ref
 
 
 def find_smuggled(tokenizer, samples: list[Sample]) -> list[Finding]:
-    """control-token-in-text: rows whose own text holds a special token, which the tokenizer reads as one."""
+    """control-token-in-text: rows whose text contains the characters of a control token."""
     pattern = special_tokens(tokenizer)
     hits = [
         (row_set, i, hit.group())
@@ -182,7 +182,7 @@ def find_smuggled(tokenizer, samples: list[Sample]) -> list[Finding]:
 
 
 def _texts(value) -> Iterator[str]:
-    """Every string in a row but the names of roles and types."""
+    """Every string in a row except the names of roles and types."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
@@ -195,7 +195,7 @@ def _texts(value) -> Iterator[str]:
 
 
 def find_second_bos(tokenizer, samples: list[Sample]) -> list[Finding]:
-    """double-bos: text rows that bring the bos which the tokenizer adds as well."""
+    """double-bos: text rows that start with the bos token, which the tokenizer adds as well."""
     bos = tokenizer.bos_token
     if bos is None or tokenizer("a")["input_ids"][:1] != [tokenizer.bos_token_id]:
         return []
@@ -212,7 +212,7 @@ def find_second_bos(tokenizer, samples: list[Sample]) -> list[Finding]:
 
 
 def listed(hits: list[tuple[str, int]]) -> str:
-    """`3 rows (4, 9, 11)`; the first five are named."""
+    """`3 rows (4, 9, 11)`; the first five are listed."""
     named = ", ".join(str(number) for _, number in hits[:SHOWN])
     more = f" and {len(hits) - SHOWN} more" if len(hits) > SHOWN else ""
     return f"{len(hits)} row{'s' if len(hits) > 1 else ''} ({named}{more})"

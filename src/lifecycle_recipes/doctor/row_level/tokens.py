@@ -1,4 +1,4 @@
-"""Level 2, tokens: what tokenizer, chat template and length limits make of the rows. No weights."""
+"""Level 2, tokens: the rows with their tokenizer, chat template and length limits. No weights."""
 
 from pathlib import Path
 
@@ -15,12 +15,12 @@ from .template_probes import GENERATION, control_tokens
 from .token_lengths import Sample, find_second_bos, find_smuggled, is_text, measure, take
 from .truncation import find_cuts
 
-# Their parents have been trained on a template; a base model may ship one that it never saw.
+# A parent of one of these stages was trained on its template; a base model may have an unused one.
 CHAT_STAGES = ("sft", "dpo", "kto", "ppo")
 
 
 def find_in_tokens(raw, row_sets: list[RowSet]) -> list[Finding]:
-    """Everything found in a RawRecipe's tokenizer, its template and the tokens of its rows, errors first.
+    """All findings about a RawRecipe's tokenizer, its template and the tokens of its rows, errors first.
 
     Codes: those of template.py, vocabulary.py, token_lengths.py and truncation.py, and tokenizer-unreadable,
     no-chat-template, template-differs, template-changed, training-template-differs, pad-is-turn-end, no-eos.
@@ -38,7 +38,7 @@ def find_in_tokens(raw, row_sets: list[RowSet]) -> list[Finding]:
 
 
 def find_in_text(raw, row_sets: list[RowSet]) -> list[Finding]:
-    """Pretraining: documents get bos and eos around them, once."""
+    """Pretraining: every document gets one bos and one eos."""
     start = (raw.values.get("model") or {}).get("model_name_or_path")
     new = raw.values.get("architecture") or {}
     path = start or new["tokenizer"]
@@ -75,7 +75,7 @@ def find_in_chat(raw, row_sets: list[RowSet]) -> list[Finding]:
         found, trained_on = [], template
     found += find_in_template(tokenizer, trained_on, where, trained=raw.stage == "sft")
     if any(finding.severity == "error" for finding in found):
-        return found  # what follows would only repeat it, row by row
+        return found  # the next checks would only repeat it, row by row
     tokens = control_tokens(tokenizer, trained_on)
     ids = set(tokenizer.convert_tokens_to_ids(tokens))
     if not adds_tokens(raw):
@@ -88,7 +88,7 @@ def find_in_chat(raw, row_sets: list[RowSet]) -> list[Finding]:
 
 
 def samples(raw, row_sets: list[RowSet]) -> list[Sample]:
-    """The rows to look at: to train on, and to measure on."""
+    """The sampled rows: training rows and held-out rows."""
     required, _ = stage_columns(raw.stage, raw.values)
     return [take(row_sets, use, required) for use in ("train", "eval")]
 
@@ -118,9 +118,9 @@ def own_template(tokenizer) -> str | None:
 
 
 def recipe_template(raw, tokenizer, parents_own: str | None) -> tuple[str | None, str]:
-    """(template, its place): a file's or another tokenizer's by the recipe, or the parent's.
+    """(template, its place): from the file or other tokenizer in the recipe, else from the parent.
 
-    Tokens that another tokenizer brings along are added to `tokenizer`, as upstream will.
+    The tokens of another tokenizer are added to `tokenizer`, as upstream will do.
     """
     path = raw.values["train"].get("chat_template_path")
     if not path:
@@ -134,13 +134,13 @@ def recipe_template(raw, tokenizer, parents_own: str | None) -> tuple[str | None
 
 
 def adds_tokens(raw) -> bool:
-    """Whether upstream will add another tokenizer's tokens, and rows to the embedding for them."""
+    """Whether upstream will add another tokenizer's tokens, with embedding rows for them."""
     path = raw.values["train"].get("chat_template_path")
     return bool(path) and not Path(path).is_file()
 
 
 def other_in_training(unlike: str, where: str) -> Finding:
-    """training-template-differs; unlike: the words of `find_unlike`."""
+    """training-template-differs; unlike: the description from `find_unlike`."""
     message = (
         "the template has no generation markers; TRL trains on its own version, which differs from "
         f"serving: {unlike}"
@@ -150,12 +150,12 @@ def other_in_training(unlike: str, where: str) -> Finding:
 
 
 def find_other_templates(raw, tokenizer, template: str, parents_own: str | None, where: str) -> list[Finding]:
-    """template-differs, template-changed: a chain renders its conversations in one way."""
+    """template-differs, template-changed: all stages of a chain must render conversations in the same way."""
     path = raw.values["model"]["model_name_or_path"]
     record = record_of(path)
     found = find_changed(path)
     trained_chat = record.get("stage") in CHAT_STAGES
-    spoken = parents_own if record.get("stage") != "pretrain" else None  # a base model has seen no template
+    spoken = parents_own if record.get("stage") != "pretrain" else None  # a base model was not trained on one
     if spoken and (unlike := find_unlike(tokenizer, template, tokenizer, spoken)):
         message = f"the chat template differs from the parent's: {unlike}"
         fix = "remove train.chat_template_path: the parent's template is then used"
@@ -171,7 +171,7 @@ def find_other_templates(raw, tokenizer, template: str, parents_own: str | None,
 
 
 def find_changed(path: str) -> list[Finding]:
-    """template-changed: a run's template is not the one that its record has the hash of."""
+    """template-changed: a run's template does not match the hash in its record."""
     file, saved = Path(path) / "chat_template.jinja", record_of(path).get("template_sha256")
     if not saved or not file.is_file() or hash_file(file) == saved:
         return []
@@ -193,12 +193,12 @@ def _find_unlike_scorer(role: str, path: str, tokenizer, template: str) -> list[
 
 
 def record_of(path: str) -> dict:
-    """run.json of a local run, {} for a model from elsewhere."""
+    """run.json of a local run; {} for a model without one."""
     return read_record(path) if is_local(path) and (Path(path) / RUN_FILE).is_file() else {}
 
 
 def find_in_ends(raw, tokenizer, template: str, path: str, revision: str | None) -> list[Finding]:
-    """stop-token-missing, and pad-is-turn-end where padding is found by its id."""
+    """stop-token-missing, and pad-is-turn-end if padding is found by its id."""
     end = turn_end(tokenizer, template)
     train = raw.values["train"]
     found = []
@@ -210,7 +210,7 @@ def find_in_ends(raw, tokenizer, template: str, path: str, revision: str | None)
             Finding.error("pad-is-turn-end", message, "set a separate pad token in the tokenizer", path)
         )
     if raw.stage in ("sft", "dpo", "kto"):
-        # The sft stage makes the turn end the tokenizer's eos unless the recipe names another.
+        # The sft stage makes the end-of-turn token the tokenizer's eos, unless the recipe sets another.
         own = raw.stage == "sft" and not adds_tokens(raw)
         eos = train.get("eos_token") or end if own else tokenizer.eos_token
         stops = vocabulary.stop_ids(path, revision)
@@ -221,7 +221,7 @@ def find_in_ends(raw, tokenizer, template: str, path: str, revision: str | None)
 
 
 def find_in_tokenizer_recipe(raw) -> list[Finding]:
-    """A tokenizer to be: does its template write control tokens that it will not have?"""
+    """Whether the template of a tokenizer recipe writes control tokens that the tokenizer will not have."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

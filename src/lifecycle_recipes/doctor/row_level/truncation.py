@@ -1,14 +1,14 @@
-"""Level 2, truncation by `max_length`: rows that lose their answer or its end, or are dropped. No torch."""
+"""Level 2, truncation by `max_length`: rows that are dropped, or lose their answer or its end. No torch."""
 
 from ...finding import Finding
 from .token_lengths import Length, Sample, listed
 
-# Upstream cuts and drops in silence. Up to WARN of the rows it hardly moves a run, and the ledger counts it;
-# from REFUSE on the run does not do what its recipe states (half of a chat set lost its answers at 1024).
+# Upstream truncates and drops rows silently. Below the share WARN the effect is small, and the ledger counts
+# the rows; from REFUSE on, the run does not match its recipe (half of a chat set lost its answers at 1024).
 WARN, REFUSE = 0.01, 0.20
 # The default of trl's SFTConfig, DPOConfig, KTOConfig and RewardConfig.
 DEFAULT_MAX_LENGTH = 1024
-UNCUT = ("bfd_split", "wrapped")  # packing strategies that carry what does not fit into the next row
+UNCUT = ("bfd_split", "wrapped")  # packing strategies that move what does not fit to the next row
 
 
 def find_cuts(raw, lengths: list[Length], sample: Sample, positions: int | None) -> list[Finding]:
@@ -53,13 +53,13 @@ def find_cuts(raw, lengths: list[Length], sample: Sample, positions: int | None)
 
 
 def _split(stage: str, lengths: list[Length], limit: int) -> tuple[list[Length], list[Length]]:
-    """(rows that train nothing or are dropped, rows whose answer is cut), as trl 1.12 does it."""
+    """(rows that are dropped or have no supervised token, rows whose answer is truncated), as in trl 1.12."""
     if stage == "sft":
         dropped = [row for row in lengths if row.first >= limit]
         return dropped, [row for row in lengths if row.first < limit <= row.last]
-    if stage == "reward":  # reward_trainer.py: the longer reply decides
+    if stage == "reward":  # reward_trainer.py drops a row by its longer reply
         return [row for row in lengths if row.whole > limit], []
-    # dpo_trainer.py, kto_trainer.py: a prompt that fills the length drops the row, a longer reply is cut.
+    # dpo_trainer.py, kto_trainer.py: drop a row whose prompt fills the length, and truncate a longer reply.
     dropped = [row for row in lengths if row.prompt >= limit]
     return dropped, [row for row in lengths if row.prompt < limit < row.whole]
 
@@ -78,7 +78,7 @@ def _dropped_says(stage: str, limit: int) -> str:
 def _share(
     code: str, rows: list[Length], sample: Sample, message: str, fix: str, where: str
 ) -> list[Finding]:
-    """An error from REFUSE of the sample on, a warning from WARN on; a row without labels always counts."""
+    """An error from the share REFUSE on, a warning from WARN on; a row without labels is always reported."""
     share = len(rows) / len(sample.places)
     if not rows or (share < WARN and code != "zero-label-rows"):
         return []
@@ -93,7 +93,7 @@ def _rows(rows: list[Length]) -> str:
 
 
 def _find_in_prompts(raw, lengths, sample: Sample, positions: int | None) -> list[Finding]:
-    """PPO: a prompt must leave room for a reply; without a known context length nothing is checked."""
+    """PPO: a prompt must leave positions for a reply; not checked if the context length is unknown."""
     reply = raw.values["train"].get("response_length", 53)  # trl's default
     if positions is None:
         return []

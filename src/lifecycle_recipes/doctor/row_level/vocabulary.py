@@ -1,6 +1,6 @@
-"""Level 2, tokens and weights: ids without an embedding, and tokens that nothing has trained or will train.
+"""Level 2, tokens and weights: ids without an embedding, and control tokens whose embedding is not trained.
 
-Reads configs and single rows of safetensors files, never a model.
+Reads configs and single rows of safetensors files; loads no model.
 """
 
 import json
@@ -15,19 +15,19 @@ from ...record.file import RUN_FILE
 from ...record.parents import is_local
 
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
-SAMPLED = 64  # ordinary rows whose median norm is the measure
-# Llama 3's base has its chat tokens at well below a tenth of an ordinary row; trained ones are near 1.
+SAMPLED = 64  # ordinary rows; their median norm is the reference
+# Relative norm: well below a tenth for the chat tokens of Llama 3's base model, near 1 for trained ones.
 UNTRAINED = 0.1
 
 
 def stop_ids(path: str, revision: str | None = None) -> set[int]:
-    """The ids at which generation stops by generation_config.json, else by config.json."""
+    """The ids at which generation stops, from generation_config.json, else from config.json."""
     given = read_json(path, "generation_config.json", revision) or read_json(path, "config.json", revision)
     return set(stop_ids_of(given.get("eos_token_id")))
 
 
 def find_beyond_embedding(tokenizer, used: set[int], path: str, revision: str | None) -> list[Finding]:
-    """tokenizer-larger-than-embedding: an error if a beyond id can occur, a warning if only spare tokens are.
+    """tokenizer-larger-than-embedding: an error if such an id can occur, a warning if all are spare tokens.
 
     used: ids of the control tokens that the run will write.
     """
@@ -73,7 +73,7 @@ def find_weight(path: str, names: tuple[str, ...]) -> tuple[Path, str, list[int]
 
 
 def find_untrained(raw, tokenizer, tokens: list[str]) -> list[Finding]:
-    """new-tokens-untrained: under LoRA, control tokens that the parent never learnt and this run will not."""
+    """new-tokens-untrained: under LoRA, control tokens whose embedding no run of the chain trains."""
     model = raw.values["model"]
     path = model["model_name_or_path"]
     if not model.get("use_peft"):
@@ -95,7 +95,7 @@ def find_untrained(raw, tokenizer, tokens: list[str]) -> list[Finding]:
 
 
 def lacking_modules(model: dict, path: str) -> list[str]:
-    """Which of embedding and output head a LoRA recipe does not train; a tied head is its embedding."""
+    """Which of embedding and output head a LoRA recipe does not train; a tied head is the embedding."""
     targets = model.get("lora_target_modules") or []
     named = [
         *(model.get("lora_modules_to_save") or []),
@@ -110,7 +110,7 @@ def lacking_modules(model: dict, path: str) -> list[str]:
 
 
 def pretrained_from_nothing(path: str) -> bool:
-    """Whether a parent is a pretrain run of ours, of a new architecture, on text that the check passed."""
+    """Whether a parent is a pretrain run from random weights, on text that passed control-token-in-text."""
     file = Path(path) / RUN_FILE
     if not is_local(path) or not file.is_file():
         return False
@@ -124,7 +124,7 @@ def pretrained_from_nothing(path: str) -> bool:
 
 
 def _never_moved(path: str, index: int) -> bool:
-    """Whether row `index` of the embedding is next to nothing beside ordinary rows; False where unknown."""
+    """Whether row `index` of the embedding is almost zero compared with ordinary rows; False if unknown."""
     found = find_weight(path, EMBEDDINGS)
     if not found or index >= found[2][0]:
         return False

@@ -1,1 +1,1 @@
-"""Level 3: what only the built trainer shows."""
+"""Level 3: checks that need the built trainer."""

@@ -1,4 +1,4 @@
-"""Small forward passes of a built trainer's model that leave no trace in the run that follows."""
+"""Small forward passes of a built trainer's model that do not affect the run that follows."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -7,14 +7,14 @@ from typing import Any
 
 @contextmanager
 def no_trace(trainer) -> Iterator[None]:
-    """Inside, random numbers may be drawn and models run in eval mode: both are as before afterwards."""
+    """Inside, random numbers may be drawn and models run in eval mode; the state is restored afterwards."""
     import random
 
     import numpy as np
     import torch
 
     states = random.getstate(), np.random.get_state()
-    wrapped = getattr(trainer, "model_wrapped", None)  # DeepSpeed's engine has a mode of its own
+    wrapped = getattr(trainer, "model_wrapped", None)  # DeepSpeed's engine has a separate mode
     modules = [m for m in (wrapped, trainer.model, getattr(trainer, "ref_model", None)) if m is not None]
     modes = [(module, part, part.training) for module in modules for part in module.modules()]
     metrics = getattr(trainer, "_metrics", None)
@@ -29,26 +29,26 @@ def no_trace(trainer) -> Iterator[None]:
             part.training = training
         random.setstate(states[0])
         np.random.set_state(states[1])
-        if kept is not None:  # TRL averages what its losses note over the steps of one log
+        if kept is not None:  # TRL averages the metrics that its losses store over the steps of one log entry
             for mode, values in kept.items():
                 metrics[mode].clear()
                 metrics[mode].update(values)
 
 
 def can_run(model) -> bool:
-    """Whether a model that is not yet prepared for training runs here: no weight is elsewhere or in shards.
+    """Whether a model that is not yet prepared for training can run: all weights are here and unsharded.
 
-    A forward over ZeRO-3's gathered shards, outside of its engine, breaks or hangs the training that follows.
+    A forward over ZeRO-3's gathered shards, outside of its engine, makes the later training fail or hang.
     """
     return not any(p.device.type == "meta" or hasattr(p, "ds_id") for p in model.parameters())
 
 
 @contextmanager
 def prepared_model(trainer) -> Iterator[Any]:
-    """What runs the policy once it is prepared for training: the bare model, but for FSDP and ZeRO-3.
+    """The object to call for a forward of the prepared policy: without FSDP or ZeRO-3, the bare model.
 
-    There it is the wrapper or engine, which fetches the shards; for PPO, whose engine holds two models, the
-    policy with its weights gathered, as for a rollout.
+    With them, it is the wrapper or engine, which fetches the shards; for PPO, whose engine contains two
+    models, the policy with its weights gathered, as for a rollout.
     """
     model = language_model(trainer)
     if getattr(trainer, "is_fsdp_enabled", False):
@@ -72,12 +72,12 @@ def language_model(trainer) -> Any:
 
 
 def mean_log_probability(model, ids: Sequence[int]) -> float:
-    """Mean log-probability, in nats per token, that a causal LM gives ids[1:], each after those before it."""
+    """Mean log-probability of ids[1:] under a causal LM, in nats per token, each given the ids before it."""
     return mean_of(logits(model, ids), ids)
 
 
 def mean_of(found, ids: Sequence[int]) -> float:
-    """The same, of the logits [tokens, vocabulary]."""
+    """The same, from logits [tokens, vocabulary]."""
     import torch
 
     wanted = torch.tensor(ids[1:], device=found.device)[:, None]
@@ -85,9 +85,9 @@ def mean_of(found, ids: Sequence[int]) -> float:
 
 
 def mean_log_probability_by_loss(model, ids: Sequence[int]) -> tuple[float, Any]:
-    """(the same from the model's own loss, its logits or None): ZeRO-3's engine must be run as in training.
+    """(the same from the model's loss, its logits or None), for ZeRO-3: its engine must run as in training.
 
-    TRL's chunked loss never calls the output head, and DeepSpeed's order of fetches must stay the same.
+    TRL's chunked loss never calls the output head, and DeepSpeed's order of fetches must not change.
     """
     import torch
 
@@ -98,7 +98,7 @@ def mean_log_probability_by_loss(model, ids: Sequence[int]) -> tuple[float, Any]
 
 
 def logits(model, ids: Sequence[int]):
-    """What `model` gives to `ids`: [tokens, vocabulary] of a causal LM, [1] (the score) of a reward model."""
+    """Logits of `model` for `ids`: [tokens, vocabulary] of a causal LM, [1] (the score) of a reward model."""
     import torch
 
     inputs = torch.tensor([list(ids)], device=next(model.parameters()).device)

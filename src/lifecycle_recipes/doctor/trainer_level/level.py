@@ -1,4 +1,4 @@
-"""Level 3: what only the built trainer shows - its rows, its collator, its first forward."""
+"""Level 3: checks that need the built trainer: its rows, its collator, its first forward pass."""
 
 from ...data.provenance import Origins
 from ...finding import Finding
@@ -6,11 +6,11 @@ from ...recipe.stage_recipe import StageRecipe
 
 
 def find_in_trainer(trainer, recipe: StageRecipe, origins: Origins | None) -> list[Finding]:
-    """Every finding on a built trainer, before its first step. Called on every rank; same random state after.
+    """All findings about a built trainer before its first step. Called on every rank; keeps the random state.
 
-    origins: the provenance of its training rows, for messages; None for rows that no stage has prepared.
-    Forwards need whole weights: they are left out under ZeRO-3 and on the meta device. Training compares the
-    prepared model with its parent's record once more, in every layout (training/train.py).
+    origins: the places of its training rows, for messages; None for rows that no stage has prepared.
+    Forward passes need unsharded weights: they are skipped under ZeRO-3 and on the meta device. Training
+    compares the prepared model with its parent's record again, in every layout (training/train.py).
     """
     from .forward import no_trace
     from .loss_mask import find_in_batches

@@ -1,4 +1,4 @@
-"""What the loss will see: rows of the built dataset after the trainer's own collator."""
+"""The tokens in the loss: rows of the built dataset after the trainer's collator."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +14,7 @@ def find_in_batches(trainer, origins: Origins | None) -> list[Finding]:
     """zero-label-batch, rows-without-loss, eos-masked and double-bos, in a seeded sample of the rows."""
     sample = sample_rows(trainer.train_dataset, trainer.args.seed)
     findings = _double_bos(trainer, sample, origins)
-    if not hasattr(trainer, "reward_model"):  # PPO's loss is over what it samples later
+    if not hasattr(trainer, "reward_model"):  # PPO's loss is over the rollouts
         findings += _unlabelled(trainer, sample, origins)
     return findings
 
@@ -47,7 +47,7 @@ def collate(trainer, rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def trained_mask(batch: dict[str, Any]):
-    """Which tokens of a batch are punished, shaped as input_ids; None where the loss is not over tokens."""
+    """Which tokens of a batch are supervised, shaped as input_ids; None if the loss is not over tokens."""
     ids, labels = batch["input_ids"], batch.get("labels")
     if labels is not None and labels.shape == ids.shape:
         return labels != -100
@@ -121,7 +121,7 @@ def _double_bos(trainer, sample, origins) -> list[Finding]:
 
 
 def documents(batch: dict[str, Any], mask) -> Iterator[tuple[list[int], list[bool]]]:
-    """(ids, trained) of each text of a batch, padding apart; a packed row holds several."""
+    """(ids, supervised) of each text of a batch, without padding; a packed row contains several texts."""
     positions, attention = (
         batch[key].tolist() if key in batch else None for key in ("position_ids", "attention_mask")
     )
@@ -138,7 +138,7 @@ def documents(batch: dict[str, Any], mask) -> Iterator[tuple[list[int], list[boo
 
 
 def end_ids(trainer) -> set[int]:
-    """Every token that ends a text: the tokenizer's eos and those that generation stops at."""
+    """Every token that ends a text: the tokenizer's eos and the stop tokens."""
     from ...models.turn_end import stop_ids_of
     from .forward import language_model
 
@@ -147,7 +147,7 @@ def end_ids(trainer) -> set[int]:
 
 
 def named(origins: Origins | None, numbers: list[int]) -> str:
-    """The first few rows of the built set, by file and line where their origin is known."""
+    """The first few rows of the built set, by file and line if their place is known."""
     if origins:
         return places([place for number in numbers for place in origins.of(number)], SHOWN)
     more = f" and {len(numbers) - SHOWN} more" if len(numbers) > SHOWN else ""

@@ -1,4 +1,4 @@
-"""Several texts in one row: does one see another, and was anything thrown away to make them fit?"""
+"""Several texts in one row: can one attend to another, and was any text truncated by packing?"""
 
 from typing import Any
 
@@ -8,21 +8,21 @@ DOCUMENT = 16  # tokens of each of the two documents that the probe packs
 
 
 def find_in_packing(trainer) -> list[Finding]:
-    """packing-leaks and packing-discards; nothing where rows hold one text each."""
+    """packing-leaks and packing-discards; nothing if every row contains one text."""
     args = trainer.args
     packing = getattr(args, "packing", False)
     return [*(_discards(trainer) if packing else []), *_leaks(trainer)]
 
 
 def _discards(trainer) -> list[Finding]:
-    """bfd cuts a text at max_length and throws the rest away; bfd_split keeps it as another text."""
+    """bfd truncates a text at max_length and discards the rest; bfd_split keeps the rest as another text."""
     args = trainer.args
     if args.packing_strategy != "bfd":
         return []
     from .loss_mask import end_ids
 
     lengths = list(trainer.train_dataset["seq_lengths"])
-    # A text that was cut fills its row alone.
+    # A truncated text fills a row alone.
     full = [i for i, row in enumerate(lengths) if row == [args.max_length]]
     ends = end_ids(trainer)
     cut = sum(not ends & set(ids[-2:]) for ids in trainer.train_dataset.select(full)["input_ids"])
@@ -39,7 +39,7 @@ def _leaks(trainer) -> list[Finding]:
     if rows is None:
         return []
     change = change_behind_a_boundary(trainer, *rows)
-    # A masked token has weight 0 exactly; what is left is a kernel's own rounding.
+    # A masked token has weight exactly 0; the rest is rounding in the kernel.
     if change is None or change < 1e-3:
         return []
     implementation = trainer.model.config._attn_implementation
@@ -52,7 +52,7 @@ def _leaks(trainer) -> list[Finding]:
 
 
 def two_documents(dataset, padding_free: bool) -> tuple[list[dict[str, Any]], int, int] | None:
-    """(rows to collate, length of the first document, of the second), cut short; None where none is."""
+    """(rows to collate, length of the first document, of the second), shortened; None if there are none."""
     columns = getattr(dataset, "column_names", None) or []
     if "seq_lengths" in columns:
         row = next((r for r in _first(dataset) if len(r["seq_lengths"]) > 1), None)
@@ -78,9 +78,9 @@ def _per_token(key: str, value, row: dict[str, Any]) -> bool:
 
 
 def change_behind_a_boundary(trainer, rows: list[dict], first: int, second: int) -> float | None:
-    """How far the second document's last hidden states move, relative to their size, when the first changes.
+    """Relative change of the second document's last hidden states if the first document changes.
 
-    Measured in the trainer's own loss, with its own collator; None where the model cannot run here.
+    Measured in the trainer's loss, with its collator; None if the model cannot run here.
     """
     from .forward import can_run, language_model
 

@@ -1,4 +1,4 @@
-"""Will it train at all: optimizer steps, rows for a batch, weights that may move."""
+"""Whether a run can train: number of optimizer steps, rows per batch, trainable weights."""
 
 import math
 
@@ -8,20 +8,20 @@ from ...finding import Finding
 def find_in_steps(trainer, declared: int | None = None) -> list[Finding]:
     """no-steps, rows-below-batch, one-packed-row, all-warmup and nothing-trainable.
 
-    declared: the recipe's global_batch_size, where it has one.
+    declared: the recipe's global_batch_size, if it has one.
     """
     return [*_trainable(trainer), *(_ppo_steps(trainer) if is_ppo(trainer) else _steps(trainer, declared))]
 
 
 def is_ppo(trainer) -> bool:
-    """PPO has its own loop: an update rolls out, scores and trains."""
+    """Whether the trainer is PPO's. It has its own loop: an update samples rollouts, scores and trains."""
     return hasattr(trainer, "reward_model") and hasattr(trainer, "dataloader")
 
 
 def planned_steps(trainer, declared: int | None = None) -> tuple[int, int]:
-    """(optimizer steps of the run, rows in one of them over all processes), as upstream counts them.
+    """(optimizer steps of the run, rows per step over all processes), as upstream counts them.
 
-    declared: of a global batch that is, rows are dropped by it (batch_order.py), not by each process's own.
+    declared: the declared global batch. Rows are then dropped by it (batch_order.py), not per process.
     """
     args = trainer.args
     shared = args.train_batch_size * trainer.accelerator.num_processes
@@ -74,7 +74,7 @@ def _ppo_steps(trainer) -> list[Finding]:
     args, rows = trainer.args, len(trainer.train_dataset)
     if not len(trainer.dataloader):
         batch = args.local_batch_size * trainer.accelerator.num_processes
-        # Upstream drops a last batch that is not full and then looks for the next one for ever.
+        # Upstream drops a last batch that is not full, and then waits for the next one in an endless loop.
         message = f"no update: {rows} prompts are fewer than one batch of {batch}"
         fix = "use more prompts, or lower global_batch_size or train.per_device_train_batch_size"
         return [Finding.error("no-steps", message, fix)]

@@ -1,4 +1,4 @@
-"""Does a stage start from exactly what its parent ended with, and is its reference that parent?
+"""The step-0 check: a stage starts from the final weights of its parent, and its reference is the parent.
 
 A run records the output of its trained model for one short text: the mean log-probability of its tokens, or a
 reward model's score (`probe` in run.json). A child's model must reproduce it before its first step.
@@ -14,10 +14,10 @@ from ...models.adapters import adapter_base, is_adapter
 from ...recipe.stage_recipe import StageRecipe
 
 PROBE_TOKENS = 128
-# Allowed difference, in nats per token, by how exactly both sides compute. Only for the exact one does any
-# difference mean another model; else the child must also be nearer to where its parent started.
+# Tolerance in nats per token, by the precision of both sides. With exact precision, any larger difference
+# means another model; otherwise the child must also be nearer to the start of its parent.
 EXACT, HALF, QUANTISED = 1e-3, 0.05, 0.3
-# A parent that recorded no probe is loaded a second time, up to this many parameters.
+# A parent without a recorded probe is loaded a second time, up to this many parameters.
 LARGEST_LOADED = 500_000_000
 
 
@@ -25,7 +25,7 @@ LARGEST_LOADED = 500_000_000
 class Reading:
     """The output of a model for a probe's text. loose: the tolerance of a comparison.
 
-    logits: float32 on the CPU, [tokens, vocabulary] or [1]; None where only a loss can be asked for.
+    logits: float32 on the CPU, [tokens, vocabulary] or [1]; None if only a loss can be computed.
     """
 
     value: float
@@ -56,13 +56,13 @@ def named_model(recipe: StageRecipe, role: str) -> str | None:
 
 
 def find_in_parent(role: str, path: str) -> list[Finding]:
-    """tokenizer-differs and base-differs: files of a parent that are not those its run had. No torch."""
+    """tokenizer-differs and base-differs: files of a parent that were changed after its run. No torch."""
     from ...record.file import read_record
     from ...record.parents import hash_file, hash_weights
 
     try:
         record = read_record(path)
-    except Refusal:  # a model from elsewhere: nothing was promised
+    except Refusal:  # a model without a record
         return []
     findings = []
     tokenizer, saved = Path(path) / "tokenizer.json", record.get("tokenizer_sha256")
@@ -82,7 +82,7 @@ def find_in_parent(role: str, path: str) -> list[Finding]:
 
 
 def _other_tokenizer(recipe: StageRecipe) -> list[Finding]:
-    """A reward model reads ids, not text: with another vocabulary its scores mean nothing."""
+    """A reward model reads ids, not text: with another vocabulary its scores are meaningless."""
     from ...models.load import load_tokenizer
 
     ours = load_tokenizer(recipe.model.model_name_or_path, recipe.model.model_revision).get_vocab()
@@ -128,7 +128,7 @@ def read_prepared(trainer, ids: list[int]) -> Reading:
 
 
 def differs_from_parent(trainer, path: str | None) -> list[Finding]:
-    """parent-dropped, by the parent's own record, for a model that is prepared for training: any layout."""
+    """parent-dropped, from the parent's record, for a model that is prepared for training in any layout."""
     from .forward import language_model
 
     probe = recorded_probe(path)
@@ -138,7 +138,7 @@ def differs_from_parent(trainer, path: str | None) -> list[Finding]:
 
 
 def recorded_probe(path: str | None) -> dict | None:
-    """{ids, value, start, loose} as the run at `path` recorded it; None for a model from elsewhere."""
+    """{ids, value, start, loose} in the record of the run at `path`; None for a model without a record."""
     from ...record.file import read_record
 
     if not path or not Path(path).is_dir():
@@ -150,7 +150,7 @@ def recorded_probe(path: str | None) -> dict | None:
 
 
 def parent_probe(path: str | None, trainer, model) -> dict | None:
-    """The probe that a parent recorded; for an adapter without a record one is measured here."""
+    """The probe in a parent's record; for an adapter without a record, a probe is measured here."""
     if probe := recorded_probe(path):
         return probe
     return _measure_adapter(path, trainer) if path and is_adapter(path) and is_causal(model) else None
@@ -172,7 +172,7 @@ def _measure_adapter(path: str, trainer) -> dict | None:
 
 
 def compare(reading: Reading, probe: dict, path: str) -> list[Finding]:
-    """parent-dropped, where a model's reading of its parent's probe is not the parent's."""
+    """parent-dropped, if a model's reading of its parent's probe does not match the recorded one."""
     loose = max(reading.loose, probe.get("loose") or EXACT)
     away = abs(reading.value - probe["value"])
     if away <= loose:
@@ -192,7 +192,7 @@ def compare(reading: Reading, probe: dict, path: str) -> list[Finding]:
 
 
 def reference_differs(trainer) -> list[Finding]:
-    """reference-differs: at step 0 the reference of DPO, KTO or PPO must be the policy itself."""
+    """reference-differs: at step 0 the reference of DPO, KTO or PPO must equal the policy."""
     from .forward import can_run, language_model
 
     policy = language_model(trainer)
@@ -209,7 +209,7 @@ def reference_differs(trainer) -> list[Finding]:
         with policy.disable_adapter():
             theirs = read(policy, ids, trainer)
     else:
-        return []  # precomputed from the policy itself
+        return []  # precomputed with the policy
     ours = read(policy, ids, trainer)
     if abs(ours.value - theirs.value) <= max(ours.loose, theirs.loose):
         return []
@@ -222,7 +222,7 @@ def reference_differs(trainer) -> list[Finding]:
 def read(model, ids: list[int], trainer, runs: Any = None) -> Reading:
     """The output of `model` for `ids`: nats per token of a causal LM, the score of a reward model.
 
-    runs: what is called in its place, where a wrapper must be.
+    runs: the wrapper to call instead of `model`, if one is needed.
     """
     from .forward import logits, mean_log_probability_by_loss, mean_of
 
@@ -238,7 +238,7 @@ def read(model, ids: list[int], trainer, runs: Any = None) -> Reading:
 
 
 def looseness(model, trainer) -> float:
-    """How far two readings of one model may be apart, by its precision."""
+    """The tolerance between two readings of one model, by its precision."""
     import torch
 
     if getattr(model, "is_quantized", False) or getattr(model, "is_loaded_in_4bit", False):
@@ -253,7 +253,7 @@ def is_causal(model) -> bool:
 
 
 def probe_ids(trainer) -> list[int]:
-    """The text of a run's probe: the first training row, cut to PROBE_TOKENS."""
+    """The tokens of a run's probe: the first training row, truncated to PROBE_TOKENS."""
     from .forward import row_ids
 
     return row_ids(trainer.train_dataset[0])[:PROBE_TOKENS]

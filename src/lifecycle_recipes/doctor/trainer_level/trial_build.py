@@ -1,6 +1,6 @@
 """Build a stage's trainer without starting a run, for `lifecycle check` and `lifecycle inspect`.
 
-What upstream has against a recipe then is a Refusal, as it is where a stage builds its own.
+An upstream error in the build becomes a Refusal, as when a stage builds its trainer.
 """
 
 import errno
@@ -17,16 +17,16 @@ from ...finding import Finding, refuse
 
 # They have no loss, so there is nothing to build.
 NO_TRAINER = ("tokenizer", "evaluate")
-# Exceptions by which upstream rejects a recipe.
+# Exceptions with which upstream rejects a recipe.
 REJECTIONS = (ValueError, TypeError, NotImplementedError, ImportError, OSError, RuntimeError, KeyError)
 
 
 @dataclass
 class TrialRun:
-    """What `build_trainer` reads and writes of a record.run.Run, without a record on disk.
+    """The part of a record.run.Run that `build_trainer` uses, without a record on disk.
 
-    notes: the fields that the stage noted for its record; `data`: the ledger of its rows. origins: the
-    provenance of its training rows.
+    notes: the fields that the stage noted for its record; `data`: the ledger of its rows. origins: the places
+    of its training rows.
     """
 
     notes: dict[str, Any] = field(default_factory=dict)
@@ -48,10 +48,10 @@ def built_trainer(
 ) -> Iterator[tuple[Any, Any, TrialRun]]:
     """Yield (recipe, trainer, run) as the stage of the recipe at `path` builds them, before its first step.
 
-    train.output_dir is a directory that is gone afterwards; nothing is written in the user's tree, nothing
-    is reported or pushed.
-    Raises Refusal: what reading the recipe and building raise; no-trainer for a stage without one;
-    trainer-refused where upstream does not accept the recipe.
+    train.output_dir is a directory that is removed afterwards; nothing is written to the user's directories,
+    and nothing is reported or pushed.
+    Raises Refusal: what reading the recipe and building raise; no-trainer for a stage without a trainer;
+    trainer-refused if upstream rejects the recipe.
     """
     from ...quiet import quiet
     from ...recipe.read import load_recipe, read_recipe
@@ -64,7 +64,7 @@ def built_trainer(
         raise refuse(
             "no-trainer", f"the {stage} stage builds no trainer", "check it with --upto 2", str(path)
         )
-    # Nobody imports stages: they are entry points, called here by name as a launcher calls them.
+    # No module imports stages: they are entry points, called here by name, as by a launcher.
     module = importlib.import_module(f"lifecycle_recipes.stages.{stage}")
     recipe = load_recipe(recipe_class(stage), [str(path), *arguments])
     run = TrialRun()
@@ -76,22 +76,22 @@ def built_trainer(
 
 
 def keep_to_ourselves(args, directory: str) -> None:
-    """Point the training arguments at `directory` and away from trackers, the Hub and other GPUs."""
+    """Make the training arguments write to `directory`, without trackers, the Hub or other GPUs."""
     args.output_dir = args.logging_dir = directory
     args.report_to = []
-    args.push_to_hub = False  # upstream makes the repository when it builds the trainer
+    args.push_to_hub = False  # upstream creates the repository when it builds the trainer
     if getattr(args, "precompute_ref_log_probs", False):
         args.precompute_ref_log_probs = False  # a pass over all rows; the reference is the same without it
     if getattr(args, "n_gpu", 1) > 1:
-        # One process on several GPUs would be DataParallel, which no launch of ours gives.
+        # One process on several GPUs would use DataParallel, which no launch of this project uses.
         args._n_gpu = 1
 
 
 @contextmanager
 def upstream_refusals(where: str) -> Iterator[None]:
-    """Inside, upstream's way of rejecting a recipe while it builds becomes a Refusal `trainer-refused`.
+    """Inside, an exception with which upstream rejects a recipe becomes a Refusal `trainer-refused`.
 
-    What the machine lacks (memory, disk, a peer) is not the recipe's fault and passes through.
+    Errors of the machine (memory, disk, another process) are not caused by the recipe and are not converted.
     """
     try:
         yield
@@ -108,7 +108,7 @@ def upstream_refusals(where: str) -> Iterator[None]:
 
 
 def is_of_the_machine(error: BaseException) -> bool:
-    """Whether memory, disk or another process failed, rather than the recipe."""
+    """Whether memory, disk or another process caused the error, not the recipe."""
     import torch
 
     kinds = (torch.OutOfMemoryError, torch.AcceleratorError, torch.distributed.DistError)

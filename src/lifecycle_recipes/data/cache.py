@@ -5,6 +5,8 @@ manifest.json: the parts of the key, and the size, hash and modification time of
 written elsewhere and then renamed, so it is never incomplete; later damage is found when it is read.
 """
 
+from __future__ import annotations
+
 import hashlib
 import importlib.metadata
 import json
@@ -14,12 +16,17 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from shutil import rmtree
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..record.environment import is_alive, this_process
 from ..record.file import plain, write_json
 from ..record.parents import hash_file, hash_inputs
 from ..redact import redact
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ..recipe.stage_recipe import TrainingRecipe
 
 MANIFEST, LEDGER = "manifest.json", "ledger.json"
 # Training arguments that affect no row. The code that prepares rows does not see them, and the key leaves
@@ -73,7 +80,7 @@ class Rows:
 # The key
 
 
-def describe(recipe, tokenizer, stage: Path, facts: dict) -> dict:
+def describe(recipe: TrainingRecipe, tokenizer: PreTrainedTokenizerBase, stage: Path, facts: dict) -> dict:
     """All that determines the rows of `recipe`, as plain values; a file is described by its content.
 
     stage: the file of the module that prepares them. facts: other values that this module uses.
@@ -108,7 +115,7 @@ def key_of(parts: dict) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:40]
 
 
-def hash_tokenizer(tokenizer) -> str:
+def hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
     """A hash of the tokenizer in memory, with its template and special tokens, wherever it came from."""
     with tempfile.TemporaryDirectory() as directory:
         tokenizer.save_pretrained(directory)

@@ -1,12 +1,19 @@
 """Pack documents into blocks of a fixed length; attention does not cross from one document to another."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..finding import refuse
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
-def pack_documents(dataset, tokenizer, column: str, block_size: int, packing: str = "bfd"):
+
+def pack_documents(
+    dataset, tokenizer: PreTrainedTokenizerBase, column: str, block_size: int, packing: str = "bfd"
+):
     """Tokenise `column` and pack it. Return (Dataset of input_ids, seq_lengths and ROW, counts).
 
     A document is [bos] text eos with the tokenizer's bos (ours is <|endoftext|>, so that the model can

@@ -1,5 +1,7 @@
 """Rows are tokenised once, by one process, into the cache (cache.py); the other processes read them."""
 
+from __future__ import annotations
+
 import logging
 import shutil
 import sys
@@ -8,7 +10,7 @@ from copy import copy, deepcopy
 from dataclasses import MISSING, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..finding import Finding, refuse
 from .cache import NOT_ROWS, Rows, describe, entry_of, find_damage, key_of, read_entry, workplace, write_entry
@@ -16,11 +18,23 @@ from .provenance import ROW, Origins, take_off, with_packed_numbers
 from .sources import until_exit
 from .waiting import Turn, no_barriers
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ..recipe.stage_recipe import TrainingRecipe
+    from ..record.run import Run
+
 # Sections of a recipe that affect no row.
 NOT_DATA = ("model", "reward", "value", "architecture", "evaluate", "gate", "pinned", "raw")
 
 
-def prepared_rows(recipe, tokenizer, prepare: Callable[..., tuple], run, **facts) -> Rows:
+def prepared_rows(
+    recipe: TrainingRecipe,
+    tokenizer: PreTrainedTokenizerBase,
+    prepare: Callable[..., tuple],
+    run: Run,
+    **facts,
+) -> Rows:
     """The rows of `recipe`, from the cache if it has them; `run` gets ledger, origins and data_cache.
 
     prepare: `(recipe, tokenizer, scratch, **facts) -> (train, held-out or None, ledger)` of a stage. It gets
@@ -64,7 +78,7 @@ def prepared_rows(recipe, tokenizer, prepare: Callable[..., tuple], run, **facts
     return Rows(take_off(rows.train), take_off(rows.held_out), rows.ledger)
 
 
-def only_data(recipe) -> Any:
+def only_data(recipe: TrainingRecipe) -> Any:
     """A copy of `recipe` in which the values that are not in the key are unset."""
     own = copy(recipe)
     for name in NOT_DATA:
@@ -90,7 +104,9 @@ def find(key: str) -> tuple[Rows | None, str]:
         return None, str(error)
 
 
-def make_entry(key: str, parts: dict, make: Callable[[Path], Rows], again: Callable[[], dict], run) -> Rows:
+def make_entry(
+    key: str, parts: dict, make: Callable[[Path], Rows], again: Callable[[], dict], run: Run
+) -> Rows:
     """Prepare rows and keep them; if that fails, prepare them for this process alone and report it.
 
     again: describes the inputs once more, since a file may change while it is read.
@@ -112,13 +128,13 @@ def make_entry(key: str, parts: dict, make: Callable[[Path], Rows], again: Calla
         shutil.rmtree(place, ignore_errors=True)
 
 
-def make_alone(make: Callable[[Path], Rows], error: OSError, run) -> Rows:
+def make_alone(make: Callable[[Path], Rows], error: OSError, run: Run) -> Rows:
     """Rows for this process, in files that are removed when it ends."""
     run.report([unusable(error)])
     return make(Path(until_exit()))
 
 
-def rows_of_trainer(trainer_class, args, tokenizer, train, held_out) -> tuple:
+def rows_of_trainer(trainer_class, args, tokenizer: PreTrainedTokenizerBase, train, held_out) -> tuple:
     """(train, held-out) as the `trainer_class` of TRL prepares them.
 
     Its constructor runs up to that point, with a tiny model: no weights are read and no device is used.
@@ -162,7 +178,9 @@ def rows_of_trainer(trainer_class, args, tokenizer, train, held_out) -> tuple:
     raise RuntimeError(f"{trainer_class.__name__} has prepared no rows")
 
 
-def pack_numbered(prepare: Callable, dataset, tokenizer, args, packing, formatting, name: str):
+def pack_numbered(
+    prepare: Callable, dataset, tokenizer: PreTrainedTokenizerBase, args, packing, formatting, name: str
+):
     """`prepare(dataset, ...)` of TRL's SFTTrainer, which packs; row numbers are packed in the same way."""
     apart = copy(args)
     apart.max_length, apart.shuffle_dataset = None, False

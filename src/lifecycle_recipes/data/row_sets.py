@@ -4,11 +4,13 @@ Columns, rows and their order are those of `data.sources.load_data` (both use se
 read without importing datasets.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ..finding import Finding, Refusal
 from .config import DataConfig, Source, stage_columns
@@ -16,6 +18,9 @@ from .row_faults import why_left_out
 from .row_files import check_local, empty_file, line_step, read_lines
 from .selection import choose_rows, name_columns, split, text_columns
 from .sources import read_hub, unreadable_file
+
+if TYPE_CHECKING:
+    from ..recipe.read import RawRecipe
 
 # Limits per source. Of a larger source, evenly spaced rows are read, and the findings have their number.
 MOST_ROWS, MOST_BYTES = 100_000, 1 << 30
@@ -49,7 +54,7 @@ class RowSet:
         """The unit of `number`: `lines` or `rows`."""
         return "lines" if self.lines else "rows"
 
-    def pick(self, indices: Sequence[int], use: str) -> "RowSet":
+    def pick(self, indices: Sequence[int], use: str) -> RowSet:
         """The rows at `indices`, in that order."""
         lines = [self.lines[i] for i in indices] if self.lines else None
         numbers = None if lines else [self.number(i) for i in indices]
@@ -57,7 +62,7 @@ class RowSet:
         return RowSet(use, self.path, rows, lines, numbers or [], self.partly)
 
 
-def read_row_sets(raw) -> tuple[list[RowSet], list[Finding]]:
+def read_row_sets(raw: RawRecipe) -> tuple[list[RowSet], list[Finding]]:
     """Row sets of every source of a RawRecipe, train first; findings for sources that cannot be read.
 
     With data.eval_fraction there are two sets per source, split as the run will split them.
@@ -151,7 +156,7 @@ def _read_json(path: Path) -> list[dict] | None:
     return rows
 
 
-def _split(sets: list[RowSet], config: DataConfig, raw) -> list[RowSet]:
+def _split(sets: list[RowSet], config: DataConfig, raw: RawRecipe) -> list[RowSet]:
     """Every set split in two, as `load_data` splits the joined rows; rows left out there stay in train."""
     required = stage_columns(raw.stage, raw.values)[0]
     owners, parts = [], {(use, id(s)): [] for use in ("train", "eval") for s in sets}

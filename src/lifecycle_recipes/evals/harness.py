@@ -1,8 +1,11 @@
 """lm-eval in this process, on the loaded model and its stored replies."""
 
+from __future__ import annotations
+
 import logging
 from contextlib import contextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 import lm_eval.api.task as lm_eval_task
 from lm_eval.evaluator import evaluate
@@ -16,6 +19,9 @@ from ..finding import refuse
 from .config import EvaluateConfig
 from .replies import Replies, encode, refuse_without_template
 from .tasks import read_tasks
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SEED = 1234  # lm-eval's own, for few-shot draws
 
@@ -116,7 +122,7 @@ def load_tasks(config: EvaluateConfig) -> dict:
     return loaded
 
 
-def document_start(tokenizer) -> int:
+def document_start(tokenizer: PreTrainedTokenizerBase) -> int:
     """The token before the first token of a document: the separator of documents in pretraining.
 
     In fine-tuning, EOS (and SmolLM2's BOS) becomes a chat token, which never precedes a document. With

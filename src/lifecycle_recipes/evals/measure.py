@@ -1,22 +1,37 @@
 """Measure a saved model and write the metrics into its record."""
 
+from __future__ import annotations
+
 import time
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 from ..exit_status import is_main_process
 from ..finding import Finding
 from .check import check_config
 from .config import EvaluateConfig
 
+if TYPE_CHECKING:
+    import trl
 
-def measure(model_dir: str, config: EvaluateConfig | None, run, model_config=None, saved=None) -> None:
+    from ..models.saved import Saved
+    from ..record.run import Run
+
+
+def measure(
+    model_dir: str,
+    config: EvaluateConfig | None,
+    run: Run,
+    model_config: trl.ModelConfig | None = None,
+    saved: Saved | None = None,
+) -> None:
     """Measure what `config` requests on the model saved in `model_dir`.
 
     Adds to run.metrics: `<task>.<metric>`; `rubric` (mean score, 0..1), `rubric_win_rate` and the same at
     equal length, `rubric_win_rate_lc`; `reward` and `reward_against` (mean logits); `kl` (nats per token).
     Writes `samples` and `evaluation` into the record, with the commits of what was read from the Hub.
-    model_config: the recipe's trl.ModelConfig, for quantised parents. saved: that model as a
-    `models.saved.Saved`, if it is already loaded. Only rank 0 measures.
+    model_config: the recipe's trl.ModelConfig, for quantised parents. saved: that model, if it is already
+    loaded. Only rank 0 measures.
     Reports `reward-hacking` if the reward rose and the rubric fell.
     Raises Refusal for a reward model, a missing file, or chat prompts without a chat template.
     """
@@ -69,7 +84,7 @@ def find_reward_hacking(metrics: dict[str, float], prompts: int | None = None) -
     return [Finding.warning("reward-hacking", message, fix)]
 
 
-def _measure_replies(replies, config: EvaluateConfig, run) -> dict:
+def _measure_replies(replies, config: EvaluateConfig, run: Run) -> dict:
     """All measures of the replies to config.prompts. Returns their entries in the record."""
     from ..models.saved import load_reward, load_saved
     from .replies import encode, refuse_without_template, render

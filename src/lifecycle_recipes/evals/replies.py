@@ -5,15 +5,21 @@ are trained from this one are compared with them. They are in `<model>/replies.j
 depend on.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..finding import refuse
 from ..models.saved import Saved, weights_id
 from ..models.turn_end import stop_ids_of
 from .rubric import as_messages
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Increase it if a change to this file changes the replies: older files are then ignored.
 FORMAT = 2
@@ -30,7 +36,7 @@ class Reply(str):
     stopped: bool
     end: str
 
-    def __new__(cls, text: str, ids: tuple[int, ...], stopped: bool, end: str = "") -> "Reply":
+    def __new__(cls, text: str, ids: tuple[int, ...], stopped: bool, end: str = "") -> Reply:
         reply = super().__new__(cls, text)
         reply.ids, reply.stopped, reply.end = tuple(ids), stopped, end
         return reply
@@ -106,7 +112,7 @@ class Replies:
             self._known = {}  # only a cache: a damaged file costs time, and keep() replaces it
 
 
-def render(tokenizer, prompt: str | list[dict], chat: bool) -> str:
+def render(tokenizer: PreTrainedTokenizerBase, prompt: str | list[dict], chat: bool) -> str:
     """The text that the model continues: rendered with the chat template, or the prompt unchanged."""
     if chat:
         return tokenizer.apply_chat_template(as_messages(prompt), tokenize=False, add_generation_prompt=True)
@@ -124,7 +130,7 @@ def refuse_without_template(saved: Saved) -> None:
         )
 
 
-def encode(tokenizer, text: str, chat: bool) -> list[int]:
+def encode(tokenizer: PreTrainedTokenizerBase, text: str, chat: bool) -> list[int]:
     """Token ids of a rendered prompt. With a template no BOS is added, since the template has its own."""
     return tokenizer(text, add_special_tokens=not chat)["input_ids"]
 
@@ -159,7 +165,7 @@ def stop_ids(saved: Saved) -> list[int]:
     return stop_ids_of(saved.model.generation_config.eos_token_id, saved.tokenizer.eos_token_id)
 
 
-def _reply(tokenizer, ids: list[int], stops: set[int], until) -> Reply:
+def _reply(tokenizer: PreTrainedTokenizerBase, ids: list[int], stops: set[int], until) -> Reply:
     end = next((i for i, token in enumerate(ids) if token in stops), None)
     stopped = end is not None
     if not stopped and until:  # a reply that ended with an `until` text is padded to the longest of its batch
@@ -174,7 +180,7 @@ def _reply(tokenizer, ids: list[int], stops: set[int], until) -> Reply:
     return Reply(text, tuple(ids), stopped, stop_token)
 
 
-def _context(model) -> float:
+def _context(model: PreTrainedModel) -> float:
     return getattr(model.config, "max_position_embeddings", None) or float("inf")
 
 

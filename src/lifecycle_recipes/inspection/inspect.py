@@ -1,9 +1,12 @@
 """`lifecycle inspect`: the input of the loss, token by token, and the totals of the training set."""
 
+from __future__ import annotations
+
 import os
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..data.provenance import places
 from ..doctor.codes import NEVER_WAIVED
@@ -17,6 +20,11 @@ from .summary import summarise
 from .token_text import Piece, pieces
 from .totals import count, steps
 from .trace import Trace
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, Trainer
+
+    from ..recipe.stage_recipe import TrainingRecipe
 
 
 @dataclass(frozen=True)
@@ -87,7 +95,7 @@ def require_writable(html: str) -> None:
         raise refuse("html-unwritable", message, "give a file in an existing directory", html) from error
 
 
-def look(path: str, recipe, trainer, run: TrialRun, rows: int) -> Inspection:
+def look(path: str, recipe: TrainingRecipe, trainer: Trainer, run: TrialRun, rows: int) -> Inspection:
     """The Inspection of a built trainer."""
     trace = Trace(recipe, trainer, run)
     ends = end_ids(trainer) | turn_end_ids(trainer.processing_class)
@@ -97,7 +105,7 @@ def look(path: str, recipe, trainer, run: TrialRun, rows: int) -> Inspection:
     return Inspection(str(path), recipe.raw.stage, summary, shown)
 
 
-def turn_end_ids(tokenizer) -> set[int]:
+def turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """The end-of-turn token of the chat template, which may differ from the tokenizer's eos."""
     from ..models.turn_end import turn_end_token
 
@@ -105,7 +113,7 @@ def turn_end_ids(tokenizer) -> set[int]:
     return {tokenizer.convert_tokens_to_ids(end)} if end else set()
 
 
-def first_rows(trainer, trace: Trace, count: int) -> list[Row]:
+def first_rows(trainer: Trainer, trace: Trace, count: int) -> list[Row]:
     """The first `count` rows in the order of training."""
     found = []
     if count <= 0:
@@ -119,7 +127,9 @@ def first_rows(trainer, trace: Trace, count: int) -> list[Row]:
     return found
 
 
-def show_row(trainer, trace: Trace, number: int, row: dict, parts: list[Sequence], title: str) -> Row:
+def show_row(
+    trainer: Trainer, trace: Trace, number: int, row: dict, parts: list[Sequence], title: str
+) -> Row:
     """number: of the row in the training set."""
     (held,) = trace.origins.numbers_of(number, number + 1)
     for part in parts:

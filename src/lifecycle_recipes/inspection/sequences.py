@@ -1,13 +1,18 @@
 """The input of the loss for each row, read from the built trainer's batches, after its own collator."""
 
+from __future__ import annotations
+
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..doctor.trainer_level.step_count import is_ppo
 from ..training.batch_order import Remembering, innermost
+
+if TYPE_CHECKING:
+    from transformers import Trainer
 
 
 @dataclass
@@ -52,7 +57,7 @@ class RecordingCollator:
         return self.collator(rows)
 
 
-def first_batches(trainer) -> Iterator[tuple[list[dict], dict, list[int]]]:
+def first_batches(trainer: Trainer) -> Iterator[tuple[list[dict], dict, list[int]]]:
     """(rows, batch, the rows' numbers in the training set) of the trainer's dataloader, in its order."""
     import torch
 
@@ -70,7 +75,7 @@ def first_batches(trainer) -> Iterator[tuple[list[dict], dict, list[int]]]:
 
 
 @contextmanager
-def _recording(trainer):
+def _recording(trainer: Trainer):
     """The training dataloader with a RecordingCollator, in this process."""
     args = trainer.args
     if is_ppo(trainer):  # its dataloader was made with the trainer
@@ -102,7 +107,7 @@ def _recording(trainer):
             setattr(args, name, value)
 
 
-def all_batches(trainer, size: int = 64) -> Iterator[tuple[list[dict], dict]]:
+def all_batches(trainer: Trainer, size: int = 64) -> Iterator[tuple[list[dict], dict]]:
     """(rows, batch) of all training rows in the order of the dataset, after the trainer's collator."""
     dataset = model_columns(trainer, trainer.train_dataset)
     for columns in dataset.iter(size):
@@ -110,14 +115,14 @@ def all_batches(trainer, size: int = 64) -> Iterator[tuple[list[dict], dict]]:
         yield rows, trainer.data_collator([dict(row) for row in rows])
 
 
-def model_columns(trainer, dataset):
+def model_columns(trainer: Trainer, dataset):
     """`dataset` with only the columns that the collator receives."""
     if is_ppo(trainer):  # it removes no column
         return dataset
     return trainer._remove_unused_columns(dataset, description="training")
 
 
-def sequences(trainer, rows: list[dict], batch: dict) -> list[list[Sequence]]:
+def sequences(trainer: Trainer, rows: list[dict], batch: dict) -> list[list[Sequence]]:
     """The sequences of each row of a batch: one, or chosen and rejected, or a reply and KTO's KL sequence."""
     count = len(rows)
     if "labels" in batch:
@@ -137,7 +142,7 @@ def sequences(trainer, rows: list[dict], batch: dict) -> list[list[Sequence]]:
     return [list(parts) for parts in zip(*found, strict=True)]
 
 
-def _documents(trainer, rows: list[dict], batch: dict) -> Iterator[Sequence]:
+def _documents(trainer: Trainer, rows: list[dict], batch: dict) -> Iterator[Sequence]:
     """Sequences of a language-modelling batch: one batch row each, or all flattened into one batch row."""
     ids, labels = batch["input_ids"].tolist(), batch["labels"].tolist()
     positions = batch["position_ids"].tolist() if "position_ids" in batch else None

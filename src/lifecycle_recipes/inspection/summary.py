@@ -1,9 +1,18 @@
 """The totals of an inspection as text: (name, lines), for the terminal and for the page."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from ..doctor.trainer_level.packing_leaks import change_behind_a_boundary, two_documents
 from ..doctor.trainer_level.step_count import is_ppo
 from .totals import Totals, quantiles
 from .trace import Trace
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+    from ..recipe.stage_recipe import TrainingRecipe
 
 SHOWN = 5  # dropped rows that are listed
 
@@ -27,12 +36,12 @@ def summarise(trace: Trace, totals: Totals, run: dict, ends: set[int]) -> list[t
     return [(name, found) for name, found in lines if found]
 
 
-def recipe_model(recipe) -> str:
+def recipe_model(recipe: TrainingRecipe) -> str:
     architecture = recipe.section("architecture")
     return f"a new {architecture.model_type}" if architecture else recipe.model.model_name_or_path
 
 
-def trainer_name(trainer) -> str:
+def trainer_name(trainer: Trainer) -> str:
     """The name of upstream's class, which our subclasses only correct."""
     return next(c.__name__ for c in type(trainer).__mro__ if not c.__module__.startswith("lifecycle_recipes"))
 
@@ -66,7 +75,7 @@ def source_lines(totals: Totals) -> list[str]:
     return lines
 
 
-def token_lines(trainer, totals: Totals, run: dict) -> list[str]:
+def token_lines(trainer: Trainer, totals: Totals, run: dict) -> list[str]:
     lines = [f"{totals.tokens:,} per epoch"]
     if is_ppo(trainer):
         lines[0] += (
@@ -80,7 +89,7 @@ def token_lines(trainer, totals: Totals, run: dict) -> list[str]:
     return lines
 
 
-def length_lines(trainer, totals: Totals) -> list[str]:
+def length_lines(trainer: Trainer, totals: Totals) -> list[str]:
     limit = getattr(trainer.args, "max_length", None) or getattr(trainer.data_collator, "block_size", None)
     lines = []
     for title, lengths in totals.lengths.items():
@@ -93,7 +102,7 @@ def length_lines(trainer, totals: Totals) -> list[str]:
     return lines + ([f"limit {limit:,}"] if limit else [])
 
 
-def end_lines(trainer, totals: Totals, ends: set[int]) -> list[str]:
+def end_lines(trainer: Trainer, totals: Totals, ends: set[int]) -> list[str]:
     name = trainer.processing_class.convert_ids_to_tokens
     if is_ppo(trainer):
         return [f"{name(trainer.stop_token_id)}: sampled replies stop at it"]
@@ -105,7 +114,7 @@ def end_lines(trainer, totals: Totals, ends: set[int]) -> list[str]:
     return lines or [f"none of {' '.join(map(name, sorted(ends)))} is {verb} at the end of any sequence"]
 
 
-def document_lines(trainer, totals: Totals) -> list[str]:
+def document_lines(trainer: Trainer, totals: Totals) -> list[str]:
     rows = two_documents(trainer.train_dataset, getattr(trainer, "padding_free", False))
     if rows is None:
         wrapped = getattr(trainer.args, "packing", False)
@@ -118,7 +127,7 @@ def document_lines(trainer, totals: Totals) -> list[str]:
     return lines
 
 
-def step_lines(trainer, totals: Totals, run: dict) -> list[str]:
+def step_lines(trainer: Trainer, totals: Totals, run: dict) -> list[str]:
     args, batch = trainer.args, run["global_batch"]
     kind = "updates" if is_ppo(trainer) else "steps"
     tokens = round(totals.tokens * batch / max(totals.rows, 1))

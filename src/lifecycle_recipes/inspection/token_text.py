@@ -1,8 +1,14 @@
 """Tokens as text for display: control tokens are visible, and nothing can control the terminal."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .sequences import Sequence
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # The states of a token, and how they are shown.
 STATES = {
@@ -27,7 +33,7 @@ class Piece:
     opens: bool = False
 
 
-def pieces(tokenizer, sequence: Sequence) -> list[Piece]:
+def pieces(tokenizer: PreTrainedTokenizerBase, sequence: Sequence) -> list[Piece]:
     """The sequence in pieces, with the truncated tokens in their original place."""
     states = ["trained" if trained else "masked" for trained in sequence.trained]
     if sequence.scored and states:
@@ -46,13 +52,13 @@ def pieces(tokenizer, sequence: Sequence) -> list[Piece]:
     return found
 
 
-def special_ids(tokenizer) -> set[int]:
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """All ids of control tokens, including those without a name in the tokenizer."""
     added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     return added | set(tokenizer.all_special_ids)
 
 
-def split_text(tokenizer, ids: list[int], states: list[str], special: set[int]):
+def split_text(tokenizer: PreTrainedTokenizerBase, ids: list[int], states: list[str], special: set[int]):
     """(first, last, text) of each piece; tokens that share a character with the next one are joined to it.
 
     The text of a token can depend on the token before it (a leading space in SentencePiece). So the text of a

@@ -1,11 +1,17 @@
 """Totals of a training run: rows, tokens, lengths, end-of-turn tokens and steps of the built trainer."""
 
+from __future__ import annotations
+
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ..doctor.trainer_level.step_count import is_ppo, planned_steps
 from .sequences import Sequence, all_batches, first_batches, sequences
 from .trace import Trace
+
+if TYPE_CHECKING:
+    from transformers import Trainer
 
 QUANTILES = (0.0, 0.5, 0.9, 0.99, 1.0)
 PADDED_BATCHES = 8  # batches whose padding is measured
@@ -46,7 +52,7 @@ class Totals:
     labels: dict[str, int] = field(default_factory=dict)
 
 
-def count(trainer, trace: Trace, ends: set[int]) -> Totals:
+def count(trainer: Trainer, trace: Trace, ends: set[int]) -> Totals:
     """Totals over every training row. ends: the token ids that end a turn or a document."""
     read = [entry for entry in trace.ledger["sources"] if entry["use"] == "train"]
     totals = Totals(sources=[SourceTotals(entry["path"], entry["rows"]) for entry in read])
@@ -117,7 +123,7 @@ def quantiles(lengths: list[int]) -> list[int]:
     return [lengths[round(q * (len(lengths) - 1))] for q in QUANTILES]
 
 
-def steps(trainer, declared: int | None = None) -> dict[str, float]:
+def steps(trainer: Trainer, declared: int | None = None) -> dict[str, float]:
     """{steps, epochs, global_batch, declared, processes, padding} of training with this process's settings.
 
     padding: share of padding in the first batches. For PPO a step is one update on `global_batch` replies.

@@ -1,7 +1,10 @@
 """Which source rows are in the built trainer's dataset, which are truncated and which are dropped."""
 
+from __future__ import annotations
+
 from copy import copy
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from ..data.config import stage_columns
 from ..data.provenance import ROW
@@ -10,6 +13,11 @@ from ..doctor.trainer_level.trial_build import TrialRun
 from ..evals.pairs import tokenize_pairs
 from ..models.turn_end import prompt_ids
 
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+    from ..recipe.stage_recipe import TrainingRecipe
+
 
 class Trace:
     """The training rows of a recipe and of its built trainer. Rows are identified by number (ROW).
@@ -17,7 +25,7 @@ class Trace:
     The sources are read only if rows were truncated or dropped, and only those rows are tokenised again.
     """
 
-    def __init__(self, recipe, trainer, run: TrialRun):
+    def __init__(self, recipe: TrainingRecipe, trainer: Trainer, run: TrialRun):
         self.recipe, self.trainer = recipe, trainer
         self.origins = run.origins
         self.ledger: dict = run.notes["data"]
@@ -77,7 +85,7 @@ class Trace:
         return len(split(kept, data.eval_fraction, data.seed)[0]) if data.eval_fraction else kept
 
 
-def whole_rows(stage: str, trainer, rows) -> list[tuple[list[int], ...]]:
+def whole_rows(stage: str, trainer: Trainer, rows) -> list[tuple[list[int], ...]]:
     """Ids of each row before truncation: (document,), (chosen, rejected), (prompt, chosen, rejected), ..."""
     tokenizer = trainer.processing_class
     if stage == "ppo":
@@ -94,7 +102,7 @@ def whole_rows(stage: str, trainer, rows) -> list[tuple[list[int], ...]]:
     return list(zip(*(rows[column] for column in columns), strict=True))
 
 
-def prepared(trainer, stage: str, rows):
+def prepared(trainer: Trainer, stage: str, rows):
     """`rows` after the trainer's own preparation, without truncation, packing and shuffling."""
     args = copy(trainer.args)
     args.max_length = None

@@ -1,12 +1,18 @@
 """LoRA from a recipe, and chains of adapters: a new adapter always includes the one that it starts from."""
 
+from __future__ import annotations
+
 import json
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..finding import refuse
 from ..record.parents import is_local
 from .lora_targets import is_plain_name
+
+if TYPE_CHECKING:
+    import trl
 
 ADAPTER_CONFIG = "adapter_config.json"
 MERGED_BASE = "base"  # directory in a run's output_dir
@@ -17,7 +23,7 @@ def is_adapter(path: str) -> bool:
     return (Path(path) / ADAPTER_CONFIG).is_file()
 
 
-def peft_config(model_config):
+def peft_config(model_config: trl.ModelConfig):
     """The `peft.LoraConfig` of a `trl.ModelConfig`, or None without `use_peft`.
 
     Without `lora_target_modules` every linear layer except the output head gets an adapter ("all-linear"), as

@@ -1,10 +1,16 @@
 """A causal LM from a config section, with random weights."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..finding import Finding, Refusal, refuse
+
+if TYPE_CHECKING:
+    import trl
+    from transformers import PreTrainedTokenizerBase
 
 # These are taken from the tokenizer.
 FROM_TOKENIZER = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")
@@ -24,7 +30,7 @@ class Architecture:
     tokenizer_revision: str | None = None
 
 
-def start_model(architecture: Architecture | None, model_config, train_args) -> tuple:
+def start_model(architecture: Architecture | None, model_config: trl.ModelConfig, train_args) -> tuple:
     """(tokenizer, causal LM) that pretraining starts from: a saved model, else a random `architecture`.
 
     model_config: a `trl.ModelConfig`, or None without a `model` section.
@@ -37,7 +43,11 @@ def start_model(architecture: Architecture | None, model_config, train_args) -> 
     return tokenizer, build_causal_lm(architecture, tokenizer, model_config)
 
 
-def build_causal_lm(architecture: Architecture, tokenizer, model_config=None):
+def build_causal_lm(
+    architecture: Architecture,
+    tokenizer: PreTrainedTokenizerBase,
+    model_config: trl.ModelConfig | None = None,
+):
     """Random weights for `architecture` (model_type and config), with the tokenizer's vocabulary.
 
     model_config: a `trl.ModelConfig` whose attn_implementation is used, or None. The weights are float32;

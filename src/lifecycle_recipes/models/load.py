@@ -1,14 +1,21 @@
 """Load the model of a parent run or of the Hub: a full model or an adapter, with or without a reward head."""
 
+from __future__ import annotations
+
 import json
 import os
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..finding import refuse
 from ..record.parents import hash_file, is_local
 from .adapters import MERGED_BASE, adapter_has_head, is_adapter, merge_adapter
 from .lora_targets import require_lora_targets
+
+if TYPE_CHECKING:
+    import trl
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 MERGED_FROM = "merged_from.json"  # written last: if it exists, the merged base next to it is complete
 
@@ -24,7 +31,7 @@ def load_tokenizer(path: str, revision: str = "main"):
     return AutoTokenizer.from_pretrained(path, revision=revision)
 
 
-def use_template(tokenizer, path: str | None) -> None:
+def use_template(tokenizer: PreTrainedTokenizerBase, path: str | None) -> None:
     """Set the template of `tokenizer` to the file at `path` (train.chat_template_path), if it is a file.
 
     Upstream does this too, but only when its trainer is built, which is after we need the end-of-turn token.
@@ -33,7 +40,7 @@ def use_template(tokenizer, path: str | None) -> None:
         tokenizer.chat_template = Path(path).read_text(encoding="utf-8")
 
 
-def load_causal_lm(model_config, train_args):
+def load_causal_lm(model_config: trl.ModelConfig, train_args):
     """The causal LM of a `trl.ModelConfig`, quantised if configured.
 
     An adapter parent is first merged into its base in full precision, and the result is written to
@@ -56,7 +63,7 @@ def load_causal_lm(model_config, train_args):
     return keep_4bit_layout(model)
 
 
-def load_reward_model(model_config, train_args, new_head: bool = False):
+def load_reward_model(model_config: trl.ModelConfig, train_args, new_head: bool = False):
     """The sequence classifier with one output of a `trl.ModelConfig`.
 
     new_head: start from a causal LM, with a new head (the reward stage). Otherwise a missing head is refused
@@ -93,7 +100,7 @@ def _require_weights(path: str) -> None:
         )
 
 
-def _options(model_config, train_args) -> dict:
+def _options(model_config: trl.ModelConfig, train_args) -> dict:
     """Keyword arguments of `from_pretrained`."""
     from accelerate import PartialState
     from transformers.distributed import DistributedConfig
@@ -126,7 +133,7 @@ def tensor_parallel_size() -> int:
     return int(os.environ.get("PARALLELISM_CONFIG_TP_SIZE", 1))
 
 
-def keep_4bit_layout(model):
+def keep_4bit_layout(model: PreTrainedModel):
     """Keep evaluation on a CPU with AVX512-BF16 from repacking 4-bit weights for inference.
 
     Repacking fails if the width of a layer is not a multiple of the quantisation block (64), and repacked
@@ -139,7 +146,7 @@ def keep_4bit_layout(model):
     return model
 
 
-def _write_merged_base(path: str, model_config, train_args, auto_class) -> str:
+def _write_merged_base(path: str, model_config: trl.ModelConfig, train_args, auto_class) -> str:
     """Merge the adapter chain at `path` into `<output_dir>/base`, once, on rank 0; return the path."""
     target = Path(train_args.output_dir) / MERGED_BASE
     origin = {"adapter": path, "sha256": hash_file(Path(path) / "adapter_model.safetensors")}

@@ -1,14 +1,21 @@
 """Check that the layers named in a LoRA recipe exist in the model."""
 
+from __future__ import annotations
+
 import re
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
 
 from ..finding import Finding, Refusal
+
+if TYPE_CHECKING:
+    import trl
+    from transformers import PreTrainedModel
 
 SHOWN = 12
 
 
-def require_lora_targets(model, model_config) -> None:
+def require_lora_targets(model: PreTrainedModel, model_config: trl.ModelConfig) -> None:
     """Raise Refusal lora-target-missing for every LoRA target that matches no layer of `model`.
 
     PEFT ignores targets without a match as long as one target matches, and its error lists no layers.

@@ -1,15 +1,21 @@
 """A saved model, loaded for evaluation in the same way as a user would load it."""
 
+from __future__ import annotations
+
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..finding import refuse
 from ..record.parents import hash_weights
 from .adapters import adapter_base, adapter_has_head, base_revision, is_adapter, require_adapter_base
 from .config_file import read_json
 from .load import keep_4bit_layout, whole_parameters
+
+if TYPE_CHECKING:
+    import trl
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -25,20 +31,22 @@ class Saved:
     tokenizer: Any
     revision: str | None = None
 
-    def set_aside(self) -> "Saved | None":
+    def set_aside(self) -> Saved | None:
         """This model in host memory, for a later measurement; None if it cannot be moved (4-bit on a GPU)."""
         if getattr(self.model, "is_quantized", False) and self.model.device.type != "cpu":
             return None
         self.model.to("cpu")
         return self
 
-    def bring_back(self) -> "Saved":
+    def bring_back(self) -> Saved:
         """This model on the device to which `load_saved` would load it."""
         _place(self.model, _device())
         return self
 
 
-def load_saved(path: str, model_config=None, device=None, revision: str | None = None) -> Saved:
+def load_saved(
+    path: str, model_config: trl.ModelConfig | None = None, device=None, revision: str | None = None
+) -> Saved:
     """Load a saved causal LM, or an adapter on its base, in the dtype in which it was saved.
 
     model_config: a trl.ModelConfig. Its quantisation is used, so that a QLoRA adapter is measured on the
@@ -59,7 +67,9 @@ def load_saved(path: str, model_config=None, device=None, revision: str | None =
     return Saved(path, _place(model, device or _device()), tokenizer, _commit(revision))
 
 
-def load_reward(path: str, model_config=None, device=None, revision: str | None = None) -> Saved:
+def load_reward(
+    path: str, model_config: trl.ModelConfig | None = None, device=None, revision: str | None = None
+) -> Saved:
     """Load a saved reward model. Raises Refusal no-reward-head if the save has no reward head.
 
     model_config, device, revision: as for `load_saved`.
@@ -119,7 +129,7 @@ def _commit(revision: dict) -> str | None:
     return getattr(given, "resolved", given)
 
 
-def _quantisation(model_config, device=None) -> dict:
+def _quantisation(model_config: trl.ModelConfig, device=None) -> dict:
     if model_config is None or not (model_config.load_in_4bit or model_config.load_in_8bit):
         return {}
     from trl import get_quantization_config
@@ -147,7 +157,7 @@ def _refuse_other_heads(path: str) -> None:
         )
 
 
-def _place(model, device):
+def _place(model: PreTrainedModel, device):
     """`model` in eval mode on `device`; quantised weights are on it already."""
     if getattr(model, "is_quantized", False):
         keep_4bit_layout(model)

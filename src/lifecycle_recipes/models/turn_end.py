@@ -1,9 +1,14 @@
 """The end-of-turn token, the stop tokens, and the input of a reward model. Imports no torch itself."""
 
+from __future__ import annotations
+
 import re
 from functools import lru_cache
 from os.path import commonprefix
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # Test messages. No template contains these words, so all other text is from the template.
 ASKED, SAID, AGAIN, ORDER = "quokka", "wombat", "numbat", "bilby"
@@ -18,7 +23,7 @@ CONTROL = re.compile(
 )
 
 
-def turn_end(tokenizer, template: str | None = None) -> str | None:
+def turn_end(tokenizer: PreTrainedTokenizerBase, template: str | None = None) -> str | None:
     """The first control token that a template writes after an assistant's text; None without one.
 
     template: by default the tokenizer's own. Without either, the result is None.
@@ -42,13 +47,13 @@ def turn_end(tokenizer, template: str | None = None) -> str | None:
     return None
 
 
-def turn_end_token(tokenizer) -> str | None:
+def turn_end_token(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """`turn_end` of the tokenizer's own template, if the vocabulary has it as a token."""
     end = turn_end(tokenizer)
     return end if end in tokenizer.get_vocab() else None
 
 
-def turn_end_id(tokenizer) -> int:
+def turn_end_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """The id of `turn_end_token`, or else of the eos token."""
     return tokenizer.convert_tokens_to_ids(turn_end_token(tokenizer) or tokenizer.eos_token)
 
@@ -59,7 +64,7 @@ def stop_ids_of(*given: int | list[int] | None) -> list[int]:
     return sorted(ids - {None})
 
 
-def scored_ids(tokenizer, messages: list[dict], turn_end_id: int) -> list[int]:
+def scored_ids(tokenizer: PreTrainedTokenizerBase, messages: list[dict], turn_end_id: int) -> list[int]:
     """Token ids of a conversation up to and including its last end-of-turn token.
 
     Templates write more after it (a newline in ChatML). The reward is read at the last token, and PPO's
@@ -72,19 +77,21 @@ def scored_ids(tokenizer, messages: list[dict], turn_end_id: int) -> list[int]:
     return ids[: len(ids) - ids[::-1].index(turn_end_id)]
 
 
-def prompt_ids(tokenizer, prompt: str | list[dict]) -> list[int]:
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str | list[dict]) -> list[int]:
     """Token ids of what a policy continues: a text, or a conversation with the start of its reply."""
     if isinstance(prompt, str):
         return tokenizer(prompt)["input_ids"]
     return tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
 
 
-def render(tokenizer, messages: list[dict], template: str | None = None, **options: Any) -> str:
+def render(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict], template: str | None = None, **options: Any
+) -> str:
     """The text of a conversation. The template's errors are raised (jinja2.TemplateError, TypeError, ...)."""
     return tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, **options)
 
 
-def special_tokens(tokenizer):
+def special_tokens(tokenizer: PreTrainedTokenizerBase):
     """A pattern that finds the tokenizer's special tokens in a text, the longest first."""
     # Llama 3's chat tokens are in no list of special tokens; only tokenizer.json marks them as special.
     added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]

@@ -5,7 +5,7 @@ checked against the installed versions in tests/recipe/test_recipe_schema.py. No
 """
 
 # Old upstream name -> today's. Sources: transformers 5 MIGRATION_GUIDE_V5.md and training_args.py, TRL's
-# release notes 0.8 to 1.0. `gradient_checkpointing` still works in transformers 5.23 and warns.
+# release notes 0.8 to 1.0. `gradient_checkpointing` still works in transformers 5.24 and warns.
 RENAMED = {
     "activation_checkpoint": "activation_checkpointing",
     "evaluation_strategy": "eval_strategy",

@@ -5,9 +5,11 @@ trainer. That needs no synchronisation: on a GPU the verdict on a step is read o
 checkpoint is written.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
@@ -17,6 +19,11 @@ from .batch_order import Remembering, innermost
 from .log_warnings import LogSigns, kl_bound
 from .ranks import true_anywhere
 from .weights import not_finite
+
+if TYPE_CHECKING:
+    from transformers import Trainer, TrainingArguments
+
+    from ..record.run import Run
 
 SHOWN = 8  # row numbers in a message; the record contains all
 FIX = "lower train.learning_rate, use more warm-up steps, or inspect those rows"
@@ -42,7 +49,7 @@ class Watch(TrainerCallback):
     numbers in the built training set), and for the first rows their places in the sources and their texts.
     """
 
-    def __init__(self, trainer, run):
+    def __init__(self, trainer: Trainer, run: Run):
         self.trainer, self.run = trainer, run
         self.rows = BatchRows()
         losses = getattr(trainer.args, "loss_type", None) or []
@@ -85,7 +92,7 @@ class Watch(TrainerCallback):
             # The loss was finite before the update; the update itself may not have been.
             require_finite_weights(self.trainer, self.last)
 
-    def _begin_verdict(self, args, number: int, loss) -> Step:
+    def _begin_verdict(self, args: TrainingArguments, number: int, loss) -> Step:
         import torch
 
         norm = self.norm
@@ -166,7 +173,7 @@ class BatchRows:
         self.numbers: list[int] = []
         self.per_step, self.steps = 0, 1
 
-    def follow(self, loader, args, processes: int) -> None:
+    def follow(self, loader, args: TrainingArguments, processes: int) -> None:
         """Store what the sampler of `loader` yields from now on."""
         batches = innermost(loader)
         if not getattr(batches, "batch_size", None):
@@ -182,7 +189,7 @@ class BatchRows:
         return self.numbers[start : start + self.per_step]
 
 
-def texts(trainer, rows: list[int], characters: int = 200) -> list[str]:
+def texts(trainer: Trainer, rows: list[int], characters: int = 200) -> list[str]:
     """The beginnings of rows of the built training set, decoded from the tokens that the model gets."""
     from ..doctor.trainer_level.forward import row_ids
 
@@ -192,7 +199,7 @@ def texts(trainer, rows: list[int], characters: int = 200) -> list[str]:
     return [decode(row_ids(trainer.train_dataset[row])[:characters])[:characters] for row in rows]
 
 
-def require_finite_weights(trainer, step: Step | None = None) -> None:
+def require_finite_weights(trainer: Trainer, step: Step | None = None) -> None:
     """Raise Refusal `non-finite` on every rank if a trained weight is NaN or infinite, before it is saved."""
     bad = not_finite(trainer.model)
     if true_anywhere(bool(bad), trainer.args):

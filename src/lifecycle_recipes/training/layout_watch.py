@@ -1,13 +1,21 @@
 """The layout check on the prepared model: sharding, dtypes and attention, requested and in effect."""
 
+from __future__ import annotations
+
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
 from ..finding import Finding, Refusal
 from ..layouts.effective import effective_layout, layout_record
 from ..layouts.layout import Layout
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, Trainer
+
+    from ..recipe.stage_recipe import TrainingRecipe
+    from ..record.run import Run
 
 
 class LayoutWatch(TrainerCallback):
@@ -17,7 +25,7 @@ class LayoutWatch(TrainerCallback):
     weights, gradients and optimizer state. Its time is added to `check_seconds`.
     """
 
-    def __init__(self, trainer, recipe, run):
+    def __init__(self, trainer: Trainer, recipe: TrainingRecipe, run: Run):
         self.trainer, self.recipe, self.run = trainer, recipe, run
         asked, runs = recipe.raw.layout, effective_layout(trainer.args)
         self.wanted = asked or runs
@@ -72,13 +80,13 @@ class LayoutWatch(TrainerCallback):
             raise Refusal(*findings)
 
 
-def prepared_model(trainer) -> Any:
+def prepared_model(trainer: Trainer) -> Any:
     """The object that the training loop calls: a DDP module, DeepSpeed engine, FSDP module or plain model."""
     wrapped = getattr(trainer, "model_wrapped", None)
     return wrapped if wrapped is not None else trainer.model
 
 
-def find_in_prepared(trainer, wanted: Layout, attention: str | None) -> tuple[dict, list[Finding]]:
+def find_in_prepared(trainer: Trainer, wanted: Layout, attention: str | None) -> tuple[dict, list[Finding]]:
     """(facts for the record, errors) of a trainer whose model and optimizer have been prepared.
 
     wanted: the requested layout, or else the one in effect. attention: as requested in the recipe.
@@ -102,7 +110,7 @@ def find_in_prepared(trainer, wanted: Layout, attention: str | None) -> tuple[di
     return facts, findings
 
 
-def largest_trained(model) -> Any:
+def largest_trained(model: PreTrainedModel) -> Any:
     """The trained parameter with the most elements, counted over all ranks."""
     return max((p for p in model.parameters() if p.requires_grad), key=whole_size)
 
@@ -112,7 +120,7 @@ def whole_size(parameter) -> int:
     return getattr(parameter, "ds_numel", None) or parameter.numel()
 
 
-def is_sharded(trainer, parameter) -> bool:
+def is_sharded(trainer: Trainer, parameter) -> bool:
     """Whether this rank holds only a part of `parameter`."""
     from torch.distributed.fsdp import FullyShardedDataParallel
     from torch.distributed.tensor import DTensor
@@ -124,7 +132,7 @@ def is_sharded(trainer, parameter) -> bool:
     return any(isinstance(module, FullyShardedDataParallel) for module in prepared_model(trainer).modules())
 
 
-def is_optimizer_sharded(trainer) -> bool:
+def is_optimizer_sharded(trainer: Trainer) -> bool:
     """Whether this rank's optimizer updates only a part of the trained weights."""
     optimizer = inner_optimizer(trainer.optimizer)
     held = sum(_local_size(p) for group in optimizer.param_groups for p in group["params"])
@@ -143,7 +151,7 @@ def inner_optimizer(optimizer) -> Any:
     return optimizer
 
 
-def _sharding(model, wanted: Layout, facts: dict) -> list[Finding]:
+def _sharding(model: PreTrainedModel, wanted: Layout, facts: dict) -> list[Finding]:
     from torch.nn.parallel import DistributedDataParallel
 
     if wanted.processes == 1:
@@ -164,7 +172,7 @@ def _sharding(model, wanted: Layout, facts: dict) -> list[Finding]:
     return [Finding.error("layout-not-sharded", f"{wanted} is not in effect: {message}", fix)]
 
 
-def _parallel(trainer, wanted: Layout) -> list[Finding]:
+def _parallel(trainer: Trainer, wanted: Layout) -> list[Finding]:
     """Sizes in the parallelism config; accelerate ignores one for which it has no plugin."""
     config = trainer.accelerator.parallelism_config
     for name in ("tp", "cp", "sp"):
@@ -176,7 +184,7 @@ def _parallel(trainer, wanted: Layout) -> list[Finding]:
     return []
 
 
-def _amp(trainer) -> list[Finding]:
+def _amp(trainer: Trainer) -> list[Finding]:
     """accelerate accepts fp16 on a device without support, and then computes in float32."""
     accelerator = trainer.accelerator
     engine_decides = accelerator.distributed_type.value == "DEEPSPEED"
@@ -186,7 +194,7 @@ def _amp(trainer) -> list[Finding]:
     return [Finding.error("layout-precision", message, "use bf16, or remove both keys")]
 
 
-def find_in_optimizer(trainer, wanted: Layout, float32: bool) -> tuple[dict, list[Finding]]:
+def find_in_optimizer(trainer: Trainer, wanted: Layout, float32: bool) -> tuple[dict, list[Finding]]:
     """(dtypes of the updated weights and their gradients, errors), just before an optimizer step.
 
     float32: the recipe loads the model in float32. Mixed precision in DeepSpeed and FSDP also requests
@@ -208,12 +216,12 @@ def find_in_optimizer(trainer, wanted: Layout, float32: bool) -> tuple[dict, lis
     return dtypes, [Finding.error("layout-precision", message, fix)]
 
 
-def has_adapter(model) -> bool:
+def has_adapter(model: PreTrainedModel) -> bool:
     """Whether PEFT wraps the model: PEFT then sets the dtype of the trained weights."""
     return any(hasattr(part, "peft_config") for part in (model, getattr(model, "policy", None)))
 
 
-def optimizer_state_dtype(trainer) -> str | None:
+def optimizer_state_dtype(trainer: Trainer) -> str | None:
     """The dtype of the largest tensor in the optimizer's state; None if it has none (sgd)."""
     import torch
 
@@ -222,7 +230,7 @@ def optimizer_state_dtype(trainer) -> str | None:
     return name_of(max(tensors, key=lambda t: t.numel()).dtype) if tensors else None
 
 
-def attention_of(trainer) -> str | None:
+def attention_of(trainer: Trainer) -> str | None:
     """The attention implementation that the model uses; None if its config does not name one."""
     model = trainer.accelerator.unwrap_model(prepared_model(trainer))
     model = getattr(model, "policy", model)  # PPO trains a pair

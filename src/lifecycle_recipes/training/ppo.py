@@ -1,4 +1,4 @@
-"""PPOTrainer with repaired saving: TRL's code fails under DDP and ZeRO with transformers 5.23."""
+"""PPOTrainer with repaired saving: TRL's code fails under DDP and ZeRO with transformers 5.24."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import trl
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 
-def policy_trainer(reply_config, tokenizer):
+def policy_trainer(reply_config, tokenizer: PreTrainedTokenizerBase):
     """A PPOTrainer class that saves the policy under every layout, stops on request and counts its tokens."""
     import gc
     import time
@@ -83,13 +84,13 @@ def policy_trainer(reply_config, tokenizer):
     return PolicyTrainer
 
 
-def count_tokens(model):
+def count_tokens(model: PreTrainedModel):
     """A tensor with the running count of non-padding tokens on which `model` is trained in this process."""
     import torch
 
     seen = torch.zeros((), dtype=torch.long)
 
-    def count(module, args, kwargs):
+    def count(module, args: TrainingArguments, kwargs):
         seen.add_(kwargs["attention_mask"].sum().cpu())
 
     # Rollouts call the policy inside the pair of models, so only calls for the optimisation are counted.

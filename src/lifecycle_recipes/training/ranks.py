@@ -1,7 +1,14 @@
 """A decision that all processes of a run make together."""
 
+from __future__ import annotations
 
-def true_anywhere(value: bool, args) -> bool:
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+
+def true_anywhere(value: bool, args: TrainingArguments) -> bool:
     """Whether `value` is true on any rank. Collective; args: the TrainingArguments."""
     if args.world_size == 1:
         return value

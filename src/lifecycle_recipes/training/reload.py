@@ -1,12 +1,19 @@
 """Load a saved model as a user would, and compare its outputs with the trained model."""
 
+from __future__ import annotations
+
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..doctor.trainer_level.step_zero import EXACT, Reading
 from ..finding import Finding, Refusal
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, Trainer
+
+    from ..recipe.stage_recipe import TrainingRecipe
 
 # Tolerance for two sets of logits: the root mean square of their difference, divided by the standard
 # deviation of the logits (for the single logit of a reward model: by its absolute value, if that is above 1).
@@ -27,7 +34,9 @@ class Reloaded:
     saved: Any = None
 
 
-def compare_reloaded(trainer, recipe, trained: Reading, ids: list[int], size: int) -> Reloaded:
+def compare_reloaded(
+    trainer: Trainer, recipe: TrainingRecipe, trained: Reading, ids: list[int], size: int
+) -> Reloaded:
     """saved-incomplete, saved-differs or, if there is no memory for a second model, saved-not-compared.
 
     trained: the outputs of the trainer's model for `ids`. size: bytes of the model in memory.
@@ -71,7 +80,7 @@ def _not_compared(directory: str, size: int) -> Finding:
     return Finding.warning("saved-not-compared", message, fix, directory)
 
 
-def find_room(trainer, size: int) -> Any:
+def find_room(trainer: Trainer, size: int) -> Any:
     """The trainer's device or else the CPU, if `size` bytes and a margin are free there; else None."""
     import torch
 
@@ -92,7 +101,7 @@ def _free_host_memory() -> float:
     return float("inf")
 
 
-def _load(directory: str, trained: Reading, recipe, device):
+def _load(directory: str, trained: Reading, recipe: TrainingRecipe, device):
     from ..models.saved import load_reward, load_saved
 
     load = load_saved if trained.unit == Reading.unit else load_reward
@@ -106,7 +115,7 @@ def _cannot_load() -> tuple[type[Exception], ...]:
 
 
 @contextlib.contextmanager
-def _as_in_training(trainer, device):
+def _as_in_training(trainer: Trainer, device):
     """The precision of training: accelerate runs float32 weights under autocast; DeepSpeed casts them."""
     import torch
 
@@ -118,7 +127,9 @@ def _as_in_training(trainer, device):
         yield
 
 
-def _difference(model, trained: Reading, ids: list[int], trainer, device) -> tuple[float, float]:
+def _difference(
+    model: PreTrainedModel, trained: Reading, ids: list[int], trainer: Trainer, device
+) -> tuple[float, float]:
     """(difference, tolerance) of the logits, or of the mean log-probability if training yields no logits."""
     import torch
 

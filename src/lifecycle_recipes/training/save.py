@@ -1,8 +1,11 @@
 """Save weights for from_pretrained under every layout, and compare every save with the trained model."""
 
+from __future__ import annotations
+
 import time
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from transformers import TrainerCallback
 
@@ -13,6 +16,12 @@ from .ranks import true_anywhere
 from .reload import compare_reloaded
 from .saved_files import find_in_saved, find_pickles, wanted_of
 
+if TYPE_CHECKING:
+    from transformers import Trainer, TrainingArguments
+
+    from ..recipe.stage_recipe import TrainingRecipe
+    from ..record.run import Run
+
 
 class Saves(TrainerCallback):
     """Checks every checkpoint; makes and checks the final save. Create it before training wraps the model.
@@ -22,7 +31,7 @@ class Saves(TrainerCallback):
     reloaded: the final save as the comparison loaded it.
     """
 
-    def __init__(self, trainer, recipe, run):
+    def __init__(self, trainer: Trainer, recipe: TrainingRecipe, run: Run):
         self.trainer, self.recipe, self.run = trainer, recipe, run
         self.reloaded: Saved | None = None
         self.wanted = wanted_of(language_model(trainer))
@@ -77,7 +86,7 @@ class Saves(TrainerCallback):
         return errors
 
 
-def consolidate(trainer) -> None:
+def consolidate(trainer: Trainer) -> None:
     """Make the next save write unsharded tensors, regardless of the checkpoint type in the layout.
 
     FSDP with SHARDED_STATE_DICT would write nothing (transformers' Trainer.save_model saves FULL_STATE_DICT
@@ -91,7 +100,7 @@ def consolidate(trainer) -> None:
         engine._config.zero_config.gather_16bit_weights_on_model_save = True
 
 
-def saves_whole_tensors(trainer) -> bool:
+def saves_whole_tensors(trainer: Trainer) -> bool:
     """Whether checkpoints also contain a consolidated model; some layouts save only shards until the end."""
     if getattr(trainer, "is_fsdp_enabled", False):
         return "FULL_STATE_DICT" in str(trainer.accelerator.state.fsdp_plugin.state_dict_type)
@@ -100,7 +109,7 @@ def saves_whole_tensors(trainer) -> bool:
     return not sharded or engine.zero_gather_16bit_weights_on_model_save()
 
 
-def find_lost_shards(trainer, directory: Path) -> list[Finding]:
+def find_lost_shards(trainer: Trainer, directory: Path) -> list[Finding]:
     """saved-incomplete: state that this rank should have written to a sharded checkpoint is missing.
 
     DeepSpeed: by the file names of its engine. FSDP: any empty file, or no table of contents.
@@ -127,7 +136,7 @@ def _is_whole(file: Path) -> bool:
     return file.is_file() and zipfile.is_zipfile(file)
 
 
-def raise_together(found: list[Finding], args) -> None:
+def raise_together(found: list[Finding], args: TrainingArguments) -> None:
     """Raise a Refusal on every rank if any rank has a finding. Collective."""
     if true_anywhere(bool(found), args):
         other = Finding.error(

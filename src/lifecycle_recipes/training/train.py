@@ -1,9 +1,12 @@
 """Train, watch and save: what every Trainer-based stage does between `build_trainer` and its evaluation."""
 
+from __future__ import annotations
+
 import errno
 import re
 import time
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from transformers import TrainerCallback
 
@@ -21,13 +24,19 @@ from .ranks import true_anywhere
 from .save import Saves
 from .weights import find_unmoved, fingerprints
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+
+    from ..recipe.stage_recipe import TrainingRecipe
+    from ..record.run import Run
+
 # Timings differ from run to run; the metrics of two runs with the same seed do not.
 NOT_A_RESULT = re.compile(
     "_runtime$|_per_second$|^epoch$|num_input_tokens_seen|_num_tokens$|model_preparation_time"
 )
 
 
-def train_and_save(trainer, recipe, run) -> Saved | None:
+def train_and_save(trainer: Trainer, recipe: TrainingRecipe, run: Run) -> Saved | None:
     """Train from `run.resume_from` or the start, save to train.output_dir, fill `run.metrics`.
 
     Metrics: train_loss, steps and, with an eval dataset, `trainer.evaluate()` without its timings.
@@ -83,7 +92,7 @@ def train_and_save(trainer, recipe, run) -> Saved | None:
     return saves.reloaded
 
 
-def train_alike_everywhere(trainer, recipe) -> None:
+def train_alike_everywhere(trainer: Trainer, recipe: TrainingRecipe) -> None:
     """Make rows, their order and the held-out loss those of one process. PPO has a separate loop."""
     if hasattr(trainer, "reward_model"):
         return
@@ -95,7 +104,7 @@ def train_alike_everywhere(trainer, recipe) -> None:
 class AtStart(TrainerCallback):
     """Reads the model in its training layout before the first step, to compare it with parent and end."""
 
-    def __init__(self, trainer, recipe):
+    def __init__(self, trainer: Trainer, recipe: TrainingRecipe):
         self.trainer, self.recipe = trainer, recipe
         self.before: dict = {}
         self.value: float | None = None
@@ -110,7 +119,7 @@ class AtStart(TrainerCallback):
         if found := differs_from_parent(self.trainer, named_model(self.recipe, "model")):
             raise Refusal(*found, status=FAILED)
 
-    def require_moved(self, run) -> None:
+    def require_moved(self, run: Run) -> None:
         """Raise Refusal weights-unmoved if no weight changed; report some-weights-unmoved."""
         steps = self.trainer.state.global_step - self.first_step
         found = find_unmoved(self.trainer.model, self.before, self.trainer.args, steps)
@@ -131,7 +140,7 @@ class StopOnSignal(TrainerCallback):
     already received.
     """
 
-    def __init__(self, trainer):
+    def __init__(self, trainer: Trainer):
         self.asked_at: float | None = None
         self.stopped = False
         # Upstream writes no optimizer state under tensor parallelism (transformers/trainer.py).
@@ -150,12 +159,12 @@ class StopOnSignal(TrainerCallback):
             # This checkpoint must be resumable even if the recipe saves only weights in the others.
             args.save_only_model = not self.resumable
 
-    def _asked_anywhere(self, args) -> bool:
+    def _asked_anywhere(self, args: TrainingArguments) -> bool:
         # A signal reaches the ranks at different moments; all of them must leave after the same step.
         return true_anywhere(self.asked_at is not None, args)
 
 
-def end_replies_at(model, tokenizer) -> None:
+def end_replies_at(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Make generation stop at all stop tokens: the tokenizer's eos and those of the parent."""
     generation = getattr(model, "generation_config", None)
     if generation is None or tokenizer.eos_token_id is None:

@@ -1,15 +1,20 @@
 """Trainable weights before, during and after training, under every sharding. Torch inside functions only."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from ..finding import Finding
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, TrainingArguments
 
 # With fewer, LoRA's A has had no gradient: B starts at 0, and the first warm-up step has learning rate 0.
 STEPS_TO_MOVE = 3
 SHOWN = 3
 
 
-def not_finite(model) -> list[str]:
+def not_finite(model: PreTrainedModel) -> list[str]:
     """Names of trainable weights with a NaN or infinity in the part that this rank holds."""
     import torch
 
@@ -24,7 +29,7 @@ def local(parameter) -> Any:
     return parameter.to_local().detach() if hasattr(parameter, "to_local") else parameter.data
 
 
-def fingerprints(model) -> dict[str, tuple[float, float]]:
+def fingerprints(model: PreTrainedModel) -> dict[str, tuple[float, float]]:
     """Name -> (sum, norm) of the part of every trainable weight on this rank, in double precision."""
     import torch
 
@@ -38,7 +43,7 @@ def fingerprints(model) -> dict[str, tuple[float, float]]:
     return dict(zip(parts, map(tuple, torch.stack(found).tolist()), strict=True))
 
 
-def find_unmoved(model, before: dict, args, steps: int) -> list[Finding]:
+def find_unmoved(model: PreTrainedModel, before: dict, args: TrainingArguments, steps: int) -> list[Finding]:
     """weights-unmoved (error: none changed) or some-weights-unmoved; before: the earlier `fingerprints`.
 
     Reports nothing for fewer than STEPS_TO_MOVE optimizer steps. Collective: called on every rank.
@@ -65,7 +70,7 @@ def find_unmoved(model, before: dict, args, steps: int) -> list[Finding]:
     return [Finding.warning("some-weights-unmoved", message, fix)]
 
 
-def any_rank(still: list[str], names: list[str], args) -> list[str]:
+def any_rank(still: list[str], names: list[str], args: TrainingArguments) -> list[str]:
     """The `names` that are in `still` on every rank: a shard may contain only padding."""
     if args.world_size == 1:
         return still

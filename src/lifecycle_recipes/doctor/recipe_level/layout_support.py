@@ -1,7 +1,7 @@
 """Support of stages x {full, LoRA, QLoRA} on each layout; unsupported combinations are refused. No torch.
 
 A verdict depends on the contents of a layout, not on its name, so that it also covers a user's own file.
-Facts of transformers 5.23, trl 1.12, accelerate 1.15, peft 0.21, deepspeed 0.19; each has its source file
+Facts of transformers 5.24, trl 1.12, accelerate 1.15, peft 0.21, deepspeed 0.19; each has its source file
 next to it. Settings of one recipe are checked in layout_settings.py. After a change, update the table:
 
     python -m lifecycle_recipes.doctor.recipe_level.layout_support docs/layouts.md

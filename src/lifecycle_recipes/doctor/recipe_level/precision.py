@@ -1,6 +1,6 @@
 """Level 1, precision: set in one place, supported by the hardware, and usable for training. No torch.
 
-Facts of transformers 5.23 and accelerate 1.15: train.bf16 and fp16 silently override the layout's
+Facts of transformers 5.24 and accelerate 1.15: train.bf16 and fp16 silently override the layout's
 mixed_precision (training_args.py); fp16 on a CPU computes in float32 and fp8 on an older GPU in fp16
 (accelerator.py, state.py); fp16 weights fail with "Attempting to unscale FP16 gradients" after the first
 backward; in bf16 weights, most updates with a small learning rate are lost by rounding.

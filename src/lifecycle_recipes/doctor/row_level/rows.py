@@ -1,5 +1,9 @@
 """Level 2, rows: faults of the rows, checked before a tokenizer or a model is loaded."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from ...data.config import stage_columns
 from ...data.row_faults import Faults, order_fault, row_fault
 from ...data.row_sets import RowSet, read_row_sets
@@ -7,10 +11,13 @@ from ...finding import Finding
 from .overlap import find_duplicates, find_overlap
 from .pairs import find_in_labels, find_in_pairs, reply_fault
 
+if TYPE_CHECKING:
+    from ...recipe.read import RawRecipe
+
 __all__ = ["RowSet", "find_in_rows", "read_row_sets", "sound_sets"]
 
 
-def find_in_rows(raw, row_sets: list[RowSet]) -> list[Finding]:
+def find_in_rows(raw: RawRecipe, row_sets: list[RowSet]) -> list[Finding]:
     """All findings in the row sets of a RawRecipe: faulty rows first, then faults of a whole set."""
     findings = [finding for row_set in row_sets for finding in find_faults(raw, row_set)]
     sound = sound_sets(raw, row_sets)
@@ -24,7 +31,7 @@ def find_in_rows(raw, row_sets: list[RowSet]) -> list[Finding]:
     return findings
 
 
-def find_nothing(raw, row_sets: list[RowSet]) -> list[Finding]:
+def find_nothing(raw: RawRecipe, row_sets: list[RowSet]) -> list[Finding]:
     """`no-rows` for a use whose sources contain no usable row."""
     uses = {"train": "data.sources", "eval": "data.eval_sources"}
     empty = [
@@ -42,7 +49,7 @@ def find_nothing(raw, row_sets: list[RowSet]) -> list[Finding]:
     ]
 
 
-def find_faults(raw, row_set: RowSet) -> list[Finding]:
+def find_faults(raw: RawRecipe, row_set: RowSet) -> list[Finding]:
     """One finding per kind of faulty row, at the first one, with the numbers of the others."""
     required, _ = stage_columns(raw.stage, raw.values)
     plain = raw.stage in ("pretrain", "tokenizer")  # rows of text contain no conversation
@@ -54,7 +61,7 @@ def find_faults(raw, row_set: RowSet) -> list[Finding]:
     return faults.findings()
 
 
-def sound_sets(raw, row_sets: list[RowSet]) -> list[RowSet]:
+def sound_sets(raw: RawRecipe, row_sets: list[RowSet]) -> list[RowSet]:
     """The row sets without rows that cannot be trained on: refused, or left out if the recipe allows it."""
     required, _ = stage_columns(raw.stage, raw.values)
     return [_sound(row_set, required) for row_set in row_sets]

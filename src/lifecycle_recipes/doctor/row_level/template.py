@@ -1,7 +1,10 @@
 """Checks of a chat template: training and serving use the same tokens, and a reply ends with a stop token."""
 
+from __future__ import annotations
+
 import importlib.util
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...finding import Finding
 from ...models.turn_end import ANSWER, ASKED, QUESTION, SECOND, render, turn_end
@@ -15,10 +18,15 @@ from .template_probes import (
     works_with,
 )
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 MARKERS = "{% generation %}"
 
 
-def find_in_template(tokenizer, template: str, where: str, trained: bool = True) -> list[Finding]:
+def find_in_template(
+    tokenizer: PreTrainedTokenizerBase, template: str, where: str, trained: bool = True
+) -> list[Finding]:
     """Findings about a template and the tokenizer that will render it.
 
     trained: the generation markers select the supervised tokens (the sft stage). where: place of findings.
@@ -37,7 +45,7 @@ def find_in_template(tokenizer, template: str, where: str, trained: bool = True)
     return [finding for finding in found if finding]
 
 
-def broken(tokenizer, template: str, where: str) -> Finding | None:
+def broken(tokenizer: PreTrainedTokenizerBase, template: str, where: str) -> Finding | None:
     """bad-template if a question and an answer do not render, or render without their text."""
     try:
         text = render(tokenizer, [QUESTION, ANSWER], template)
@@ -55,7 +63,7 @@ def broken(tokenizer, template: str, where: str) -> Finding | None:
     return None
 
 
-def find_in_mask(tokenizer, template: str, where: str) -> list[Finding]:
+def find_in_mask(tokenizer: PreTrainedTokenizerBase, template: str, where: str) -> list[Finding]:
     """no-generation-markers; eos-untrained if the end-of-turn token is outside of them."""
     if not GENERATION.search(template):
         message = f"the chat template has no {MARKERS} markers, so the assistant tokens are unknown"
@@ -85,7 +93,7 @@ def find_in_mask(tokenizer, template: str, where: str) -> list[Finding]:
     return []
 
 
-def find_no_turn_end(tokenizer, template: str, where: str) -> Finding | None:
+def find_no_turn_end(tokenizer: PreTrainedTokenizerBase, template: str, where: str) -> Finding | None:
     if turn_end(tokenizer, template):
         return None
     message = "the chat template has no end-of-turn token after a reply: generation would not stop"
@@ -94,7 +102,7 @@ def find_no_turn_end(tokenizer, template: str, where: str) -> Finding | None:
     )
 
 
-def find_split_tokens(tokenizer, template: str, where: str) -> Finding | None:
+def find_split_tokens(tokenizer: PreTrainedTokenizerBase, template: str, where: str) -> Finding | None:
     """control-token-split: a control token that the tokenizer encodes as several tokens."""
     split = {
         token: len(ids)
@@ -112,7 +120,7 @@ def find_split_tokens(tokenizer, template: str, where: str) -> Finding | None:
     return Finding.error("control-token-split", message, fix, where)
 
 
-def find_other_prompt(tokenizer, template: str, where: str) -> Finding | None:
+def find_other_prompt(tokenizer: PreTrainedTokenizerBase, template: str, where: str) -> Finding | None:
     """generation-prompt-differs: the text before a reply differs between training and serving."""
     for name, (messages, tools) in works_with(tokenizer, template).items():
         for end in [i for i, message in enumerate(messages) if message["role"] == "assistant"]:
@@ -132,7 +140,7 @@ def find_other_prompt(tokenizer, template: str, where: str) -> Finding | None:
     return None
 
 
-def find_in_bos(tokenizer, template: str, where: str) -> Finding | None:
+def find_in_bos(tokenizer: PreTrainedTokenizerBase, template: str, where: str) -> Finding | None:
     """double-bos; no-bos (a warning) if plain text gets a bos token and a conversation does not."""
     bos = tokenizer.bos_token_id
     if bos is None:
@@ -148,7 +156,9 @@ def find_in_bos(tokenizer, template: str, where: str) -> Finding | None:
     return None
 
 
-def find_stop_missing(tokenizer, template: str, stops: set[int], where: str) -> Finding | None:
+def find_stop_missing(
+    tokenizer: PreTrainedTokenizerBase, template: str, stops: set[int], where: str
+) -> Finding | None:
     """stop-token-missing: generation does not stop at the end-of-turn token. stops: stop tokens and eos."""
     end = turn_end(tokenizer, template)
     if end is None or tokenizer.convert_tokens_to_ids(end) in stops:
@@ -159,7 +169,7 @@ def find_stop_missing(tokenizer, template: str, stops: set[int], where: str) -> 
     return Finding.error("stop-token-missing", message, fix, where)
 
 
-def find_unlike(tokenizer, ours: str, theirs, their_template: str) -> str | None:
+def find_unlike(tokenizer: PreTrainedTokenizerBase, ours: str, theirs, their_template: str) -> str | None:
     """What two templates render differently, in words; None if they agree on every conversation of both.
 
     theirs: the tokenizer with which their_template is rendered.
@@ -205,6 +215,6 @@ def training_version(template: str) -> str | None:
     return None
 
 
-def missing_turns(tokenizer, template: str) -> list[str]:
+def missing_turns(tokenizer: PreTrainedTokenizerBase, template: str) -> list[str]:
     """The optional kinds of turn that a template rejects or drops."""
     return [name for name in OPTIONAL if name not in works_with(tokenizer, template)]

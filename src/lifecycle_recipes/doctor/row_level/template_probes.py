@@ -1,8 +1,10 @@
 """Test conversations for chat templates, and functions that render them. Imports no torch."""
 
+from __future__ import annotations
+
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...models.turn_end import (
     AGAIN,
@@ -16,6 +18,9 @@ from ...models.turn_end import (
     render,
     special_tokens,
 )
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SYSTEM = {"role": "system", "content": ORDER}
 TOOLS = [
@@ -63,7 +68,13 @@ class Rendered:
     trained: list[bool]
 
 
-def render_all(tokenizer, conversations: list[list[dict]], template: str, mask: bool = True, **options: Any):
+def render_all(
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: list[list[dict]],
+    template: str,
+    mask: bool = True,
+    **options: Any,
+):
     """A `Rendered` for each conversation, in one batch. mask: whether to compute the supervised tokens."""
     batch = tokenizer.apply_chat_template(
         conversations,
@@ -80,7 +91,9 @@ def render_all(tokenizer, conversations: list[list[dict]], template: str, mask: 
     ]
 
 
-def works_with(tokenizer, template: str) -> dict[str, tuple[list[dict], list | None]]:
+def works_with(
+    tokenizer: PreTrainedTokenizerBase, template: str
+) -> dict[str, tuple[list[dict], list | None]]:
     """The conversations of CONVERSATIONS that a template renders completely."""
     taken = {}
     for name, (messages, tools) in CONVERSATIONS.items():
@@ -94,7 +107,7 @@ def works_with(tokenizer, template: str) -> dict[str, tuple[list[dict], list | N
     return taken
 
 
-def control_tokens(tokenizer, template: str) -> list[str]:
+def control_tokens(tokenizer: PreTrainedTokenizerBase, template: str) -> list[str]:
     """The control tokens that a template writes, in the order of their first appearance."""
     words = re.compile("|".join((ASKED, SAID, AGAIN, ORDER)))
     found: dict[str, None] = {}

@@ -1,8 +1,11 @@
 """`lifecycle template`: are the tokens in training and serving the same, and does generation stop?"""
 
+from __future__ import annotations
+
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...finding import Finding, refuse
 from ...models.config_file import find_file
@@ -22,6 +25,9 @@ from .template import (
 )
 from .template_probes import GENERATION, control_tokens, works_with
 from .tokens import find_changed, load, other_in_training, own_template, record_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass
@@ -70,7 +76,9 @@ def parity(path: str, template_file: str | None = None) -> tuple[str, list[Findi
     return "\n".join(verdicts.lines), verdicts.findings
 
 
-def _judge_renders(verdicts: Verdicts, tokenizer, path: str, where: str, templates) -> None:
+def _judge_renders(
+    verdicts: Verdicts, tokenizer: PreTrainedTokenizerBase, path: str, where: str, templates
+) -> None:
     trained, served, is_given = templates
     found = None
     if unlike := find_unlike(tokenizer, trained, tokenizer, served):
@@ -85,7 +93,9 @@ def _judge_renders(verdicts: Verdicts, tokenizer, path: str, where: str, templat
     verdicts.judge("the generation prompt is a prefix of the training render", differs)
 
 
-def _judge_tokens(verdicts: Verdicts, tokenizer, path: str, where: str, trained: str) -> None:
+def _judge_tokens(
+    verdicts: Verdicts, tokenizer: PreTrainedTokenizerBase, path: str, where: str, trained: str
+) -> None:
     tokens = " ".join(control_tokens(tokenizer, trained))
     verdicts.judge("every control token is one id", find_split_tokens(tokenizer, trained, where), tokens)
     end = turn_end(tokenizer, trained)

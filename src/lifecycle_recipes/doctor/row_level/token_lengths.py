@@ -1,15 +1,21 @@
 """Level 2, tokens of the rows: lengths, supervised tokens, and control tokens in the text."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from ...data.row_faults import row_fault
 from ...data.row_sets import RowSet
 from ...finding import Finding, Refusal, refuse
 from ...models.turn_end import special_tokens
 from .template_probes import render_all
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # Above either limit, evenly spaced rows are sampled: their shares are as good, and the check takes seconds.
 MOST_ROWS, MOST_CHARACTERS = 10_000, 8_000_000
@@ -64,7 +70,9 @@ def take(row_sets: list[RowSet], use: str, columns: list[str]) -> Sample:
     return Sample(places[::step], total)
 
 
-def measure(tokenizer, template: str | None, sample: Sample, stage: str) -> list[Length]:
+def measure(
+    tokenizer: PreTrainedTokenizerBase, template: str | None, sample: Sample, stage: str
+) -> list[Length]:
     """A `Length` for each row of the sample. Raises Refusal template-rejects-row at the first such row."""
     lengths = []
     for start in range(0, len(sample.places), BATCH):
@@ -86,7 +94,7 @@ def _replies(row: dict) -> list:
     return [row[column] for column in ("chosen", "rejected", "completion") if column in row]
 
 
-def _measure_texts(tokenizer, template, places, stage) -> Iterator[Length]:
+def _measure_texts(tokenizer: PreTrainedTokenizerBase, template, places, stage) -> Iterator[Length]:
     rows = [s.rows[i] for s, i in places]
     prompts = tokenizer([row.get("prompt") or "" for row in rows])["input_ids"]
     wholes = [
@@ -99,7 +107,7 @@ def _measure_texts(tokenizer, template, places, stage) -> Iterator[Length]:
         yield Length(row_set.where(i), row_set.number(i), len(prompt), whole)
 
 
-def _measure_chats(tokenizer, template, places, stage) -> Iterator[Length]:
+def _measure_chats(tokenizer: PreTrainedTokenizerBase, template, places, stage) -> Iterator[Length]:
     rows = [s.rows[i] for s, i in places]
     if stage == "sft":
         rendered = _render(tokenizer, template, places, [row["messages"] for row in rows], mask=True)
@@ -130,7 +138,9 @@ def _shared(row: dict) -> list:
     return chosen[: max(n, 1)]
 
 
-def _render(tokenizer, template, places, conversations, mask: bool = False, **options):
+def _render(
+    tokenizer: PreTrainedTokenizerBase, template, places, conversations, mask: bool = False, **options
+):
     """`render_all`, one by one if rows have tools; the Refusal names the row that the template rejects."""
     tools = [_tools(row_set.rows[i]) for row_set, i in places]
     options["mask"] = mask
@@ -150,7 +160,7 @@ def _tools(row: dict) -> list | None:
     return (json.loads(tools) if isinstance(tools, str) else tools) or None
 
 
-def _rejected(tokenizer, template, places, conversations, tools, options) -> Refusal:
+def _rejected(tokenizer: PreTrainedTokenizerBase, template, places, conversations, tools, options) -> Refusal:
     for (row_set, i), conversation, own in zip(places, conversations, tools, strict=True):
         try:
             render_all(tokenizer, [conversation], template, tools=own, **options)
@@ -162,7 +172,7 @@ def _rejected(tokenizer, template, places, conversations, tools, options) -> Ref
     raise RuntimeError("a batch of rows failed to render, but none of them alone")
 
 
-def find_smuggled(tokenizer, samples: list[Sample]) -> list[Finding]:
+def find_smuggled(tokenizer: PreTrainedTokenizerBase, samples: list[Sample]) -> list[Finding]:
     """control-token-in-text: rows whose text contains the characters of a control token."""
     pattern = special_tokens(tokenizer)
     hits = [
@@ -194,7 +204,7 @@ def _texts(value) -> Iterator[str]:
             yield from _texts(item)
 
 
-def find_second_bos(tokenizer, samples: list[Sample]) -> list[Finding]:
+def find_second_bos(tokenizer: PreTrainedTokenizerBase, samples: list[Sample]) -> list[Finding]:
     """double-bos: text rows that start with the bos token, which the tokenizer adds as well."""
     bos = tokenizer.bos_token
     if bos is None or tokenizer("a")["input_ids"][:1] != [tokenizer.bos_token_id]:

@@ -1,6 +1,9 @@
 """Level 2, tokens: the rows with their tokenizer, chat template and length limits. No weights."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...data.config import stage_columns
 from ...data.row_sets import RowSet
@@ -15,11 +18,16 @@ from .template_probes import GENERATION, control_tokens
 from .token_lengths import Sample, find_second_bos, find_smuggled, is_text, measure, take
 from .truncation import find_cuts
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ...recipe.read import RawRecipe
+
 # A parent of one of these stages was trained on its template; a base model may have an unused one.
 CHAT_STAGES = ("sft", "dpo", "kto", "ppo")
 
 
-def find_in_tokens(raw, row_sets: list[RowSet]) -> list[Finding]:
+def find_in_tokens(raw: RawRecipe, row_sets: list[RowSet]) -> list[Finding]:
     """All findings about a RawRecipe's tokenizer, its template and the tokens of its rows, errors first.
 
     Codes: those of template.py, vocabulary.py, token_lengths.py and truncation.py, and tokenizer-unreadable,
@@ -37,7 +45,7 @@ def find_in_tokens(raw, row_sets: list[RowSet]) -> list[Finding]:
     return sorted(found, key=lambda finding: finding.severity)  # "error" before "warning"; stable
 
 
-def find_in_text(raw, row_sets: list[RowSet]) -> list[Finding]:
+def find_in_text(raw: RawRecipe, row_sets: list[RowSet]) -> list[Finding]:
     """Pretraining: every document gets one bos and one eos."""
     start = (raw.values.get("model") or {}).get("model_name_or_path")
     new = raw.values.get("architecture") or {}
@@ -52,7 +60,7 @@ def find_in_text(raw, row_sets: list[RowSet]) -> list[Finding]:
     return [*beyond, *find_smuggled(tokenizer, samples(raw, row_sets))]
 
 
-def find_in_chat(raw, row_sets: list[RowSet]) -> list[Finding]:
+def find_in_chat(raw: RawRecipe, row_sets: list[RowSet]) -> list[Finding]:
     model = raw.values["model"]
     path, revision = model["model_name_or_path"], model.get("model_revision")
     tokenizer = load(path, revision)
@@ -87,7 +95,7 @@ def find_in_chat(raw, row_sets: list[RowSet]) -> list[Finding]:
     return found + find_cuts(raw, measure(tokenizer, trained_on, train, raw.stage), train, _positions(raw))
 
 
-def samples(raw, row_sets: list[RowSet]) -> list[Sample]:
+def samples(raw: RawRecipe, row_sets: list[RowSet]) -> list[Sample]:
     """The sampled rows: training rows and held-out rows."""
     required, _ = stage_columns(raw.stage, raw.values)
     return [take(row_sets, use, required) for use in ("train", "eval")]
@@ -107,7 +115,7 @@ def load(path: str, revision: str | None = None):
         raise refuse("tokenizer-unreadable", message, fix, path) from error
 
 
-def own_template(tokenizer) -> str | None:
+def own_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """The template that apply_chat_template uses (a tokenizer may have several); None without one."""
     if not tokenizer.chat_template:
         return None
@@ -117,7 +125,9 @@ def own_template(tokenizer) -> str | None:
         return None
 
 
-def recipe_template(raw, tokenizer, parents_own: str | None) -> tuple[str | None, str]:
+def recipe_template(
+    raw: RawRecipe, tokenizer: PreTrainedTokenizerBase, parents_own: str | None
+) -> tuple[str | None, str]:
     """(template, its place): from the file or other tokenizer in the recipe, else from the parent.
 
     The tokens of another tokenizer are added to `tokenizer`, as upstream will do.
@@ -133,7 +143,7 @@ def recipe_template(raw, tokenizer, parents_own: str | None) -> tuple[str | None
     return own_template(other), path
 
 
-def adds_tokens(raw) -> bool:
+def adds_tokens(raw: RawRecipe) -> bool:
     """Whether upstream will add another tokenizer's tokens, with embedding rows for them."""
     path = raw.values["train"].get("chat_template_path")
     return bool(path) and not Path(path).is_file()
@@ -149,7 +159,9 @@ def other_in_training(unlike: str, where: str) -> Finding:
     return Finding.warning("training-template-differs", message, fix, where)
 
 
-def find_other_templates(raw, tokenizer, template: str, parents_own: str | None, where: str) -> list[Finding]:
+def find_other_templates(
+    raw: RawRecipe, tokenizer: PreTrainedTokenizerBase, template: str, parents_own: str | None, where: str
+) -> list[Finding]:
     """template-differs, template-changed: all stages of a chain must render conversations in the same way."""
     path = raw.values["model"]["model_name_or_path"]
     record = record_of(path)
@@ -181,7 +193,9 @@ def find_changed(path: str) -> list[Finding]:
     ]
 
 
-def _find_unlike_scorer(role: str, path: str, tokenizer, template: str) -> list[Finding]:
+def _find_unlike_scorer(
+    role: str, path: str, tokenizer: PreTrainedTokenizerBase, template: str
+) -> list[Finding]:
     if is_local(path) and not Path(path).is_dir():
         return []  # level 1 reports the missing file
     theirs = load(path)
@@ -197,7 +211,9 @@ def record_of(path: str) -> dict:
     return read_record(path) if is_local(path) and (Path(path) / RUN_FILE).is_file() else {}
 
 
-def find_in_ends(raw, tokenizer, template: str, path: str, revision: str | None) -> list[Finding]:
+def find_in_ends(
+    raw: RawRecipe, tokenizer: PreTrainedTokenizerBase, template: str, path: str, revision: str | None
+) -> list[Finding]:
     """stop-token-missing, and pad-is-turn-end if padding is found by its id."""
     end = turn_end(tokenizer, template)
     train = raw.values["train"]
@@ -220,7 +236,7 @@ def find_in_ends(raw, tokenizer, template: str, path: str, revision: str | None)
     return found
 
 
-def find_in_tokenizer_recipe(raw) -> list[Finding]:
+def find_in_tokenizer_recipe(raw: RawRecipe) -> list[Finding]:
     """Whether the template of a tokenizer recipe writes control tokens that the tokenizer will not have."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -252,7 +268,7 @@ def _in_special_tokens(finding: Finding) -> Finding:
     return replace(finding, fix=fix) if finding.code == "control-token-split" else finding
 
 
-def _positions(raw) -> int | None:
+def _positions(raw: RawRecipe) -> int | None:
     model = raw.values["model"]
     config = model_config(model["model_name_or_path"], model.get("model_revision"))
     return config.get("max_position_embeddings")

@@ -1,7 +1,14 @@
 """Level 2, truncation by `max_length`: rows that are dropped, or lose their answer or its end. No torch."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from ...finding import Finding
 from .token_lengths import Length, Sample, listed
+
+if TYPE_CHECKING:
+    from ...recipe.read import RawRecipe
 
 # Upstream truncates and drops rows silently. Below the share WARN the effect is small, and the ledger counts
 # the rows; from REFUSE on, the run does not match its recipe (half of a chat set lost its answers at 1024).
@@ -11,7 +18,7 @@ DEFAULT_MAX_LENGTH = 1024
 UNCUT = ("bfd_split", "wrapped")  # packing strategies that move what does not fit to the next row
 
 
-def find_cuts(raw, lengths: list[Length], sample: Sample, positions: int | None) -> list[Finding]:
+def find_cuts(raw: RawRecipe, lengths: list[Length], sample: Sample, positions: int | None) -> list[Finding]:
     """zero-label-rows, rows-too-long, answers-cut, answers-all-cut, no-trained-tokens, prompts-too-long.
 
     positions: the longest sequence that the model supports, if known.
@@ -92,7 +99,7 @@ def _rows(rows: list[Length]) -> str:
     return listed([(row.where, row.number) for row in rows])
 
 
-def _find_in_prompts(raw, lengths, sample: Sample, positions: int | None) -> list[Finding]:
+def _find_in_prompts(raw: RawRecipe, lengths, sample: Sample, positions: int | None) -> list[Finding]:
     """PPO: a prompt must leave positions for a reply; not checked if the context length is unknown."""
     reply = raw.values["train"].get("response_length", 53)  # trl's default
     if positions is None:

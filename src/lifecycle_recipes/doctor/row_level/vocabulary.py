@@ -3,9 +3,12 @@
 Reads configs and single rows of safetensors files; loads no model.
 """
 
+from __future__ import annotations
+
 import json
 import struct
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...finding import Finding
 from ...models.adapters import model_below
@@ -13,6 +16,11 @@ from ...models.config_file import model_config, read_json
 from ...models.turn_end import special_tokens, stop_ids_of
 from ...record.file import RUN_FILE
 from ...record.parents import is_local
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ...recipe.read import RawRecipe
 
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
 SAMPLED = 64  # ordinary rows; their median norm is the reference
@@ -26,7 +34,9 @@ def stop_ids(path: str, revision: str | None = None) -> set[int]:
     return set(stop_ids_of(given.get("eos_token_id")))
 
 
-def find_beyond_embedding(tokenizer, used: set[int], path: str, revision: str | None) -> list[Finding]:
+def find_beyond_embedding(
+    tokenizer: PreTrainedTokenizerBase, used: set[int], path: str, revision: str | None
+) -> list[Finding]:
     """tokenizer-larger-than-embedding: an error if such an id can occur, a warning if all are spare tokens.
 
     used: ids of the control tokens that the run will write.
@@ -72,7 +82,7 @@ def find_weight(path: str, names: tuple[str, ...]) -> tuple[Path, str, list[int]
     return None
 
 
-def find_untrained(raw, tokenizer, tokens: list[str]) -> list[Finding]:
+def find_untrained(raw: RawRecipe, tokenizer: PreTrainedTokenizerBase, tokens: list[str]) -> list[Finding]:
     """new-tokens-untrained: under LoRA, control tokens whose embedding no run of the chain trains."""
     model = raw.values["model"]
     path = model["model_name_or_path"]

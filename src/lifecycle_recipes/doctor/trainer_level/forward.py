@@ -1,12 +1,17 @@
 """Small forward passes of a built trainer's model that do not affect the run that follows."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, Trainer
 
 
 @contextmanager
-def no_trace(trainer) -> Iterator[None]:
+def no_trace(trainer: Trainer) -> Iterator[None]:
     """Inside, random numbers may be drawn and models run in eval mode; the state is restored afterwards."""
     import random
 
@@ -35,7 +40,7 @@ def no_trace(trainer) -> Iterator[None]:
                 metrics[mode].update(values)
 
 
-def can_run(model) -> bool:
+def can_run(model: PreTrainedModel) -> bool:
     """Whether a model that is not yet prepared for training can run: all weights are here and unsharded.
 
     A forward over ZeRO-3's gathered shards, outside of its engine, makes the later training fail or hang.
@@ -44,7 +49,7 @@ def can_run(model) -> bool:
 
 
 @contextmanager
-def prepared_model(trainer) -> Iterator[Any]:
+def prepared_model(trainer: Trainer) -> Iterator[Any]:
     """The object to call for a forward of the prepared policy: without FSDP or ZeRO-3, the bare model.
 
     With them, it is the wrapper or engine, which fetches the shards; for PPO, whose engine contains two
@@ -65,13 +70,13 @@ def prepared_model(trainer) -> Iterator[Any]:
             yield gathered.policy
 
 
-def language_model(trainer) -> Any:
+def language_model(trainer: Trainer) -> Any:
     """The policy of a built trainer: its model, or the policy of PPO's pair of models."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     return getattr(model, "policy", model)
 
 
-def mean_log_probability(model, ids: Sequence[int]) -> float:
+def mean_log_probability(model: PreTrainedModel, ids: Sequence[int]) -> float:
     """Mean log-probability of ids[1:] under a causal LM, in nats per token, each given the ids before it."""
     return mean_of(logits(model, ids), ids)
 
@@ -84,7 +89,7 @@ def mean_of(found, ids: Sequence[int]) -> float:
     return found[:-1].float().log_softmax(-1).gather(-1, wanted).mean().item()
 
 
-def mean_log_probability_by_loss(model, ids: Sequence[int]) -> tuple[float, Any]:
+def mean_log_probability_by_loss(model: PreTrainedModel, ids: Sequence[int]) -> tuple[float, Any]:
     """(the same from the model's loss, its logits or None), for ZeRO-3: its engine must run as in training.
 
     TRL's chunked loss never calls the output head, and DeepSpeed's order of fetches must not change.
@@ -97,7 +102,7 @@ def mean_log_probability_by_loss(model, ids: Sequence[int]) -> tuple[float, Any]
     return -output.loss.item(), None if output.logits is None else output.logits[0]
 
 
-def logits(model, ids: Sequence[int]):
+def logits(model: PreTrainedModel, ids: Sequence[int]):
     """Logits of `model` for `ids`: [tokens, vocabulary] of a causal LM, [1] (the score) of a reward model."""
     import torch
 

@@ -1,11 +1,18 @@
 """Level 3: checks that need the built trainer: its rows, its collator, its first forward pass."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from ...data.provenance import Origins
 from ...finding import Finding
 from ...recipe.stage_recipe import StageRecipe
 
+if TYPE_CHECKING:
+    from transformers import Trainer
 
-def find_in_trainer(trainer, recipe: StageRecipe, origins: Origins | None) -> list[Finding]:
+
+def find_in_trainer(trainer: Trainer, recipe: StageRecipe, origins: Origins | None) -> list[Finding]:
     """All findings about a built trainer before its first step. Called on every rank; keeps the random state.
 
     origins: the places of its training rows, for messages; None for rows that no stage has prepared.

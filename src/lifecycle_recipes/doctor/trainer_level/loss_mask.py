@@ -1,16 +1,21 @@
 """The tokens in the loss: rows of the built dataset after the trainer's collator."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...data.provenance import Origins, places
 from ...finding import Finding
+
+if TYPE_CHECKING:
+    from transformers import Trainer
 
 ROWS, TOKENS = 128, 200_000  # sampled, at most
 SHOWN = 5
 
 
-def find_in_batches(trainer, origins: Origins | None) -> list[Finding]:
+def find_in_batches(trainer: Trainer, origins: Origins | None) -> list[Finding]:
     """zero-label-batch, rows-without-loss, eos-masked and double-bos, in a seeded sample of the rows."""
     sample = sample_rows(trainer.train_dataset, trainer.args.seed)
     findings = _double_bos(trainer, sample, origins)
@@ -36,7 +41,7 @@ def sample_rows(dataset, seed: int) -> list[tuple[int, dict[str, Any]]]:
     return found
 
 
-def collate(trainer, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def collate(trainer: Trainer, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """A batch as the training data loader makes it."""
     columns = None
     if trainer.args.remove_unused_columns:
@@ -55,7 +60,7 @@ def trained_mask(batch: dict[str, Any]):
     return None if mask is None else mask.bool()
 
 
-def _unlabelled(trainer, sample, origins) -> list[Finding]:
+def _unlabelled(trainer: Trainer, sample, origins) -> list[Finding]:
     size = trainer.args.train_batch_size
     empty, ends, trained_ends, no_batch = [], 0, 0, None
     eos = end_ids(trainer)
@@ -93,7 +98,7 @@ def _no_labels(sample, empty: list[int], no_batch: list[int] | None, origins) ->
     return [Finding.warning("rows-without-loss", message, fix)]
 
 
-def _masked_ends(trainer, ends: int, trained: int) -> list[Finding]:
+def _masked_ends(trainer: Trainer, ends: int, trained: int) -> list[Finding]:
     if not ends or trained:
         return []
     tokenizer = trainer.processing_class
@@ -105,7 +110,7 @@ def _masked_ends(trainer, ends: int, trained: int) -> list[Finding]:
     return [Finding.error("eos-masked", message, fix)]
 
 
-def _double_bos(trainer, sample, origins) -> list[Finding]:
+def _double_bos(trainer: Trainer, sample, origins) -> list[Finding]:
     from .forward import row_ids
 
     bos = trainer.processing_class.bos_token_id
@@ -137,7 +142,7 @@ def documents(batch: dict[str, Any], mask) -> Iterator[tuple[list[int], list[boo
             yield [ids[j] for j in part], [trained[j] for j in part]
 
 
-def end_ids(trainer) -> set[int]:
+def end_ids(trainer: Trainer) -> set[int]:
     """Every token that ends a text: the tokenizer's eos and the stop tokens."""
     from ...models.turn_end import stop_ids_of
     from .forward import language_model

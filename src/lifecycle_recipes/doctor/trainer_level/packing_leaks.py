@@ -1,20 +1,25 @@
 """Several texts in one row: can one attend to another, and was any text truncated by packing?"""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from ...finding import Finding
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, Trainer
 
 DOCUMENT = 16  # tokens of each of the two documents that the probe packs
 
 
-def find_in_packing(trainer) -> list[Finding]:
+def find_in_packing(trainer: Trainer) -> list[Finding]:
     """packing-leaks and packing-discards; nothing if every row contains one text."""
     args = trainer.args
     packing = getattr(args, "packing", False)
     return [*(_discards(trainer) if packing else []), *_leaks(trainer)]
 
 
-def _discards(trainer) -> list[Finding]:
+def _discards(trainer: Trainer) -> list[Finding]:
     """bfd truncates a text at max_length and discards the rest; bfd_split keeps the rest as another text."""
     args = trainer.args
     if args.packing_strategy != "bfd":
@@ -34,7 +39,7 @@ def _discards(trainer) -> list[Finding]:
     return [Finding.warning("packing-discards", f"{message} the rest", fix)]
 
 
-def _leaks(trainer) -> list[Finding]:
+def _leaks(trainer: Trainer) -> list[Finding]:
     rows = two_documents(trainer.train_dataset, getattr(trainer, "padding_free", False))
     if rows is None:
         return []
@@ -77,7 +82,7 @@ def _per_token(key: str, value, row: dict[str, Any]) -> bool:
     return key != "seq_lengths" and isinstance(value, list) and len(value) == len(row["input_ids"])
 
 
-def change_behind_a_boundary(trainer, rows: list[dict], first: int, second: int) -> float | None:
+def change_behind_a_boundary(trainer: Trainer, rows: list[dict], first: int, second: int) -> float | None:
     """Relative change of the second document's last hidden states if the first document changes.
 
     Measured in the trainer's loss, with its collator; None if the model cannot run here.
@@ -96,7 +101,7 @@ def change_behind_a_boundary(trainer, rows: list[dict], first: int, second: int)
     return ((after - before).abs().max() / before.abs().max().clamp(min=1e-12)).item()
 
 
-def _hidden_states(trainer, model, rows: list[dict], first: int, second: int):
+def _hidden_states(trainer: Trainer, model: PreTrainedModel, rows: list[dict], first: int, second: int):
     """(second, width): the backbone's last hidden states of the second document, in the trainer's loss."""
     from .loss_mask import collate
 

@@ -1,11 +1,17 @@
 """Whether a run can train: number of optimizer steps, rows per batch, trainable weights."""
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 from ...finding import Finding
 
+if TYPE_CHECKING:
+    from transformers import Trainer
 
-def find_in_steps(trainer, declared: int | None = None) -> list[Finding]:
+
+def find_in_steps(trainer: Trainer, declared: int | None = None) -> list[Finding]:
     """no-steps, rows-below-batch, one-packed-row, all-warmup and nothing-trainable.
 
     declared: the recipe's global_batch_size, if it has one.
@@ -13,12 +19,12 @@ def find_in_steps(trainer, declared: int | None = None) -> list[Finding]:
     return [*_trainable(trainer), *(_ppo_steps(trainer) if is_ppo(trainer) else _steps(trainer, declared))]
 
 
-def is_ppo(trainer) -> bool:
+def is_ppo(trainer: Trainer) -> bool:
     """Whether the trainer is PPO's. It has its own loop: an update samples rollouts, scores and trains."""
     return hasattr(trainer, "reward_model") and hasattr(trainer, "dataloader")
 
 
-def planned_steps(trainer, declared: int | None = None) -> tuple[int, int]:
+def planned_steps(trainer: Trainer, declared: int | None = None) -> tuple[int, int]:
     """(optimizer steps of the run, rows per step over all processes), as upstream counts them.
 
     declared: the declared global batch. Rows are then dropped by it (batch_order.py), not per process.
@@ -38,7 +44,7 @@ def planned_steps(trainer, declared: int | None = None) -> tuple[int, int]:
     return math.ceil(args.num_train_epochs * per_epoch), shared * accumulated
 
 
-def _steps(trainer, declared: int | None) -> list[Finding]:
+def _steps(trainer: Trainer, declared: int | None) -> list[Finding]:
     args, rows = trainer.args, len(trainer.train_dataset)
     steps, batch = planned_steps(trainer, declared)
     if not steps:
@@ -70,7 +76,7 @@ def _steps(trainer, declared: int | None) -> list[Finding]:
     return findings
 
 
-def _ppo_steps(trainer) -> list[Finding]:
+def _ppo_steps(trainer: Trainer) -> list[Finding]:
     args, rows = trainer.args, len(trainer.train_dataset)
     if not len(trainer.dataloader):
         batch = args.local_batch_size * trainer.accelerator.num_processes
@@ -84,7 +90,7 @@ def _ppo_steps(trainer) -> list[Finding]:
     return []
 
 
-def _trainable(trainer) -> list[Finding]:
+def _trainable(trainer: Trainer) -> list[Finding]:
     if any(p.requires_grad for p in trainer.model.parameters()):
         return []
     message = f"none of the model's {sum(1 for _ in trainer.model.parameters())} weights is trainable"

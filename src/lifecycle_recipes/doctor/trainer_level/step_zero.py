@@ -4,14 +4,19 @@ A run records the output of its trained model for one short text: the mean log-p
 reward model's score (`probe` in run.json). A child's model must reproduce it before its first step.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...finding import Finding, Refusal
 from ...models.adapters import adapter_base, is_adapter
 from ...recipe.stage_recipe import StageRecipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, Trainer
 
 PROBE_TOKENS = 128
 # Tolerance in nats per token, by the precision of both sides. With exact precision, any larger difference
@@ -34,7 +39,7 @@ class Reading:
     logits: Any = None
 
 
-def find_in_chain(trainer, recipe: StageRecipe) -> list[Finding]:
+def find_in_chain(trainer: Trainer, recipe: StageRecipe) -> list[Finding]:
     """tokenizer-differs, base-differs, parent-dropped and reference-differs of a built trainer."""
     from .step_count import is_ppo
 
@@ -102,7 +107,7 @@ def _other_tokenizer(recipe: StageRecipe) -> list[Finding]:
     return findings
 
 
-def step_0_differs(trainer, recipe: StageRecipe) -> list[Finding]:
+def step_0_differs(trainer: Trainer, recipe: StageRecipe) -> list[Finding]:
     """parent-dropped: at step 0 the output does not match the parent's record."""
     from .forward import can_run, language_model
 
@@ -119,7 +124,7 @@ def step_0_differs(trainer, recipe: StageRecipe) -> list[Finding]:
     return found
 
 
-def read_prepared(trainer, ids: list[int]) -> Reading:
+def read_prepared(trainer: Trainer, ids: list[int]) -> Reading:
     """The output of the trainer's model, prepared for training, for `ids`. Collective under ZeRO-3."""
     from .forward import language_model, no_trace, prepared_model
 
@@ -127,7 +132,7 @@ def read_prepared(trainer, ids: list[int]) -> Reading:
         return read(language_model(trainer), ids, trainer, runs)
 
 
-def differs_from_parent(trainer, path: str | None) -> list[Finding]:
+def differs_from_parent(trainer: Trainer, path: str | None) -> list[Finding]:
     """parent-dropped, from the parent's record, for a model that is prepared for training in any layout."""
     from .forward import language_model
 
@@ -149,14 +154,14 @@ def recorded_probe(path: str | None) -> dict | None:
         return None
 
 
-def parent_probe(path: str | None, trainer, model) -> dict | None:
+def parent_probe(path: str | None, trainer: Trainer, model: PreTrainedModel) -> dict | None:
     """The probe in a parent's record; for an adapter without a record, a probe is measured here."""
     if probe := recorded_probe(path):
         return probe
     return _measure_adapter(path, trainer) if path and is_adapter(path) and is_causal(model) else None
 
 
-def _measure_adapter(path: str, trainer) -> dict | None:
+def _measure_adapter(path: str, trainer: Trainer) -> dict | None:
     """The probe of an adapter without a record: loaded as a user would, with and without it."""
     from ...models.saved import load_saved
     from .forward import mean_log_probability
@@ -191,7 +196,7 @@ def compare(reading: Reading, probe: dict, path: str) -> list[Finding]:
     return [Finding.error("parent-dropped", message, fix, path)]
 
 
-def reference_differs(trainer) -> list[Finding]:
+def reference_differs(trainer: Trainer) -> list[Finding]:
     """reference-differs: at step 0 the reference of DPO, KTO or PPO must equal the policy."""
     from .forward import can_run, language_model
 
@@ -219,7 +224,7 @@ def reference_differs(trainer) -> list[Finding]:
     return [Finding.error("reference-differs", message, fix)]
 
 
-def read(model, ids: list[int], trainer, runs: Any = None) -> Reading:
+def read(model: PreTrainedModel, ids: list[int], trainer: Trainer, runs: Any = None) -> Reading:
     """The output of `model` for `ids`: nats per token of a causal LM, the score of a reward model.
 
     runs: the wrapper to call instead of `model`, if one is needed.
@@ -237,7 +242,7 @@ def read(model, ids: list[int], trainer, runs: Any = None) -> Reading:
     return Reading(value if math.isfinite(value) else math.inf, looseness(model, trainer), unit, found)
 
 
-def looseness(model, trainer) -> float:
+def looseness(model: PreTrainedModel, trainer: Trainer) -> float:
     """The tolerance between two readings of one model, by its precision."""
     import torch
 
@@ -247,12 +252,12 @@ def looseness(model, trainer) -> float:
     return EXACT if whole_precision and trainer.accelerator.mixed_precision == "no" else HALF
 
 
-def is_causal(model) -> bool:
+def is_causal(model: PreTrainedModel) -> bool:
     """Whether a model predicts tokens; a reward model scores."""
     return getattr(model.config, "num_labels", None) != 1 and model.get_output_embeddings() is not None
 
 
-def probe_ids(trainer) -> list[int]:
+def probe_ids(trainer: Trainer) -> list[int]:
     """The tokens of a run's probe: the first training row, truncated to PROBE_TOKENS."""
     from .forward import row_ids
 

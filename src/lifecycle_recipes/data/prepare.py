@@ -137,7 +137,9 @@ def make_alone(make: Callable[[Path], Rows], error: OSError, run: Run) -> Rows:
 def rows_of_trainer(trainer_class, args, tokenizer: PreTrainedTokenizerBase, train, held_out) -> tuple:
     """(train, held-out) as the `trainer_class` of TRL prepares them.
 
-    Its constructor runs up to that point, with a tiny model: no weights are read and no device is used.
+    Its constructor runs up to that point, with a tiny model: no weights are read and no device is used. In
+    the constructor of the real trainer the same would happen after the model is loaded: a bad row would then
+    be refused late, and a long tokenisation on one rank would hold every GPU.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 

@@ -17,7 +17,8 @@ generation
 data models planner
 recipe
 record
-layouts exit_status
+layouts
+exit_status
 finding redact quiet
 """
 RANK = {room: -row for row, line in enumerate(ORDER.split("\n")) for room in line.split()}

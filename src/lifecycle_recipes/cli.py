@@ -4,7 +4,8 @@ import argparse
 import os
 import sys
 
-from .finding import DONE, GATE_FAILED, REFUSED, STOPPED, Refusal
+from .exit_status import leave, leave_interrupted
+from .finding import DONE, GATE_FAILED, REFUSED, Refusal
 
 EXAMPLES = """examples:
   lifecycle check recipes/desk/*.yaml --upto 1
@@ -35,11 +36,11 @@ def main(argv: list[str] | None = None) -> None:
         print(refusal, file=sys.stderr)
         status = refusal.status
     except KeyboardInterrupt:
-        status = STOPPED
+        leave_interrupted()
     except BrokenPipeError:  # `lifecycle report | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = DONE
-    sys.exit(status)
+    leave(status)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 from .finding import FAILED, STOPPED, Refusal
 from .quiet import quiet
@@ -79,19 +79,14 @@ def _stage_exit() -> Iterator[None]:
         _tell_launcher(redact(str(refusal)))
         if "--debug" in sys.argv:
             traceback.print_exc()
-        _exit(refusal.status)
+        leave(refusal.status)
     except KeyboardInterrupt as stopped:
-        if is_main_process():
-            print(
-                f"interrupted{' ' + str(stopped) if str(stopped) else ''}; run the same command to resume",
-                file=sys.stderr,
-            )
-        _exit(STOPPED)
+        leave_interrupted(str(stopped))
     except Exception as error:
         _let_rank_0_speak()
         traceback.print_exc()
         print(redact(f"error: {type(error).__name__}: {error}"), file=sys.stderr)
-        _exit(FAILED)
+        leave(FAILED)
     else:
         _leave_process_group()
 
@@ -114,8 +109,19 @@ def _tell_launcher(message: str) -> None:
             json.dump({"message": message, "timestamp": int(time.time())}, stream)
 
 
-def _exit(status: int) -> None:
+def leave_interrupted(how: str = "") -> NoReturn:
+    """Report that a signal interrupted this process, on rank 0, and end it with status 4."""
+    if is_main_process():
+        print(f"interrupted{' ' + how if how else ''}; run the same command to resume", file=sys.stderr)
+    leave(STOPPED)
+
+
+def leave(status: int) -> NoReturn:
+    """End this process with `status`."""
     sys.stdout.flush()
+    # A KeyboardInterrupt inside an exec() of a string (dataclasses use it, so do imports) marks the process to
+    # die by SIGINT, even if it is handled later; the next exec() clears the mark (Python/pythonrun.c).
+    exec("")
     sys.exit(status)
 
 

@@ -153,6 +153,14 @@ def test_sigterm_before_the_run_has_a_record_is_a_stop_too():
     process.stdout.close()
 
 
+def test_ctrl_c_during_an_import_ends_with_the_same_status(tmp_path):
+    """Imports run exec() on strings; Python would end such a process by SIGINT even after handling it."""
+    script = "from lifecycle_recipes.exit_status import stage_exit\n"
+    (tmp_path / "stage.py").write_text(script + "with stage_exit():\n    exec('raise KeyboardInterrupt')")
+    done = subprocess.run([sys.executable, "-m", "stage"], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (4, "interrupted; run the same command to resume\n")
+
+
 def test_a_killed_run_stays_running_and_can_be_taken_up(tmp_path):
     script = "import os, sys; sys.path.insert(0, 'tests/fixtures'); from fake_runs import fake_raw\n"
     script += "from lifecycle_recipes.record.run import Run\n"

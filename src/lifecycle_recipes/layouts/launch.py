@@ -14,8 +14,11 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
+from ..exit_status import leave_interrupted
 from ..finding import FAILED, STOPPED, refuse
 from ..quiet import quiet
 from .asked import hand_on
@@ -73,24 +76,36 @@ def main(argv: list[str] | None = None) -> None:
     logging.disable(logging.ERROR)
     # torch's launcher would handle signals and end the workers after 30 s: a checkpoint may need longer.
     os.environ["PET_SIGNALS_TO_HANDLE"] = "SIGHUP"
+    try:
+        launch_workers(argv)
+    except KeyboardInterrupt:  # before a worker was started
+        leave_interrupted()
+
+
+def launch_workers(argv: list[str] | None) -> NoReturn:
     from accelerate.commands import launch
 
     # If its port is in use, accelerate finds another one and warns.
     warnings.filterwarnings("ignore", message="Port .* is already in use")
-    launch.simple_launcher = become
     launch.multi_gpu_launcher = on_cpu_if_asked(launch.multi_gpu_launcher)
     args = launch.launch_command_parser().parse_args(argv)
     hand_on(args)
     with _signals_handed_on() as handed_on:
+        launch.simple_launcher = partial(become, handed_on)
         sys.exit(run_workers(launch.launch_command, args, handed_on))
 
 
-def become(args) -> None:
-    """accelerate's simple_launcher, with exec instead of a child process."""
+def become(handed_on: Sequence[int], args) -> None:
+    """accelerate's simple_launcher, with exec instead of a child process.
+
+    handed_on: signals received so far. There was no worker yet: they are for this process.
+    """
     from accelerate.utils.launch import prepare_simple_launcher_cmd_env
 
     command, environment = prepare_simple_launcher_cmd_env(args)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if handed_on:
+        raise KeyboardInterrupt
     os.execvpe(command[0], command, environment)
 
 
@@ -108,7 +123,7 @@ def on_cpu_if_asked(launcher: Callable) -> Callable:
 def run_workers(launch_command, args, handed_on: Sequence[int] = ()) -> int:
     """Run a distributed launch to its end. Returns the status of the worker that failed first, or 0.
 
-    handed_on: the signals that were forwarded to the workers so far.
+    handed_on: the signals that the workers were sent so far.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
@@ -116,7 +131,9 @@ def run_workers(launch_command, args, handed_on: Sequence[int] = ()) -> int:
         launch_command(args)
     except ChildFailedError as error:
         # A worker that was still importing when the signal arrived had no handler for it yet.
-        if handed_on and all(f.exitcode in (STOPPED, -signal.SIGTERM) for f in error.failures.values()):
+        if handed_on and all(
+            f.exitcode in (STOPPED, -signal.SIGTERM, -signal.SIGINT) for f in error.failures.values()
+        ):
             return STOPPED
         # A SIGTERM that the launcher sent to the other workers may be listed first. A worker's own
         # exit status is the better cause.
@@ -135,7 +152,7 @@ def run_workers(launch_command, args, handed_on: Sequence[int] = ()) -> int:
 def _signals_handed_on():
     """Forward SIGTERM to the workers, but not Ctrl-C, which the terminal sends to them already.
 
-    Yields the list of signals that were forwarded so far.
+    Yields the list of both signals that were received so far.
     """
     handed_on: list[int] = []
 
@@ -146,7 +163,7 @@ def _signals_handed_on():
                 os.kill(int(pid), signal.SIGTERM)
 
     before = {signal.SIGTERM: signal.signal(signal.SIGTERM, hand_on)}
-    before[signal.SIGINT] = signal.signal(signal.SIGINT, lambda number, frame: None)
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, lambda number, frame: handed_on.append(number))
     try:
         yield handed_on
     finally:

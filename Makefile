@@ -36,6 +36,7 @@ export TOKENIZERS_PARALLELISM ?= false
 help:
 	@sed -n '1,/^$$/p' Makefile | sed 's/^# \{0,1\}//'
 	@echo "stages: tokenizer pretrain sft reward ppo dpo kto evaluate, and sft-lora sft-qlora dpo-lora"
+	@echo "others: install data report lint format clean"
 
 # --- environment: a local .venv with the versions that were tested together -------------------------------
 install: $(INSTALLED)
@@ -83,7 +84,7 @@ report: | $(INSTALLED)
 # --- one stage --------------------------------------------------------------------------------------------
 tokenizer pretrain sft reward ppo dpo kto evaluate sft-lora sft-qlora dpo-lora: %: | $(INSTALLED) $(WORLD)
 	@recipe=$$(ls $(RECIPES)/[0-9]*-$@.yaml 2>/dev/null | head -1); \
-	if [ -z "$$recipe" ]; then echo "no recipe for '$@' in $(RECIPES)" >&2; exit 2; fi; \
+	if [ -z "$$recipe" ]; then echo "no recipe $(RECIPES)/[0-9]*-$@.yaml" >&2; exit 2; fi; \
 	$(LIFECYCLE) run $$recipe $(LAUNCH) $(ARGS) && $(LIFECYCLE) gate $$recipe $(ARGS)
 
 # --- broken recipes ---------------------------------------------------------------------------------------

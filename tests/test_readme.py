@@ -72,7 +72,7 @@ def test_make_data_writes_the_world_once(fresh):
 def test_a_stage_without_a_recipe_is_refused_in_one_line(fresh):
     done = make(fresh, "sft", "RECIPES=nowhere")
     assert done.returncode != 0
-    assert done.stderr.splitlines()[0] == "no recipe for 'sft' in nowhere"
+    assert done.stderr.splitlines()[0] == "no recipe nowhere/[0-9]*-sft.yaml"
     assert "Traceback" not in done.stderr and not (fresh / "runs").exists()
 
 

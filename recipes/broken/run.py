@@ -151,6 +151,9 @@ def silence():
 
 def main(wanted: list[str]) -> int:
     os.chdir(ROOT)
+    if unknown := sorted(set(wanted) - {broken.code for broken in find()}):
+        print(f"error: no broken recipe for {', '.join(unknown)}: see the folders of {HERE}", file=sys.stderr)
+        return 2
     prepare(ROOT)
     faults = 0
     for broken in find():

@@ -51,6 +51,12 @@ def test_all_findings_of_a_level_come_at_once_errors_first(recipe_here):
     assert ("epochs-unused", "warning") in found[2:]
 
 
+def test_a_missing_column_names_the_columns_that_exist(recipe_here):
+    Path("other.jsonl").write_text('{"conversation": []}\n')
+    (found,) = doctor.check("sft.yaml", ["--data.sources", "[{path: other.jsonl}]"], upto=1).errors
+    assert found.code == "missing-column" and found.message.endswith("it has 'conversation'")
+
+
 def test_a_recipe_that_cannot_be_read_is_a_report_too(recipe_here):
     report = doctor.check("nowhere.yaml")
     assert [f.code for f in report.errors] == ["missing-recipe"]

@@ -25,9 +25,8 @@ def load_tokenizer(path: str, revision: str = "main"):
     from transformers import AutoTokenizer
 
     if is_local(path) and not (Path(path) / "tokenizer_config.json").is_file():
-        raise refuse(
-            "parent-no-tokenizer", "the directory has no tokenizer", "give a run that saved one", path
-        )
+        message = "the directory has no tokenizer" if Path(path).is_dir() else "the directory does not exist"
+        raise refuse("parent-no-tokenizer", message, "give a run that saved one", path)
     return AutoTokenizer.from_pretrained(path, revision=revision)
 
 

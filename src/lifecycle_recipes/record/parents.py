@@ -89,7 +89,10 @@ def check_parent(role: str, path: str, weights_sha256: str | None, allow_failed:
             f"`{v.line}`: {v.message}" for v in failed
         )
         raise refuse(
-            "parent-gate-failed", message, "fix and rerun that stage, or pass --allow-failed-parent", path
+            "parent-gate-failed",
+            message,
+            "correct that stage and run it again, or pass --allow-failed-parent",
+            path,
         )
 
 

@@ -68,7 +68,8 @@ def _check_source(raw: RawRecipe, source: Source) -> None:
     required, optional = stage_columns(raw.stage, raw.values)
     if has is not None and required:
         # An optional column may occur later in the file.
-        name_columns(source, required, optional, [*has, *(source.columns.get(c, c) for c in optional)])
+        mapped = [source.columns[column] for column in optional if column in source.columns]
+        name_columns(source, required, optional, list(dict.fromkeys([*has, *mapped])))
 
 
 def _columns(path: Path) -> list[str] | None:

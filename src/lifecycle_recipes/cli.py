@@ -4,8 +4,8 @@ import argparse
 import os
 import sys
 
-from .exit_status import leave, leave_interrupted
-from .finding import DONE, GATE_FAILED, REFUSED, Refusal
+from .exit_status import leave
+from .finding import DONE, GATE_FAILED, REFUSED, STOPPED, Refusal
 
 EXAMPLES = """examples:
   lifecycle check recipes/desk/*.yaml --upto 1
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
         print(refusal, file=sys.stderr)
         status = refusal.status
     except KeyboardInterrupt:
-        leave_interrupted()
+        status = STOPPED
     except BrokenPipeError:  # `lifecycle report | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = DONE

@@ -66,7 +66,8 @@ def adapter_base(path: str) -> str | None:
         return None
     base = _adapter_config(path).get("base_model_name_or_path")
     beside = Path(path) / MERGED_BASE
-    return str(beside) if not Path(base or "").is_dir() and beside.is_dir() else base
+    moved = base is None or not Path(base).is_dir()
+    return str(beside) if moved and beside.is_dir() else base
 
 
 def model_below(path: str) -> str:

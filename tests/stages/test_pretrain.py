@@ -140,7 +140,7 @@ def test_flash_attention_would_get_one_flat_row(make_recipe):
         ("bad-config", "not a multiple", {"config": {"hidden_size": 65}}),
         ("bad-config", "hidden_size", {"config": {"hidden_size": "wide"}}),
         ("unknown-model-type", "'llama'", {"model_type": "lama"}),
-        ("parent-no-tokenizer", "no tokenizer", {"tokenizer": "./nowhere"}),
+        ("parent-no-tokenizer", "does not exist", {"tokenizer": "./nowhere"}),
     ],
 )
 def test_what_cannot_work_is_refused(make_recipe, code, message, options):

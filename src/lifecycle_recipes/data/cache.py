@@ -168,18 +168,17 @@ def find_damage(entry: Path) -> str:
     thorough = os.environ.get("LIFECYCLE_CHECK_CACHE") == "1"
     try:
         manifest = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))
-        copied = False
+        now = {}
         for name, (size, digest, mtime_ns) in manifest["files"].items():
             found = (entry / name).stat()
             if found.st_size != size:
                 return f"{name} has {found.st_size} bytes, not {size}"
             if (thorough or found.st_mtime_ns != mtime_ns) and hash_file(entry / name) != digest:
                 return f"{name} does not match its hash"
-            copied = copied or found.st_mtime_ns != mtime_ns
-            manifest["files"][name] = [size, digest, found.st_mtime_ns]
-        if copied:  # the next start need not hash it again
+            now[name] = [size, digest, found.st_mtime_ns]
+        if now != manifest["files"]:  # of a copied cache, which the next start need not hash again
             with suppress(OSError):
-                write_json(entry / MANIFEST, manifest)
+                write_json(entry / MANIFEST, manifest | {"files": now})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{MANIFEST} or a file that it lists cannot be read: {error}"
     return ""

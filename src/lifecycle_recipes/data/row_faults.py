@@ -5,9 +5,8 @@ Upstream trains on all of these rows without a message. No torch, no datasets: a
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
-from ..finding import Finding, refuse
+from ..finding import Finding, Refusal
 
 ROLES = ("system", "user", "assistant", "tool")
 CONVERSATIONS = ("messages", "prompt", "chosen", "rejected", "completion")
@@ -197,13 +196,16 @@ def listed(numbers: list[int]) -> str:
     return ", ".join(map(str, numbers[:SHOWN])) + more
 
 
-def require_both_labels(rows: Any) -> None:
-    """Raise Refusal one-label if the column `label` of a Dataset is all true or all false."""
-    labels = set(rows["label"])
-    if len(labels) == 1:
-        raise refuse(
-            "one-label", f"every label is {str(labels.pop()).lower()}", "KTO needs both good and bad replies"
-        )
+def one_label(label: bool, where: str = "") -> Finding:
+    """The finding on KTO rows that all have this label."""
+    message = f"every label is {str(label).lower()}"
+    return Finding.error("one-label", message, "KTO needs both good and bad replies", where)
+
+
+def require_both_labels(labels: Collection[bool]) -> None:
+    """Raise Refusal one-label if all labels of a KTO run are true, or all are false."""
+    if len(kinds := set(labels)) == 1:
+        raise Refusal(one_label(kinds.pop()))
 
 
 class Faults:

@@ -34,17 +34,18 @@ def check_local(path: str) -> bool:
 def require_text(path: Path) -> None:
     """Refuse an empty file and one that is not UTF-8; of a parquet file only the size is checked."""
     if path.suffix == ".parquet":
-        blank = not path.stat().st_size
-    else:
-        # Arrow's JSON reader accepts bytes that are not UTF-8 and fails much later, without a line number.
-        decoder, blank = codecs.getincrementaldecoder("utf-8")(), True
-        with path.open("rb") as file:
-            while piece := file.read(1 << 20):
-                blank = blank and not piece.strip()
-                try:
-                    decoder.decode(piece)
-                except UnicodeDecodeError:
-                    find_bad_line(path)
+        if not path.stat().st_size:
+            raise empty_file(str(path))
+        return
+    # Arrow's JSON reader accepts bytes that are not UTF-8 and fails much later, without a line number.
+    decoder, blank = codecs.getincrementaldecoder("utf-8")(), True
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            blank = blank and not piece.strip()
+            try:
+                decoder.decode(piece)
+            except UnicodeDecodeError:
+                find_bad_line(path)
     if blank:
         raise empty_file(str(path))
 

@@ -36,7 +36,6 @@ class Report:
     """What a check found. allowed: waived code -> reason. seconds: `1` -> seconds of that level.
 
     reached: the last level that was run; `stopped` has the reason if it is not the last requested one.
-    refused: a Refusal ended a level: the rest of it was not looked at.
     """
 
     path: str
@@ -45,7 +44,6 @@ class Report:
     seconds: dict[str, float] = field(default_factory=dict)
     reached: int = 0
     stopped: str = ""
-    refused: bool = False
 
     @property
     def errors(self) -> list[Finding]:
@@ -77,7 +75,7 @@ class Report:
             try:
                 found = list(find())
             except Refusal as refusal:
-                found, allow, self.refused = refusal.findings, {}, True
+                found, allow = refusal.findings, {}
         self.reached = max(self.reached, level)
         for finding in found:
             if finding.code in allow and finding.code not in NEVER_WAIVED:
@@ -110,17 +108,16 @@ def check(
     """
     quiet()  # before transformers is imported, whichever level does that
     report = Report(str(path))
-    raw = None
+    raw, allow = None, {}
 
     def recipe_level() -> list[Finding]:
         nonlocal raw
         raw = read_recipe(path, overrides)
+        allow.update(raw.allow)  # known only now; run_level looks at it after this
         raw.layout = read_layout(raw)
         return find_in_recipe(raw)
 
-    report.run_level(1, {}, recipe_level)
-    if raw is not None and not report.refused:
-        _waive(report, raw.allow)
+    report.run_level(1, allow, recipe_level)
     for level in LEVELS[1:upto]:
         report.stopped = _why_not(report, raw, level)
         if report.stopped or level > _last_level(raw):
@@ -135,12 +132,6 @@ def check(
         _add_unused_waivers(report, raw)
     report.findings = [replace(f, where=f.where or str(path)) for f in report.findings]
     return report
-
-
-def _waive(report: Report, allow: dict[str, str]) -> None:
-    waived = {f.code for f in report.findings if f.code in allow} - NEVER_WAIVED
-    report.allowed |= {code: allow[code] for code in sorted(waived)}
-    report.findings = [f for f in report.findings if f.code not in waived]
 
 
 def _why_not(report: Report, raw: RawRecipe | None, level: int) -> str:

@@ -60,8 +60,11 @@ class RawRecipe:
         """The value of a key such as `train.packing`: as given, else the default; None for an unknown key."""
         section, _, key = name.partition(".")
         given = self.values.get(section) or {}
-        if key in given:
-            return given[key]
+        return given[key] if key in given else self.default(name)
+
+    def default(self, name: str) -> Any:
+        """The default of `train.packing`; None if it has none, or if there is no such key."""
+        section, _, key = name.partition(".")
         properties = load_schema(self.stage)["properties"].get(section, {}).get("properties", {})
         return properties.get(key, {}).get("default")
 

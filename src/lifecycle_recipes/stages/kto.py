@@ -87,7 +87,7 @@ def prepare_rows(
 
     columns = ["prompt", "completion", "label"], ["tools"]
     train, held_out, ledger = load_data(recipe.data, *columns, recipe.allow, scratch)
-    require_both_labels(train)
+    require_both_labels(train["label"])
     args = recipe.train
     args.per_device_train_batch_size = neighbours  # used only for the pairing
     done = rows_of_trainer(KTOTrainer, args, tokenizer, train, held_out)

@@ -8,7 +8,6 @@ from typing import Any
 
 from ...finding import Finding, Refusal
 from ...recipe.read import RawRecipe
-from ...recipe.schema import load_schema
 
 # Keys of trl.ModelConfig that have no effect without an adapter or a quantised base.
 ADAPTER_KEYS = ("lora_", "use_rslora", "use_dora", "load_in_", "bnb_", "use_bnb_")
@@ -29,13 +28,12 @@ def find_in_settings(raw: RawRecipe) -> list[Finding]:
 
 def _adapter(raw: RawRecipe, section: str) -> list[Finding]:
     given = raw.values[section]
-    defaults = load_schema(raw.stage)["properties"][section]["properties"]
     keys = [
         key
         for key, value in given.items()
         if key.startswith(ADAPTER_KEYS)
         and key != "lora_task_type"
-        and (value or value != defaults[key].get("default"))  # `load_in_4bit: false` asks for nothing
+        and (value or value != raw.default(f"{section}.{key}"))  # `load_in_4bit: false` asks for nothing
     ]
     if raw.setting(f"{section}.use_peft") or not keys:
         return []

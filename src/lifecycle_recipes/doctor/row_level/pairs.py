@@ -2,7 +2,7 @@
 
 import math
 
-from ...data.row_faults import REPLIES
+from ...data.row_faults import REPLIES, one_label
 from ...data.row_sets import RowSet
 from ...finding import Finding
 from .overlap import content, numbers_of
@@ -118,8 +118,7 @@ def find_in_labels(train_config: dict, row_sets: list[RowSet]) -> list[Finding]:
     if labels and not (good and bad):
         if any(s.partly for s, _ in train):
             return _find_label_conflicts(train)  # the stage reads all labels, and refuses too (stages/kto.py)
-        message = f"every label is {'true' if good else 'false'}"
-        return [Finding.error("one-label", message, "KTO needs both good and bad replies", paths)]
+        return [one_label(bool(good), paths)]
     return [*_find_label_conflicts(train), *_find_weights(good, bad, train_config, paths)] if labels else []
 
 

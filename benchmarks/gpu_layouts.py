@@ -110,7 +110,8 @@ def main(argv: list[str] | None = None) -> None:
                         continue
                     rows.append((shape, stage, *measure(here, stage, case, args)))
                     print(" | ".join(rows[-1]), flush=True)
-    text = "\n".join([facts(args), "", row(HEAD), row(["---"] * len(HEAD)), *map(row, rows)])
+    sizes = f"{args.steps} steps of {args.rows} rows of up to {args.length} tokens"
+    text = "\n".join([facts(args, sizes), "", row(HEAD), row(["---"] * len(HEAD)), *map(row, rows)])
     print(f"\n{text}")
     if args.write:
         write(Path(args.write), text)
@@ -193,6 +194,7 @@ def measure(here: Path, stage: str, case: Case, args: argparse.Namespace) -> tup
     record = json.loads((run / "run.json").read_text()) if (run / "run.json").is_file() else {}
     if done.returncode or record.get("status") != "done":
         said = [line for line in done.stderr.splitlines() if line.startswith("error")]
+        print(done.stderr[-4000:], file=sys.stderr)
         word = "not run" if done.returncode == 2 else f"failed ({done.returncode})"
         return *cells, "", "", "", "", f"{word}: {(said or [done.stderr.strip()[-200:]])[0][:160]}"
     saved = record.get("saved") or {}
@@ -227,13 +229,12 @@ def speed(logs: list[dict]) -> float:
     return (last - first) / (end - start) if end > start else float("nan")
 
 
-def facts(args: argparse.Namespace) -> str:
+def facts(args: argparse.Namespace, sizes: str) -> str:
     """What the figures hold for: date, machine, versions and sizes."""
     kept = ("torch", "transformers", "trl", "accelerate", "peft", "deepspeed", "bitsandbytes")
     versions = ", ".join(f"{name} {v}" for name, v in environment.versions().items() if name in kept)
     machine = environment.hardware()
     device = machine["cpu"] if args.cpu else ", ".join(map(str, machine["gpus"]))
-    sizes = f"{args.steps} steps of {args.rows} rows of up to {args.length} tokens"
     return f"{date.today()}, {device}, one process; {versions}; {sizes}."
 
 

@@ -48,13 +48,13 @@ SHAPES = {
         "llama",
         dict(hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9)
         | dict(num_key_value_heads=3, vocab_size=49152, max_position_embeddings=8192)
-        | dict(rope_theta=100000.0, tie_word_embeddings=True),
+        | dict(tie_word_embeddings=True),
     ),
     "qwen3-0.6b": (
         "qwen3",
         dict(hidden_size=1024, intermediate_size=3072, num_hidden_layers=28, num_attention_heads=16)
         | dict(num_key_value_heads=8, head_dim=128, vocab_size=151936, max_position_embeddings=40960)
-        | dict(rope_theta=1000000.0, tie_word_embeddings=True),
+        | dict(tie_word_embeddings=True),
     ),
 }
 
@@ -159,7 +159,7 @@ def build(here: Path, shape: str, args: argparse.Namespace) -> None:
     per_word = len(tokenizer(" ".join(WORDS))["input_ids"]) / len(WORDS)
 
     def speech(role: str, share: float) -> list[dict]:
-        words = pick.choices(WORDS, k=max(1, int(share * (args.length - 24) / per_word)))
+        words = pick.choices(WORDS, k=max(1, int(share * 0.9 * (args.length - 24) / per_word)))
         return [{"role": role, "content": " ".join(words)}]
 
     count = args.rows * args.steps

@@ -26,7 +26,8 @@ class Layout:
 
     processes: on all machines together. precision: None if the recipe sets it. offload: weights or optimizer
     state are in host memory. tp, cp, sp, dp_replicate, dp_shard: sizes in accelerate's parallelism_config.
-    distributed_type: as in the file. name: `zero3`, or the path of the file. For FSDP only: state_dict, the
+    distributed_type: as in the file. name: `zero3`, or the path of the file.
+    fp8_all_gather: whether torchao wraps the weights for FSDP (accelerate's default). For FSDP only: state_dict, the
     type of its checkpoints, and fsdp_checkpointing, whether FSDP recomputes activations.
     """
 
@@ -45,6 +46,7 @@ class Layout:
     dp_shard: int = 1
     distributed_type: str = "NO"
     fp8_backend: str | None = None
+    fp8_all_gather: bool = True
     state_dict: str | None = None
     fsdp_checkpointing: bool = False
     name: str = ""
@@ -101,6 +103,7 @@ def read_layout(path_or_name: str | Path | None, flags: dict[str, Any] | None = 
     kind = _distributed_type(given, flags)
     nested = _nested(given) | flags
     cpu = bool(flags.get("cpu") or flags.get("use_cpu") or given.get("use_cpu"))
+    fp8 = given.get("fp8_config") or {}
     processes = _whole(flags.get("num_processes") or given.get("num_processes") or 1, "num_processes", path)
     fields: dict[str, Any] = {
         "kind": KINDS.get(kind, "ddp"),
@@ -110,7 +113,8 @@ def read_layout(path_or_name: str | Path | None, flags: dict[str, Any] | None = 
         "cpu": cpu or _gpus_hidden(),
         # --cpu starts one process, regardless of the file.
         "distributed_type": "NO" if flags.get("cpu") else kind,
-        "fp8_backend": (given.get("fp8_config") or {}).get("backend"),
+        "fp8_backend": fp8.get("backend"),
+        "fp8_all_gather": bool(fp8.get("enable_fsdp_float8_all_gather", True)),
         "name": _name_of(path),
     }
     if kind == "DEEPSPEED":

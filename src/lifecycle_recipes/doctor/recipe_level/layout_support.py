@@ -55,7 +55,11 @@ ON_TWO_NODES: dict[str, frozenset[Cell]] = {
 # accelerate runs none of these on a CPU: tests/fixtures/sharded_on_cpu.py patches it.
 SHARDED_ON_CPU = ("fsdp2", "hsdp", "tp", "multi_node_fsdp2")
 # (layout, stage, method) -> date on which benchmarks/gpu_layouts.py passed on a GPU.
-ON_GPU: dict[tuple[str, str, str], str] = {}
+ON_GPU: dict[tuple[str, str, str], str] = {
+    ("one_gpu", "sft", "full"): "2026-11-26",
+    ("fsdp2", "sft", "full"): "2026-11-26",
+    ("zero3", "sft", "full"): "2026-11-26",
+}
 
 
 @dataclass(frozen=True)
@@ -207,6 +211,13 @@ def _float8(stage: str, method: str, layout: Layout) -> Refused:
         )
     if layout.kind == "deepspeed":
         return "DeepSpeed casts weights that float8 needs in float32", "use fsdp2_fp8"
+    if layout.fp8_backend != "TE" and layout.fp8_all_gather:
+        # Seen on an H200, and with FSDP2 on a CPU: save_pretrained ends in "invalid python storage", since torchao
+        # wraps the weights (WeightWithDynamicFloat8CastTensor). accelerate's default is true, also without FSDP.
+        return (
+            "float8 all-gather wraps the weights, and wrapped weights cannot be saved",
+            "set fp8_config.enable_fsdp_float8_all_gather: false in the layout",
+        )
     return None
 
 

@@ -170,7 +170,7 @@ def run(args, rest: list[str]) -> int:
     check_recipe(raw)
     require_one_machine(raw.layout)
     command = stage_command(raw.stage, args.recipe, args.layout, rest, args.processes, args.cpu)
-    start(command)
+    start(command, raw.layout)
     return DONE
 
 

@@ -128,7 +128,7 @@ def numbers_of(found: list) -> str:
     Rows in other sources are counted; empty for a single row. found: (set, index, ...) per row.
     """
     row_set = found[0][0]
-    numbers = [s.number(i) for s, i, *_ in found if s is row_set]
+    numbers = [s.label(i) for s, i, *_ in found if s is row_set]
     more = f", and {len(found) - len(numbers)} in other sources" if len(found) > len(numbers) else ""
     return f" ({row_set.unit} {listed(numbers)}{more})" if len(found) > 1 else ""
 

@@ -208,14 +208,14 @@ def _messages_row(row: dict, source: Source) -> dict:
     plain = not source.roles and source.system is None
     for column in ("messages", "prompt", "chosen", "rejected", "completion"):
         value = row.get(column)
-        if isinstance(value, list) and not (plain and _is_simple(value)):
+        if isinstance(value, list) and not (plain and is_simple(value)):
             row = row | {column: [_message(m, n, column, source.roles) for n, m in enumerate(value, 1)]}
     if source.system is not None:
         return _with_system(row, source.system)
     return row
 
 
-def _is_simple(messages: list) -> bool:
+def is_simple(messages: list) -> bool:
     """Whether no content is a list of parts."""
     return not any(isinstance(m, dict) and isinstance(m.get("content"), list) for m in messages)
 
@@ -254,10 +254,13 @@ def _text_of(parts: list, where: str) -> str:
     """The text of a list of parts, {type: text, text: ...} or a string each."""
     texts = []
     for part in parts:
-        kind = part.get("type", "text") if isinstance(part, dict) else "text"
-        text = part if isinstance(part, str) else part.get("text") if isinstance(part, dict) else None
-        if kind not in ("text", "input_text", "output_text") or not isinstance(text, str):
+        part = {"text": part} if isinstance(part, str) else part
+        kind = part.get("type", "text") if isinstance(part, dict) else type(part).__name__
+        if kind not in ("text", "input_text", "output_text"):
             raise _wrong(f"{where} has a part of type {kind}, not text", "content-not-text")
+        text = part.get("text")
+        if not isinstance(text, str):
+            raise _wrong(f"{where} has a text part without text", "content-not-text")
         texts.append(text)
     return "".join(texts)
 

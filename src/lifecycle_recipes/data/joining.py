@@ -31,7 +31,7 @@ def join(parts: list[Any], paths: list[str]) -> Any:
 
 def _union(ours: Any, theirs: Any, name: str, paths: tuple[str, str]) -> Any:
     """The feature that holds the values of both."""
-    from datasets import LargeList, List, Value
+    from datasets import Json, LargeList, List, Value
 
     if ours == theirs or _is_null(theirs):
         return ours
@@ -47,6 +47,8 @@ def _union(ours: Any, theirs: Any, name: str, paths: tuple[str, str]) -> Any:
         for family in (("string", "large_string"), ("int32", "int64"), ("float32", "int64", "float64")):
             if ours.dtype in family and theirs.dtype in family:
                 return Value("string" if family[0] == "string" else family[-1])
+    if isinstance(ours, Json) or isinstance(theirs, Json):
+        return Json()
     raise _differ(name, (ours, theirs), paths)
 
 
@@ -63,7 +65,7 @@ def _differ(name: str, features: tuple, paths: tuple[str, str]) -> Refusal:
 def _kind(feature: Any) -> str:
     if isinstance(feature, dict):
         return f"an object ({', '.join(feature)})"
-    return {"List": "a list", "LargeList": "a list", "Json": "of several types"}.get(
+    return {"List": "a list", "LargeList": "a list"}.get(
         type(feature).__name__, f"a {getattr(feature, 'dtype', type(feature).__name__)}"
     )
 

@@ -140,6 +140,9 @@ def require_text(path: Path) -> None:
         if not path.stat().st_size:
             raise empty_file(str(path))
         return
+    if path.suffix == ".jsonl":
+        with path.open("rb") as file:
+            _require_lines(path, file)
     # Arrow's JSON reader accepts bytes that are not UTF-8 and fails much later, without a line number.
     decoder, blank = codecs.getincrementaldecoder("utf-8")(), True
     with path.open("rb") as file:

@@ -16,7 +16,7 @@ from pathlib import Path
 from ..finding import Refusal, refuse
 from ..record.parents import hash_file
 from .config import DataConfig, Source
-from .formats import convert, converts, format_columns
+from .formats import convert, converts, format_columns, is_simple
 from .joining import join
 from .provenance import file_of, number_rows
 from .row_faults import (
@@ -161,10 +161,11 @@ class _Reader:
         for path in find_files(source.path):
             self.digest.update(hash_file(path).encode())
             first = sum(rows for _, rows in files)
-            if is_stored_plainly(path, source):
-                part = self.plain(_load(path, self.scratch), source, first)
-            else:
+            stored = _load(path, self.scratch) if is_stored_plainly(path, source) else None
+            if stored is None:
                 part = self.convert_rows(each_row(path, source), source, first, path)
+            else:
+                part = self.plain(stored, source, first)
             parts.append(part)
             files.append([path, len(part)])
         return join(parts, [path for path, _ in files]), files
@@ -172,7 +173,7 @@ class _Reader:
     def plain(self, stored, source: Source, first: int):
         """Rows in the stage's own columns; converted only where messages are stored in another way."""
         rows = self.keep_columns(stored, source)
-        return rows if _has_plain_messages(rows.features) else self.convert_rows(stored, source, first)
+        return rows if _has_plain_messages(rows) else self.convert_rows(stored, source, first)
 
     def convert_rows(self, rows: Iterable[dict], source: Source, first: int, path: str = ""):
         """The rows in the columns of the stage, one by one through a file of JSON lines.
@@ -200,7 +201,10 @@ class _Reader:
         if number < 0:
             raise empty_file(path or source.path)
         name_columns(source, self.required, self.optional, list(has), head)
-        return _load_with("json", file.name, self.scratch)
+        try:
+            return _load_with("json", file.name, self.scratch)
+        except Exception as error:
+            raise unreadable_file(error, path or source.path) from error
 
     def book(self, reason: str, rows: int) -> None:
         if rows:
@@ -244,32 +248,38 @@ def is_stored_plainly(path: str, source: Source) -> bool:
     return not has_bom(path) and (Path(path).suffix != ".txt" or source.text_by == "line")
 
 
-def _has_plain_messages(features) -> bool:
-    """Whether conversations are lists of messages whose content is a string."""
-    from datasets import List, Value
+def _has_plain_messages(rows) -> bool:
+    """Whether all conversations are lists of messages whose content is a string."""
+    from datasets import Value
 
-    for column in (c for c in CONVERSATIONS if c in features):
-        feature = features[column]
-        if column == "messages" and isinstance(feature, Value) and feature.dtype != "null":
-            return False
+    for column in (c for c in CONVERSATIONS if c in rows.column_names):
+        feature = rows.features[column]
+        if isinstance(feature, Value):
+            if column == "messages" and feature.dtype != "null":
+                return False  # messages as JSON
+            continue
         message = getattr(feature, "feature", None)
-        if isinstance(message, dict) and not isinstance(message.get("content", Value("string")), Value):
+        if isinstance(message, dict):
+            if not isinstance(message.get("content", Value("null")), Value):
+                return False
+        # Messages with different keys have no type of their own.
+        elif not all(isinstance(messages, list) and is_simple(messages) for messages in rows[column]):
             return False
-        if isinstance(feature, List) and not isinstance(message, dict | Value):
-            return False  # messages of several types
     return True
 
 
 def _load(path: str, scratch: str | Path | None):
-    """The rows of a file that is stored plainly, as a Dataset."""
+    """The rows of a file that is stored plainly, as a Dataset; None if Arrow finds no type for a column."""
     require_text(Path(path))
     try:
         rows = _load_with(BUILDERS[Path(path).suffix], path, scratch)
     except Exception as error:
         # Upstream's errors (DatasetGenerationError, UnicodeDecodeError, ...) have neither file nor line.
+        if Path(path).suffix == ".parquet":
+            raise unreadable_file(error, path) from error
         if Path(path).suffix in (".jsonl", ".txt"):
             find_bad_line(Path(path))
-        raise unreadable_file(error, path) from error
+        return None
     if not len(rows):
         raise empty_file(path)
     return rows

@@ -6,6 +6,7 @@ Nothing is guessed: `format:` of a source names its format, and a row of another
 
 import json
 import re
+from itertools import chain
 from typing import Any
 
 from ..finding import refuse
@@ -117,6 +118,11 @@ def _check_options(source: Source, kind: str) -> None:
 def converts(source: Source) -> bool:
     """Whether rows of the source are converted in any case, however they are stored."""
     return source.format != "messages" or bool(source.roles) or source.system is not None
+
+
+def name_map(source: Source, required: list[str], optional: list[str]) -> dict[str, str]:
+    """{column of the format: its name in the source}, whether the source has it or not."""
+    return {c: source.columns.get(c, c) for c in chain(*format_columns(source, required, optional))}
 
 
 def fitting(source: Source, rows: list[dict], has: list[str], required: list[str]) -> str:

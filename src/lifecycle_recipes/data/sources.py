@@ -10,13 +10,12 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from contextlib import contextmanager
 from dataclasses import asdict
-from itertools import chain
 from pathlib import Path
 
 from ..finding import Refusal, refuse
 from ..record.parents import hash_file
 from .config import DataConfig, Source
-from .formats import convert, converts, format_columns, is_simple
+from .formats import convert, converts, format_columns, is_simple, name_map
 from .joining import join
 from .provenance import file_of, number_rows
 from .row_faults import (
@@ -180,9 +179,7 @@ class _Reader:
 
         first: the number in the source of the first row.
         """
-        theirs = {
-            c: source.columns.get(c, c) for c in chain(*format_columns(source, self.required, self.optional))
-        }
+        theirs = name_map(source, self.required, self.optional)
         has, head, number = {}, [], -1
         directory = str(self.scratch or until_exit())
         with tempfile.NamedTemporaryFile(

@@ -1,11 +1,12 @@
 """Rows in the formats of public data sets, converted to the columns of a stage. No torch, no datasets.
 
 Nothing is guessed: `format:` of a source names its format, and a row of another shape is a fault. The run
-(sources.py) and the checks before it (row_sets.py) convert with `convert`.
+(sources.py) and the checks before it (row_sets.py) convert with `converter`.
 """
 
 import json
 import re
+from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
@@ -44,6 +45,13 @@ _COLUMNS = {
         "prompt": (["question"], ["system"]),
     },
     "hh": {"chat": (["text"], []), "pair": ([], []), "reply": (["text"], []), "prompt": (["text"], [])},
+}
+# Columns that may hold a list of messages.
+_CONVERSATIONS = {
+    "chat": ("messages",),
+    "pair": ("prompt", "chosen", "rejected"),
+    "reply": ("prompt", "completion"),
+    "prompt": ("prompt",),
 }
 # Role names of ShareGPT data sets; others need `roles:`.
 _SHAREGPT_ROLES = {
@@ -178,25 +186,51 @@ def _is_hh(value: Any) -> bool:
 # Rows
 
 
-def convert(row: dict, source: Source, required: list[str]) -> dict:
-    """A row with the columns of its format as a row with those of the stage.
+def converter(source: Source, required: list[str]) -> Callable[[dict], dict]:
+    """The function that makes of a row with the columns of the source's format one with those of the stage.
 
     A row that cannot be converted becomes {FAULT: [code, detail]}. required: the columns of the stage.
     """
     kind = kind_of(required)
     if kind == "text":
-        return row
-    try:
-        if kind == "reply" and plain_ending(source.path) == ".csv":
-            row = row | {"label": _truth(row.get("label"))}
-        if source.format == "messages":
-            return _messages_row(row, source)
-        found = _READERS[source.format](row, source, kind)
-        if row.get("tools"):
-            found["tools"] = row["tools"]
-        return found
-    except _WrongRow as wrong:
-        return {FAULT: list(wrong.args)}
+        return lambda row: row
+    columns, plain = _CONVERSATIONS[kind], not converts(source)
+    has_labels = kind == "reply" and plain_ending(source.path) == ".csv"
+
+    def convert(row: dict) -> dict:
+        if plain and not has_labels and _is_plain(row, columns):
+            return row
+        try:
+            if has_labels:
+                row = row | {"label": _truth(row.get("label"))}
+            if source.format == "messages":
+                return _messages_row(row, source, columns)
+            found = _READERS[source.format](row, source, kind)
+        except _WrongRow as wrong:
+            return {FAULT: list(wrong.args)}
+        return found | {"tools": row["tools"]} if row.get("tools") else found
+
+    return convert
+
+
+def _is_plain(row: dict, columns: tuple[str, ...]) -> bool:
+    """Whether the conversations of a row are lists of messages with one string as content."""
+    for column in columns:
+        value = row.get(column)
+        if isinstance(value, list):
+            if not is_simple(value):
+                return False
+        elif column == "messages" and isinstance(value, str):
+            return False
+    return True
+
+
+def is_simple(messages: list) -> bool:
+    """Whether no content is a list of parts."""
+    for message in messages:  # noqa: SIM110 - a generator takes twice as long
+        if type(message) is dict and type(message.get("content")) is list:
+            return False
+    return True
 
 
 def _truth(label: Any) -> Any:
@@ -206,24 +240,16 @@ def _truth(label: Any) -> Any:
     )
 
 
-def _messages_row(row: dict, source: Source) -> dict:
+def _messages_row(row: dict, source: Source, columns: tuple[str, ...]) -> dict:
     """Our own format: messages stored as JSON are parsed, lists of text parts are joined."""
     messages = row.get("messages")
     if isinstance(messages, str):
         row = row | {"messages": _parse(messages, "messages")}
-    plain = not source.roles and source.system is None
-    for column in ("messages", "prompt", "chosen", "rejected", "completion"):
+    for column in columns:
         value = row.get(column)
-        if isinstance(value, list) and not (plain and is_simple(value)):
-            row = row | {column: [_message(m, n, column, source.roles) for n, m in enumerate(value, 1)]}
-    if source.system is not None:
-        return _with_system(row, source.system)
-    return row
-
-
-def is_simple(messages: list) -> bool:
-    """Whether no content is a list of parts."""
-    return not any(isinstance(m, dict) and isinstance(m.get("content"), list) for m in messages)
+        if isinstance(value, list):
+            row = row | {column: [_message(m, n, column, source.roles) for n, m in enumerate(value, start=1)]}
+    return row if source.system is None else _with_system(row, source.system)
 
 
 def _with_system(row: dict, system: str) -> dict:

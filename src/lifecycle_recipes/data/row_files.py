@@ -389,7 +389,7 @@ def _row(line: bytes, json_lines: bool, faults: Faults, where: str, number: int)
         return faults.add("bad-line", "not JSON that can be read: nested too deeply", where, number)
     if not isinstance(row, dict):
         return faults.add("line-not-an-object", f"not a JSON object but {_kind(row)}", where, number)
-    if "\\ud" in text or "\\uD" in text:
+    if "\\u" in text and ("\\ud" in text or "\\uD" in text):
         try:
             json.dumps(row, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..finding import Finding, Refusal
 from .config import DataConfig, Source, stage_columns
-from .formats import convert
+from .formats import converter
 from .row_faults import why_left_out
 from .row_files import READ_ERRORS, check_local, empty_file, find_files, read_file, row_step, unreadable_file
 from .selection import choose_rows, hold_out, name_columns, text_columns
@@ -106,9 +106,8 @@ def _read(source: Source, use: str, columns, seed: int) -> tuple[RowSet, list[Fi
     # As in Arrow, a file has every column that any of its rows has.
     has = list(dict.fromkeys(key for row in rows for key in row))
     theirs = name_columns(source, *columns, has, rows)
-    row_set.rows = [
-        convert({ours: row.get(name) for ours, name in theirs.items()}, source, columns[0]) for row in rows
-    ]
+    convert = converter(source, columns[0])
+    row_set.rows = [convert({ours: row.get(name) for ours, name in theirs.items()}) for row in rows]
     most = None if row_set.partly else source.max_rows
     kept, _ = choose_rows(row_set.rows, text_columns(columns[0]), most, seed)
     return row_set.pick(kept, use) if len(kept) < len(rows) else row_set, findings

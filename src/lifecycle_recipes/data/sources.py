@@ -15,7 +15,7 @@ from pathlib import Path
 from ..finding import Refusal, refuse
 from ..record.parents import hash_file
 from .config import DataConfig, Source
-from .formats import convert, converts, format_columns, is_simple, name_map
+from .formats import converter, converts, format_columns, is_simple, name_map
 from .joining import join
 from .provenance import file_of, number_rows
 from .row_faults import (
@@ -180,6 +180,7 @@ class _Reader:
         first: the number in the source of the first row.
         """
         theirs = name_map(source, self.required, self.optional)
+        convert = converter(source, self.required)
         has, head, number = {}, [], -1
         directory = str(self.scratch or until_exit())
         with tempfile.NamedTemporaryFile(
@@ -189,7 +190,7 @@ class _Reader:
                 has |= dict.fromkeys(stored)
                 head += [stored] if not number else []
                 row = {ours: stored.get(name) for ours, name in theirs.items()}
-                row = convert(row, source, self.required)
+                row = convert(row)
                 if fault := row.pop(FAULT, None):
                     self.faults[first + number] = tuple(fault)
                 cells = {c: row.get(c) for c in self.required}

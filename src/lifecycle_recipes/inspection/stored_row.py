@@ -7,7 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from ..data.config import stage_columns
-from ..data.formats import convert, converts, name_map
+from ..data.formats import converter, converts, name_map
 from ..data.provenance import file_of
 from ..data.row_files import check_local, each_row
 
@@ -30,7 +30,7 @@ def stored_and_read(trace: Trace, number: int) -> list[tuple[str, str]]:
     stored = next(islice(each_row(path, source), row, None))
     required, optional = stage_columns(recipe.raw.stage, recipe.raw.values)
     theirs = name_map(source, required, optional)
-    read = convert({ours: stored.get(name) for ours, name in theirs.items()}, source, required)
+    read = converter(source, required)({ours: stored.get(name) for ours, name in theirs.items()})
     return [("stored", _short(stored)), ("read as", _short(read))]
 
 

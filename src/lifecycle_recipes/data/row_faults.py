@@ -12,6 +12,7 @@ ROLES = ("system", "user", "assistant", "tool")
 CONVERSATIONS = ("messages", "prompt", "chosen", "rejected", "completion")
 REPLIES = ("chosen", "rejected", "completion")
 SAME_PAIR = "chosen equals rejected"  # the reason in the ledger
+FAULT = "__fault__"  # [code, detail] in place of the cells of a row that cannot be converted (formats.py)
 SHOWN = 5  # row numbers in a message; the rest are counted
 
 REPAIR = "correct or remove these rows"
@@ -19,11 +20,12 @@ REPAIR = "correct or remove these rows"
 UNTRAINABLE = {
     "no-messages": REPAIR,
     "not-messages": "write a list of {role, content}, or use another column in `data.sources[].columns`",
-    "from-value-messages": "rename `from` to role and `value` to content (human: user, gpt: assistant)",
-    "unknown-role": f"the roles are {', '.join(ROLES)}",
+    "from-value-messages": "set `format: sharegpt` and `columns: {conversations: <the column>}` on the source",
+    "wrong-format": "correct these rows, or set the `format:` that they have on the source (docs/data.md)",
+    "unknown-role": f"the roles are {', '.join(ROLES)}; map another one on the source: `roles: {{<its name>: user}}`",
     "empty-reply": REPAIR,
     "empty-turn": REPAIR,
-    "content-not-text": "content is one string; flatten lists of parts",
+    "content-not-text": "content is a string or a list of text parts; remove rows with other parts",
     "empty-prompt": REPAIR,
     "empty-text": "remove them, or write an empty string (those are left out and counted)",
     "not-text": "use a column of strings",
@@ -50,6 +52,8 @@ MISLEADING = {
 
 def row_fault(row: dict, columns: list[str]) -> tuple[str, str] | None:
     """(code, detail) of the first thing that makes a row untrainable; columns: those the stage requires."""
+    if row.get(FAULT):
+        return tuple(row[FAULT])
     for column in columns:
         if fault := cell_fault(column, row.get(column)):
             return fault
@@ -179,7 +183,7 @@ class Places:
 
     where: str
     message: str
-    numbers: list[int] = field(default_factory=list)
+    numbers: list[int | str] = field(default_factory=list)
 
     def sentence(self, unit: str = "rows", of: int | None = None) -> str:
         """The first detail; with more than one row, also their numbers, and how many there are."""
@@ -190,7 +194,7 @@ class Places:
         )
 
 
-def listed(numbers: list[int]) -> str:
+def listed(numbers: list[int | str]) -> str:
     """`2, 9, 12, 15, 20 and 3 more`."""
     more = f" and {len(numbers) - SHOWN} more" if len(numbers) > SHOWN else ""
     return ", ".join(map(str, numbers[:SHOWN])) + more
@@ -215,7 +219,7 @@ class Faults:
         self.unit = unit
         self.places: dict[str, Places] = {}
 
-    def add(self, code: str, message: str, where: str, number: int) -> None:
+    def add(self, code: str, message: str, where: str, number: int | str) -> None:
         self.places.setdefault(code, Places(where, message)).numbers.append(number)
 
     def findings(self, fixes: dict[str, str] | None = None) -> list[Finding]:

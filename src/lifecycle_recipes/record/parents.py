@@ -1,5 +1,6 @@
 """The parents of a run: found in its recipe, hashed, and checked before the run starts. No torch."""
 
+import glob
 import hashlib
 import os
 import time
@@ -144,10 +145,22 @@ def _state(stat: os.stat_result) -> tuple:
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
+def _rows_below(path) -> list[str]:
+    """The files that a directory or a glob stands for."""
+    if not isinstance(path, str) or "\0" in path:
+        return []
+    if os.path.isdir(path):
+        return sorted(os.path.join(path, name) for name in os.listdir(path))
+    return sorted(glob.glob(path, recursive=True)) if any(c in path for c in "*?[") else []
+
+
 def hash_inputs(values) -> dict[str, str]:
-    """Path -> sha256 of every file named in a recipe: data, prompts, templates, rubrics."""
+    """Path -> sha256 of every file named in a recipe: data, prompts, templates, rubrics.
+
+    The files of a directory or glob of rows, which is the `path` of a source, are among them.
+    """
     if isinstance(values, dict):
-        values = list(values.values())
+        values = [*values.values(), *_rows_below(values.get("path"))]
     if isinstance(values, list):
         return {path: digest for value in values for path, digest in hash_inputs(value).items()}
     # A long text is not a path (and the kernel rejects its lookup).

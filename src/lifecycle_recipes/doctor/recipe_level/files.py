@@ -1,5 +1,6 @@
 """Level 1, files: those in a recipe must exist and have the columns of the stage. No torch, no datasets."""
 
+import csv
 import itertools
 import json
 import os
@@ -9,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...data.config import Source, stage_columns
-from ...data.row_files import check_local
+from ...data.formats import format_columns
+from ...data.row_files import READ_ERRORS, check_local, find_files, open_bytes, plain_ending
 from ...data.selection import name_columns
 from ...evals.check import check_config
 from ...evals.config import EvaluateConfig
@@ -19,6 +21,7 @@ from ...record.file import read_record
 from ...record.parents import ROLES, WEIGHTS, check_parent, find_parents, is_local
 
 PEEK = 50  # rows read of a file; a column that none of them has is missing
+FILES = 20  # files of a directory or glob that are looked at; level 2 reads all
 # Roles that check_config checks, under its own code.
 COMPANIONS = ("against", "reward_model")
 
@@ -43,12 +46,11 @@ def _sources(raw: RawRecipe) -> list[Finding]:
 
 
 def _same_rows(raw: RawRecipe, data: dict) -> list[Finding]:
-    def rows(source: dict) -> tuple:
-        path = source.get("path")
-        path = os.path.realpath(path) if path and os.path.exists(path) else path
-        return path, source.get("name"), source.get("split", "train")
+    def rows(source: dict) -> set[tuple]:
+        files = _existing(source.get("path"))
+        return {(path, source.get("name"), source.get("split", "train")) for path in files}
 
-    trained = {rows(source) for source in data.get("sources") or []}
+    trained = {part for source in data.get("sources") or [] for part in rows(source)}
     return [
         Finding.error(
             "eval-is-train",
@@ -57,42 +59,57 @@ def _same_rows(raw: RawRecipe, data: dict) -> list[Finding]:
             source["path"],
         )
         for source in data.get("eval_sources") or []
-        if rows(source) in trained
+        if rows(source) & trained
     ]
 
 
+def _existing(path: str | None) -> list[str | None]:
+    """The files of a source, as paths without links; the path itself if there are none."""
+    try:
+        files = find_files(path) if path else []
+    except Refusal:
+        files = []
+    return [os.path.realpath(file) for file in files if os.path.exists(file)] or [path]
+
+
 def _check_source(raw: RawRecipe, source: Source) -> None:
+    required, optional = stage_columns(raw.stage, raw.values)
+    if not required:
+        return
+    format_columns(source, required, optional)
     if not check_local(source.path):
         return
-    has = _columns(Path(source.path))
-    required, optional = stage_columns(raw.stage, raw.values)
-    if has is not None and required:
-        # An optional column may occur later in the file.
-        mapped = [source.columns[column] for column in optional if column in source.columns]
-        name_columns(source, required, optional, list(dict.fromkeys([*has, *mapped])))
+    for path in find_files(source.path)[:FILES]:
+        has, rows = _columns(path)
+        if has is not None:
+            name_columns(source, required, optional, has, rows, partly=True)
 
 
-def _columns(path: Path) -> list[str] | None:
-    """Columns of the first rows; None if reading them is expensive (level 2 reads every line)."""
-    if path.suffix == ".txt":
-        return ["text"]
-    if path.suffix == ".parquet":
+def _columns(path: str) -> tuple[list[str] | None, list[dict]]:
+    """(columns of the first rows, these rows); None if reading them is expensive (level 2 reads every line)."""
+    plain = plain_ending(path)
+    if plain == ".txt":
+        return ["text"], []
+    if plain == ".parquet":
         import pyarrow.parquet as pq
 
         try:
-            return pq.read_schema(path).names
+            return pq.read_schema(path).names, []
         except (OSError, ValueError):
-            return None
-    if path.suffix != ".jsonl":
-        return None
+            return None, []
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            rows = [json.loads(line) for line in itertools.islice(file, PEEK) if line.strip()]
-    except (OSError, ValueError, RecursionError):
-        return None
+        with open_bytes(path) as file:
+            head = list(itertools.islice(file, PEEK if plain == ".jsonl" else 1))
+        if plain == ".csv":
+            return next(csv.reader([head[0].decode("utf-8")])), []
+        if plain == ".json":
+            return None, []
+        rows = [json.loads(line) for line in head if line.strip()]
+    except (*READ_ERRORS, RecursionError, IndexError, StopIteration):
+        return None, []
     if not rows or not all(isinstance(row, dict) for row in rows):
-        return None
-    return list(dict.fromkeys(key for row in rows for key in row))
+        return None, []
+    return list(dict.fromkeys(key for row in rows for key in row)), rows
 
 
 def _templates(raw: RawRecipe) -> list[Finding]:

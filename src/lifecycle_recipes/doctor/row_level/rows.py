@@ -57,7 +57,7 @@ def find_faults(raw: RawRecipe, row_set: RowSet) -> list[Finding]:
     for i, row in enumerate(row_set.rows):
         fault = row_fault(row, required) or (None if plain else reply_fault(row) or order_fault(row))
         if fault:
-            faults.add(*fault, row_set.where(i), row_set.number(i))
+            faults.add(*fault, row_set.where(i), row_set.label(i))
     return faults.findings()
 
 

@@ -235,7 +235,7 @@ def _check_layout(recipe: Any, run: Any) -> None:
     record = layout_record(args, raw.layout, runs)
     found = compare(raw.layout, runs) if raw.layout else find_data_parallel(args)
     found += find_in_effective(raw, args, record["data_parallel"])
-    if raw.stage != "ppo":  # PPO does not resume
+    if raw.stage != "ppo" and not run.trained:  # PPO does not resume
         found += find_in_resume(run.earlier_layout, runs, record["global_batch"])
     if is_main_process():
         spent = time.monotonic() - started
@@ -243,7 +243,8 @@ def _check_layout(recipe: Any, run: Any) -> None:
         raw.checked.allowed |= {f.code: raw.allow[f.code] for f in found if f.code in raw.allow}
     if errors := [finding for finding in found if finding.code not in raw.allow]:
         raise Refusal(*errors)
-    run.note(layout=record)
+    if not run.trained:
+        run.note(layout=record)
 
 
 def check_built(trainer: Any, recipe: Any, run: Any) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 from ...finding import Finding, Refusal
 from ...models.config_file import local_config, stored_dtype
 from ...recipe.read import RawRecipe
+from ...record.checkpoints import find_incomplete_checkpoints
 from ...record.file import RUN_FILE, read_record
-from ...record.output_dir import find_incomplete_checkpoints, whose
+from ...record.identity import find_differences, identify
+from ...record.output_dir import find_other_host, whose
 from ...record.parents import find_parents
-from ...record.run import identify
 from .hub import cache
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -43,9 +44,12 @@ def _taken(raw: RawRecipe, directory: Path) -> list[Finding]:
     if {"--replace", "replace"} & raw.flags:
         return []
     earlier, same = _earlier(raw, directory)
-    if same:
-        return [] if earlier["status"] == "done" else find_incomplete_checkpoints(directory)
-    if problem := whose(directory, earlier, identity=None):
+    if same and earlier["status"] != "done":
+        return find_other_host(earlier, directory) + find_incomplete_checkpoints(directory)
+    differences = find_differences(earlier, raw, earlier["parents"], earlier["inputs"]) if earlier else []
+    if same and not differences:
+        return []
+    if problem := whose(directory, earlier, differences):
         code, message = problem
         fix = "choose another output_dir, or pass --replace to rename the old directory"
         return [Finding.warning(code, message, fix, str(directory))]
@@ -56,11 +60,11 @@ def is_free(raw: RawRecipe) -> bool:
     """True if writing a record to output_dir would not replace the record of another run."""
     directory = Path(raw.output_dir)
     earlier, same = _earlier(raw, directory)
-    return whose(directory, earlier, identity=None) is None or (same and earlier["status"] != "done")
+    return whose(directory, earlier, []) is None or (same and earlier["status"] != "done")
 
 
 def _earlier(raw: RawRecipe, directory: Path) -> tuple[dict | None, bool]:
-    """(the record in output_dir or None, whether it is of this recipe with unchanged parents and files)."""
+    """(the record in output_dir or None, whether it makes the same model, if parents and files are unchanged)."""
     try:
         earlier = read_record(directory) if (directory / RUN_FILE).exists() else None
         if earlier is None:
@@ -76,7 +80,7 @@ def _disk(raw: RawRecipe, directory: Path) -> list[Finding]:
     free = shutil.disk_usage(there).free
     if needed <= free:
         return []
-    message = f"{words} need about {_gb(needed)}, but only {_gb(free)} are free at {there}"
+    message = f"{words} need about {_size(needed)}, but only {_size(free)} are free at {there}"
     fix = "lower train.save_total_limit, free disk space, or choose another disk"
     return [
         Finding.warning(
@@ -85,8 +89,8 @@ def _disk(raw: RawRecipe, directory: Path) -> list[Finding]:
     ]
 
 
-def _gb(count: float) -> str:
-    return f"{count / 1e9:.1f} GB"
+def _size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
 def needed_bytes(raw: RawRecipe) -> tuple[float, str]:

@@ -22,13 +22,14 @@ data: {sources: [{path: rows.jsonl}]}
 train: {output_dir: run}
 gate: [acc > 0.5]
 """
+ROW = json.dumps({"messages": [{"role": r, "content": f"the {r}"} for r in ("user", "assistant")]}) + "\n"
 
 
 @pytest.fixture
 def recipe(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sft.yaml").write_text(RECIPE)
-    (tmp_path / "rows.jsonl").write_text('{"messages": []}')
+    (tmp_path / "rows.jsonl").write_text(ROW)
     (tmp_path / "parent").mkdir()
     (tmp_path / "parent" / "model.safetensors").write_text("weights")
     return "sft.yaml"

@@ -233,9 +233,10 @@ def is_done(raw) -> bool:
         earlier = read_record(raw.output_dir)
     except Refusal:
         return False
+    if earlier["status"] != "done":
+        return False
     parents = {role: describe_parent(path, raw.output_dir) for role, path in find_parents(raw.values).items()}
-    same = earlier.get("identity") == identify(raw, parents, hash_inputs(raw.values))
-    return same and earlier["status"] == "done"
+    return earlier.get("identity") == identify(raw, parents, hash_inputs(raw.values))
 
 
 def _flags(raw) -> set[str]:

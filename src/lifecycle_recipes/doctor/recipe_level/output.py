@@ -52,6 +52,18 @@ def _taken(raw: RawRecipe, directory: Path) -> list[Finding]:
     return []
 
 
+def find_finished(raw: RawRecipe) -> list[Finding]:
+    """output-dir-finished, also for the finished run of this same recipe: a check passes it, a run does not."""
+    directory = Path(raw.output_dir)
+    earlier, same = _earlier(raw, directory)
+    if not same or earlier["status"] != "done" or {"--replace", "replace"} & raw.flags:
+        return []
+    fix = "pass --unless-done to keep it, or --replace to rename it and run again"
+    return [
+        Finding.error("output-dir-finished", "contains a finished run of this recipe", fix, str(directory))
+    ]
+
+
 def is_free(raw: RawRecipe) -> bool:
     """True if writing a record to output_dir would not replace the record of another run."""
     directory = Path(raw.output_dir)

@@ -9,7 +9,6 @@
 """
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -20,7 +19,7 @@ from ..exit_status import is_main_process
 from ..finding import Finding, Refusal
 from ..layouts.layout import Layout
 from ..quiet import quiet
-from ..recipe.read import RawRecipe, read_recipe
+from ..recipe.read import RawRecipe, read_recipe, real_path
 from ..record.run import Run
 from .codes import ELSEWHERE, NEVER_WAIVED
 from .plan import describe
@@ -129,7 +128,7 @@ def check(
         nonlocal raw
         raw = read_recipe(path, overrides)
         allow.update(raw.allow)  # known only now; run_level looks at it after this
-        raw.awaited = awaited - {os.path.realpath(raw.output_dir)}
+        raw.awaited = awaited - {real_path(raw.output_dir)}
         raw.layout = read_layout(raw)
         return find_in_recipe(raw)
 

@@ -1,7 +1,6 @@
 """`lifecycle check` of several recipes: what others of them make is not missing, what repeats is printed once."""
 
 import contextlib
-import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -9,7 +8,7 @@ from collections.abc import Callable
 from ..doctor.check import Report, check
 from ..finding import DONE, FAILED, REFUSED, Finding, Refusal
 from ..layouts.layout import Layout
-from ..recipe.read import RawRecipe, read_recipe
+from ..recipe.read import RawRecipe, read_recipe, real_path
 from .graph import find_recipes, find_shared, split_overrides, stage_names
 
 
@@ -30,7 +29,7 @@ def check_all(
     for name, path in named.items():
         with contextlib.suppress(Refusal):  # its own report has the errors
             readable.append(read_recipe(path, given[name]))
-    awaited = frozenset(os.path.realpath(raw.output_dir) for raw in readable)
+    awaited = frozenset(real_path(raw.output_dir) for raw in readable)
     together, reports, crashed = find_shared(readable), [], False
     for name, path in named.items():
         try:

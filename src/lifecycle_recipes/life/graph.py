@@ -12,7 +12,7 @@ from pathlib import Path
 from ..doctor.recipe_level.paths import named_paths
 from ..finding import Finding, Refusal, refuse
 from ..recipe.overrides import FLAGS
-from ..recipe.read import RawRecipe, read_recipe
+from ..recipe.read import RawRecipe, read_recipe, real_path
 from ..record.gate import parse
 
 SUFFIXES = (".yaml", ".yml")
@@ -22,13 +22,15 @@ SUFFIXES = (".yaml", ".yml")
 class Stage:
     """One recipe of a life. name: its file's name without .yaml. arguments: its overrides and flags.
 
-    parents: names of the stages of the same life that come before it.
+    inputs: names of the stages of the same life whose output it reads. parents: those, and the stages that its
+    gate lines name: they come before it, too.
     """
 
     name: str
     path: str
     raw: RawRecipe
     arguments: list[str]
+    inputs: list[str] = field(default_factory=list)
     parents: list[str] = field(default_factory=list)
 
 
@@ -99,22 +101,42 @@ def read_life(places: list[str], arguments: list[str]) -> list[Stage]:
     findings += find_shared([stage.raw for stage in stages])
     if findings:
         raise Refusal(*findings)
-    made = {os.path.realpath(stage.raw.output_dir): stage.name for stage in stages}
+    made = {real_path(stage.raw.output_dir): stage.name for stage in stages}
     for stage in stages:
-        stage.raw.awaited = frozenset(made) - {os.path.realpath(stage.raw.output_dir)}
-        named_directories = [path for path in directories(stage.raw) if stage.raw.is_awaited(path)]
-        found = {
-            name for path in named_directories for made_here, name in made.items() if _is_in(path, made_here)
-        }
-        stage.parents = [other.name for other in stages if other.name in found]
+        stage.raw.awaited = frozenset(made) - {real_path(stage.raw.output_dir)}
+        stage.inputs = _makers(inputs_of(stage.raw), made, stage.name)
+        stage.parents = list(
+            dict.fromkeys([*stage.inputs, *_makers(named_in_gate(stage.raw), made, stage.name)])
+        )
     return in_order(stages)
+
+
+def inputs_of(raw: RawRecipe) -> list[str]:
+    """Every path that a recipe reads."""
+    return [path for name, path in named_paths(raw.values) if not name.endswith("output_dir")]
+
+
+def named_in_gate(raw: RawRecipe) -> list[str]:
+    """The directories of the runs that the gate lines of a recipe may name: of RUN/METRIC, RUN beside output_dir."""
+    beside = Path(real_path(raw.output_dir)).parent
+    terms = [
+        term for gate in map(parse, raw.gate) for term in (gate.metric, gate.term) if isinstance(term, str)
+    ]
+    return [str(beside / term.split("/")[0]) for term in terms if "/" in term]
+
+
+def _makers(paths: list[str], made: dict[str, str], itself: str) -> list[str]:
+    """Names of the other stages that make these paths. made: real output_dir -> name of its stage."""
+    real = [real_path(path) for path in paths]
+    found = [n for d, n in made.items() if any(r == d or r.startswith(d + os.sep) for r in real)]
+    return [name for name in found if name != itself]
 
 
 def find_shared(recipes: list[RawRecipe]) -> list[Finding]:
     """output-dir-shared: recipes that would write to the same directory."""
     owners: dict[str, list[RawRecipe]] = {}
     for raw in recipes:
-        owners.setdefault(os.path.realpath(raw.output_dir), []).append(raw)
+        owners.setdefault(real_path(raw.output_dir), []).append(raw)
     return [
         Finding.error(
             "output-dir-shared",
@@ -125,21 +147,6 @@ def find_shared(recipes: list[RawRecipe]) -> list[Finding]:
         for same in owners.values()
         if len(same) > 1
     ]
-
-
-def directories(raw: RawRecipe) -> list[str]:
-    """Every path that a recipe reads, and the directories of the runs that its gate lines name."""
-    paths = [path for name, path in named_paths(raw.values) if not name.endswith("output_dir")]
-    beside = Path(os.path.realpath(raw.output_dir)).parent
-    terms = [
-        term for gate in map(parse, raw.gate) for term in (gate.metric, gate.term) if isinstance(term, str)
-    ]
-    return [*paths, *(str(beside / term.split("/")[0]) for term in terms if "/" in term)]
-
-
-def _is_in(path: str, directory: str) -> bool:
-    real = os.path.realpath(path)
-    return real == directory or real.startswith(directory + os.sep)
 
 
 def in_order(stages: list[Stage]) -> list[Stage]:

@@ -1,6 +1,5 @@
 """What a life will do: which stages are done, resumed or run, and what is wrong, before one starts. No torch."""
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from ..doctor.check import Report, check_launch
 from ..doctor.plan import in_words
 from ..finding import Refusal, refuse
 from ..layouts.launch import UNLAUNCHED
+from ..recipe.read import real_path
 from ..record.file import RUN_FILE, read_record
 from ..record.gate import judge
 from ..record.output_dir import last_checkpoint
@@ -47,12 +47,12 @@ def select(stages: list[Stage], chosen: Selection) -> list[Stage]:
 def find_states(stages: list[Stage]) -> dict[str, str]:
     """Name -> `done`, `resume` or `run`. A stage is done if its run is finished with these values, parents and files.
 
-    What needs a stage that is run is run as well. If that stage then turns out as before, its descendants are
-    found done when it is their turn.
+    What reads the output of a stage that is run is run as well. If that stage then turns out as before, what reads it
+    is found done when it is its turn.
     """
     states: dict[str, str] = {}
     for stage in stages:
-        again = any(states.get(parent, "done") != "done" for parent in stage.parents)
+        again = any(states.get(name, "done") != "done" for name in stage.inputs)
         if not again and is_done(stage.raw):
             states[stage.name] = "done"
         else:
@@ -82,7 +82,7 @@ def passes(stage: Stage) -> bool:
 
 def check_stages(stages: list[Stage], states: dict[str, str], rows: bool) -> list[Report]:
     """The checks without torch of every stage that is not done: its recipe and, with `rows`, its rows."""
-    made = {os.path.realpath(stage.raw.output_dir) for stage in stages}
+    made = {real_path(stage.raw.output_dir) for stage in stages}
     for stage in stages:
         stage.raw.awaited &= made  # what is not selected must exist already
     return [check_launch(stage.raw, rows) for stage in stages if states[stage.name] != "done"]

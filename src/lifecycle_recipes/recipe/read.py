@@ -74,12 +74,20 @@ class RawRecipe:
 
     def is_awaited(self, path: str) -> bool:
         """Whether `path` is, or is in, a directory that another recipe of the same command makes."""
-        real = os.path.realpath(path)
+        real = real_path(path)
         return any(real == made or real.startswith(made + os.sep) for made in self.awaited)
 
     def place(self, *names: str) -> str:
         """The place of the first of these keys or sections that the recipe contains."""
         return next((self.places[name] for name in names if name in self.places), self.path)
+
+
+def real_path(path: str) -> str:
+    """os.path.realpath; a path that no file system can look up (`bad-path`) is returned as it is."""
+    try:
+        return os.path.realpath(path)
+    except ValueError:
+        return path
 
 
 def read_recipe(path: str | Path, overrides: list[str] | None = None, stage: str | None = None) -> RawRecipe:

@@ -11,7 +11,7 @@ from ...recipe.read import RawRecipe
 from ...record.file import RUN_FILE, read_record
 from ...record.output_dir import find_incomplete_checkpoints, whose
 from ...record.parents import find_parents
-from ...record.run import identify
+from ...record.run import identify, is_done
 from .hub import cache
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -58,10 +58,12 @@ def find_finished(raw: RawRecipe) -> list[Finding]:
     earlier, same = _earlier(raw, directory)
     if not same or earlier["status"] != "done" or {"--replace", "replace"} & raw.flags:
         return []
-    fix = "pass --unless-done to keep it, or --replace to rename it and run again"
-    return [
-        Finding.error("output-dir-finished", "contains a finished run of this recipe", fix, str(directory))
-    ]
+    message, fix = "contains a finished run of this recipe", "pass --replace to rename it and run again"
+    if is_done(raw):
+        fix = f"pass --unless-done to keep it, or {fix.removeprefix('pass ')}"
+    else:
+        message += ", from another parent or other data"
+    return [Finding.error("output-dir-finished", message, fix, str(directory))]
 
 
 def is_free(raw: RawRecipe) -> bool:
@@ -75,11 +77,14 @@ def _earlier(raw: RawRecipe, directory: Path) -> tuple[dict | None, bool]:
     """(the record in output_dir or None, whether it is of this recipe with unchanged parents and files)."""
     try:
         earlier = read_record(directory) if (directory / RUN_FILE).exists() else None
-        if earlier is None:
-            return None, False
-        return earlier, identify(raw, earlier["parents"], earlier["inputs"]) == earlier["identity"]
-    except (Refusal, KeyError, TypeError):
+    except Refusal:
         return None, False
+    if earlier is None:
+        return None, False
+    try:
+        return earlier, identify(raw, earlier["parents"], earlier["inputs"]) == earlier["identity"]
+    except (KeyError, TypeError):
+        return earlier, False
 
 
 def _disk(raw: RawRecipe, directory: Path) -> list[Finding]:

@@ -187,7 +187,7 @@ def test_rows_are_looked_through_once(recipe_here, monkeypatch):
     from lifecycle_recipes.doctor.row_level import handed_on, rows
 
     with Path("rows.jsonl").open("a") as file:
-        file.write('{"messages": []}\n')
+        file.write('\n{"messages": []}\n')
     monkeypatch.setenv(handed_on.VARIABLE, "{}")
     raw = read_recipe("sft.yaml", ["--allow", "{no-messages: known}"])
     assert doctor.check_launch(raw).allowed == {"no-messages": "known"}

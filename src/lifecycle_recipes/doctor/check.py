@@ -226,6 +226,7 @@ def check_launch(raw: RawRecipe, rows: bool = True) -> Report:
             return [_as_run(finding) for finding in found]
 
         report.run_level(2, raw.allow, row_level)
+    report.findings = [replace(f, where=f.where or raw.path) for f in report.findings]
     return report
 
 

@@ -4,6 +4,7 @@ import contextlib
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 
 from ..doctor.check import Report, check
 from ..finding import DONE, FAILED, REFUSED, Finding, Refusal
@@ -43,13 +44,20 @@ def check_all(
 
 
 def print_findings(reports: list[Report]) -> None:
-    """Each finding once, in the order of the recipes; one that several recipes have, with their names."""
-    owners: dict[Finding, list[str]] = {}
+    """Each finding once, in the order of the recipes, with the places of all recipes that have it."""
+    groups: dict[Finding, list[str]] = {}
+    first: dict[Finding, Finding] = {}
     for report in reports:
         for finding in report.findings:
-            owners.setdefault(finding, []).append(report.path)
-    for finding, paths in owners.items():
-        print(finding, *[f"    in: {', '.join(paths)}"] * (len(paths) > 1), sep="\n", file=sys.stderr)
+            inside = finding.where.startswith(report.path)
+            key = replace(finding, where="" if inside else finding.where)
+            groups.setdefault(key, []).append(finding.where if inside else report.path)
+            first.setdefault(key, finding)
+    for key, places in groups.items():
+        others = places if key.where else places[1:]  # its own line names the first place in a recipe
+        print(first[key], file=sys.stderr)
+        if others and len(reports) > 1:
+            print(f"    {'in' if key.where else 'also'}: {', '.join(others)}", file=sys.stderr)
 
 
 def print_results(reports: list[Report]) -> None:

@@ -48,8 +48,8 @@ def run_life(
     reports = check_stages(stages, states, rows=not dry_run)
     print_findings(reports)
     print(show(stages, states), flush=True)
-    if wrong := [report.path for report in reports if report.errors]:
-        print(f"nothing was started: correct the errors in {', '.join(wrong)} first", file=sys.stderr)
+    if any(report.errors for report in reports):
+        print("nothing was started: correct the errors above first", file=sys.stderr)
         return REFUSED
     if dry_run:
         print("nothing was started (--dry-run); the rows are checked before the first stage starts")

@@ -1,7 +1,7 @@
-# The lifecycle of a model as a graph: a stage runs if its recipe, or the gate of one of its parents, is newer.
+# Short commands for `lifecycle` and its environment; the graph of the stages is in the recipes themselves.
 #
 #   make lifecycle                    the whole desk lifecycle, then the card
-#   make sft                          one stage of RECIPES, then its gate
+#   make sft                          one stage of RECIPES, then its gate; nothing if it is done
 #   make dpo RECIPES=recipes/mine LAYOUT=zero3 ARGS="--train.max_steps 5"
 #   make sft LAYOUT=zero3 PROCESSES=2 CPU=1   a layout with two processes, on the CPU
 #   make variants                     the LoRA and QLoRA variants of the lifecycle
@@ -17,13 +17,14 @@ LAYOUT ?=
 PROCESSES ?=
 CPU ?=
 ARGS ?=
-DESK := runs/desk
 LAUNCH = $(if $(LAYOUT),--layout $(LAYOUT)) $(if $(PROCESSES),--processes $(PROCESSES)) $(if $(CPU),--cpu)
 VENV := .venv
 BIN := $(VENV)/bin
 LIFECYCLE := $(BIN)/lifecycle
 INSTALLED := $(VENV)/installed
 WORLD := data/desk/world/manifest.json
+# The world is generated for recipes that read it.
+NEEDED = $(shell grep -qs data/desk/world $(RECIPES)/*.yaml && echo $(WORLD))
 
 # The desk does not need the Hub; run a recipe with a Hub id with HF_HUB_OFFLINE=0.
 export HF_HUB_OFFLINE ?= 1
@@ -54,38 +55,22 @@ $(WORLD): $(wildcard data/desk/*.py) | $(INSTALLED)
 	@$(BIN)/python data/desk/generate.py
 
 # --- the lifecycle ----------------------------------------------------------------------------------------
-# Each prerequisite below is a parent; a stage starts only from parents whose gate passed.
-$(DESK)/02-tokenizer/gate.ok: $(WORLD)
-$(DESK)/03-pretrain/gate.ok: $(DESK)/02-tokenizer/gate.ok
-$(DESK)/04-sft/gate.ok: $(DESK)/03-pretrain/gate.ok
-$(DESK)/05-reward/gate.ok: $(DESK)/04-sft/gate.ok
-$(DESK)/06-ppo/gate.ok: $(DESK)/05-reward/gate.ok
-$(DESK)/07-dpo/gate.ok: $(DESK)/05-reward/gate.ok
-$(DESK)/08-kto/gate.ok: $(DESK)/05-reward/gate.ok
-# Variants are compared with the full fine-tunes, which therefore run first.
-$(DESK)/04-sft-lora/gate.ok: $(DESK)/04-sft/gate.ok
-$(DESK)/04-sft-qlora/gate.ok: $(DESK)/04-sft/gate.ok
-$(DESK)/07-dpo-lora/gate.ok: $(DESK)/04-sft-lora/gate.ok $(DESK)/05-reward/gate.ok
-$(DESK)/12-evaluate/gate.ok: $(DESK)/07-dpo/gate.ok $(DESK)/08-kto/gate.ok
+# What is done is left out. --replace: after an edit of a recipe its earlier run is renamed, not refused.
+lifecycle: | $(INSTALLED) $(WORLD)
+	@$(LIFECYCLE) run recipes/desk --until 06-ppo --until 07-dpo --until 08-kto --replace
 
-$(DESK)/%/gate.ok: recipes/desk/%.yaml | $(INSTALLED)
-	@$(LIFECYCLE) run $< --unless-done --replace
-	@$(LIFECYCLE) gate $<
-
-lifecycle: $(DESK)/06-ppo/gate.ok $(DESK)/07-dpo/gate.ok $(DESK)/08-kto/gate.ok
-	@$(LIFECYCLE) report $(DESK)
-
-variants: $(DESK)/04-sft-lora/gate.ok $(DESK)/04-sft-qlora/gate.ok $(DESK)/07-dpo-lora/gate.ok
-	@$(LIFECYCLE) report $(DESK)
+# With the full fine-tunes, with which their gates compare them.
+variants: | $(INSTALLED) $(WORLD)
+	@$(LIFECYCLE) run recipes/desk --until 04-sft-lora --until 04-sft-qlora --until 07-dpo-lora --replace
 
 report: | $(INSTALLED)
 	@$(LIFECYCLE) report
 
 # --- one stage --------------------------------------------------------------------------------------------
-tokenizer pretrain sft reward ppo dpo kto evaluate sft-lora sft-qlora dpo-lora: %: | $(INSTALLED) $(WORLD)
+tokenizer pretrain sft reward ppo dpo kto evaluate sft-lora sft-qlora dpo-lora: %: | $(INSTALLED) $(NEEDED)
 	@recipe=$$(ls $(RECIPES)/[0-9]*-$@.yaml 2>/dev/null | head -1); \
 	if [ -z "$$recipe" ]; then echo "no recipe $(RECIPES)/[0-9]*-$@.yaml" >&2; exit 2; fi; \
-	$(LIFECYCLE) run $$recipe $(LAUNCH) $(ARGS) && $(LIFECYCLE) gate $$recipe $(ARGS)
+	$(LIFECYCLE) run $$recipe --unless-done $(LAUNCH) $(ARGS) && $(LIFECYCLE) gate $$recipe $(ARGS)
 
 # --- broken recipes ---------------------------------------------------------------------------------------
 broken: | $(INSTALLED)

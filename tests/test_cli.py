@@ -14,6 +14,8 @@ from repository import ROOT
 from lifecycle_recipes import cli
 from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.layouts import launch
+from lifecycle_recipes.recipe.read import read_recipe
+from lifecycle_recipes.record.run import Run
 
 LIFECYCLE = [sys.executable, "-m", "lifecycle_recipes.cli"]
 RECIPE = """stage: sft
@@ -22,13 +24,14 @@ data: {sources: [{path: rows.jsonl}]}
 train: {output_dir: run}
 gate: [acc > 0.5]
 """
+ROW = json.dumps({"messages": [{"role": r, "content": f"the {r}"} for r in ("user", "assistant")]}) + "\n"
 
 
 @pytest.fixture
 def recipe(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sft.yaml").write_text(RECIPE)
-    (tmp_path / "rows.jsonl").write_text('{"messages": []}')
+    (tmp_path / "rows.jsonl").write_text(ROW)
     (tmp_path / "parent").mkdir()
     (tmp_path / "parent" / "model.safetensors").write_text("weights")
     return "sft.yaml"
@@ -143,9 +146,6 @@ def test_run_prints_the_line_it_starts(capsys, recipe, monkeypatch):
 
 
 def test_run_unless_done(capsys, recipe, monkeypatch):
-    from lifecycle_recipes.recipe.read import read_recipe
-    from lifecycle_recipes.record.run import Run
-
     started = []
     monkeypatch.setattr(launch, "start", lambda command, layout: started.append(command))
     with Run(read_recipe(recipe, [])):
@@ -154,8 +154,21 @@ def test_run_unless_done(capsys, recipe, monkeypatch):
     status, out, _ = lifecycle(capsys, "run", recipe, "--unless-done")
     assert (status, out, len(started)) == (0, "run: already finished\n", 1)
     Path("parent/model.safetensors").write_text("trained again")
-    lifecycle(capsys, "run", recipe, "--unless-done")
-    assert len(started) == 2
+    status, _, err = lifecycle(capsys, "run", recipe, "--unless-done")
+    assert status == 2 and "[output-dir-finished]" in err and "another parent" in err and len(started) == 1
+    assert lifecycle(capsys, "run", recipe, "--unless-done", "--replace")[0] == 0 and len(started) == 2
+
+
+def test_run_shows_faulty_rows_and_a_finished_run_before_it_starts_anything(capsys, recipe, monkeypatch):
+    monkeypatch.setattr(launch, "start", lambda command: pytest.fail("started"))
+    Path("rows.jsonl").write_text(ROW + '{"messages": []}\n')
+    status, _, err = lifecycle(capsys, "run", recipe)
+    assert status == 2 and err.startswith("error [no-messages] rows.jsonl:2: ")
+    Path("rows.jsonl").write_text(ROW)
+    with Run(read_recipe(recipe, [])):
+        pass
+    status, _, err = lifecycle(capsys, "run", recipe)
+    assert status == 2 and "[output-dir-finished] run: contains a finished run of this recipe" in err
 
 
 @pytest.mark.parametrize(("gpu", "name"), [(True, "one_gpu"), (False, "cpu")])

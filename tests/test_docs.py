@@ -12,6 +12,8 @@ from repository import ROOT
 from lifecycle_recipes.cli import build_parser
 from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.layouts.launch import find_layout
+from lifecycle_recipes.life.graph import read_life
+from lifecycle_recipes.life.plan import Selection, select
 from lifecycle_recipes.recipe.located_yaml import read_yaml
 from lifecycle_recipes.recipe.read import read_recipe
 from lifecycle_recipes.record.gate import parse
@@ -126,7 +128,8 @@ def test_wrong_recipes_are_refused_as_documented(page, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("words", commands_of("lifecycle"))
-def test_lifecycle_commands_exist(words):
+def test_lifecycle_commands_exist(words, monkeypatch):
+    monkeypatch.chdir(ROOT)
     args, rest = build_parser().parse_known_args(words)  # exits 2 at an unknown subcommand
     assert args.command in ("check", "run", "inspect") or not rest
     if getattr(args, "layout", None):
@@ -136,7 +139,12 @@ def test_lifecycle_commands_exist(words):
         files = sorted(ROOT.glob(path))
         assert files, path
         for file in files:
-            read_recipe(file, rest)
+            if not file.is_dir():
+                read_recipe(file, rest)
+                continue
+            stages = read_life([str(file)], rest)
+            if args.command == "run":
+                select(stages, Selection(args.until, args.start, args.only))
 
 
 @pytest.mark.parametrize("words", commands_of("make"))

@@ -9,7 +9,7 @@ PACKAGE = ROOT / "src" / "lifecycle_recipes"
 # Who may touch whom: a room imports from the rows below its own. Nobody imports a stage, not even a stage.
 ORDER = """
 cli launch
-stages inspection
+stages inspection life
 training synthesis publish
 doctor diagnosis report
 evals curation chat
@@ -25,7 +25,7 @@ RANK = {room: -row for row, line in enumerate(ORDER.split("\n")) for room in lin
 HEAVY = set("torch transformers trl datasets accelerate peft lm_eval tokenizers deepspeed".split())
 # Rooms, and files of other rooms, that must be importable in milliseconds.
 LIGHT = {"cli", "chat", "stages", "planner", "report", "recipe", "record", "layouts", "exit_status"}
-LIGHT |= {"finding", "redact", "quiet", "doctor", "training.stage"}
+LIGHT |= {"finding", "redact", "quiet", "doctor", "life", "training.stage"}
 LIGHT_MODELS = "adapters config_file from_config lora_targets new_tokenizer special_tokens turn_end"
 LIGHT |= {f"models.{name}" for name in LIGHT_MODELS.split()}
 LIGHT |= {

@@ -8,10 +8,11 @@ from .exit_status import leave
 from .finding import DONE, GATE_FAILED, REFUSED, STOPPED, Refusal
 
 EXAMPLES = """examples:
-  lifecycle check recipes/desk/*.yaml --upto 1
+  lifecycle check recipes/desk --upto 1
   lifecycle inspect recipes/desk/04-sft.yaml --rows 2
   lifecycle run recipes/desk/04-sft.yaml --train.max_steps 5
   lifecycle run recipes/desk/07-dpo.yaml --layout ddp --replace
+  lifecycle run recipes/desk --until 07-dpo --07-dpo.train.beta 0.3
   lifecycle gate runs/desk/04-sft
   lifecycle report runs/desk
   lifecycle chat runs/desk/04-sft --prompt "Who owns the billing service?"
@@ -61,7 +62,12 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command(
         "check", check, "find errors in a recipe before the run", "lifecycle check recipes/desk/04-sft.yaml"
     )
-    sub.add_argument("recipes", nargs="+", metavar="RECIPE", help="recipe files; overrides may follow")
+    sub.add_argument(
+        "recipes",
+        nargs="+",
+        metavar="RECIPE|DIRECTORY",
+        help="recipes, or directories of them; overrides may follow",
+    )
     sub.add_argument("--json", action="store_true", help="print the findings as a JSON list")
     sub.add_argument(
         "--upto",
@@ -73,9 +79,15 @@ def build_parser() -> argparse.ArgumentParser:
     _add_layout_options(sub, "also check for this layout, a file of accelerate_configs/ (default: no layout)")
 
     example = "lifecycle run recipes/desk/04-sft.yaml --layout zero3 --train.learning_rate 2e-5"
-    sub = command("run", run, "run the stage of a recipe, or resume it", example)
+    sub = command(
+        "run", run, "run the stage of a recipe, or all stages of a directory, or resume them", example
+    )
     sub.add_argument(
-        "recipe", metavar="RECIPE", help="a recipe file; overrides (--train.max_steps 5) follow it"
+        "recipes",
+        nargs="+",
+        metavar="RECIPE|DIRECTORY",
+        help="a recipe file; overrides (--train.max_steps 5) follow it. "
+        "Of a directory or several files: all stages in order, each with its gate (--07-dpo.train.max_steps 5)",
     )
     _add_layout_options(sub, "a file of accelerate_configs/ (default: one_gpu if there is a GPU, else cpu)")
     sub.add_argument(
@@ -83,7 +95,9 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="do nothing if this run is already finished (same recipe, parents, files)",
     )
+    _add_life_options(sub)
     sub.epilog += (
+        "\n  lifecycle run recipes/desk --until 07-dpo"
         "\n\nfor the stage: --replace (rename an existing output_dir), --allow-failed-parent, --debug"
     )
 
@@ -120,6 +134,22 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_life_options(command: argparse.ArgumentParser) -> None:
+    life = command.add_argument_group("for several stages, named as their recipes, such as 07-dpo")
+    life.add_argument("--dry-run", action="store_true", help="print the plan, start nothing")
+    several = {"action": "append", "default": [], "metavar": "NAME"}
+    life.add_argument("--until", **several, help="only this stage and what it needs; may be repeated")
+    life.add_argument(
+        "--from", dest="start", **several, help="only this stage and what needs it; may be repeated"
+    )
+    life.add_argument("--only", **several, help="only this stage; may be repeated")
+    life.add_argument(
+        "--keep-going",
+        action="store_true",
+        help="after a failure, run the stages that do not need the failed one",
+    )
+
+
 def _add_layout_options(command: argparse.ArgumentParser, help: str) -> None:
     command.add_argument("--layout", metavar="NAME", help=help)
     command.add_argument(
@@ -140,38 +170,64 @@ def _asked(args, raw):
 
 
 def check(args, overrides: list[str]) -> int:
-    from .doctor import check as doctor
+    from .life.check import check_all, print_findings, print_results
 
     tell = (lambda line: print(line, file=sys.stderr)) if sys.stderr.isatty() else (lambda line: None)
     asked = lambda raw: _asked(args, raw)  # noqa: E731
-    reports = [doctor.check(path, overrides, args.upto, tell, asked) for path in args.recipes]
+    reports, together, status = check_all(args.recipes, overrides, args.upto, tell, asked)
     if args.json:
         import json
 
-        print(json.dumps([f.as_json() for report in reports for f in report.findings], indent=1))
-    for report in [] if args.json else reports:
-        for finding in report.findings:
-            print(finding, file=sys.stderr)
-        print(report.summary())
-    return REFUSED if any(report.errors for report in reports) else DONE
+        findings = [*together, *(f for report in reports for f in report.findings)]
+        print(json.dumps([f.as_json() for f in findings], indent=1))
+        return status
+    for finding in together:
+        print(finding, file=sys.stderr)
+    print_findings(reports)
+    print_results(reports)
+    return status
 
 
 def run(args, rest: list[str]) -> int:
-    from .doctor.check import check_recipe
+    life_flags = (args.dry_run, args.until, args.start, args.only, args.keep_going)
+    if len(args.recipes) > 1 or os.path.isdir(args.recipes[0]) or any(life_flags):
+        return run_life(args, rest)
+    from .doctor.check import refuse_launch
     from .layouts.launch import require_one_machine, stage_command, start
     from .recipe.read import read_recipe
     from .record.run import is_done
 
-    raw = read_recipe(args.recipe, rest)
+    recipe = args.recipes[0]
+    raw = read_recipe(recipe, rest)
     if args.unless_done and is_done(raw):
         print(f"{raw.output_dir}: already finished")
         return DONE
     raw.layout = _asked(args, raw)
-    check_recipe(raw)
+    refuse_launch(raw)
     require_one_machine(raw.layout)
-    command = stage_command(raw.stage, args.recipe, args.layout, rest, args.processes, args.cpu)
+    command = stage_command(raw.stage, recipe, args.layout, rest, args.processes, args.cpu)
     start(command, raw.layout)
     return DONE
+
+
+def run_life(args, rest: list[str]) -> int:
+    from .life.plan import Selection
+    from .life.run import as_typed
+    from .life.run import run_life as run_all
+
+    launch = ["--layout", args.layout] if args.layout else []
+    launch += ["--processes", str(args.processes)] if args.processes else []
+    launch += ["--cpu"] if args.cpu else []
+    return run_all(
+        args.recipes,
+        rest,
+        Selection(args.until, args.start, args.only),
+        lambda raw: _asked(args, raw),
+        launch,
+        args.dry_run,
+        args.keep_going,
+        as_typed(sys.argv[1:]),
+    )
 
 
 def gate(args, rest: list[str]) -> int:

@@ -56,6 +56,8 @@ BY_NO_RECIPE = {
     "no-schema": "needs other versions of upstream; doctor/test_broken.py",
     "nothing-saved": "needs FSDP; training/test_training.py",
     "nothing-trainable": "no recipe freezes every weight: a guard against upstream; doctor/test_built.py",
+    "output-dir-shared": "needs two recipes; life/test_graph.py",
+    "parent-cycle": "needs two recipes; life/test_graph.py",
     "record-not-seen": "needs several nodes; record/test_record.py",
     "record-unwritable": "needs a full disk; record/test_record.py",
     "reference-differs": "the stages make the reference themselves: a guard; doctor/test_built_chain.py",

@@ -100,6 +100,108 @@ def test_the_command_prints_json_or_lines(recipe_here, capsys):
     assert run("--json") == (0, "[]\n", "")
 
 
+# Several recipes
+
+
+@pytest.fixture
+def check_all(recipe_here, capsys):
+    """`lifecycle check` of what its arguments name -> (status, output, errors)."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as end:
+            cli.main(["check", *arguments])
+        return end.value.code, *capsys.readouterr()
+
+    Path("life").mkdir()
+    write(RECIPE.replace("output_dir: run", "output_dir: runs/first"), "life/04-sft.yaml")
+    second = RECIPE.replace("parent", "runs/first").replace("output_dir: run", "output_dir: runs/second")
+    write(second + "evaluate: {prompts: rows.jsonl, against: runs/first}\n", "life/05-sft.yaml")
+    return run
+
+
+def test_what_a_recipe_of_the_same_call_makes_is_not_missing(check_all):
+    status, out, err = check_all("life", "--upto", "2")
+    assert (status, "parent" in err, "missing-model" in err) == (
+        2,
+        False,
+        False,
+    )  # the prompts are not prompts
+    status, out, err = check_all("life", "--upto", "2", "--05-sft.evaluate", "null")
+    assert (status, err) == (0, "")
+    plans = [line.strip() for line in out.splitlines() if line.startswith("    ")]
+    assert plans == [
+        "sft of parent -> runs/first; 32 rows; 2 steps",
+        "sft of runs/first -> runs/second; 32 rows; 2 steps",
+    ]
+    # Alone, the second one needs the first.
+    status, _, err = check_all("life/05-sft.yaml", "--upto", "1", "--evaluate", "null")
+    assert status == 0 and err.startswith("warning [parent-missing] runs/first")
+
+
+def test_what_several_recipes_have_is_said_once(check_all):
+    status, _, err = check_all(
+        "life", "--upto", "1", "--05-sft.evaluate", "null", "--data.sources.0.path", "gone.jsonl"
+    )
+    assert status == 2 and err.count("error [missing-file] gone.jsonl") == 1
+    assert err.endswith("    in: life/04-sft.yaml, life/05-sft.yaml\n")
+
+
+def test_a_recipe_whose_check_fails_hides_no_other(check_all, monkeypatch):
+    from lifecycle_recipes.doctor import check as module
+
+    whole = module.find_in_recipe
+
+    def find(raw):
+        if raw.path == "life/04-sft.yaml":
+            raise ZeroDivisionError("of our own")
+        return whole(raw)
+
+    monkeypatch.setattr(module, "find_in_recipe", find)
+    write("stage: sft\nlerning: 1\n", "life/06-bad.yaml")
+    status, out, err = check_all("life", "--upto", "1", "--05-sft.evaluate", "null")
+    assert status == 1 and "error: life/04-sft.yaml: its check ended in ZeroDivisionError: of our own" in err
+    assert "life/05-sft.yaml: ok" in out and "error [unknown-key] life/06-bad.yaml:2" in err
+
+
+def test_two_recipes_with_one_output_dir_are_an_error(check_all):
+    write(RECIPE.replace("output_dir: run", "output_dir: runs/first"), "life/06-sft.yaml")
+    status, _, err = check_all("life", "--upto", "1", "--05-sft.evaluate", "null")
+    assert status == 2 and err.startswith(
+        "error [output-dir-shared] life/06-sft.yaml:8: life/04-sft.yaml and "
+    )
+
+
+# Before a run
+
+
+def test_a_failed_gate_of_the_parent_does_not_hide_the_rows(recipe_here):
+    record = {"status": "done", "stage": "pretrain", "metrics": {"loss": 2.0}, "gate": ["loss < 1"]}
+    Path("parent/run.json").write_text(json.dumps(record))
+    Path("rows.jsonl").write_text('{"messages": []}\n')
+    report = doctor.check("sft.yaml")
+    assert [f.code for f in report.errors] == ["parent-gate-failed", "no-messages"] and report.reached == 2
+
+
+def test_rows_are_looked_through_once(recipe_here, monkeypatch):
+    """The stage has the findings of `lifecycle run`, also those that its recipe waives."""
+    from lifecycle_recipes.doctor.row_level import handed_on, rows
+
+    with Path("rows.jsonl").open("a") as file:
+        file.write('\n{"messages": []}\n')
+    monkeypatch.setenv(handed_on.VARIABLE, "{}")
+    raw = read_recipe("sft.yaml", ["--allow", "{no-messages: known}"])
+    assert doctor.check_launch(raw).allowed == {"no-messages": "known"}
+    looked = []
+    monkeypatch.setattr(rows, "find_in_rows", lambda *_: looked.append(1) or [])
+    again = read_recipe("sft.yaml", ["--allow", "{no-messages: known}"])
+    assert [f.code for f in doctor.find_in_data(again, tokens=False)] == ["no-messages"] and not looked
+    # A file that has changed since, or another recipe, is looked through.
+    os.utime("rows.jsonl", (1, 1))
+    assert doctor.find_in_data(again, tokens=False) == [] and looked == [1]
+    doctor.find_in_data(read_recipe("sft.yaml", ["--train.seed", "3"]), tokens=False)
+    assert looked == [1, 1]
+
+
 # Waivers and pins
 
 

@@ -7,6 +7,7 @@ import sys
 import pytest
 from repository import ROOT
 
+from lifecycle_recipes.life.graph import ancestors, read_life
 from lifecycle_recipes.recipe.batch_size import ROWS, STEPS, batch_settings
 from lifecycle_recipes.recipe.read import read_recipe
 
@@ -42,26 +43,19 @@ for path in sys.argv[1:]:
     assert done.returncode == 0, done.stderr
 
 
-def test_desk_recipes_write_where_the_makefile_looks():
+def test_desk_recipes_write_to_a_directory_of_their_name():
     for path in DESK:
         assert str(read_recipe(path, []).output_dir) == f"runs/desk/{path.stem}"
 
 
-def test_the_makefile_has_an_arrow_for_every_parent():
-    """A stage that starts from a run, or is compared with one, must depend on that run's gate."""
-    arrows: dict[str, set[str]] = {}
-    for child, parents in re.findall(
-        r"^\$\(DESK\)/(\S+)/gate\.ok: (.*)$", (ROOT / "Makefile").read_text(), re.M
-    ):
-        arrows[child] = set(re.findall(r"\$\(DESK\)/(\S+)/gate\.ok", parents))
-
-    def ancestors(stage: str) -> set[str]:
-        return arrows.get(stage, set()).union(*(ancestors(p) for p in arrows.get(stage, set())))
-
-    for path in DESK:
-        named = set(re.findall(r"runs/desk/([\w-]+)", path.read_text())) - {path.stem}
-        named |= set(re.findall(r"\b(\d\d-[\w-]+)/", "\n".join(read_recipe(path, []).gate)))
-        assert named <= ancestors(path.stem), path.name
+def test_every_run_that_a_recipe_names_comes_before_it(monkeypatch):
+    """A stage that starts from a run, or is compared with one, needs that run and its gate."""
+    monkeypatch.chdir(ROOT)
+    stages = read_life(["recipes/desk"], [])
+    for stage in stages:
+        named = set(re.findall(r"runs/desk/([\w-]+)", stage.raw.text)) - {stage.name}
+        named |= set(re.findall(r"\b(\d\d-[\w-]+)/", "\n".join(stage.raw.gate)))
+        assert named <= ancestors(stages, [stage.name]), stage.path
 
 
 def test_desk_recipes_do_not_name_the_hardware():

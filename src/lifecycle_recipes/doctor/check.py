@@ -4,31 +4,42 @@
 2 rows and tokens    reads every source and loads the tokenizer, but no weights
 3 the built trainer  its real batches, with a tiny forward pass where needed
 
-`check` runs them for `lifecycle check`; `check_recipe`, `preflight` and `check_built` are the same levels
-inside a stage.
+`check` runs them for `lifecycle check`, and `check_launch` those without torch for `lifecycle run`; `check_recipe`,
+`preflight` and `check_built` are the same levels inside a stage.
 """
 
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from ..exit_status import is_main_process
 from ..finding import Finding, Refusal
 from ..layouts.layout import Layout
 from ..quiet import quiet
-from ..recipe.read import RawRecipe, read_recipe
+from ..recipe.read import RawRecipe, read_recipe, real_path
 from ..record.run import Run
 from .codes import ELSEWHERE, NEVER_WAIVED
+from .plan import describe
+from .recipe_level.files import lacking_data, lacking_parents
 from .recipe_level.level import find_in_recipe
-from .recipe_level.output import is_free
+from .recipe_level.output import find_finished, is_free
 
 LEVELS = (1, 2, 3)
 NAMES = {1: "recipe and files", 2: "rows and tokens", 3: "the built trainer"}
 # Missing on this machine or at this time: a warning if a recipe is only checked, an error if it is run.
 HERE = {"missing-package", "no-hub-token", "push-offline", "not-cached", "missing-revision", "disk-too-small"}
-HERE |= {"layout-gpus", "fp8-unsupported"}
+HERE |= {
+    "layout-gpus",
+    "fp8-unsupported",
+    "output-dir-finished",
+    "output-dir-other-run",
+    "output-dir-not-ours",
+}
+# The rows can be checked without the parents, and their tokens without a gate that passed.
+NO_TOKENIZER = ("parent-missing", "parent-unfinished", "parent-no-weights")
 
 
 @dataclass
@@ -36,6 +47,7 @@ class Report:
     """What a check found. allowed: waived code -> reason. seconds: `1` -> seconds of that level.
 
     reached: the last level that was run; `stopped` has the reason if it is not the last requested one.
+    plan: what a run of the recipe would do, in one line; empty if it has errors.
     """
 
     path: str
@@ -44,6 +56,7 @@ class Report:
     seconds: dict[str, float] = field(default_factory=dict)
     reached: int = 0
     stopped: str = ""
+    plan: str = ""
 
     @property
     def errors(self) -> list[Finding]:
@@ -100,11 +113,12 @@ def check(
     upto: int = 3,
     say: Callable[[str], None] = lambda line: None,
     read_layout: Callable[[RawRecipe], Layout | None] = lambda raw: None,
+    awaited: frozenset[str] = frozenset(),
 ) -> Report:
     """Check the recipe at `path` up to level `upto`; stop after a level with errors.
 
-    say: called with progress lines. read_layout: returns the layout for the check, if any. A bad recipe
-    raises nothing: its errors are in the report.
+    say: called with progress lines. read_layout: returns the layout for the check, if any. awaited: see
+    RawRecipe. A bad recipe raises nothing: its errors are in the report.
     """
     quiet()  # before transformers is imported, whichever level does that
     report = Report(str(path))
@@ -114,6 +128,7 @@ def check(
         nonlocal raw
         raw = read_recipe(path, overrides)
         allow.update(raw.allow)  # known only now; run_level looks at it after this
+        raw.awaited = awaited - {real_path(raw.output_dir)}
         raw.layout = read_layout(raw)
         return find_in_recipe(raw)
 
@@ -125,21 +140,30 @@ def check(
         say(f"{path}: level {level}, {NAMES[level]}")
         if level == 2:
             # A parent that does not exist yet has no tokenizer.
-            report.run_level(2, raw.allow, lambda: find_in_data(raw, not _lacks(report, "parent-")))
+            tokens = not (_lacks(report, *NO_TOKENIZER) or lacking_parents(raw))
+            report.run_level(2, raw.allow, partial(find_in_data, raw, tokens))
         else:
             report.run_level(3, raw.allow, lambda: _find_in_built(path, overrides))
     if raw is not None and report.reached == _last_level(raw):
         _add_unused_waivers(report, raw)
     report.findings = [replace(f, where=f.where or str(path)) for f in report.findings]
+    if raw is not None and not report.errors:
+        report.plan = describe(raw)
     return report
 
 
 def _why_not(report: Report, raw: RawRecipe | None, level: int) -> str:
     """Why `level` cannot be checked, given the levels below it; empty if it can."""
-    if report.errors:
+    if report.errors if level == 3 else _row_errors(report):
         return f"level {level} was not checked: correct these errors first"
     lacking = _lacks(report, "not-cached", "missing-revision", *["parent-"] * (level == 3))
+    lacking += [f"it needs {path}" for path in (lacking_parents(raw) if level == 3 else lacking_data(raw))]
     return f"level {level} was not checked: {', '.join(lacking)}" if lacking else ""
+
+
+def _row_errors(report: Report) -> list[Finding]:
+    """Errors of level 1 without which the rows cannot be checked: not those of the parents and output_dir."""
+    return [f for f in report.errors if not f.code.startswith(("parent-", "output-dir-"))]
 
 
 def _lacks(report: Report, *beginnings: str) -> list[str]:
@@ -153,11 +177,14 @@ def _last_level(raw: RawRecipe) -> int:
 
 def find_in_data(raw: RawRecipe, tokens: bool = True) -> list[Finding]:
     """Level 2: findings about the rows of a recipe and, with `tokens`, about their tokens."""
-    from .row_level.rows import find_in_rows, read_row_sets
+    from .row_level.handed_on import handed_on
+    from .row_level.rows import count_rows, find_in_rows, read_row_sets
     from .row_level.tokens import find_in_tokens
 
     row_sets, findings = read_row_sets(raw)
-    findings += find_in_rows(raw, row_sets)
+    raw.rows = count_rows(row_sets)
+    found = handed_on(raw)
+    findings += find_in_rows(raw, row_sets) if found is None else found
     if not tokens or any(f.severity == "error" for f in findings):
         return findings
     return findings + find_in_tokens(raw, row_sets)
@@ -180,6 +207,42 @@ def _add_unused_waivers(report: Report, raw: RawRecipe) -> None:
             report.findings.append(Finding.warning("unused-waiver", message, "remove it", where))
 
 
+# Before a stage
+
+
+def check_launch(raw: RawRecipe, rows: bool = True) -> Report:
+    """Level 1 and, with `rows`, level 2 without tokens, of a recipe that is about to be run; nothing is written.
+
+    No torch. The findings about the rows are handed on to the stage, which does not look for them again.
+    """
+    from .row_level.handed_on import hand_on
+
+    report = _as_run_report(raw, lambda: [*find_in_recipe(raw), *find_finished(raw)])
+    if rows and _last_level(raw) >= 2 and not _why_not(report, raw, 2):
+
+        def row_level() -> list[Finding]:
+            found = find_in_data(raw, tokens=False)
+            hand_on(raw, found)
+            return [_as_run(finding) for finding in found]
+
+        report.run_level(2, raw.allow, row_level)
+    report.findings = [replace(f, where=f.where or raw.path) for f in report.findings]
+    return report
+
+
+def refuse_launch(raw: RawRecipe) -> None:
+    """Raises Refusal with every error of `check_launch`; it is recorded as `check_recipe` does."""
+    raw.checked = check_launch(raw)
+    _refuse_and_record(raw)
+
+
+def _as_run_report(raw: RawRecipe, find: Callable[[], Iterable[Finding]]) -> Report:
+    """Level 1, with the severities that findings have in a run."""
+    report = Report(raw.path)
+    report.run_level(1, raw.allow, lambda: map(_as_run, find()))
+    return report
+
+
 # Inside a stage
 
 
@@ -191,8 +254,11 @@ def check_recipe(raw: RawRecipe) -> None:
     """
     if not is_main_process():
         return
-    raw.checked = Report(raw.path)
-    raw.checked.run_level(1, raw.allow, lambda: map(_as_run, find_in_recipe(raw)))
+    raw.checked = _as_run_report(raw, lambda: find_in_recipe(raw))
+    _refuse_and_record(raw)
+
+
+def _refuse_and_record(raw: RawRecipe) -> None:
     if not raw.checked.errors:
         return
     # With a bad path there may be no directory to write to.

@@ -35,6 +35,8 @@ class RawRecipe:
     sha256: of the file's text and the overrides. places: `train.seed` -> `file:line` or the override.
     allow: code of a finding -> reason of its waiver. Pinned revisions are filled in where they apply.
     checked: what doctor.check found so far, for the record. layout: the requested one, if any.
+    awaited: real paths of the directories that other recipes of the same command make (`is_awaited`).
+    rows: `train` and `eval` -> number of rows, in words, once level 2 of the check has read them.
     """
 
     path: str
@@ -49,6 +51,8 @@ class RawRecipe:
     allow: dict[str, str] = field(default_factory=dict)
     checked: Any = field(default=None, repr=False)
     layout: Layout | None = None
+    awaited: frozenset[str] = frozenset()
+    rows: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def output_dir(self) -> str:
@@ -68,9 +72,22 @@ class RawRecipe:
         properties = load_schema(self.stage)["properties"].get(section, {}).get("properties", {})
         return properties.get(key, {}).get("default")
 
+    def is_awaited(self, path: str) -> bool:
+        """Whether `path` is, or is in, a directory that another recipe of the same command makes."""
+        real = real_path(path)
+        return any(real == made or real.startswith(made + os.sep) for made in self.awaited)
+
     def place(self, *names: str) -> str:
         """The place of the first of these keys or sections that the recipe contains."""
         return next((self.places[name] for name in names if name in self.places), self.path)
+
+
+def real_path(path: str) -> str:
+    """os.path.realpath; a path that no file system can look up (`bad-path`) is returned as it is."""
+    try:
+        return os.path.realpath(path)
+    except ValueError:
+        return path
 
 
 def read_recipe(path: str | Path, overrides: list[str] | None = None, stage: str | None = None) -> RawRecipe:

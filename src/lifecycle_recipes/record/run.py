@@ -280,8 +280,10 @@ def is_done(raw) -> bool:
         earlier = read_record(raw.output_dir)
     except Refusal:
         return False
+    if earlier["status"] != "done":
+        return False
     parents = {role: describe_parent(path, raw.output_dir) for role, path in find_parents(raw.values).items()}
-    return earlier["status"] == "done" and is_same(earlier, raw, parents, hash_inputs(raw.values))
+    return is_same(earlier, raw, parents, hash_inputs(raw.values))
 
 
 def _flags(raw) -> set[str]:

@@ -19,6 +19,7 @@ from ...finding import Finding, Refusal
 from ...recipe.read import RawRecipe
 from ...record.file import read_record
 from ...record.parents import ROLES, WEIGHTS, check_parent, find_parents, is_local
+from .paths import named_paths
 
 PEEK = 50  # rows read of a file; a column that none of them has is missing
 FILES = 20  # files of a directory or glob that are looked at; level 2 reads all
@@ -27,7 +28,10 @@ COMPANIONS = ("against", "reward_model")
 
 
 def find_in_files(raw: RawRecipe) -> list[Finding]:
-    """missing-file, missing-column, unknown-file-type, parent-*; what check_config finds."""
+    """missing-file, missing-column, unknown-file-type, parent-*; what check_config finds.
+
+    What another recipe of the same command makes is not missing.
+    """
     return [*_sources(raw), *_templates(raw), *_evaluate(raw), *_parents(raw)]
 
 
@@ -77,7 +81,7 @@ def _check_source(raw: RawRecipe, source: Source) -> None:
     if not required:
         return
     format_columns(source, required, optional)
-    if not check_local(source.path):
+    if raw.is_awaited(source.path) or not check_local(source.path):
         return
     for path in find_files(source.path)[:FILES]:
         has, rows = _columns(path)
@@ -117,7 +121,7 @@ def _templates(raw: RawRecipe) -> list[Finding]:
     for section, key in (("train", "chat_template_path"), ("tokenizer", "chat_template")):
         path = (raw.values.get(section) or {}).get(key)
         local = path and (path.endswith(".jinja") or section == "tokenizer" or is_local(path))
-        if local and not Path(path).exists():
+        if local and not Path(path).exists() and not raw.is_awaited(path):
             where = f"{raw.place(f'{section}.{key}')}"
             message = f"{section}.{key}: the file {path} does not exist"
             findings.append(
@@ -134,6 +138,7 @@ def _evaluate(raw: RawRecipe) -> list[Finding]:
         return []
     produced = () if raw.stage == "evaluate" else (raw.output_dir,)
     findings = _found(lambda: check_config(EvaluateConfig(**values), produced=produced))
+    findings = [f for f in findings if f.code != "missing-model" or not raw.is_awaited(f.where)]
     return [_to_be_made(raw, f, f.where) if f.code == "missing-model" else f for f in findings]
 
 
@@ -141,16 +146,33 @@ def _parents(raw: RawRecipe) -> list[Finding]:
     findings = []
     allow_failed = bool({"--allow-failed-parent", "allow-failed-parent"} & raw.flags)
     for role, path in {**find_parents(raw.values), **_to_come(raw)}.items():
-        if role not in COMPANIONS:
+        if role not in COMPANIONS and not raw.is_awaited(path):
             found = _found(lambda: check_parent(role, path, _weights(path), allow_failed))  # noqa: B023
             findings += [_to_be_made(raw, finding, path) for finding in found]
     return findings
 
 
+def lacking_parents(raw: RawRecipe) -> list[str]:
+    """Parents that another recipe of the same command makes, and that are not finished yet."""
+    awaited = {path for role, path in _named(raw).items() if role not in COMPANIONS and raw.is_awaited(path)}
+    return sorted(p for p in awaited if _found(lambda: check_parent("", p, _weights(p), True)))  # noqa: B023
+
+
+def lacking_data(raw: RawRecipe) -> list[str]:
+    """Data files that another recipe of the same command makes, and that do not exist yet."""
+    paths = [path for name, path in named_paths(raw.values) if name.startswith("data.")]
+    return sorted({path for path in paths if raw.is_awaited(path) and not os.path.exists(path)})
+
+
+def _named(raw: RawRecipe) -> dict[str, str]:
+    """Role -> path or Hub id of every parent."""
+    named = {role: (raw.values.get(section) or {}).get(key) for role, (section, key) in ROLES.items()}
+    return {role: path for role, path in named.items() if path}
+
+
 def _to_come(raw: RawRecipe) -> dict[str, str]:
     """Role -> path of parents that look like Hub ids (`runs/sft`), but are made by a recipe beside this."""
-    named = {role: (raw.values.get(section) or {}).get(key) for role, (section, key) in ROLES.items()}
-    return {role: path for role, path in named.items() if path and maker(raw, path)}
+    return {role: path for role, path in _named(raw).items() if maker(raw, path)}
 
 
 def _weights(path: str) -> str | None:

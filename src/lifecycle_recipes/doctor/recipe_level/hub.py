@@ -22,7 +22,7 @@ def find_in_hub(raw: RawRecipe) -> list[Finding]:
     """not-cached, missing-revision (both while offline), remote-code, license-non-commercial."""
     findings = []
     for kind, path, revision, where in named(raw, raw.values):
-        if is_on_hub(path) and is_offline() and not maker(raw, path):
+        if is_on_hub(path) and is_offline() and not (raw.is_awaited(path) or maker(raw, path)):
             findings += _cached(kind, path, revision, where)
     # Without the evaluate section: its models are only compared with, and are loaded without their code.
     started_from = list(named(raw, {**raw.values, "evaluate": None}))

@@ -13,6 +13,7 @@ from ...record.file import RUN_FILE, read_record
 from ...record.identity import find_differences, identify
 from ...record.output_dir import find_other_host, whose
 from ...record.parents import find_parents
+from ...record.run import is_done
 from .hub import cache
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -56,6 +57,20 @@ def _taken(raw: RawRecipe, directory: Path) -> list[Finding]:
     return []
 
 
+def find_finished(raw: RawRecipe) -> list[Finding]:
+    """output-dir-finished, also for the finished run of this same recipe: a check passes it, a run does not."""
+    directory = Path(raw.output_dir)
+    earlier, same = _earlier(raw, directory)
+    if not same or earlier["status"] != "done" or {"--replace", "replace"} & raw.flags:
+        return []
+    message, fix = "contains a finished run of this recipe", "pass --replace to rename it and run again"
+    if is_done(raw):
+        fix = f"pass --unless-done to keep it, or {fix.removeprefix('pass ')}"
+    else:
+        message += ", from another parent or other data"
+    return [Finding.error("output-dir-finished", message, fix, str(directory))]
+
+
 def is_free(raw: RawRecipe) -> bool:
     """True if writing a record to output_dir would not replace the record of another run."""
     directory = Path(raw.output_dir)
@@ -67,11 +82,14 @@ def _earlier(raw: RawRecipe, directory: Path) -> tuple[dict | None, bool]:
     """(the record in output_dir or None, whether it makes the same model, if parents and files are unchanged)."""
     try:
         earlier = read_record(directory) if (directory / RUN_FILE).exists() else None
-        if earlier is None:
-            return None, False
-        return earlier, identify(raw, earlier["parents"], earlier["inputs"]) == earlier["identity"]
-    except (Refusal, KeyError, TypeError):
+    except Refusal:
         return None, False
+    if earlier is None:
+        return None, False
+    try:
+        return earlier, identify(raw, earlier["parents"], earlier["inputs"]) == earlier["identity"]
+    except (KeyError, TypeError):
+        return earlier, False
 
 
 def _disk(raw: RawRecipe, directory: Path) -> list[Finding]:

@@ -19,20 +19,20 @@ def find_bad_paths(raw: RawRecipe) -> list[Finding]:
         Finding.error(
             "bad-path", f"{name} is not a valid path: {reason}", "give a file or directory", raw.place(name)
         )
-        for name, value in _named(raw.values)
+        for name, value in named_paths(raw.values)
         if (reason := _fault(value))
     ]
 
 
-def _named(values: dict, at: str = "") -> Iterator[tuple[str, str]]:
+def named_paths(values: dict, at: str = "") -> Iterator[tuple[str, str]]:
     """(key such as `data.sources`, path) of every string under a key whose value is a path."""
     for key, value in values.items():
         name = f"{at}.{key}" if at else str(key)
         if isinstance(value, dict):
-            yield from _named(value, name)
+            yield from named_paths(value, name)
         elif isinstance(value, list):
             for item in value:
-                yield from ((name, path) for _, path in (_named(item) if isinstance(item, dict) else ()))
+                yield from ((name, path) for _, path in (named_paths(item) if isinstance(item, dict) else ()))
         elif key in KEYS and isinstance(value, str):
             yield name, value
 

@@ -31,6 +31,16 @@ def find_in_rows(raw: RawRecipe, row_sets: list[RowSet]) -> list[Finding]:
     return findings
 
 
+def count_rows(row_sets: list[RowSet]) -> dict[str, str]:
+    """`train` and `eval` -> number of rows, such as `8,000`, or `over 8,000` if a source was read in part."""
+    counts = {}
+    for use in ("train", "eval"):
+        if mine := [row_set for row_set in row_sets if row_set.use == use]:
+            over = "over " if any(row_set.partly for row_set in mine) else ""
+            counts[use] = f"{over}{sum(len(row_set.rows) for row_set in mine):,}"
+    return counts
+
+
 def find_nothing(raw: RawRecipe, row_sets: list[RowSet]) -> list[Finding]:
     """`no-rows` for a use whose sources contain no usable row."""
     uses = {"train": "data.sources", "eval": "data.eval_sources"}

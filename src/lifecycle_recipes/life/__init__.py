@@ -1,0 +1,1 @@
+"""A life: the recipes of a directory, in the order of their parents. No torch."""

@@ -1,0 +1,68 @@
+"""`lifecycle check` of several recipes: what others of them make is not missing, what repeats is printed once."""
+
+import contextlib
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+
+from ..doctor.check import Report, check
+from ..finding import DONE, FAILED, REFUSED, Finding, Refusal
+from ..layouts.layout import Layout
+from ..recipe.read import RawRecipe, read_recipe, real_path
+from .graph import find_recipes, find_shared, split_overrides, stage_names
+
+
+def check_all(
+    places: list[str],
+    arguments: list[str],
+    upto: int,
+    say: Callable[[str], None],
+    read_layout: Callable[[RawRecipe], Layout | None],
+) -> tuple[list[Report], list[Finding], int]:
+    """(a report per recipe, findings about several recipes together, exit status).
+
+    A recipe whose check ends in an exception is reported with its traceback; the others are still checked.
+    """
+    named = stage_names(find_recipes(places))
+    given = split_overrides(arguments, list(named), shared=True)
+    readable = []
+    for name, path in named.items():
+        with contextlib.suppress(Refusal):  # its own report has the errors
+            readable.append(read_recipe(path, given[name]))
+    awaited = frozenset(real_path(raw.output_dir) for raw in readable)
+    together, reports, crashed = find_shared(readable), [], False
+    for name, path in named.items():
+        try:
+            reports.append(check(path, given[name], upto, say, read_layout, awaited))
+        except Exception as error:
+            traceback.print_exc()
+            print(f"error: {path}: its check ended in {type(error).__name__}: {error}", file=sys.stderr)
+            crashed = True
+    refused = any(report.errors for report in reports) or bool(together)
+    return reports, together, FAILED if crashed else REFUSED if refused else DONE
+
+
+def print_findings(reports: list[Report]) -> None:
+    """Each finding once, in the order of the recipes, with the places of all recipes that have it."""
+    groups: dict[Finding, list[str]] = {}
+    first: dict[Finding, Finding] = {}
+    for report in reports:
+        for finding in report.findings:
+            inside = finding.where.startswith(report.path)
+            key = replace(finding, where="" if inside else finding.where)
+            groups.setdefault(key, []).append(finding.where if inside else report.path)
+            first.setdefault(key, finding)
+    for key, places in groups.items():
+        others = places if key.where else places[1:]  # its own line names the first place in a recipe
+        print(first[key], file=sys.stderr)
+        if others and len(reports) > 1:
+            print(f"    {'in' if key.where else 'also'}: {', '.join(others)}", file=sys.stderr)
+
+
+def print_results(reports: list[Report]) -> None:
+    """The result of each recipe and, of one without errors, its plan."""
+    for report in reports:
+        print(report.summary())
+        if report.plan:
+            print(f"    {report.plan}")

@@ -180,6 +180,8 @@ def _places(tree: Located) -> dict[str, str]:
         places[section] = node.where
         if isinstance(node.value, dict):
             places |= {f"{section}.{key}": item.where for key, item in node.value.items()}
+        elif isinstance(node.value, list):  # the lines of a gate
+            places |= {f"{section}[{i}]": item.where for i, item in enumerate(node.value)}
     return places
 
 

@@ -29,6 +29,7 @@ NAMES = {1: "recipe and files", 2: "rows and tokens", 3: "the built trainer"}
 # Missing on this machine or at this time: a warning if a recipe is only checked, an error if it is run.
 HERE = {"missing-package", "no-hub-token", "push-offline", "not-cached", "missing-revision", "disk-too-small"}
 HERE |= {"layout-gpus", "fp8-unsupported", "task-not-cached", "no-wandb-login"}
+HERE |= {"precision-on-cpu"}
 
 
 @dataclass

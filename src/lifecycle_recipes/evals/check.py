@@ -117,7 +117,9 @@ def _check_library_tasks(names: list[str]) -> list[Finding]:
     findings = []
     for name in unknown:
         near = get_close_matches(name, known, n=1, cutoff=0.8)
-        fix = f"did you mean {near[0]}?" if near else "see `lm-eval ls tasks`; for own tasks, set include_path"
+        fix = (
+            f"did you mean {near[0]}?" if near else "see `lm-eval ls tasks`; for own tasks, set include_path"
+        )
         message = f"lm-eval has no task {name}"
         findings.append(Finding.error("unknown-task", message, fix))
     return findings

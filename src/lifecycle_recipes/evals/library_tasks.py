@@ -15,7 +15,9 @@ BUILDERS = {"json", "csv", "parquet", "text", "arrow", "pandas", "xml", "webdata
 BUILDERS |= {"imagefolder", "audiofolder", "videofolder"}
 
 # `task: gsm8k`, `group: mmlu`, `"task": "aclue_poetry"`; a group's own list under `task:` is no name.
-NAMED = re.compile(rb"^[\"']?(?:task|group)[\"']?[ \t]*:[ \t]*[\"']?([^\s\"'#\[]+)[\"']?[ \t]*(?:#.*)?\r?$", re.M)
+NAMED = re.compile(
+    rb"^[\"']?(?:task|group)[\"']?[ \t]*:[ \t]*[\"']?([^\s\"'#\[]+)[\"']?[ \t]*(?:#.*)?\r?$", re.M
+)
 
 
 def library_tasks(names: Iterable[str]) -> dict[str, TaskFile]:

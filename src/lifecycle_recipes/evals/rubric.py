@@ -70,7 +70,7 @@ def _failed(what: str, error: BaseException, path: str | Path) -> Refusal:
     if isinstance(error, SyntaxError):
         places.append((error.filename, error.lineno))
     line = next((line for name, line in reversed(places) if name == file), None)
-    message = f"{what}: {type(error).__name__}: {error}"
+    message = f"{what}: {error.msg if isinstance(error, SyntaxError) else repr(error)}"
     where = f"{path}:{line}" if line else str(path)
     fix = "correct the rubric; score(row, reply) must return a number for every reply"
     return refuse("rubric-fails", " ".join(message.split()), fix, where, FAILED)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import yaml
 
-
 # What lm-eval measures if a task names no metric (lm_eval/api/registry.py, DEFAULT_METRIC_REGISTRY).
 DEFAULT_METRICS = {
     "loglikelihood": ("perplexity", "acc"),
@@ -90,7 +89,9 @@ def task_metrics(task: TaskFile) -> tuple[list[str], bool]:
         return [], True
     listed = config.get("metric_list")
     if listed is None:
-        listed = [{"metric": name} for name in DEFAULT_METRICS.get(config.get("output_type", "generate_until"), ())]
+        listed = [
+            {"metric": name} for name in DEFAULT_METRICS.get(config.get("output_type", "generate_until"), ())
+        ]
     # `!function module.name` is reported under the function's name.
     named = [entry.get("metric") for entry in listed if isinstance(entry, dict)]
     metrics = [name.rpartition(".")[2] if isinstance(name, Function) else str(name) for name in named]

@@ -272,9 +272,9 @@ def hardware_defaults(train: dict[str, Any], layout: Layout | None = None) -> di
 
     defaults: dict[str, Any] = {}
     cpu_layout = bool(str_to_bool(os.environ.get("ACCELERATE_USE_CPU", "false")))
-    # With several processes, accelerate does not pass on its use_cpu: each process would then run alone.
-    if "LOCAL_RANK" in os.environ:
-        cpu_layout = cpu_layout or not torch.accelerator.is_available()
+    # Without a GPU, transformers accepts bf16 only with use_cpu. With several processes, accelerate does not
+    # pass on its use_cpu: each process would then run alone.
+    cpu_layout = cpu_layout or not torch.accelerator.is_available()
     if cpu_layout and train.get("use_cpu") is None:
         if str_to_bool(os.environ.get("ACCELERATE_USE_DEEPSPEED", "false")):
             # With use_cpu, accelerate disables DeepSpeed; without it, there is no backend on a CPU.

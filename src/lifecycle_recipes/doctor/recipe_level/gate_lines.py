@@ -7,9 +7,9 @@ from pathlib import Path
 from ...evals.expected import Expected, expected_metrics, recorded_metrics, stages_that_measure
 from ...finding import Finding, Refusal
 from ...recipe.read import RawRecipe, read_recipe
-from ...record.gate import parse
 from ...record.file import RUN_FILE, read_record
-from ...record.parents import ROLES
+from ...record.gate import parse
+from ...record.parents import ROLES, runs_beside
 from .files import maker
 
 SHOWN = 12  # metrics in a message
@@ -34,7 +34,9 @@ def _look_up(raw: RawRecipe, own: Expected, name: str, line: str, where: str) ->
     path = _path_of(raw, run)
     if path is None:
         message = f"{line}: this recipe has no parent, so nothing measures {name}"
-        return [Finding.error("gate-unknown", message, "name a metric of this run, or of a run beside it", where)]
+        return [
+            Finding.error("gate-unknown", message, "name a metric of this run, or of a run beside it", where)
+        ]
     other, source = _expected_of(raw, path)
     if other is not None:
         message = f"{line}: {source} has no metric {metric}"
@@ -51,8 +53,12 @@ def _look_up(raw: RawRecipe, own: Expected, name: str, line: str, where: str) ->
         fix = "compare with a number, or with a run beside this one"
     else:
         message = f"{line}: there is no run {path}, and no recipe beside this one makes it"
-        near = get_close_matches(run, _runs_beside(raw), 1)
-        fix = f"did you mean {near[0]}/{metric}?" if near else "name `parent`, or a run directory beside this one"
+        near = get_close_matches(path, runs_beside(path), 1)
+        fix = (
+            f"did you mean {Path(near[0]).name}/{metric}?"
+            if near
+            else "name `parent` or a directory beside this run"
+        )
     return [Finding.error("gate-unknown", message, fix, where)]
 
 
@@ -89,7 +95,9 @@ def _path_of(raw: RawRecipe, run: str) -> str | None:
     """Where the run of a gate line is: the main parent, as record.gate has it, or a directory beside this run."""
     if run != "parent":
         return os.path.normpath(Path(raw.output_dir).parent / run)
-    named = [(raw.values.get(section) or {}).get(key) for section, key in (ROLES["model"], ROLES["tokenizer"])]
+    named = [
+        (raw.values.get(section) or {}).get(key) for section, key in (ROLES["model"], ROLES["tokenizer"])
+    ]
     named = [path for path in named if path]
     with_record = [path for path in named if Path(path, RUN_FILE).exists() or maker(raw, path)]
     return next(iter(with_record or named), None)
@@ -114,8 +122,3 @@ def _expected_of(raw: RawRecipe, path: str) -> tuple[Expected | None, str]:
         return expected_metrics(read_recipe(recipe)), f"the recipe {recipe}"
     except Refusal:
         return None, f"the recipe {recipe} has errors"
-
-
-def _runs_beside(raw: RawRecipe) -> list[str]:
-    """Names of the runs beside this one."""
-    return [file.parent.name for file in Path(raw.output_dir).parent.glob(f"*/{RUN_FILE}")]

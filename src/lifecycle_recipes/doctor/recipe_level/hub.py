@@ -62,7 +62,9 @@ def _tasks(raw: RawRecipe) -> list[Finding]:
         cached = datasets_cache() / path.replace("/", "___").lower()
         if any(cached.glob(f"{name or ''}*")):
             continue
-        message = f"an evaluation task reads the dataset {path}, which is not in the local cache, and {offline}"
+        message = (
+            f"an evaluation task reads the dataset {path}, which is not in the local cache, and {offline}"
+        )
         given = ", ".join(repr(part) for part in (path, name) if part)
         fix = f'run once online: python -c "from datasets import load_dataset; load_dataset({given})"'
         findings.append(
@@ -95,7 +97,9 @@ def hub_answers() -> bool:
         except urllib.error.HTTPError:
             answers.append(True)
         except urllib.error.URLError as error:
-            answers.append(isinstance(error.reason, ssl.SSLError))  # it answers; its certificate is another matter
+            answers.append(
+                isinstance(error.reason, ssl.SSLError)
+            )  # it answers; its certificate is another matter
         except (OSError, ValueError):
             answers.append(False)
 

@@ -44,12 +44,26 @@ def main(argv: list[str] | None = None) -> None:
     leave(status)
 
 
+class Version(argparse.Action):
+    """Looks the version up only when it is asked for."""
+
+    def __init__(self, option_strings, dest, help=None):
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        from importlib.metadata import version
+
+        print(f"lifecycle {version('lifecycle-recipes')}")
+        parser.exit()
+
+
 def build_parser() -> argparse.ArgumentParser:
     shape = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
     parser = argparse.ArgumentParser(
         "lifecycle", description=__doc__.splitlines()[0], epilog=EXAMPLES, **shape
     )
     parser.description = "Train a language model in stages. Each stage has a recipe, a run record and a gate."
+    parser.add_argument("--version", action=Version, help="print the version and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, function, help: str, example: str) -> argparse.ArgumentParser:
@@ -105,7 +119,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "run",
         metavar="RUN_DIR|RECIPE",
-        help="a run (uses the gate lines in its record) or a recipe (uses its current gate lines)",
+        help="a recipe (uses its current gate lines) or a run (uses those it was last judged by)",
     )
 
     example = "lifecycle inspect recipes/desk/07-dpo.yaml --rows 2 --html pairs.html"
@@ -249,6 +263,8 @@ def gate(args, rest: list[str]) -> int:
     ok = write_gate(run, verdicts)
     for verdict in verdicts:
         print(f"{'pass' if verdict.ok else 'FAIL'}  {verdict.line}    ({verdict.message})")
+        if verdict.measured:
+            print(f"      measured: {', '.join(verdict.measured)}")
     print(f"{run}: {'gate passed' if ok else 'gate FAILED'}" + ("" if verdicts else " (it has no lines)"))
     return DONE if ok else GATE_FAILED
 

@@ -54,6 +54,7 @@ BY_NO_RECIPE = {
     "no-hub-token": "depends on who is logged in; doctor/test_broken.py",
     "no-runs": "an argument of `lifecycle report`; report/test_report.py",
     "no-schema": "needs other versions of upstream; doctor/test_broken.py",
+    "no-wandb-login": "depends on who is logged in; doctor/test_check_machine.py",
     "nothing-saved": "needs FSDP; training/test_training.py",
     "nothing-trainable": "no recipe freezes every weight: a guard against upstream; doctor/test_built.py",
     "output-dir-shared": "needs two recipes; life/test_graph.py",

@@ -31,13 +31,8 @@ LEVELS = (1, 2, 3)
 NAMES = {1: "recipe and files", 2: "rows and tokens", 3: "the built trainer"}
 # Missing on this machine or at this time: a warning if a recipe is only checked, an error if it is run.
 HERE = {"missing-package", "no-hub-token", "push-offline", "not-cached", "missing-revision", "disk-too-small"}
-HERE |= {
-    "layout-gpus",
-    "fp8-unsupported",
-    "output-dir-finished",
-    "output-dir-other-run",
-    "output-dir-not-ours",
-}
+HERE |= {"layout-gpus", "fp8-unsupported", "task-not-cached", "no-wandb-login", "precision-on-cpu"}
+HERE |= {"output-dir-finished", "output-dir-other-run", "output-dir-not-ours"}
 # The rows can be checked without the parents, and their tokens without a gate that passed.
 NO_TOKENIZER = ("parent-missing", "parent-unfinished", "parent-no-weights")
 

@@ -197,6 +197,8 @@ def _places(tree: Located) -> dict[str, str]:
         places[section] = node.where
         if isinstance(node.value, dict):
             places |= {f"{section}.{key}": item.where for key, item in node.value.items()}
+        elif isinstance(node.value, list):  # the lines of a gate
+            places |= {f"{section}[{i}]": item.where for i, item in enumerate(node.value)}
     return places
 
 
@@ -287,9 +289,9 @@ def hardware_defaults(train: dict[str, Any], layout: Layout | None = None) -> di
 
     defaults: dict[str, Any] = {}
     cpu_layout = bool(str_to_bool(os.environ.get("ACCELERATE_USE_CPU", "false")))
-    # With several processes, accelerate does not pass on its use_cpu: each process would then run alone.
-    if "LOCAL_RANK" in os.environ:
-        cpu_layout = cpu_layout or not torch.accelerator.is_available()
+    # Without a GPU, transformers accepts bf16 only with use_cpu. With several processes, accelerate does not
+    # pass on its use_cpu: each process would then run alone.
+    cpu_layout = cpu_layout or not torch.accelerator.is_available()
     if cpu_layout and train.get("use_cpu") is None:
         if str_to_bool(os.environ.get("ACCELERATE_USE_DEEPSPEED", "false")):
             # With use_cpu, accelerate disables DeepSpeed; without it, there is no backend on a CPU.

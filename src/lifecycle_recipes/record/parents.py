@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 import time
+from difflib import get_close_matches
 from pathlib import Path
 
 from ..finding import Refusal, refuse
@@ -73,9 +74,9 @@ def check_parent(role: str, path: str, weights_sha256: str | None, allow_failed:
     A checkpoint of a run is bound by the contract of that run.
     """
     if not os.path.isdir(path):
-        raise refuse(
-            "parent-missing", f"the {role} parent does not exist", "run the stage that produces it", path
-        )
+        near = get_close_matches(os.path.normpath(path), runs_beside(path), 1)
+        fix = f"did you mean {near[0]}?" if near else "run the stage that produces it"
+        raise refuse("parent-missing", f"the {role} parent {path} does not exist", fix, path)
     run = run_of(path)
     record = read_record(run) if run else None
     who = f"the {role} parent" if run in (path, None) else f"{run}, the run of the {role} parent,"
@@ -98,11 +99,23 @@ def check_parent(role: str, path: str, weights_sha256: str | None, allow_failed:
     if run == path and record.get("weights_sha256") not in (None, weights_sha256):
         message = f"the {role} parent's weights do not match its record (they changed after its run)"
         raise refuse("parent-changed", message, "run that stage again", path)
-    failed = [v for v in gate.judge(run, gate.settled_lines(run)) if not v.ok]
+    failed = [v for v in gate.judge(run) if not v.ok]
     if failed and not allow_failed:
-        message = f"{who} failed its gate: " + "; ".join(f"`{v.line}`: {v.message}" for v in failed)
-        fix = f"correct {run} and run it again, or pass --allow-failed-parent"
-        raise refuse("parent-gate-failed", message, fix, path)
+        lines = "; ".join(f"`{v.line}`: {v.message}" for v in failed)
+        recipe = (record.get("recipe") or {}).get("path") or "its recipe"
+        # Judging again reads two files, training again may take days.
+        fix = f"if a line asks too much, correct it in {recipe} and run `lifecycle gate {recipe}`; else train that"
+        fix += " stage again, or pass --allow-failed-parent"
+        raise refuse("parent-gate-failed", f"{who} failed its gate: {lines}", fix, path)
+
+
+def runs_beside(path: str) -> list[str]:
+    """Directories with a record beside `path`, written as `path` is."""
+    folder = os.path.dirname(os.path.normpath(path))
+    names = sorted(os.listdir(folder or ".")) if os.path.isdir(folder or ".") else []
+    return [
+        file for name in names if os.path.exists(os.path.join(file := os.path.join(folder, name), RUN_FILE))
+    ]
 
 
 def hash_weights(directory: str | Path) -> str | None:

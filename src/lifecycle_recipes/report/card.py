@@ -8,7 +8,7 @@ from pathlib import Path
 from ..finding import Refusal, refuse
 from ..record.environment import is_alive
 from ..record.file import RUN_FILE, read_record
-from ..record.gate import judge, settled_lines
+from ..record.gate import judge
 
 # Heading -> pattern of the metric's name. If several metrics match, each has its own column.
 MEASURES = {
@@ -136,7 +136,7 @@ def gate_word(record: dict, directory: Path) -> str:
     if record["status"] != "done":
         return "-"
     try:
-        verdicts = judge(directory, settled_lines(directory))
+        verdicts = judge(directory)
     except Refusal:
         return "FAIL"
     return "-" if not verdicts else "pass" if all(v.ok for v in verdicts) else "FAIL"

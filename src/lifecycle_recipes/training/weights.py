@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..finding import Finding
+from ..models.non_finite import local
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainingArguments
@@ -12,21 +13,6 @@ if TYPE_CHECKING:
 # With fewer, LoRA's A has had no gradient: B starts at 0, and the first warm-up step has learning rate 0.
 STEPS_TO_MOVE = 3
 SHOWN = 3
-
-
-def not_finite(model: PreTrainedModel) -> list[str]:
-    """Names of trainable weights with a NaN or infinity in the part that this rank holds."""
-    import torch
-
-    trained = [(name, local(p)) for name, p in model.named_parameters() if p.requires_grad]
-    return [name for name, part in trained if not torch.isfinite(part).all()]
-
-
-def local(parameter) -> Any:
-    """The part of a parameter on this rank: its ZeRO-3 or FSDP shard, else all of it."""
-    if hasattr(parameter, "ds_tensor"):
-        return parameter.ds_tensor.data
-    return parameter.to_local().detach() if hasattr(parameter, "to_local") else parameter.data
 
 
 def fingerprints(model: PreTrainedModel) -> dict[str, tuple[float, float]]:

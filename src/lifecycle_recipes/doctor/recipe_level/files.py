@@ -16,6 +16,8 @@ from ...data.selection import name_columns
 from ...evals.check import check_config
 from ...evals.config import EvaluateConfig
 from ...finding import Finding, Refusal
+from ...models.adapters import is_adapter
+from ...models.config_file import local_config
 from ...recipe.read import RawRecipe
 from ...record.file import read_record
 from ...record.parents import ROLES, WEIGHTS, check_parent, find_parents, is_local
@@ -28,11 +30,11 @@ COMPANIONS = ("against", "reward_model")
 
 
 def find_in_files(raw: RawRecipe) -> list[Finding]:
-    """missing-file, missing-column, unknown-file-type, parent-*; what check_config finds.
+    """missing-file, missing-column, unknown-file-type, parent-*, *-head*; what check_config finds.
 
     What another recipe of the same command makes is not missing.
     """
-    return [*_sources(raw), *_templates(raw), *_evaluate(raw), *_parents(raw)]
+    return [*_sources(raw), *_templates(raw), *_evaluate(raw), *_parents(raw), *_scorers(raw)]
 
 
 def _sources(raw: RawRecipe) -> list[Finding]:
@@ -148,7 +150,7 @@ def _parents(raw: RawRecipe) -> list[Finding]:
     for role, path in {**find_parents(raw.values), **_to_come(raw)}.items():
         if role not in COMPANIONS and not raw.is_awaited(path):
             found = _found(lambda: check_parent(role, path, _weights(path), allow_failed))  # noqa: B023
-            findings += [_to_be_made(raw, finding, path) for finding in found]
+            findings += [_at_its_line(raw, role, _to_be_made(raw, finding, path)) for finding in found]
     return findings
 
 
@@ -168,6 +170,47 @@ def _named(raw: RawRecipe) -> dict[str, str]:
     """Role -> path or Hub id of every parent."""
     named = {role: (raw.values.get(section) or {}).get(key) for role, (section, key) in ROLES.items()}
     return {role: path for role, path in named.items() if path}
+
+
+def _at_its_line(raw: RawRecipe, role: str, finding: Finding) -> Finding:
+    """parent-missing names the path in its message, and is found at the recipe's line."""
+    section, key = ROLES[role]
+    place = raw.place(f"{section}.{key}", section)
+    return replace(finding, where=place) if finding.code == "parent-missing" else finding
+
+
+def _scorers(raw: RawRecipe) -> list[Finding]:
+    """A model that scores replies must have one output, by the config.json of a local one."""
+    findings = []
+    for role in ("reward", "value", "reward_model"):
+        section, key = ROLES[role]
+        path = (raw.values.get(section) or {}).get(key)
+        outputs = _outputs(path) if path else None
+        if outputs in (None, 1):
+            continue
+        code = "no-reward-head" if role == "reward_model" else "reward-head-missing"
+        has = (
+            f"has {outputs} labels, and a score is one"
+            if outputs
+            else "is a language model without a reward head"
+        )
+        message = f"the {role.removesuffix('_model')} model {path} {has}"
+        fix = "give the output_dir of a reward stage, or a classifier with num_labels: 1"
+        findings.append(Finding.error(code, message, fix, raw.place(f"{section}.{key}", section)))
+    return findings
+
+
+def _outputs(path: str) -> int | None:
+    """Labels of a local classifier, 0 for a causal language model; None if config.json does not tell."""
+    if not is_local(path) or is_adapter(path):
+        return None
+    config = local_config(path)
+    names = [str(name) for name in config.get("architectures") or []]
+    if any(name.endswith("ForSequenceClassification") for name in names):
+        return len(
+            config.get("id2label") or "12"
+        )  # a config with two labels, the default, does not list them
+    return 0 if names and all(name.endswith("ForCausalLM") for name in names) else None
 
 
 def _to_come(raw: RawRecipe) -> dict[str, str]:

@@ -84,7 +84,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="do nothing if this run is already finished (same recipe, parents, files)",
     )
     sub.epilog += (
-        "\n\nfor the stage: --replace (rename an existing output_dir), --allow-failed-parent, --debug"
+        "\n\nfor the stage: --replace (rename an existing output_dir), --allow-failed-parent, --debug,\n"
+        "--verbose (upstream's log dictionaries)"
     )
 
     sub = command("gate", gate, "judge the gate of a run; write gate.ok", "lifecycle gate runs/desk/04-sft")

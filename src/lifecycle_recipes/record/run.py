@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ..exit_status import Stopped, is_main_process, on_signals, stage_exit, stop_on_sigterm
-from ..finding import FAILED, Finding, Refusal, refuse
+from ..finding import FAILED, REFUSED, Finding, Refusal, refuse
 from ..quiet import quiet
 from ..redact import redact, redact_recipe, secret_values
 from . import environment
@@ -168,6 +168,8 @@ class Run:
         # A second Ctrl-C, or the launcher's SIGTERM after it, must not interrupt the last write.
         with on_signals(signal.SIG_IGN):
             self._record["status"] = status_of(error)
+            if was_refused(error) and not self.metrics and not self.resume_from:
+                self._record["refused"] = True  # nothing has run: the card leaves it out
             self.findings += [f for f in getattr(error, "findings", []) if f not in self.findings]
             if error is None:
                 self._hash_outputs()
@@ -211,6 +213,10 @@ def status_of(error: BaseException | None) -> str:
         first = error.findings[0]
         return f"failed: [{first.code}] " + (f"{first.where}: " if first.where else "") + first.message
     return " ".join(f"failed: {type(error).__name__}: {error}".split())
+
+
+def was_refused(error: BaseException | None) -> bool:
+    return isinstance(error, Refusal) and error.status == REFUSED
 
 
 def identify(raw, parents: dict, inputs: dict) -> str:

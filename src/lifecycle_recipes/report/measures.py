@@ -39,6 +39,5 @@ def main_metrics(lines: list[str], metrics: dict) -> list[str]:
     """The metrics that the gate names; without a gate, at most MOST of the main ones."""
     if named := named_by_gate(lines, metrics):
         return named
-    known = [*MAIN.values(), *OF_A_STAGE]
-    tasks = [name for name in metrics if "." in name]
-    return [name for name in dict.fromkeys([*known, *tasks, *metrics]) if name in metrics][:MOST]
+    known = [name for name in (*MAIN.values(), *OF_A_STAGE) if name in metrics]
+    return [*known, *(name for name in metrics if "." in name)][:MOST] or list(metrics)[:MOST]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
-from ..doctor.trainer_level.forward import language_model, row_ids
+from ..doctor.trainer_level.forward import language_model
 from ..layouts.effective import rows_per_step
 from .layout_watch import whole_size
 from .log_line import log_line, start_line
@@ -107,8 +107,13 @@ def _size(parameter) -> int:
 
 
 def tokens_per_row(rows) -> int | None:
-    """Mean tokens of the first built rows; None for a stream. Of a pair, only the chosen reply is counted."""
+    """Mean tokens of the first built rows, both texts of a pair included; None for a stream."""
     if not hasattr(rows, "__len__") or not len(rows):
         return None
-    lengths = [len(row_ids(rows[i])) for i in range(min(SAMPLED, len(rows)))]
+    lengths = [_tokens(rows[i]) for i in range(min(SAMPLED, len(rows)))]
     return round(sum(lengths) / len(lengths)) or None
+
+
+def _tokens(row: dict) -> int:
+    replies = [len(row[key]) for key in ("chosen_ids", "rejected_ids", "completion_ids") if key in row]
+    return sum(replies) + len(row.get("prompt_ids", [])) * len(replies) + len(row.get("input_ids", []))

@@ -112,7 +112,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_life_options(sub)
     sub.epilog += (
         "\n  lifecycle run recipes/desk --until 07-dpo"
-        "\n\nfor the stage: --replace (rename an existing output_dir), --allow-failed-parent, --debug"
+        "\n\nfor the stage: --replace (rename an existing output_dir), --allow-failed-parent, --debug,\n"
+        "--verbose (upstream's log dictionaries)"
     )
 
     sub = command("gate", gate, "judge the gate of a run; write gate.ok", "lifecycle gate runs/desk/04-sft")

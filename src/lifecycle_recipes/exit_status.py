@@ -137,6 +137,7 @@ def _tell_launcher(message: str) -> None:
 
 def leave_interrupted(how: str = "") -> NoReturn:
     """Report that a signal interrupted this process, on rank 0, and end it with status 4."""
+    _end_progress_bars()
     if is_main_process():
         print(f"interrupted{' ' + how if how else ''}; run the same command to resume", file=sys.stderr)
     leave(STOPPED)

@@ -48,7 +48,7 @@ def quiet() -> None:
     """Hide the upstream messages listed above. To be called before transformers is imported."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    if not sys.stderr.isatty():  # a log file; the trainer's own progress bar stays
+    if not sys.stderr.isatty():  # a log file; the bar of a training is chosen in training/progress.py
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     for name, noise in LOG_NOISE.items():
         logging.getLogger(name).addFilter(lambda record, noise=noise: noise not in record.getMessage())

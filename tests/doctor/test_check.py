@@ -411,18 +411,19 @@ def test_a_stage_refuses_at_each_level(recipe_here, capsys, tiny_chat_rows, monk
     assert run_stage("--eval_steps", "5") == 2
     assert capsys.readouterr().err.count("[eval-keys-unused]") == 1
     assert read_record("run")["status"].startswith("failed: [eval-keys-unused]")
-    assert read_record("run")["findings"][0]["where"] == "--eval_steps"
+    assert read_record("run")["findings"][0]["where"] == "--eval_steps" and read_record("run")["refused"]
     Path("rows.jsonl").write_text('{"messages": []}\n')
     assert run_stage() == 2
     record = read_record("run")
     assert record["status"].startswith("failed: [") and record["findings"][0]["severity"] == "error"
+    assert record["refused"]
     Path("rows.jsonl").write_text("\n".join(map(json.dumps, tiny_chat_rows)))
     from lifecycle_recipes.doctor.trainer_level import level as built
 
     wrong = Finding.error("zero-label-batch", "nothing is trained", "mend it")
     monkeypatch.setattr(built, "find_in_trainer", lambda trainer, recipe, origins: [wrong])
     assert run_stage() == 2
-    assert read_record("run")["findings"][-1]["code"] == "zero-label-batch"
+    assert read_record("run")["findings"][-1]["code"] == "zero-label-batch" and read_record("run")["refused"]
     assert not list(Path("run").glob("*.safetensors"))
 
 

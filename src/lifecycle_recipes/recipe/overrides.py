@@ -5,7 +5,7 @@ from ..redact import is_secret
 from .check import Checker, dotted
 from .located_yaml import Located, read_yaml
 
-FLAGS = ("--allow-failed-parent", "--replace", "--debug")
+FLAGS = ("--allow-failed-parent", "--replace", "--debug", "--verbose")
 
 
 def split_arguments(arguments: list[str]) -> tuple[list[tuple[str, str]], set[str], list[Finding]]:

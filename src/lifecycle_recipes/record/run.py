@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ..exit_status import Stopped, is_main_process, on_signals, stage_exit, stop_on_sigterm
-from ..finding import FAILED, Finding, Refusal, refuse
+from ..finding import FAILED, REFUSED, Finding, Refusal, refuse
 from ..quiet import quiet
 from ..redact import redact, redact_recipe, secret_values
 from . import environment
@@ -221,6 +221,8 @@ class Run:
         # A second Ctrl-C, or the launcher's SIGTERM after it, must not interrupt the last write.
         with on_signals(signal.SIG_IGN):
             self._record["status"] = status_of(error)
+            if was_refused(error) and not self.metrics and not self.resume_from:
+                self._record["refused"] = True  # nothing has run: the card leaves it out
             self.findings += [f for f in getattr(error, "findings", []) if f not in self.findings]
             if error is None:
                 self._hash_outputs()
@@ -272,6 +274,10 @@ def is_trained(earlier: dict, output_dir: Path) -> bool:
     """Whether an unfinished run was trained and saved, and its model is still there, unchanged."""
     trained = earlier.get("trained")
     return bool(trained) and trained["weights_sha256"] == hash_weights(output_dir)
+
+
+def was_refused(error: BaseException | None) -> bool:
+    return isinstance(error, Refusal) and error.status == REFUSED
 
 
 def is_done(raw) -> bool:

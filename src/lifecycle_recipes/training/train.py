@@ -22,9 +22,12 @@ from .batch_order import keep_order
 from .eval_loss import measure_once
 from .finite import Watch, require_finite_weights
 from .layout_watch import LayoutWatch
+from .progress import count_parameters, show_progress
 from .ranks import true_anywhere
+from .results import best_checkpoint, evaluation_decides, held_out_metrics
 from .resume import Resume
 from .save import Saves
+from .upstream_files import no_wrong_card, one_tensorboard_folder
 from .weights import find_unmoved, fingerprints
 
 if TYPE_CHECKING:
@@ -45,7 +48,8 @@ def train_and_save(trainer: Trainer, recipe: TrainingRecipe, run: Run) -> Saved 
     A run that was trained before (`run.trained`) only gets its log back. A checkpoint of the last step is
     saved and measured without another step.
     Metrics: train_loss, steps and, with an eval dataset, `trainer.evaluate()` without its timings.
-    Fields: tokens (seen in training, without padding), tokens_per_second, train_seconds, layout.
+    Fields: tokens (seen in training, without padding), tokens_per_second, train_seconds, layout, parameters
+    and, with load_best_model_at_end, best.
     Records `probe`, with which a child checks that it starts from this model
     (doctor/trainer_level/step_zero.py).
     Raises Stopped after a SIGTERM or SIGINT (a checkpoint has been written), and Refusal. Exit status 1:
@@ -60,6 +64,11 @@ def train_and_save(trainer: Trainer, recipe: TrainingRecipe, run: Run) -> Saved 
     args.logging_nan_inf_filter = False
     if args.include_num_input_tokens_seen == "no":
         args.include_num_input_tokens_seen = "non_padding"
+    trained, parameters = count_parameters(trainer)
+    run.note(parameters={"trained": trained, "all": parameters})
+    show_progress(trainer, recipe)
+    no_wrong_card(trainer, recipe)
+    one_tensorboard_folder(trainer)
     stop = StopOnSignal(trainer)
     resume = Resume(trainer, run.resume_from)
     start = AtStart(trainer, recipe, resume)
@@ -86,6 +95,8 @@ def train_and_save(trainer: Trainer, recipe: TrainingRecipe, run: Run) -> Saved 
             )
         seen = trainer.state.num_input_tokens_seen
         run.metrics.update(train_loss=output.training_loss, steps=trainer.state.global_step)
+        if best := best_checkpoint(trainer):
+            run.note(best=best)
         seconds = output.metrics["train_runtime"]
         run.note(tokens=seen, tokens_per_second=seen / seconds, train_seconds=seconds)
         require_finite_weights(trainer)
@@ -98,7 +109,8 @@ def train_and_save(trainer: Trainer, recipe: TrainingRecipe, run: Run) -> Saved 
     if asked and resume.last_saved == trainer.state.global_step:
         raise Stopped("after its last step, before it was measured")
     if trainer.eval_dataset is not None:
-        run.metrics.update({k: v for k, v in trainer.evaluate().items() if not NOT_A_RESULT.search(k)})
+        found = held_out_metrics(trainer)
+        run.metrics.update({k: v for k, v in found.items() if not NOT_A_RESULT.search(k)})
     run.note_trained()
     if asked:
         raise Stopped("after training, before its evaluation")
@@ -171,6 +183,13 @@ class StopOnSignal(TrainerCallback):
             self.stopped = control.should_save = control.should_training_stop = True
             # This checkpoint must be resumable even if the recipe saves only weights in the others.
             args.save_only_model = not self.resumable
+            # An evaluation that would have come at this step is only needed if a later step depends on it.
+            control.should_evaluate = control.should_evaluate and evaluation_decides(args)
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        """Upstream ends the epoch at a stop, and would evaluate in its middle."""
+        if self.stopped and not (evaluation_decides(args) and float(state.epoch).is_integer()):
+            control.should_evaluate = False
 
     def _asked_anywhere(self, args: TrainingArguments) -> bool:
         # A signal reaches the ranks at different moments; all of them must leave after the same step.

@@ -69,6 +69,8 @@ FAULTY = {
     ),
     "empty-text": ("pretrain", {"text": None}, "text is empty"),
     "not-text": ("pretrain", {"text": ["a"]}, "text is list"),
+    "bad-turn-weight": ("sft", chat(user(), assistant() | {"weight": 0.5}), "has weight 0.5, not 0 or 1"),
+    "turn-weight-unused": ("ppo", {"prompt": [user() | {"train": False}]}, "train false, which only the sft"),
 }
 
 
@@ -95,6 +97,48 @@ def test_a_faulty_row_is_named_with_its_lines(find, code, stage, row, message):
     assert finding.where.endswith("train.jsonl:4") and message in finding.message
     assert "8 lines: 4, 9, 10, 11, 12 and 3 more" in finding.message
     assert finding.fix and code in CODES
+
+
+OTHER_FAULTS = {
+    "an empty optional prompt, a list": ("empty-prompt", "dpo", PAIR | {"prompt": []}),
+    "an empty optional prompt, a string": (
+        "empty-prompt",
+        "dpo",
+        {"prompt": "", "chosen": "a", "rejected": "b"},
+    ),
+    "a prompt missing in one row": ("empty-prompt", "dpo", PAIR | {"prompt": None}),
+    "an unknown role in a prompt": (
+        "unknown-role",
+        "dpo",
+        PAIR | {"prompt": [{"role": "x", "content": "a"}]},
+    ),
+    "no turn is trained": ("prompt-only", "sft", chat(user(), assistant() | {"weight": 0})),
+    "train is a number": ("bad-turn-weight", "sft", chat(user(), assistant() | {"train": 1})),
+    "weight and train disagree": (
+        "bad-turn-weight",
+        "sft",
+        chat(user(), assistant() | {"weight": 0, "train": True}),
+    ),
+    "a user's turn is to be trained": (
+        "turn-weight-unused",
+        "sft",
+        chat(user() | {"train": True}, assistant()),
+    ),
+    "a weight in pairs": ("turn-weight-unused", "dpo", PAIR | {"chosen": [assistant("A.") | {"weight": 0}]}),
+}
+
+
+@pytest.mark.parametrize(("code", "stage", "row"), OTHER_FAULTS.values(), ids=OTHER_FAULTS)
+def test_a_fault_has_its_own_code(find, code, stage, row):
+    found = find(stage, [*SOUND[stage], row])
+    assert set(found) == {code}
+    assert found[code].where.endswith(f"train.jsonl:{len(SOUND[stage]) + 1}")
+
+
+@pytest.mark.parametrize("weights", [{"weight": 0}, {"weight": 1}, {"train": False}, {"train": True}])
+def test_a_turn_may_be_kept_out_of_the_loss(find, weights):
+    row = chat(user("A?"), assistant("B.") | weights, user("C?"), assistant("D."))
+    assert find("sft", [*chats(3), row]) == {}
 
 
 def test_every_row_fault_is_planted_above():

@@ -20,9 +20,8 @@ ROW = "__row__"  # a name that no user's column has
 
 @dataclass(frozen=True)
 class Place:
-    """A row of a source. source: its index in the ledger, from 0. number: of the line or row, from 1."""
+    """A row of a source. number: of the line or row, from 1."""
 
-    source: int
     path: str
     number: int
     unit: str  # lines or rows
@@ -62,7 +61,7 @@ class Origins:
         if source not in self._lines:
             self._lines[source] = line_of_row(path, self.sources[source]["rows"])
         line = self._lines[source]
-        return Place(source, path, line(row), "lines") if line else Place(source, path, row + 1, "rows")
+        return Place(path, line(row), "lines") if line else Place(path, row + 1, "rows")
 
 
 def line_of_row(path: str, rows: int) -> Callable[[int], int] | None:

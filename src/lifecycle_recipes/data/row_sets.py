@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..finding import Finding, Refusal
 from .config import DataConfig, Source, stage_columns
+from .provenance import Place
 from .row_faults import why_left_out
 from .row_files import check_local, empty_file, line_step, read_lines
 from .selection import choose_rows, name_columns, split, text_columns
@@ -47,7 +48,11 @@ class RowSet:
 
     def where(self, i: int) -> str:
         """`file:line`, or `source, row N`, of `rows[i]`."""
-        return f"{self.path}:{self.number(i)}" if self.lines else f"{self.path}, row {self.number(i)}"
+        return str(self.place(i))
+
+    def place(self, i: int) -> Place:
+        """The place of `rows[i]` in its source."""
+        return Place(self.path, self.number(i), self.unit)
 
     @property
     def unit(self) -> str:

@@ -78,7 +78,7 @@ class Report:
                 found, allow = refusal.findings, {}
         self.reached = max(self.reached, level)
         for finding in found:
-            if finding.code in allow and finding.code not in NEVER_WAIVED:
+            if _is_waived(finding, allow):
                 self.allowed[finding.code] = allow[finding.code]
             elif finding not in self.findings:
                 self.findings.append(finding)
@@ -134,6 +134,10 @@ def check(
     return report
 
 
+def _is_waived(finding: Finding, allow: dict[str, str]) -> bool:
+    return finding.code in allow and finding.code not in NEVER_WAIVED
+
+
 def _why_not(report: Report, raw: RawRecipe | None, level: int) -> str:
     """Why `level` cannot be checked, given the levels below it; empty if it can."""
     if report.errors:
@@ -152,15 +156,18 @@ def _last_level(raw: RawRecipe) -> int:
 
 
 def find_in_data(raw: RawRecipe, tokens: bool = True) -> list[Finding]:
-    """Level 2: findings about the rows of a recipe and, with `tokens`, about their tokens."""
-    from .row_level.rows import find_in_rows, read_row_sets
+    """Level 2: findings about the rows of a recipe and, with `tokens`, about their tokens.
+
+    Tokens are looked at if every error in the rows is waived; rows that a waiver leaves out are not.
+    """
+    from .row_level.rows import find_in_rows, read_row_sets, sound_sets
     from .row_level.tokens import find_in_tokens
 
     row_sets, findings = read_row_sets(raw)
     findings += find_in_rows(raw, row_sets)
-    if not tokens or any(f.severity == "error" for f in findings):
+    if not tokens or any(f.severity == "error" and not _is_waived(f, raw.allow) for f in findings):
         return findings
-    return findings + find_in_tokens(raw, row_sets)
+    return findings + find_in_tokens(raw, sound_sets(raw, row_sets))
 
 
 def _find_in_built(path: str, overrides: list[str] | None) -> list[Finding]:

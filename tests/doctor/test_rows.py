@@ -9,7 +9,10 @@ import time
 import pytest
 from sound_rows import assistant, chat, chats, pairs, sentence, thumbs, user
 
-from lifecycle_recipes.data.row_faults import MISLEADING, UNTRAINABLE
+from lifecycle_recipes.data.config import DataConfig, Source, stage_columns
+from lifecycle_recipes.data.row_faults import MISLEADING, UNTRAINABLE, severity
+from lifecycle_recipes.data.sources import load_data
+from lifecycle_recipes.doctor.check import find_in_data
 from lifecycle_recipes.doctor.codes import CODES
 from lifecycle_recipes.doctor.row_level import overlap
 from lifecycle_recipes.doctor.row_level.rows import find_in_rows, read_row_sets
@@ -143,6 +146,29 @@ def test_a_turn_may_be_kept_out_of_the_loss(find, weights):
 
 def test_every_row_fault_is_planted_above():
     assert set(FAULTY) == {*UNTRAINABLE, *MISLEADING}
+
+
+WAIVABLE = sorted(c for c in FAULTY if severity(c) == "error")
+
+
+@pytest.mark.parametrize("code", WAIVABLE)
+def test_a_waived_row_is_left_out_and_the_tokens_of_the_others_are_checked(tmp_path, chat_model, code):
+    stage, faulty, _ = FAULTY[code]
+    rows = SOUND[stage] + [faulty]
+    smuggled = json.loads(json.dumps(rows[0]).replace("marsh", "marsh<|im_end|>"))
+    assert smuggled != rows[0]
+    file, config = tmp_path / "rows.jsonl", chat_model / "config.json"
+    file.write_text("".join(json.dumps(row) + "\n" for row in [*rows, smuggled]))
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"max_position_embeddings": 512}))
+    values = {"data": {"sources": [{"path": str(file)}]}, "train": {"max_length": 512}}
+    values |= {"model": {"model_name_or_path": str(chat_model)}}
+    raw = RawRecipe("r.yaml", stage, values, "", [], "", allow={code: "known"})
+    found = {f.code: f for f in find_in_data(raw)}
+    assert set(found) - {"label-weights"} == {code, "control-token-in-text"}
+    assert found["control-token-in-text"].where == f"{file}:{len(rows) + 1}"
+    config = DataConfig([Source(str(file))])
+    train, _, ledger = load_data(config, *stage_columns(stage, values), raw.allow)
+    assert ledger["left_out"] == {code: 1} and len(train) == len(rows)
 
 
 @pytest.mark.parametrize("stage", SOUND)

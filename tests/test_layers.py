@@ -32,7 +32,9 @@ LIGHT_MODELS = (
 LIGHT |= {f"models.{name}" for name in LIGHT_MODELS.split()}
 LIGHT |= {
     f"data.{n}"
-    for n in "config formats joining ledger row_files provenance row_faults row_sets selection sources".split()
+    for n in (
+        "config formats joining ledger row_files provenance row_faults row_sets selection sources turn_weights"
+    ).split()
 }
 LIGHT_EVALS = "config check expected library_tasks measure pairs rubric task_faults tasks"
 LIGHT |= {f"evals.{name}" for name in LIGHT_EVALS.split()}

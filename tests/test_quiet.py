@@ -53,7 +53,7 @@ def test_deepspeed_does_not_say_what_it_has_built(capsys, monkeypatch):
     assert backend.build_shm_op() == "built" and capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize(("name", "noise"), LOG_NOISE.items())
+@pytest.mark.parametrize(("name", "noise"), LOG_NOISE)
 def test_a_log_loses_its_noise_alone(name, noise, monkeypatch):
     quiet()
     seen = []

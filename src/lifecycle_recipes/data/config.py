@@ -43,12 +43,15 @@ class DataConfig:
     sources, eval_sources: concatenated in the order given. Held-out rows either come from `eval_sources` or
     are split from the sources by `eval_fraction`, the same on every rank. seed: of that split and of
     `max_rows`.
+    truncation: what happens to a row of sft, dpo or kto that train.max_length would truncate: `cut`
+    (upstream's way; the row loses its end), or `drop` (the row is left out and counted).
     """
 
     sources: list[Source]
     eval_sources: list[Source] = field(default_factory=list)
     eval_fraction: float = 0.0
     seed: int = 42
+    truncation: Literal["cut", "drop"] = "cut"
 
 
 # Columns that a stage reads from its rows: required and optional ones.

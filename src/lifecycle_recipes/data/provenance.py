@@ -20,9 +20,8 @@ ROW = "__row__"  # a name that no user's column has
 
 @dataclass(frozen=True)
 class Place:
-    """A row of a source. source: its index in the ledger, from 0. number: of the line or row, from 1."""
+    """A row of a source. number: of the line or row, from 1."""
 
-    source: int
     path: str
     number: int
     unit: str  # lines or rows
@@ -63,7 +62,7 @@ class Origins:
             rows = dict(self.sources[source].get("files", ())).get(path, self.sources[source]["rows"])
             self._lines[path] = line_of_row(path, rows)
         line = self._lines[path]
-        return Place(source, path, line(row), "lines") if line else Place(source, path, row + 1, "rows")
+        return Place(path, line(row), "lines") if line else Place(path, row + 1, "rows")
 
 
 def file_of(source: dict, row: int) -> tuple[str, int]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from ..finding import Finding, Refusal
 from .config import DataConfig, Source, stage_columns
 from .formats import converter
+from .provenance import Place
 from .row_faults import why_left_out
 from .row_files import READ_ERRORS, check_local, empty_file, find_files, read_file, row_step, unreadable_file
 from .selection import choose_rows, hold_out, name_columns, text_columns
@@ -47,8 +48,11 @@ class RowSet:
 
     def where(self, i: int) -> str:
         """`file:line`, or `source, row N`, of `rows[i]`."""
-        path = self.files[i] if self.files else self.path
-        return f"{path}:{self.number(i)}" if self.lines else f"{path}, row {self.number(i)}"
+        return str(self.place(i))
+
+    def place(self, i: int) -> Place:
+        """The place of `rows[i]` in its source."""
+        return Place(self.files[i] if self.files else self.path, self.number(i), self.unit)
 
     def label(self, i: int) -> int | str:
         """The number of `rows[i]`, with its file if there are several."""

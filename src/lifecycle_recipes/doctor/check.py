@@ -86,7 +86,7 @@ class Report:
                 found, allow = refusal.findings, {}
         self.reached = max(self.reached, level)
         for finding in found:
-            if finding.code in allow and finding.code not in NEVER_WAIVED:
+            if _is_waived(finding, allow):
                 self.allowed[finding.code] = allow[finding.code]
             elif finding not in self.findings:
                 self.findings.append(finding)
@@ -147,6 +147,10 @@ def check(
     return report
 
 
+def _is_waived(finding: Finding, allow: dict[str, str]) -> bool:
+    return finding.code in allow and finding.code not in NEVER_WAIVED
+
+
 def _why_not(report: Report, raw: RawRecipe | None, level: int) -> str:
     """Why `level` cannot be checked, given the levels below it; empty if it can."""
     if report.errors if level == 3 else _row_errors(report):
@@ -171,18 +175,21 @@ def _last_level(raw: RawRecipe) -> int:
 
 
 def find_in_data(raw: RawRecipe, tokens: bool = True) -> list[Finding]:
-    """Level 2: findings about the rows of a recipe and, with `tokens`, about their tokens."""
+    """Level 2: findings about the rows of a recipe and, with `tokens`, about their tokens.
+
+    Tokens are looked at if every error in the rows is waived; rows that a waiver leaves out are not.
+    """
     from .row_level.handed_on import handed_on
-    from .row_level.rows import count_rows, find_in_rows, read_row_sets
+    from .row_level.rows import count_rows, find_in_rows, read_row_sets, sound_sets
     from .row_level.tokens import find_in_tokens
 
     row_sets, findings = read_row_sets(raw)
     raw.rows = count_rows(row_sets)
     found = handed_on(raw)
     findings += find_in_rows(raw, row_sets) if found is None else found
-    if not tokens or any(f.severity == "error" for f in findings):
+    if not tokens or any(f.severity == "error" and not _is_waived(f, raw.allow) for f in findings):
         return findings
-    return findings + find_in_tokens(raw, row_sets)
+    return findings + find_in_tokens(raw, sound_sets(raw, row_sets))
 
 
 def _find_in_built(path: str, overrides: list[str] | None) -> list[Finding]:

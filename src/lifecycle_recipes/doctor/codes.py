@@ -27,6 +27,7 @@ CODES: dict[str, str] = {
     "bad-row": "a row of a data or prompt file does not have the expected shape",
     "bad-task": "an evaluation task whose file cannot be read or lacks what a task needs",
     "bad-template": "a chat template that fails on a simple conversation, or drops a part of it",
+    "bad-turn-weight": "a message whose `weight` is not 0 or 1, or whose `train` is not true or false",
     "bad-value": "a value that is invalid, alone or in combination with another one",
     "bad-yaml": "the recipe is not one YAML document",
     "base-differs": "an adapter whose base has other weights than those it was trained on",
@@ -38,7 +39,7 @@ CODES: dict[str, str] = {
     "best-not-saved": "load_best_model_at_end, but not every evaluation has a checkpoint",
     "best-without-eval": "a setting that needs evaluations, but none is configured",
     "bf16-weights": "bfloat16 weights trained without float32 master weights",
-    "block-too-long": "text.block_size exceeds the number of positions of the model",
+    "block-too-long": "a block, train.max_length or a row is longer than the positions of the model",
     "cache-entry-damaged": "rows in the data cache are damaged: they are prepared again",
     "cache-unusable": "the data cache is not writable: every process tokenises separately",
     "checkpoint-incomplete": "a file of a checkpoint that resuming needs is missing or damaged",
@@ -144,6 +145,7 @@ CODES: dict[str, str] = {
     "not-a-mapping": "a recipe that is not a mapping of sections",
     "not-cached": "a dataset or model of the Hub is not in the local cache, and the Hub is offline",
     "not-messages": "a column that should hold a list of messages holds something else",
+    "not-rendered": "rows with tool calls, tools, thoughts or messages that the chat template leaves out",
     "not-text": "a column that should hold text holds something else",
     "not-utf8": "the recipe is not UTF-8",
     "not-waivable": "`allow` names a finding with which no run is possible",
@@ -176,6 +178,7 @@ CODES: dict[str, str] = {
     "parent-unfinished": "a parent's run is not finished",
     "parent-unreadable": "a weight file of a parent is truncated, or a git-lfs pointer",
     "pin-conflict": "`pinned` and the section itself set different revisions",
+    "plain-text-dialogue": "dialogues written as strings, for a model with a chat template",
     "ppo-no-eval": "an evaluation during PPO, which runs none during training",
     "ppo-no-quantization": "PPO with a quantised model, which it cannot train",
     "precision-conflict": "recipe and layout set different precisions",
@@ -183,6 +186,7 @@ CODES: dict[str, str] = {
     "pretrain-no-adapter": "pretraining with model.use_peft, which trains every weight",
     "prompt-only": "a row without an assistant message, in a stage that trains on replies",
     "prompt-repeated": "a reply that begins with its own prompt",
+    "prompt-split": "the tokens of a prompt are not those with which prompt and reply begin",
     "prompts-too-long": "no prompt leaves enough positions for a reply of response_length tokens",
     "push-offline": "push_to_hub while HF_HUB_OFFLINE is set",
     "qlora-full-precision": "a quantised base that computes in float32",
@@ -210,6 +214,7 @@ CODES: dict[str, str] = {
     "some-weights-unmoved": "some trainable weights did not change during training",
     "sources-differ": "two sources whose columns hold different types",
     "stop-token-missing": "generation would not stop at the end-of-turn token",
+    "strings-for-chat": "rows of strings for a model with a chat template, which is not applied to them",
     "task-not-cached": "a dataset of an evaluation task is not in the local cache, and the Hub is offline",
     "template-changed": "a run's chat template was changed after it was saved",
     "template-differs": "a chat template that renders differently from the template of another model in use",
@@ -219,6 +224,7 @@ CODES: dict[str, str] = {
     "tokenizer-unreadable": "a tokenizer that cannot be loaded",
     "trainer-refused": "upstream rejects the recipe when the trainer is built",
     "training-template-differs": "TRL trains on another version of the template than the one served",
+    "turn-weight-unused": "the `weight` or `train` of a message has no effect",
     "two-eval-splits": "both data.eval_sources and data.eval_fraction",
     "two-lengths": "both train.max_steps and train.total_episodes",
     "two-precisions": "both bf16 and fp16",
@@ -252,10 +258,13 @@ CODES: dict[str, str] = {
     "zero-loss": "a loss of exactly 0",
 }
 
-# No run is possible with these: the trainer cannot be built, or does not match the recipe.
+# No run is possible with these: the rows cannot be read, or the trainer cannot be built or is another one.
 NEVER_WAIVED = frozenset(
     {
+        "bad-line",
         "block-too-long",
+        "line-not-an-object",
+        "line-not-utf8",
         "no-eos",
         "no-single-start",
         "not-waivable",

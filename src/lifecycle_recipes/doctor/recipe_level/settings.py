@@ -20,7 +20,7 @@ def find_in_settings(raw: RawRecipe) -> list[Finding]:
     for section in MODEL_SECTIONS:
         if raw.values.get(section):
             findings += [*_adapter(raw, section), *_quantisation(raw, section)]
-    findings += [*_start(raw), *_vocabulary(raw)]
+    findings += [*_start(raw), *_vocabulary(raw), *_truncation(raw)]
     if "train" in raw.values:
         findings += [*_precision(raw), *_evaluation(raw), *_lengths(raw), *_packing(raw), *_conflicts(raw)]
     return findings
@@ -83,6 +83,15 @@ def _start(raw: RawRecipe) -> list[Finding]:
         message = "pretraining trains every weight; model.use_peft has no effect"
         return [Finding.error("pretrain-no-adapter", message, "remove it", raw.place("model.use_peft"))]
     return []
+
+
+def _truncation(raw: RawRecipe) -> list[Finding]:
+    """data.truncation: reward and ppo drop rows that are too long anyway, pretraining cuts none short."""
+    given = (raw.values.get("data") or {}).get("truncation")
+    if given in (None, "cut") or raw.stage in ("sft", "dpo", "kto"):
+        return []
+    message = f"data.truncation: {given} has no effect in this stage, which truncates no row"
+    return [Finding.error("no-effect", message, "remove it", raw.place("data.truncation"))]
 
 
 def _vocabulary(raw: RawRecipe) -> list[Finding]:

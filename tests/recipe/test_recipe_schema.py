@@ -215,7 +215,7 @@ def test_a_dpo_loss_is_a_name_or_a_list_of_names(recipe):
             10,
             "train: --load_best_model_at_end requires the save",
         ),
-        ("warmup_steps: -1\n", [], 9, "train: Got warmup_steps = -1"),
+        ("save_steps: 1.5\n", [], 9, "train: --save_steps must be an integer"),
         ("fp16: true\nbf16: true\nuse_cpu: true\n", [], 9, "train: At most one of fp16 and bf16"),
         ("accelerator_config: none.json\n", [], 7, "train: [Errno 2] No such file"),
         ("", ["--load_in_4bit=true", "--load_in_8bit=true"], 2, "model: You can't use 8 bit and 4 bit"),

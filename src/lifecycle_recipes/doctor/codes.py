@@ -150,6 +150,7 @@ CODES: dict[str, str] = {
     "one-label": "every KTO row has the same label",
     "one-packed-row": "packing put all documents into one row",
     "other-stage": "a recipe was passed to a stage other than its own",
+    "out-of-range": "a number outside the range of its key",
     "output-dir-busy": "another process is still writing to output_dir",
     "output-dir-finished": "output_dir contains a finished run",
     "output-dir-is-parent": "the run would overwrite the run that it starts from",

@@ -1,7 +1,7 @@
 """Check a located recipe against the JSON schema of its stage, with all mistakes in one pass. No torch.
 
 The schemas use a small part of JSON Schema (type, enum, properties, required, additionalProperties, items,
-anyOf), so that this file can be strict where JSON Schema is not (7.0 is not an integer) and a message can
+anyOf, and the limits of numbers in ranges.py), so that this file can be strict where JSON Schema is not (7.0 is not an integer) and a message can
 name the right value.
 """
 
@@ -13,6 +13,7 @@ from ..finding import Finding
 from ..redact import holds_secret, is_secret
 from .located_yaml import Located
 from .names import REMOVED, RENAMED, has_no_effect
+from .ranges import outside
 
 # Python type -> JSON Schema types that it satisfies. An int is a number; a bool is not an int.
 _SATISFIES = {
@@ -88,6 +89,10 @@ class Checker:
             )
         if isinstance(value, float) and not math.isfinite(value):
             return self.say("bad-value", node.where, f"{dotted(path)} must be a finite number, not {value}")
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if number and (allowed := outside(schema, value)):
+            message = f"{dotted(path)} = {show(value)} is outside its range: {allowed}"
+            return self.say("out-of-range", node.where, message)
         choices = schema.get("enum")
         if choices is not None and not any(value == c and type(value) is type(c) for c in choices):
             self.say(

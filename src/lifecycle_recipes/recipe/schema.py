@@ -24,7 +24,9 @@ from pathlib import Path
 
 from ..finding import refuse
 from ..redact import is_secret
+from .check import types_of
 from .names import ALSO, CHOICES, HELP, RENAMED, has_no_effect, required_keys
+from .ranges import RANGES
 
 SHIPPED = Path(__file__).parent / "schemas"
 SHARED = ("global_batch_size", "gate", "allow", "pinned")
@@ -183,6 +185,8 @@ def _field_schema(field: Field, hint: typing.Any, cls: type, stage: str = "") ->
         schema = _type_schema(hint | also if also else hint, list(choices or []), stage, field.name)
     except TypeError as e:
         raise TypeError(f"{cls.__name__}.{field.name}: {e}") from None
+    if {"integer", "number"} & set(types_of(schema)):
+        schema |= RANGES.get(field.name, {})
     if field.metadata.get("help"):
         schema["description"] = " ".join(field.metadata["help"].replace("%%", "%").split())
     default = field.default if field.default_factory is MISSING else field.default_factory()

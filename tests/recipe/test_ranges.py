@@ -90,7 +90,9 @@ ppo train.vf_coef | 0 | -0.1
 ppo train.missing_eos_penalty | 0 null | -1
 ppo value.lora_r | 1 | 0
 """
-CASES = [[*parts[0].split(), *parts[1:]] for line in TABLE.strip().splitlines() if (parts := line.split(" | "))]
+CASES = [
+    [*parts[0].split(), *parts[1:]] for line in TABLE.strip().splitlines() if (parts := line.split(" | "))
+]
 ACCEPTED = [(stage, key, value) for stage, key, good, _ in CASES for value in good.split()]
 REFUSED = [(stage, key, value) for stage, key, _, bad in CASES for value in bad.split()]
 

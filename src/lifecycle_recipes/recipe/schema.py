@@ -29,7 +29,7 @@ from .names import ALSO, CHOICES, HELP, RENAMED, has_no_effect, required_keys
 from .ranges import RANGES
 
 SHIPPED = Path(__file__).parent / "schemas"
-SHARED = ("global_batch_size", "gate", "allow", "pinned")
+SHARED = ("global_batch_size", "early_stopping", "gate", "allow", "pinned")
 STAMPED = ("lifecycle-recipes", "transformers", "trl")
 _SCALARS = {str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null"}
 
@@ -99,8 +99,13 @@ def _installed_text() -> list[str]:
 
 def section_types(recipe_class: type) -> dict[str, typing.Any]:
     """The type of every section of a stage's recipe dataclass; types given as dotted strings are imported."""
-    namespace = vars(sys.modules[recipe_class.__module__])
-    return {f.name: _resolve(f.type, namespace) for f in section_fields(recipe_class)}
+    return {f.name: _resolve(f.type, _namespace(recipe_class, f.name)) for f in section_fields(recipe_class)}
+
+
+def _namespace(recipe_class: type, name: str) -> dict:
+    """The names of the module whose class declares the field `name`."""
+    declaring = next(c for c in recipe_class.__mro__ if name in vars(c).get("__annotations__", {}))
+    return vars(sys.modules[declaring.__module__])
 
 
 def section_fields(recipe_class: type) -> list[Field]:

@@ -17,6 +17,7 @@ from ..models.saved import Saved
 from ..models.turn_end import stop_ids_of
 from ..record.run import Stopped
 from .batch_order import keep_order
+from .early_stopping import StopEarly
 from .eval_loss import measure_once
 from .finite import Watch, require_finite_weights
 from .layout_watch import LayoutWatch
@@ -57,6 +58,8 @@ def train_and_save(trainer: Trainer, recipe: TrainingRecipe, run: Run) -> Saved 
     saves = Saves(trainer, recipe, run)
     for callback in (LayoutWatch(trainer, recipe, run), stop, Watch(trainer, run), start, saves):
         trainer.add_callback(callback)
+    if recipe.early_stopping:
+        trainer.add_callback(StopEarly(recipe.early_stopping))
     end_replies_at(trainer.model, trainer.processing_class)
     train_alike_everywhere(trainer, recipe)
     with _name_full_disk(args.output_dir), on_signals(stop.ask):

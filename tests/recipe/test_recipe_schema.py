@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from recipe_text import SFT
 
+from lifecycle_recipes.data.config import Source
 from lifecycle_recipes.evals.config import EvaluateConfig
 from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.recipe import names as recipe_names
@@ -129,6 +130,19 @@ def test_old_names_are_gone_and_new_names_exist():
     assert not keys & set(recipe_names.REMOVED)
     assert not keys & set(recipe_names.RENAMED)
     assert set(recipe_names.RENAMED.values()) <= keys
+
+
+def test_keys_of_other_tools_are_not_ours_and_what_to_write_instead_is():
+    tables = recipe_names.OTHER_TOOLS, recipe_names.RENAMED, recipe_names.REMOVED
+    assert sum(map(len, tables)) == len(set().union(*tables)), "a key has one entry"
+    train = {key for stage in STAGES for key in sections(stage).get("train", {})}
+    assert not train & set(recipe_names.OTHER_TOOLS)
+    ours = {f"{name}.{key}" for stage in STAGES for name, keys in sections(stage).items() for key in keys}
+    ours |= {f"data.sources[].{f.name}" for f in fields(Source)}
+    written = {
+        key for text in recipe_names.OTHER_TOOLS.values() for key in re.findall(r"`([\w.\[\]]+)", text)
+    }
+    assert {key for key in written if "." in key} <= ours
 
 
 def test_names_called_removed_are_no_upstream_fields():

@@ -35,7 +35,7 @@ CODES: dict[str, str] = {
     "batch-does-not-divide": "global_batch_size cannot be divided evenly over the processes",
     "batch-inconsistent": "global_batch_size and another batch setting contradict each other",
     "batch-undeclared": "several processes, and a batch size that grows with their number",
-    "best-not-saved": "the best model would not be loaded: load_best_model_at_end or the checkpoint of an evaluation is missing",
+    "best-not-saved": "the best model is not loaded at the end, or not every evaluation has a checkpoint",
     "best-without-eval": "a setting that needs evaluations, but none is configured",
     "bf16-weights": "bfloat16 weights trained without float32 master weights",
     "block-too-long": "text.block_size exceeds the number of positions of the model",

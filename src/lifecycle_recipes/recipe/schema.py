@@ -180,7 +180,13 @@ def _dataclass_schema(cls: type, stage: str = "", section: str = "") -> dict:
     doc = (cls.__doc__ or "").strip()
     schema = {"type": "object", "description": doc.split("\n\n")[0]} if doc else {"type": "object"}
     schema["properties"] = {f.name: _field_schema(f, hints[f.name], cls) for f in kept}
+    for key in required_keys(stage, section):  # null would be upstream's default, too
+        schema["properties"][key] = {"type": "string"} | _without_default(schema["properties"][key])
     return schema | {"required": required, "additionalProperties": False}
+
+
+def _without_default(schema: dict) -> dict:
+    return {keyword: value for keyword, value in schema.items() if keyword not in ("type", "default")}
 
 
 def _field_schema(field: Field, hint: typing.Any, cls: type, stage: str = "") -> dict:

@@ -14,6 +14,7 @@ from ...data.selection import name_columns
 from ...evals.check import check_config
 from ...evals.config import EvaluateConfig
 from ...finding import Finding, Refusal
+from ...models.new_tokenizer import find_template
 from ...recipe.read import RawRecipe
 from ...record.file import read_record
 from ...record.parents import ROLES, WEIGHTS, check_parent, find_parents, is_local
@@ -98,16 +99,13 @@ def _columns(path: Path) -> list[str] | None:
 def _templates(raw: RawRecipe) -> list[Finding]:
     findings = []
     for section, key in (("train", "chat_template_path"), ("tokenizer", "chat_template")):
-        path = (raw.values.get(section) or {}).get(key)
+        path = raw.setting(f"{section}.{key}")
         local = path and (path.endswith(".jinja") or section == "tokenizer" or is_local(path))
-        if local and not Path(path).exists():
-            where = f"{raw.place(f'{section}.{key}')}"
+        if local and not find_template(path).is_file():
+            where = raw.place(f"{section}.{key}", section)
             message = f"{section}.{key}: the file {path} does not exist"
-            findings.append(
-                Finding.error(
-                    "missing-file", message, "give a Jinja file, such as those in chat_templates/", where
-                )
-            )
+            fix = f"write `{key}:` with a Jinja file, such as those in the repository's chat_templates/"
+            findings.append(Finding.error("missing-file", message, fix, where))
     return findings
 
 
@@ -169,7 +167,7 @@ def maker(raw: RawRecipe, path: str) -> str | None:
         except (OSError, UnicodeDecodeError):
             continue
         for found in re.findall(r"^\s+output_dir:\s*[\"']?([^\s\"'#]+)", text, re.M):
-            if os.path.normpath(found) == wanted:
+            if os.path.normpath(os.path.expanduser(found)) == wanted:
                 return str(file)
     return None
 

@@ -154,7 +154,7 @@ CODES: dict[str, str] = {
     "output-dir-busy": "another process is still writing to output_dir",
     "output-dir-finished": "output_dir contains a finished run",
     "output-dir-is-parent": "the run would overwrite the run that it starts from",
-    "output-dir-not-ours": "output_dir contains weights or checkpoints without a run record",
+    "output-dir-not-ours": "output_dir contains files, but no run record",
     "output-dir-other-run": "output_dir contains an unfinished run with another recipe, parent or data",
     "output-dir-unwritable": "output_dir is not writable",
     "packing-discards": "packing truncated texts and discarded the rest",

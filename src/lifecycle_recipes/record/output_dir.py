@@ -10,9 +10,10 @@ from pathlib import Path
 
 from ..finding import Finding, Refusal, refuse
 from . import environment
-from .file import RUN_FILE, read_record
+from .file import RUN_FILE, SPARE_FILE, read_record
 from .parents import WEIGHTS
 
+LOGS = (".log", ".out", ".err")  # what a shell or a scheduler writes beside a run
 
 def claim_output_dir(output_dir: Path, identity: str, replace: bool) -> dict | None:
     """Make sure that writing to `output_dir` destroys nothing.
@@ -44,15 +45,23 @@ def claim_output_dir(output_dir: Path, identity: str, replace: bool) -> dict | N
 
 def whose(output_dir: Path, earlier: dict | None, identity: str | None) -> tuple[str, str] | None:
     """(code, message) if the directory must not be overwritten, else None. earlier: its record."""
-    patterns = ("checkpoint-*", "tokenizer.json", *WEIGHTS)
-    kept = [file for pattern in patterns for file in output_dir.glob(pattern)]
     if earlier and earlier["status"] == "done":
         return "output-dir-finished", "contains a finished run" + _same(earlier, identity)
-    if kept and earlier:
+    patterns = ("checkpoint-*", "tokenizer.json", *WEIGHTS)
+    if earlier and any(file for pattern in patterns for file in output_dir.glob(pattern)):
         return "output-dir-other-run", "contains an unfinished run with another recipe, parent or data"
-    if kept:
-        return "output-dir-not-ours", f"contains weights or checkpoints but no {RUN_FILE}"
+    if not earlier and (foreign := _foreign(output_dir)):
+        return "output-dir-not-ours", f"contains files of no run ({foreign}) and no {RUN_FILE}"
     return None
+
+
+def _foreign(output_dir: Path) -> str:
+    """The first files that a run could overwrite; not hidden ones, logs, or what a run writes before its record."""
+    if not output_dir.is_dir():
+        return ""
+    names = sorted(file.name for file in output_dir.iterdir() if not file.name.startswith((".", SPARE_FILE)))
+    names = [name for name in names if not name.endswith(LOGS)]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _same(earlier: dict, identity: str) -> str:

@@ -41,6 +41,7 @@ CODES: dict[str, str] = {
     "block-too-long": "text.block_size exceeds the number of positions of the model",
     "cache-entry-damaged": "rows in the data cache are damaged: they are prepared again",
     "cache-unusable": "the data cache is not writable: every process tokenises separately",
+    "check-failed": "a check ended in an unexpected error",
     "checkpoint-incomplete": "a checkpoint lacks a file that resuming needs",
     "column-read-twice": "data.sources[].columns maps one column to two names",
     "conflicting-keys": "two keys that upstream rejects together, only after it has loaded the model",

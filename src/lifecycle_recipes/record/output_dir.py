@@ -15,6 +15,7 @@ from .parents import WEIGHTS
 
 LOGS = (".log", ".out", ".err")  # what a shell or a scheduler writes beside a run
 
+
 def claim_output_dir(output_dir: Path, identity: str, replace: bool) -> dict | None:
     """Make sure that writing to `output_dir` destroys nothing.
 

@@ -125,7 +125,7 @@ class AtStart(TrainerCallback):
     def require_moved(self, run: Run) -> None:
         """Raise Refusal weights-unmoved if no weight changed; report some-weights-unmoved."""
         steps = self.trainer.state.global_step - self.first_step
-        found = find_unmoved(self.trainer.model, self.before, self.trainer.args, steps)
+        found = find_unmoved(self.trainer.model, self.before, self.trainer.args, steps, self.first_step > 0)
         if any(finding.severity == "error" for finding in found):
             raise Refusal(*found, status=FAILED)
         run.report(found)

@@ -6,6 +6,7 @@ import sys
 
 from .exit_status import leave
 from .finding import DONE, GATE_FAILED, REFUSED, STOPPED, Refusal
+from .layouts.left_over import drop_left_over
 
 EXAMPLES = """examples:
   lifecycle check recipes/desk --upto 1
@@ -26,6 +27,8 @@ def main(argv: list[str] | None = None) -> None:
     args, rest = parser.parse_known_args(argv)
     if rest and args.command not in ("check", "run", "gate", "inspect"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if found := drop_left_over():
+        print(f"ignored, left over from another launch: {', '.join(found)}", file=sys.stderr)
     try:
         status = args.function(args, rest)
         sys.stdout.flush()

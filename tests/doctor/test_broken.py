@@ -42,6 +42,7 @@ BY_NO_RECIPE = {
     "batch-differs": "needs several GPUs in one process; recipe/test_batch_size.py",
     "cache-entry-damaged": "what happens to files after they were written; data/test_cache_entries.py",
     "cache-unusable": "depends on the disk; data/test_cache_entries.py",
+    "check-failed": "an error of the check itself: a guard; doctor/test_check.py",
     "context-full": "a conversation with `lifecycle chat`; report/test_report.py",
     "disk-full": "needs a full disk; training/test_training.py",
     "layout-attention": "upstream refuses most of these itself: a guard; layouts/test_layout.py",

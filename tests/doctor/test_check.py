@@ -57,6 +57,21 @@ def test_a_missing_column_names_the_columns_that_exist(recipe_here):
     assert found.code == "missing-column" and found.message.endswith("it has 'conversation'")
 
 
+def test_a_check_that_fails_itself_is_named_and_the_other_recipes_are_checked(
+    recipe_here, monkeypatch, capsys
+):
+    def fail(raw):
+        return 1 / (raw.path == "sft.yaml")
+
+    shutil.copy("sft.yaml", "other.yaml")
+    monkeypatch.setattr(doctor, "find_in_recipe", lambda raw: [] if fail(raw) else [])
+    with pytest.raises(SystemExit) as end:
+        cli.main(["check", "other.yaml", "sft.yaml", "--upto", "1"])
+    out, err = capsys.readouterr()
+    assert end.value.code == 2 and "sft.yaml: ok" in out and "Traceback" not in err
+    assert "error [check-failed] other.yaml: the check itself failed: ZeroDivisionError" in err
+
+
 def test_a_recipe_that_cannot_be_read_is_a_report_too(recipe_here):
     report = doctor.check("nowhere.yaml")
     assert [f.code for f in report.errors] == ["missing-recipe"]

@@ -72,6 +72,26 @@ def test_foreign_weights_are_not_overwritten(tmp_path):
     assert not (tmp_path / "run" / "run.json").exists()
 
 
+@pytest.mark.parametrize("name", ["README.md", "config.json", "notes", "a.jsonl", "checkpoint-2"])
+def test_a_directory_with_files_of_no_run_is_refused_or_moved_aside(tmp_path, name):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).write_text("mine")
+    with pytest.raises(Refusal) as refusal:
+        finish(tmp_path / "run")
+    assert code_of(refusal) == "output-dir-not-ours" and name in refusal.value.findings[0].message
+    assert [file.name for file in (tmp_path / "run").iterdir()] == [name]
+    finish(tmp_path / "run", flags=["replace"])
+    assert (tmp_path / "run.replaced-1" / name).read_text() == "mine"
+
+
+def test_logs_hidden_files_and_a_start_that_was_killed_at_once_are_no_obstacle(tmp_path):
+    (tmp_path / "run").mkdir()
+    for name in (".gitkeep", "slurm-7.out", "train.log", "_run.json.spare", ".run.json.x7"):
+        (tmp_path / "run" / name).write_text("x")
+    finish(tmp_path / "run")
+    assert read_record(tmp_path / "run")["status"] == "done"
+
+
 NEVER = "no manifest.json: it was never completed"
 
 

@@ -10,13 +10,15 @@
 
 import contextlib
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from ..exit_status import is_main_process
-from ..finding import Finding, Refusal
+from ..finding import Finding, Refusal, refuse
 from ..layouts.layout import Layout
 from ..quiet import quiet
 from ..recipe.read import RawRecipe, read_recipe, real_path
@@ -127,7 +129,8 @@ def check(
         raw.layout = read_layout(raw)
         return find_in_recipe(raw)
 
-    report.run_level(1, allow, recipe_level)
+    guard = partial(_named_if_it_fails, overrides or [])
+    report.run_level(1, allow, guard(recipe_level))
     for level in LEVELS[1:upto]:
         report.stopped = _why_not(report, raw, level)
         if report.stopped or level > _last_level(raw):
@@ -136,9 +139,9 @@ def check(
         if level == 2:
             # A parent that does not exist yet has no tokenizer.
             tokens = not (_lacks(report, *NO_TOKENIZER) or lacking_parents(raw))
-            report.run_level(2, raw.allow, partial(find_in_data, raw, tokens))
+            report.run_level(2, raw.allow, guard(partial(find_in_data, raw, tokens)))
         else:
-            report.run_level(3, raw.allow, lambda: _find_in_built(path, overrides))
+            report.run_level(3, raw.allow, guard(lambda: _find_in_built(path, overrides)))
     if raw is not None and report.reached == _last_level(raw):
         _add_unused_waivers(report, raw)
     report.findings = [replace(f, where=f.where or str(path)) for f in report.findings]
@@ -149,6 +152,26 @@ def check(
 
 def _is_waived(finding: Finding, allow: dict[str, str]) -> bool:
     return finding.code in allow and finding.code not in NEVER_WAIVED
+
+
+def _named_if_it_fails(overrides: list[str], find: Callable[[], Iterable[Finding]]) -> Callable:
+    """`find`, whose unexpected errors become a refusal: the other recipes of a check are still checked."""
+
+    def found() -> list[Finding]:
+        try:
+            return list(find())
+        except Refusal:
+            raise
+        except Exception as error:
+            if "--debug" in overrides:
+                traceback.print_exc()
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            problem = " ".join(f"{type(error).__name__}: {error}".split())
+            message = f"the check itself failed: {problem} ({Path(last.filename).name}:{last.lineno})"
+            fix = "pass --debug for the traceback, and report it: a check names what is wrong"
+            raise refuse("check-failed", message, fix) from error
+
+    return found
 
 
 def _why_not(report: Report, raw: RawRecipe | None, level: int) -> str:

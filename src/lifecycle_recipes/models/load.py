@@ -61,6 +61,7 @@ def load_causal_lm(model_config: trl.ModelConfig, train_args):
         message = f"{len(missing)} weights are missing and would be random, {missing[0]} first"
         raise refuse("weights-missing", message, "give a run that saved a complete language model", path)
     require_lora_targets(model, model_config)
+    name_base(model, path)
     return keep_4bit_layout(model)
 
 
@@ -89,7 +90,14 @@ def load_reward_model(model_config: trl.ModelConfig, train_args, new_head: bool 
             path,
         )
     require_lora_targets(model, model_config)
+    name_base(model, path)
     return keep_4bit_layout(model)
+
+
+def name_base(model: PreTrainedModel, path: str) -> None:
+    """Let PEFT write an absolute path into adapter_config.json: an adapter is also loaded from elsewhere."""
+    if os.path.isdir(path):
+        model.name_or_path = os.path.abspath(path)
 
 
 def _require_weights(path: str) -> None:

@@ -10,9 +10,12 @@ from pathlib import Path
 
 from ..finding import Finding, Refusal, refuse
 from . import environment
-from .file import RUN_FILE, read_record
+from .file import RUN_FILE, SPARE_FILE, read_record
 from .identity import in_short
+from .lock import LOCK_FILE
 from .parents import WEIGHTS
+
+LOGS = (".log", ".out", ".err")  # what a shell or a scheduler writes beside a run
 
 
 def claim_output_dir(
@@ -68,8 +71,8 @@ def whose(output_dir: Path, earlier: dict | None, differences: list[str]) -> tup
     if kept and earlier:
         other = in_short(differences) or "of another recipe, parent or data"
         return "output-dir-other-run", f"contains another run, which is unfinished: {other}"
-    if kept:
-        return "output-dir-not-ours", f"contains weights or checkpoints but no {RUN_FILE}"
+    if not earlier and (foreign := _foreign(output_dir)):
+        return "output-dir-not-ours", f"contains files of no run ({foreign}) and no {RUN_FILE}"
     return None
 
 
@@ -81,6 +84,17 @@ def find_other_host(earlier: dict | None, output_dir: Path) -> list[Finding]:
     message = f"{RUN_FILE} says that process {process.get('pid')} on {process.get('host')} is writing to this directory"
     fix = "make sure that it has ended: two runs would overwrite each other's files"
     return [Finding.warning("output-dir-other-host", message, fix, str(output_dir))]
+
+
+def _foreign(output_dir: Path) -> str:
+    """The first files that a run could overwrite; not hidden ones, logs, or what a run writes before its record."""
+    if not output_dir.is_dir():
+        return ""
+    names = sorted(
+        file.name for file in output_dir.iterdir() if not file.name.startswith((".", SPARE_FILE, LOCK_FILE))
+    )
+    names = [name for name in names if not name.endswith(LOGS)]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def move_aside(output_dir: Path) -> Path:

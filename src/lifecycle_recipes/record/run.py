@@ -25,7 +25,7 @@ from ..quiet import quiet
 from ..redact import redact, redact_recipe, secret_values
 from . import environment
 from .checkpoints import clear_incomplete_checkpoints, find_incomplete_checkpoints, last_checkpoint
-from .file import GATE_FILE, RUN_FILE, plain, read_record, write_json
+from .file import GATE_FILE, RUN_FILE, SPARE_BYTES, SPARE_FILE, plain, read_record, write_json
 from .gate import parse
 from .identity import find_differences, identify, identify_evaluation, is_same, settings
 from .lock import OutputDirLock
@@ -35,9 +35,6 @@ from .parents import check_parent, describe_parent, find_parents, hash_file, has
 __all__ = ["Run", "Stopped", "quiet", "read_record", "stage_exit"]
 
 SCHEMA_VERSION = 1
-# A reserve, so that the last record can be written even if the weights have filled the disk.
-# Upstream does not push files whose names start with an underscore.
-SPARE_FILE, SPARE_BYTES = "_run.json.spare", 256 * 1024
 
 
 class Run:

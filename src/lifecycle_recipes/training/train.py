@@ -19,6 +19,7 @@ from ..models.saved import Saved
 from ..models.turn_end import stop_ids_of
 from ..record.run import Stopped
 from .batch_order import keep_order
+from .early_stopping import StopEarly
 from .eval_loss import measure_once
 from .finite import Watch, require_finite_weights
 from .layout_watch import LayoutWatch
@@ -75,6 +76,8 @@ def train_and_save(trainer: Trainer, recipe: TrainingRecipe, run: Run) -> Saved 
     saves = Saves(trainer, recipe, run, resume)
     for callback in (LayoutWatch(trainer, recipe, run), stop, Watch(trainer, run), resume, start, saves):
         trainer.add_callback(callback)
+    if recipe.early_stopping:
+        trainer.add_callback(StopEarly(recipe.early_stopping))
     end_replies_at(trainer.model, trainer.processing_class)
     train_alike_everywhere(trainer, recipe)
     with _name_full_disk(args.output_dir), on_signals(stop.ask):
@@ -148,7 +151,7 @@ class AtStart(TrainerCallback):
     def require_moved(self, run: Run) -> None:
         """Raise Refusal weights-unmoved if no weight changed; report some-weights-unmoved."""
         steps = self.trainer.state.global_step - self.first_step
-        found = find_unmoved(self.trainer.model, self.before, self.trainer.args, steps)
+        found = find_unmoved(self.trainer.model, self.before, self.trainer.args, steps, self.first_step > 0)
         if any(finding.severity == "error" for finding in found):
             raise Refusal(*found, status=FAILED)
         run.report(found)

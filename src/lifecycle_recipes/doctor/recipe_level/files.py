@@ -18,10 +18,11 @@ from ...evals.config import EvaluateConfig
 from ...finding import Finding, Refusal
 from ...models.adapters import is_adapter
 from ...models.config_file import local_config
+from ...models.new_tokenizer import find_template
+from ...recipe.paths import paths
 from ...recipe.read import RawRecipe
 from ...record.file import read_record
 from ...record.parents import ROLES, WEIGHTS, check_parent, find_parents, is_local
-from .paths import named_paths
 
 PEEK = 50  # rows read of a file; a column that none of them has is missing
 FILES = 20  # files of a directory or glob that are looked at; level 2 reads all
@@ -121,16 +122,13 @@ def _columns(path: str) -> tuple[list[str] | None, list[dict]]:
 def _templates(raw: RawRecipe) -> list[Finding]:
     findings = []
     for section, key in (("train", "chat_template_path"), ("tokenizer", "chat_template")):
-        path = (raw.values.get(section) or {}).get(key)
+        path = raw.setting(f"{section}.{key}")
         local = path and (path.endswith(".jinja") or section == "tokenizer" or is_local(path))
-        if local and not Path(path).exists() and not raw.is_awaited(path):
-            where = f"{raw.place(f'{section}.{key}')}"
+        if local and not find_template(path).is_file() and not raw.is_awaited(path):
+            where = raw.place(f"{section}.{key}", section)
             message = f"{section}.{key}: the file {path} does not exist"
-            findings.append(
-                Finding.error(
-                    "missing-file", message, "give a Jinja file, such as those in chat_templates/", where
-                )
-            )
+            fix = f"write `{key}:` with a Jinja file, such as those in the repository's chat_templates/"
+            findings.append(Finding.error("missing-file", message, fix, where))
     return findings
 
 
@@ -162,8 +160,8 @@ def lacking_parents(raw: RawRecipe) -> list[str]:
 
 def lacking_data(raw: RawRecipe) -> list[str]:
     """Data files that another recipe of the same command makes, and that do not exist yet."""
-    paths = [path for name, path in named_paths(raw.values) if name.startswith("data.")]
-    return sorted({path for path in paths if raw.is_awaited(path) and not os.path.exists(path)})
+    named = [mapping[key] for name, mapping, key in paths(raw.values) if name.startswith("data.")]
+    return sorted({path for path in named if raw.is_awaited(path) and not os.path.exists(path)})
 
 
 def _named(raw: RawRecipe) -> dict[str, str]:
@@ -251,7 +249,7 @@ def maker(raw: RawRecipe, path: str) -> str | None:
         except (OSError, UnicodeDecodeError):
             continue
         for found in re.findall(r"^\s+output_dir:\s*[\"']?([^\s\"'#]+)", text, re.M):
-            if os.path.normpath(found) == wanted:
+            if os.path.normpath(os.path.expanduser(found)) == wanted:
                 return str(file)
     return None
 

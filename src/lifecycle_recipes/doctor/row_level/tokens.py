@@ -9,6 +9,7 @@ from ...data.config import stage_columns
 from ...data.row_sets import RowSet
 from ...finding import Finding, Refusal, refuse
 from ...models.config_file import longest_sequence, model_config
+from ...models.new_tokenizer import find_template
 from ...models.turn_end import turn_end
 from ...record.file import RUN_FILE, read_record
 from ...record.parents import hash_file, is_local
@@ -279,7 +280,7 @@ def find_in_tokenizer_recipe(raw: RawRecipe) -> list[Finding]:
         pad_token="<|pad|>",
         extra_special_tokens=special,
     )
-    found = find_in_template(empty, Path(where).read_text(encoding="utf-8"), where)
+    found = find_in_template(empty, find_template(where).read_text(encoding="utf-8"), where)
     return [_in_special_tokens(finding) for finding in found if finding.code != "no-bos"]
 
 

@@ -3,13 +3,17 @@
 import csv
 import gzip
 import json
+import re
+from typing import get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
+from repository import ROOT
 from sound_rows import assistant, chats, sentence, user
 
-from lifecycle_recipes.data.config import DataConfig, Source, stage_columns
+from lifecycle_recipes.data.config import DataConfig, Format, Source, stage_columns
 from lifecycle_recipes.data.provenance import ROW, Origins, take_off
 from lifecycle_recipes.data.row_sets import read_row_sets
 from lifecycle_recipes.data.sources import load_data
@@ -487,3 +491,34 @@ def test_sources_that_cannot_be_joined_are_named(tmp_path):
     whole = write(tmp_path / "d.jsonl", [{"chosen": CHAT, "rejected": [user(Q), assistant(B)]}])
     with pytest.raises(Refusal, match="no column 'prompt'"):
         trained_on("dpo", write(tmp_path / "e.jsonl", [PAIR]), whole)
+
+
+# The documented rows
+
+
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
+DOCUMENTED = FENCE.findall((ROOT / "docs/data.md").read_text(encoding="utf-8"))
+EXAMPLES = [
+    (recipe, json.loads(stored), json.loads(read))
+    for (a, recipe), (b, stored), (c, read) in zip(DOCUMENTED, DOCUMENTED[1:], DOCUMENTED[2:], strict=False)
+    if (a, b, c) == ("yaml", "json", "json")
+]
+
+
+@pytest.mark.parametrize(("recipe", "stored", "wanted"), EXAMPLES)
+def test_documented_rows_are_read_as_shown(tmp_path, recipe, stored, wanted):
+    (source,) = yaml.safe_load(recipe)["data"]["sources"]
+    source |= write(tmp_path / "rows.jsonl", [stored])
+    stage = "sft" if "messages" in wanted else "dpo"
+    assert checked(stage, source)[0] == [wanted]
+    assert trained_on(stage, source)[0] == [wanted]
+
+
+def test_every_format_is_documented():
+    assert len(EXAMPLES) >= 9
+    named = {source.get("format", "messages") for recipe, *_ in EXAMPLES for source in _sources(recipe)}
+    assert named == set(get_args(Format))
+
+
+def _sources(recipe):
+    return yaml.safe_load(recipe)["data"]["sources"]

@@ -17,9 +17,11 @@ from lifecycle_recipes.data.config import DataConfig, Format, Source, stage_colu
 from lifecycle_recipes.data.provenance import ROW, Origins, take_off
 from lifecycle_recipes.data.row_sets import read_row_sets
 from lifecycle_recipes.data.sources import load_data
+from lifecycle_recipes.doctor.recipe_level.files import find_in_files
 from lifecycle_recipes.doctor.row_level.rows import find_in_rows
 from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.recipe.read import RawRecipe
+from lifecycle_recipes.record.parents import hash_inputs
 
 
 def system(text):
@@ -522,3 +524,30 @@ def test_every_format_is_documented():
 
 def _sources(recipe):
     return yaml.safe_load(recipe)["data"]["sources"]
+
+
+# What else depends on the files of a source
+
+
+def test_the_files_behind_a_directory_or_glob_are_inputs_of_the_run(tmp_path):
+    for name in ("1.jsonl", "2.jsonl"):
+        write(tmp_path / name, chats(2))
+    for path in (tmp_path, tmp_path / "*.jsonl"):
+        found = hash_inputs({"data": {"sources": [{"path": str(path)}]}})
+        assert sorted(found) == [str(tmp_path / "1.jsonl"), str(tmp_path / "2.jsonl")]
+
+
+def test_a_file_of_a_trained_directory_is_no_held_out_source(tmp_path):
+    place = tmp_path / "rows"
+    place.mkdir()
+    source = write(place / "1.jsonl", chats(4))
+    raw = raw_of("sft", {"path": str(place)}, eval_sources=[source])
+    assert [f.code for f in find_in_files(raw)] == ["eval-is-train"]
+    raw = raw_of("sft", {"path": str(place / "*.json")})
+    assert [f.code for f in find_in_files(raw)] == ["missing-file"]
+
+
+def test_a_whole_file_cannot_be_split(tmp_path):
+    (tmp_path / "a.txt").write_text("One.\n\nTwo.\n")
+    with pytest.raises(Refusal, match="text_by: paragraph"):
+        _text_rows({"path": str(tmp_path / "a.txt"), "text_by": "file"}, eval_fraction=0.1)

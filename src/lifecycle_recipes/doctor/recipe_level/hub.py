@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from ...data.row_files import ending_of, is_glob
 from ...finding import Finding
 from ...recipe.pins import pinnable
 from ...recipe.read import RawRecipe
@@ -41,7 +42,7 @@ def named(raw: RawRecipe, values: dict) -> Iterator[tuple[str, str, str | None, 
 
 def is_on_hub(path: str) -> bool:
     """Whether a path can only be an id: neither a file nor written like one."""
-    return not is_local(path) and Path(path).suffix not in (".jsonl", ".json", ".parquet", ".txt")
+    return not (is_local(path) or ending_of(path) or is_glob(path))
 
 
 def _cached(kind: str, path: str, revision: str | None, where: str) -> list[Finding]:

@@ -20,7 +20,7 @@ from lifecycle_recipes.record.gate import parse
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # In these a word-with-hyphens in backticks is the code of a refusal, and yaml is a recipe or part of one.
-REFERENCE = [ROOT / "docs" / f"{name}.md" for name in ("recipes", "records", "stages")]
+REFERENCE = [ROOT / "docs" / f"{name}.md" for name in ("data", "recipes", "records", "stages")]
 FENCE = re.compile(r"^```(\S*) ?(\S*)\n(.*?)^```$", re.M | re.S)  # language, file name, content
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"[`[]([a-z]\w*(?:-\w+)+)[`\]]")

@@ -3,19 +3,25 @@
 import csv
 import gzip
 import json
+import re
+from typing import get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
+from repository import ROOT
 from sound_rows import assistant, chats, sentence, user
 
-from lifecycle_recipes.data.config import DataConfig, Source, stage_columns
+from lifecycle_recipes.data.config import DataConfig, Format, Source, stage_columns
 from lifecycle_recipes.data.provenance import ROW, Origins, take_off
 from lifecycle_recipes.data.row_sets import read_row_sets
 from lifecycle_recipes.data.sources import load_data
+from lifecycle_recipes.doctor.recipe_level.files import find_in_files
 from lifecycle_recipes.doctor.row_level.rows import find_in_rows
 from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.recipe.read import RawRecipe
+from lifecycle_recipes.record.parents import hash_inputs
 
 
 def system(text):
@@ -487,3 +493,61 @@ def test_sources_that_cannot_be_joined_are_named(tmp_path):
     whole = write(tmp_path / "d.jsonl", [{"chosen": CHAT, "rejected": [user(Q), assistant(B)]}])
     with pytest.raises(Refusal, match="no column 'prompt'"):
         trained_on("dpo", write(tmp_path / "e.jsonl", [PAIR]), whole)
+
+
+# The documented rows
+
+
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
+DOCUMENTED = FENCE.findall((ROOT / "docs/data.md").read_text(encoding="utf-8"))
+EXAMPLES = [
+    (recipe, json.loads(stored), json.loads(read))
+    for (a, recipe), (b, stored), (c, read) in zip(DOCUMENTED, DOCUMENTED[1:], DOCUMENTED[2:], strict=False)
+    if (a, b, c) == ("yaml", "json", "json")
+]
+
+
+@pytest.mark.parametrize(("recipe", "stored", "wanted"), EXAMPLES)
+def test_documented_rows_are_read_as_shown(tmp_path, recipe, stored, wanted):
+    (source,) = yaml.safe_load(recipe)["data"]["sources"]
+    source |= write(tmp_path / "rows.jsonl", [stored])
+    stage = "sft" if "messages" in wanted else "dpo"
+    assert checked(stage, source)[0] == [wanted]
+    assert trained_on(stage, source)[0] == [wanted]
+
+
+def test_every_format_is_documented():
+    assert len(EXAMPLES) >= 9
+    named = {source.get("format", "messages") for recipe, *_ in EXAMPLES for source in _sources(recipe)}
+    assert named == set(get_args(Format))
+
+
+def _sources(recipe):
+    return yaml.safe_load(recipe)["data"]["sources"]
+
+
+# What else depends on the files of a source
+
+
+def test_the_files_behind_a_directory_or_glob_are_inputs_of_the_run(tmp_path):
+    for name in ("1.jsonl", "2.jsonl"):
+        write(tmp_path / name, chats(2))
+    for path in (tmp_path, tmp_path / "*.jsonl"):
+        found = hash_inputs({"data": {"sources": [{"path": str(path)}]}})
+        assert sorted(found) == [str(tmp_path / "1.jsonl"), str(tmp_path / "2.jsonl")]
+
+
+def test_a_file_of_a_trained_directory_is_no_held_out_source(tmp_path):
+    place = tmp_path / "rows"
+    place.mkdir()
+    source = write(place / "1.jsonl", chats(4))
+    raw = raw_of("sft", {"path": str(place)}, eval_sources=[source])
+    assert [f.code for f in find_in_files(raw)] == ["eval-is-train"]
+    raw = raw_of("sft", {"path": str(place / "*.json")})
+    assert [f.code for f in find_in_files(raw)] == ["missing-file"]
+
+
+def test_a_whole_file_cannot_be_split(tmp_path):
+    (tmp_path / "a.txt").write_text("One.\n\nTwo.\n")
+    with pytest.raises(Refusal, match="text_by: paragraph"):
+        _text_rows({"path": str(tmp_path / "a.txt"), "text_by": "file"}, eval_fraction=0.1)

@@ -63,7 +63,7 @@ def plain_ending(path: str | Path) -> str:
 
 def check_local(path: str) -> bool:
     """Whether `path` names local files, else a Hub id. Raises Refusal unknown-file-type, missing-file."""
-    if os.path.isdir(path) or _is_glob(path):
+    if os.path.isdir(path) or is_glob(path):
         find_files(path)
         return True
     if not ending_of(path):
@@ -89,7 +89,7 @@ def find_files(path: str) -> list[str]:
         if not found:
             raise _unknown_type(path)
         return found
-    if not _is_glob(path):
+    if not is_glob(path):
         return [path]
     found = sorted(file for file in glob.glob(path, recursive=True) if os.path.isfile(file))
     if not found:
@@ -99,7 +99,8 @@ def find_files(path: str) -> list[str]:
     return found
 
 
-def _is_glob(path: str) -> bool:
+def is_glob(path: str) -> bool:
+    """Whether the path is a pattern, and not the name of a file with such characters."""
     return any(c in path for c in _MAGIC) and not os.path.isfile(path)
 
 

@@ -83,9 +83,10 @@ def load_data(
         digest.update(f"eval_fraction {config.eval_fraction} seed {config.seed}".encode())
         kept, out = hold_out(config, len(train))
         if not kept:
-            raise refuse(
-                "no-rows", "data.eval_fraction leaves no rows to train on", "lower data.eval_fraction"
-            )
+            fix = "lower data.eval_fraction"
+            if any(source.text_by == "file" for source in config.sources):
+                fix = "set `text_by: paragraph`, since a whole file is one row"
+            raise refuse("no-rows", "data.eval_fraction leaves no rows to train on", fix)
         train, held_out = train.select(kept), train.select(out)
     eval_rows = len(held_out) if held_out is not None else 0
     ledger["left_out"] = dict(ledger["left_out"])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from ...data.row_files import ending_of, is_glob
 from ...evals.library_tasks import task_datasets
 from ...finding import Finding
 from ...recipe.pins import pinnable
@@ -50,7 +51,7 @@ def named(raw: RawRecipe, values: dict) -> Iterator[tuple[str, str, str | None, 
 
 def is_on_hub(path: str) -> bool:
     """Whether a path can only be an id: neither a file nor written like one."""
-    return not is_local(path) and Path(path).suffix not in (".jsonl", ".json", ".parquet", ".txt")
+    return not (is_local(path) or ending_of(path) or is_glob(path))
 
 
 def _tasks(raw: RawRecipe) -> list[Finding]:

@@ -66,8 +66,7 @@ def whose(output_dir: Path, earlier: dict | None, differences: list[str]) -> tup
             other if differences else "the finished run of this recipe"
         )
     if kept and earlier:
-        other = in_short(differences) or "of another recipe, parent or data"
-        return "output-dir-other-run", f"contains another run, which is unfinished: {other}"
+        return "output-dir-other-run", f"contains another run, which is unfinished: {in_short(differences)}"
     if kept:
         return "output-dir-not-ours", f"contains weights or checkpoints but no {RUN_FILE}"
     return None

@@ -259,10 +259,11 @@ def test_a_single_rank_that_ends_is_not_lost(tmp_path, how):
 
 @pytest.mark.model
 @pytest.mark.parametrize(("layout", "here"), [("cpu", False), ("cpu", True), ("cpu_ddp", False)])
-def test_sigterm_reaches_the_stage_through_the_launcher(tmp_path, layout, here):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_reaches_the_stage_through_the_launcher(tmp_path, layout, here, number):
     process = launched(tmp_path, layout, "wait", here)
     process.stdout.readline()
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 4, errors
     assert "Traceback" not in errors

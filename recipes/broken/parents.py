@@ -6,6 +6,7 @@ this file or transformers changes. No weights are kept in the repository.
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import warnings
@@ -188,6 +189,8 @@ def spoil_records(target: Path) -> None:
     # What a run's model said to a text of its own; this one says something else.
     probe = {"ids": list(range(4, 40)), "value": -2.0, "start": -5.7, "loose": 1e-3}
     write_record(copy(target, "dropped"), probe=probe)
+    cut = copy(target, "truncated") / "model.safetensors"
+    os.truncate(cut, cut.stat().st_size // 2)
     (copy(target, "bad-record") / "run.json").write_text('{"status": "done", ')
     base = {"path": str(PARENTS / "chat"), "weights_sha256": other}
     adapter = Path(shutil.copytree(target / "adapter", target / "adapter-of-another"))
@@ -225,25 +228,34 @@ def busy(directory: Path) -> None:
     write_record(directory, status="running", process=this_process())
 
 
+def of_another_host(directory: Path) -> None:
+    record = same_run(directory, "output-dir-other-host")
+    write_record(directory, **record, status="running", process={"host": "node7", "pid": 1, "started": 0.0})
+
+
 def a_file(directory: Path) -> None:
     directory.parent.mkdir(parents=True, exist_ok=True)
     directory.write_text("not a directory")
 
 
 def incomplete(directory: Path) -> None:
-    """Checkpoints of this very run, the newest without the optimizer's state."""
-    from lifecycle_recipes.recipe.read import read_recipe
-    from lifecycle_recipes.record.parents import describe_parent, find_parents, hash_inputs
-    from lifecycle_recipes.record.run import identify
-
-    raw = read_recipe("recipes/broken/checkpoint-incomplete/recipe.yaml")
-    parents = {role: describe_parent(path, directory) for role, path in find_parents(raw.values).items()}
-    inputs = hash_inputs(raw.values)
-    identity = identify(raw, parents, inputs)
-    write_record(directory, status="stopped", identity=identity, parents=parents, inputs=inputs)
+    """A checkpoint of this very run, without the optimizer's state and the manifest that is written last."""
+    write_record(directory, **same_run(directory, "checkpoint-incomplete"), status="stopped")
     (directory / "checkpoint-1").mkdir()
     (directory / "checkpoint-1/trainer_state.json").write_text("{}")
     (directory / "checkpoint-1/model.safetensors").write_bytes(b"weights")
+
+
+def same_run(directory: Path, code: str) -> dict:
+    """The fields of a record by which the recipe of `code` recognises its own run."""
+    from lifecycle_recipes.recipe.read import read_recipe
+    from lifecycle_recipes.record.identity import identify
+    from lifecycle_recipes.record.parents import describe_parent, find_parents, hash_inputs
+
+    raw = read_recipe(f"recipes/broken/{code}/recipe.yaml")
+    parents = {role: describe_parent(path, directory) for role, path in find_parents(raw.values).items()}
+    inputs = hash_inputs(raw.values)
+    return {"identity": identify(raw, parents, inputs), "parents": parents, "inputs": inputs}
 
 
 SITUATIONS: dict[str, Callable[[Path], None]] = {
@@ -251,6 +263,7 @@ SITUATIONS: dict[str, Callable[[Path], None]] = {
     "output-dir-busy": busy,
     "output-dir-finished": finished,
     "output-dir-not-ours": weights_alone,
+    "output-dir-other-host": of_another_host,
     "output-dir-other-run": another_run,
     "output-dir-unwritable": a_file,
 }

@@ -216,7 +216,9 @@ def test_a_killed_process_leaves_no_lock_and_its_children_keep_none(tmp_path):
     script = "import os, sys, time; sys.path.insert(0, 'tests/fixtures'); from fake_runs import fake_raw\n"
     script += "from lifecycle_recipes.record.run import Run\n"
     script += f"Run(fake_raw({str(tmp_path / 'run')!r})).__enter__()\n"
-    script += "child = os.fork() or time.sleep(600)\nprint(child, flush=True)\nos.kill(os.getpid(), 9)"
+    script += "forked, told = os.pipe()\nchild = os.fork()\n"
+    script += "if not child:\n    os.write(told, b'1'), time.sleep(600)\n"
+    script += "os.read(forked, 1), print(child, flush=True), os.kill(os.getpid(), 9)"
     with (tmp_path / "out").open("w") as out:  # a pipe would stay open in the child
         done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, stdout=out, check=False)
     child = int((tmp_path / "out").read_text())

@@ -176,8 +176,10 @@ def run_workers(launch_command, args, handed_on: Sequence[int] = ()) -> int:
 
 @contextlib.contextmanager
 def _signals_handed_on():
-    """Forward SIGTERM to the workers, but not Ctrl-C, which the terminal sends to them already.
+    """Forward SIGTERM and Ctrl-C to the workers, both as SIGTERM.
 
+    torch starts each worker in a session of its own, which the terminal's Ctrl-C does not reach
+    (torch/distributed/elastic/multiprocessing/subprocess_handler).
     Yields the list of both signals that were received so far.
     """
     handed_on: list[int] = []
@@ -188,8 +190,7 @@ def _signals_handed_on():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGTERM)
 
-    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, hand_on)}
-    before[signal.SIGINT] = signal.signal(signal.SIGINT, lambda number, frame: handed_on.append(number))
+    before = {number: signal.signal(number, hand_on) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield handed_on
     finally:

@@ -72,11 +72,12 @@ def clear_incomplete_checkpoints(output_dir: Path) -> None:
     A checkpoint that was never completed, or whose deletion was interrupted, is removed. One that is newer
     than the last complete one and was damaged since is renamed: its weights may still be of use.
     """
-    found = last_checkpoint(output_dir)
+    found, newer = last_checkpoint(output_dir), True
     for directory in checkpoints(output_dir):
+        newer = newer and str(directory) != found
         if not (directory / MANIFEST).is_file():
             shutil.rmtree(directory)
-        elif (found is None or directory > Path(found)) and find_damage(directory):
+        elif newer and find_damage(directory):
             target = directory.with_name(f"damaged-{directory.name}")
             shutil.rmtree(target, ignore_errors=True)
             directory.rename(target)

@@ -46,23 +46,24 @@ def settings(raw) -> dict:
 
 def find_differences(earlier: dict, raw, parents: dict, inputs: dict) -> list[str]:
     """What differs from the run of the record `earlier`: keys, parents, files; empty for the same run."""
-    there, here = (
-        _flat(earlier.get("settings") or {}),
-        _flat(redact(settings(raw), secret_values(raw.values))),
-    )
-    found = [
-        f"{key}: {_show(there, key)} there, {_show(here, key)} here"
-        for key in {**there, **here}
-        if there.get(key) != here.get(key)
-    ]
+    if is_same(earlier, raw, parents, inputs):
+        return []
+    here = redact(settings(raw), secret_values(raw.values))
+    there = earlier.get("settings") or here
+    found = [f"{key}: {one} there, {other} here" for key, one, other in _changed(_flat(there), _flat(here))]
     for role, parent in parents.items():
         other = (earlier.get("parents") or {}).get(role) or {}
-        if other.get("path") == parent["path"] and other["weights_sha256"] != parent["weights_sha256"]:
+        if other.get("path") == parent["path"] and other.get("weights_sha256") != parent["weights_sha256"]:
             found.append(f"the weights of the {role} parent {parent['path']} have changed")
     for path, digest in inputs.items():
         if (earlier.get("inputs") or {}).get(path, digest) != digest:
             found.append(f"{path} has changed")
-    return found
+    return found or ["another recipe, parent or data"]
+
+
+def _changed(there: dict[str, str], here: dict[str, str]) -> list[tuple[str, str, str]]:
+    keys = [key for key in {**there, **here} if there.get(key) != here.get(key)]
+    return [(key, _short(there.get(key)), _short(here.get(key))) for key in keys]
 
 
 def in_short(differences: list[str]) -> str:
@@ -92,6 +93,7 @@ def _flat(value, name: str = "") -> dict[str, str]:
     }
 
 
-def _show(values: dict[str, str], key: str) -> str:
-    text = values.get(key, "not set")
+def _short(text: str | None) -> str:
+    if text is None:
+        return "not set"
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -69,8 +69,7 @@ def whose(output_dir: Path, earlier: dict | None, differences: list[str]) -> tup
             other if differences else "the finished run of this recipe"
         )
     if kept and earlier:
-        other = in_short(differences) or "of another recipe, parent or data"
-        return "output-dir-other-run", f"contains another run, which is unfinished: {other}"
+        return "output-dir-other-run", f"contains another run, which is unfinished: {in_short(differences)}"
     if not earlier and (foreign := _foreign(output_dir)):
         return "output-dir-not-ours", f"contains files of no run ({foreign}) and no {RUN_FILE}"
     return None

@@ -39,7 +39,9 @@ class LayoutWatch(TrainerCallback):
         attention = model.attn_implementation if model is not None else None
         facts, findings = find_in_prepared(self.trainer, self.wanted, attention)
         findings += find_changed_dtype(self.run.earlier_layout, facts)
-        self.layout |= facts
+        # Dtypes that only a step shows: after a resume at the last step there is none.
+        known = (self.run.earlier_layout or {}).get("dtypes", {})
+        self.layout |= facts | {"dtypes": known | facts["dtypes"]}
         self.seconds += time.monotonic() - started
         self._note(findings)
         optimizer = inner_optimizer(self.trainer.optimizer)

@@ -52,7 +52,9 @@ class Resume(TrainerCallback):
             trainer._metrics["train"].update(progress["metrics"])
             trainer._total_train_tokens = progress["tokens"]
         if state.global_step >= state.max_steps:
+            # As after a step. TRL logs its training metrics of a model in training mode only.
             trainer._load_rng_state(self.checkpoint)
+            trainer.model.train()
 
     def complete(self, directory: Path, args: TrainingArguments) -> None:
         """Write into a checkpoint what upstream does not, and last its manifest; then delete old checkpoints.

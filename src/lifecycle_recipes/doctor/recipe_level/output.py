@@ -48,7 +48,7 @@ def _taken(raw: RawRecipe, directory: Path) -> list[Finding]:
     if same and earlier["status"] != "done":
         return find_other_host(earlier, directory) + find_incomplete_checkpoints(directory)
     differences = find_differences(earlier, raw, earlier["parents"], earlier["inputs"]) if earlier else []
-    if same and not differences:
+    if earlier and not differences:
         return []
     if problem := whose(directory, earlier, differences):
         code, message = problem

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from ..doctor.check import Report, check_launch
 from ..doctor.plan import in_words
-from ..finding import Refusal, refuse
+from ..doctor.recipe_level.output import earlier_run
+from ..finding import refuse
 from ..layouts.launch import UNLAUNCHED
 from ..recipe.read import real_path
-from ..record.file import RUN_FILE, read_record
 from ..record.gate import judge
 from ..record.output_dir import last_checkpoint
 from ..record.run import is_done
@@ -61,18 +61,9 @@ def find_states(stages: list[Stage]) -> dict[str, str]:
 
 
 def can_resume(stage: Stage) -> bool:
-    """Whether output_dir contains an unfinished run with a complete checkpoint."""
-    directory = Path(stage.raw.output_dir)
-    return status_of(stage) not in ("", "done") and bool(last_checkpoint(directory))
-
-
-def status_of(stage: Stage) -> str:
-    """The status in the record of output_dir; empty without a record."""
-    try:
-        directory = Path(stage.raw.output_dir)
-        return read_record(directory)["status"] if (directory / RUN_FILE).exists() else ""
-    except Refusal:
-        return ""
+    """Whether output_dir contains an unfinished run of this recipe with a complete checkpoint."""
+    earlier, same = earlier_run(stage.raw)
+    return same and earlier["status"] != "done" and bool(last_checkpoint(Path(stage.raw.output_dir)))
 
 
 def passes(stage: Stage) -> bool:
@@ -106,6 +97,5 @@ def show(stages: list[Stage], states: dict[str, str]) -> str:
 def _in_words(stage: Stage, state: str) -> str:
     if state == "done":
         return "done, gate passed" if passes(stage) else "done, gate fails"
-    if state == "run" and status_of(stage) == "done":
-        return "run again"
-    return state
+    earlier, _ = earlier_run(stage.raw)
+    return "run again" if state == "run" and earlier and earlier["status"] == "done" else state

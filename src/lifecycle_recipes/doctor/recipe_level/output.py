@@ -42,7 +42,7 @@ def _taken(raw: RawRecipe, directory: Path) -> list[Finding]:
     """Findings about an output_dir that is not empty, by the rule that the run itself applies."""
     if {"--replace", "replace"} & raw.flags:
         return []
-    earlier, same = _earlier(raw, directory)
+    earlier, same = earlier_run(raw)
     if same:
         return [] if earlier["status"] == "done" else find_incomplete_checkpoints(directory)
     if problem := whose(directory, earlier, identity=None):
@@ -55,7 +55,7 @@ def _taken(raw: RawRecipe, directory: Path) -> list[Finding]:
 def find_finished(raw: RawRecipe) -> list[Finding]:
     """output-dir-finished, also for the finished run of this same recipe: a check passes it, a run does not."""
     directory = Path(raw.output_dir)
-    earlier, same = _earlier(raw, directory)
+    earlier, same = earlier_run(raw)
     if not same or earlier["status"] != "done" or {"--replace", "replace"} & raw.flags:
         return []
     message, fix = "contains a finished run of this recipe", "pass --replace to rename it and run again"
@@ -69,12 +69,13 @@ def find_finished(raw: RawRecipe) -> list[Finding]:
 def is_free(raw: RawRecipe) -> bool:
     """True if writing a record to output_dir would not replace the record of another run."""
     directory = Path(raw.output_dir)
-    earlier, same = _earlier(raw, directory)
+    earlier, same = earlier_run(raw)
     return whose(directory, earlier, identity=None) is None or (same and earlier["status"] != "done")
 
 
-def _earlier(raw: RawRecipe, directory: Path) -> tuple[dict | None, bool]:
+def earlier_run(raw: RawRecipe) -> tuple[dict | None, bool]:
     """(the record in output_dir or None, whether it is of this recipe with unchanged parents and files)."""
+    directory = Path(raw.output_dir)
     try:
         earlier = read_record(directory) if (directory / RUN_FILE).exists() else None
     except Refusal:

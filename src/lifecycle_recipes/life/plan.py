@@ -86,9 +86,8 @@ def show(stages: list[Stage], states: dict[str, str]) -> str:
         layout = stage.raw.layout
         words = "one process" if stage.raw.stage in UNLAUNCHED or not layout else in_words(layout)
         needs = ", ".join(stage.parents) or "-"
-        rows.append(
-            (stage.name, _in_words(stage, states[stage.name]), needs, str(stage.raw.output_dir), words)
-        )
+        path = str(stage.raw.output_dir).encode("utf-8", "backslashreplace").decode()  # a bad one has no text
+        rows.append((stage.name, _in_words(stage, states[stage.name]), needs, path, words))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
     return "\n".join(f"  {line}".rstrip() for line in lines)

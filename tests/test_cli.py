@@ -121,7 +121,7 @@ def test_unknown_arguments_are_errors(capsys):
 
 
 def test_run_refuses_a_wrong_recipe_before_anything_starts(capsys, recipe, monkeypatch):
-    monkeypatch.setattr(launch, "start", lambda command: pytest.fail("started"))
+    monkeypatch.setattr(launch, "start", lambda command, layout: pytest.fail("started"))
     status, _, err = lifecycle(capsys, "run", recipe, "--train.lerning_rate", "1")
     assert status == 2 and "learning_rate" in err
     assert lifecycle(capsys, "run", recipe, "--layout", "nine_gpus")[0] == 2
@@ -147,7 +147,7 @@ def test_run_prints_the_line_it_starts(capsys, recipe, monkeypatch):
 
 def test_run_unless_done(capsys, recipe, monkeypatch):
     started = []
-    monkeypatch.setattr(launch, "start", started.append)
+    monkeypatch.setattr(launch, "start", lambda command, layout: started.append(command))
     with Run(read_recipe(recipe, [])):
         assert lifecycle(capsys, "run", recipe, "--unless-done")[0] == 0
     assert len(started) == 1  # it was still running
@@ -155,7 +155,8 @@ def test_run_unless_done(capsys, recipe, monkeypatch):
     assert (status, out, len(started)) == (0, "run: already finished\n", 1)
     Path("parent/model.safetensors").write_text("trained again")
     status, _, err = lifecycle(capsys, "run", recipe, "--unless-done")
-    assert status == 2 and "[output-dir-finished]" in err and "another parent" in err and len(started) == 1
+    assert status == 2 and "[output-dir-finished]" in err and len(started) == 1
+    assert "the weights of the model parent parent have changed" in err and "--unless-done" not in err
     assert lifecycle(capsys, "run", recipe, "--unless-done", "--replace")[0] == 0 and len(started) == 2
 
 
@@ -168,7 +169,7 @@ def test_run_shows_faulty_rows_and_a_finished_run_before_it_starts_anything(caps
     with Run(read_recipe(recipe, [])):
         pass
     status, _, err = lifecycle(capsys, "run", recipe)
-    assert status == 2 and "[output-dir-finished] run: contains a finished run of this recipe" in err
+    assert status == 2 and "[output-dir-finished] run: contains the finished run of this recipe" in err
 
 
 @pytest.mark.parametrize(("gpu", "name"), [(True, "one_gpu"), (False, "cpu")])
@@ -210,8 +211,8 @@ with stage_exit():
 """
 
 
-def launched(tmp_path, layout: str, how: str) -> subprocess.Popen:
-    """A stage of a few lines, started as `lifecycle run` starts one."""
+def launched(tmp_path, layout: str, how: str, here: bool = False) -> subprocess.Popen:
+    """A stage of a few lines, started as `lifecycle run` starts one. here: in the launcher's process."""
     (tmp_path / "little_stage.py").write_text(STAGE)
     config = ROOT / "accelerate_configs" / f"{layout}.yaml"
     command = [
@@ -223,15 +224,17 @@ def launched(tmp_path, layout: str, how: str) -> subprocess.Popen:
         str(config),
     ]
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    if here:
+        environment |= {"KMP_AFFINITY": "granularity=fine,compact,1,0", "KMP_BLOCKTIME": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([*command, "-m", "little_stage", how], cwd=tmp_path, env=environment, **pipes)
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("layout", ["cpu", "cpu_ddp"])
+@pytest.mark.parametrize(("layout", "here"), [("cpu", False), ("cpu", True), ("cpu_ddp", False)])
 @pytest.mark.parametrize(("how", "status"), [("done", 0), ("refuse", 2), ("crash", 1)])
-def test_a_stage_hands_its_status_through_the_launcher(tmp_path, layout, how, status):
-    process = launched(tmp_path, layout, how)
+def test_a_stage_hands_its_status_through_the_launcher(tmp_path, layout, here, how, status):
+    process = launched(tmp_path, layout, how, here)
     _, errors = process.communicate(timeout=240)
     assert process.returncode == status, errors
     if how == "refuse":
@@ -256,9 +259,9 @@ def test_a_single_rank_that_ends_is_not_lost(tmp_path, how):
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("layout", ["cpu", "cpu_ddp"])
-def test_sigterm_reaches_the_stage_through_the_launcher(tmp_path, layout):
-    process = launched(tmp_path, layout, "wait")
+@pytest.mark.parametrize(("layout", "here"), [("cpu", False), ("cpu", True), ("cpu_ddp", False)])
+def test_sigterm_reaches_the_stage_through_the_launcher(tmp_path, layout, here):
+    process = launched(tmp_path, layout, "wait", here)
     process.stdout.readline()
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=240)

@@ -26,12 +26,18 @@ HEAVY = set("torch transformers trl datasets accelerate peft lm_eval tokenizers 
 # Rooms, and files of other rooms, that must be importable in milliseconds.
 LIGHT = {"cli", "chat", "stages", "planner", "report", "recipe", "record", "layouts", "exit_status"}
 LIGHT |= {"finding", "redact", "quiet", "doctor", "life", "training.stage"}
-LIGHT_MODELS = "adapters config_file from_config lora_targets new_tokenizer special_tokens turn_end"
+LIGHT_MODELS = (
+    "adapters config_file from_config lora_targets new_tokenizer non_finite special_tokens turn_end"
+)
 LIGHT |= {f"models.{name}" for name in LIGHT_MODELS.split()}
 LIGHT |= {
-    f"data.{n}" for n in "config ledger row_files provenance row_faults row_sets selection sources".split()
+    f"data.{n}"
+    for n in (
+        "config formats joining ledger row_files provenance row_faults row_sets selection sources turn_weights"
+    ).split()
 }
-LIGHT |= {f"evals.{name}" for name in ("config", "check", "tasks", "measure", "pairs")}
+LIGHT_EVALS = "config check expected library_tasks measure pairs rubric task_faults tasks"
+LIGHT |= {f"evals.{name}" for name in LIGHT_EVALS.split()}
 
 
 def layer(module: str) -> str:

@@ -74,7 +74,7 @@ SET = {
     "datasets.arrow_dataset:self._fingerprint": "Hub rows in the cache's key",
     "torch.utils._pytree:is an Enum subclass": "a warning of its logger that is hidden",
     "tqdm.std:_instances = ": "progress bars are closed before an error is shown",
-    "accelerate.commands.launch:def simple_launcher(args)": "exec in place of a child process",
+    "accelerate.commands.launch:def simple_launcher(args)": "the stage in place of a child process",
 }
 
 

@@ -13,15 +13,18 @@ SILENT = {
     "reward": "a reward model, which scores replies",
     "evaluate": "an evaluation",
 }
-HELP = "Type a message. /new starts a new conversation, /quit or Ctrl-D ends."
+HELP = "Type a message. /new starts a new conversation, /help shows this, /quit or Ctrl-D ends."
 
 
 def chat(path: str, prompt: str | None = None, max_new_tokens: int = 256) -> None:
     """Answer `prompt` on stdout; without a prompt, converse until the input ends.
 
     For a chat model the conversation is rendered with its template; a base model continues the text. The
-    generation settings are the model's own. Raises Refusal: not-a-language-model, missing-model.
+    generation settings are the model's own. Raises Refusal: bad-value, not-a-language-model, missing-model.
     """
+    if max_new_tokens < 1:
+        message = f"--max-new-tokens must be at least 1, not {max_new_tokens}"
+        raise refuse("bad-value", message, "leave it out for the default")
     stage = stage_of(path)
     if stage in SILENT:
         raise refuse("not-a-language-model", f"this is {SILENT[stage]}: it cannot generate text", where=path)
@@ -50,11 +53,16 @@ def stage_of(path: str) -> str | None:
 
 
 def converse(saved, chatty: bool, max_new_tokens: int) -> None:
-    print(HELP + ("" if chatty else " This is a base model: it continues your text."), file=sys.stderr)
+    help = HELP + ("" if chatty else " This is a base model: it continues your text.")
+    print(help, file=sys.stderr)
+    sys.stdin.reconfigure(errors="replace")  # a byte that is not UTF-8 is no reason to end
     messages = []
     while (text := ask()) is not None and text != "/quit":
         if text == "/new":
             messages = []
+            continue
+        if text == "/help":
+            print(help, file=sys.stderr)
             continue
         messages = [*messages, {"role": "user", "content": text}] if chatty else [{"content": text}]
         try:

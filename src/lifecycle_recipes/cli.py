@@ -6,6 +6,7 @@ import sys
 
 from .exit_status import leave, stop_on_sigterm
 from .finding import DONE, GATE_FAILED, REFUSED, STOPPED, Refusal
+from .layouts.left_over import drop_left_over
 
 EXAMPLES = """examples:
   lifecycle check recipes/desk --upto 1
@@ -26,6 +27,8 @@ def main(argv: list[str] | None = None) -> None:
     args, rest = parser.parse_known_args(argv)
     if rest and args.command not in ("check", "run", "gate", "inspect"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if found := drop_left_over():
+        print(f"ignored, left over from another launch: {', '.join(found)}", file=sys.stderr)
     try:
         status = args.function(args, rest)
         sys.stdout.flush()
@@ -44,12 +47,26 @@ def main(argv: list[str] | None = None) -> None:
     leave(status)
 
 
+class Version(argparse.Action):
+    """Looks the version up only when it is asked for."""
+
+    def __init__(self, option_strings, dest, help=None):
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        from importlib.metadata import version
+
+        print(f"lifecycle {version('lifecycle-recipes')}")
+        parser.exit()
+
+
 def build_parser() -> argparse.ArgumentParser:
     shape = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
     parser = argparse.ArgumentParser(
         "lifecycle", description=__doc__.splitlines()[0], epilog=EXAMPLES, **shape
     )
     parser.description = "Train a language model in stages. Each stage has a recipe, a run record and a gate."
+    parser.add_argument("--version", action=Version, help="print the version and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, function, help: str, example: str) -> argparse.ArgumentParser:
@@ -98,14 +115,15 @@ def build_parser() -> argparse.ArgumentParser:
     _add_life_options(sub)
     sub.epilog += (
         "\n  lifecycle run recipes/desk --until 07-dpo"
-        "\n\nfor the stage: --replace (rename an existing output_dir), --allow-failed-parent, --debug"
+        "\n\nfor the stage: --replace (rename an existing output_dir), --allow-failed-parent, --debug,\n"
+        "--verbose (upstream's log dictionaries)"
     )
 
     sub = command("gate", gate, "judge the gate of a run; write gate.ok", "lifecycle gate runs/desk/04-sft")
     sub.add_argument(
         "run",
         metavar="RUN_DIR|RECIPE",
-        help="a run (uses the gate lines in its record) or a recipe (uses its current gate lines)",
+        help="a recipe (uses its current gate lines) or a run (uses those it was last judged by)",
     )
 
     example = "lifecycle inspect recipes/desk/07-dpo.yaml --rows 2 --html pairs.html"
@@ -210,7 +228,7 @@ def run_recipe(args, rest: list[str]) -> int:
     refuse_launch(raw)
     require_one_machine(raw.layout)
     command = stage_command(raw.stage, recipe, args.layout, rest, args.processes, args.cpu)
-    start(command)
+    start(command, raw.layout)
     return DONE
 
 
@@ -253,6 +271,8 @@ def gate(args, rest: list[str]) -> int:
     ok = write_gate(run, verdicts)
     for verdict in verdicts:
         print(f"{'pass' if verdict.ok else 'FAIL'}  {verdict.line}    ({verdict.message})")
+        if verdict.measured:
+            print(f"      measured: {', '.join(verdict.measured)}")
     print(f"{run}: {'gate passed' if ok else 'gate FAILED'}" + ("" if verdicts else " (it has no lines)"))
     return DONE if ok else GATE_FAILED
 

@@ -66,9 +66,35 @@ def stage_exit(main: Callable | None = None):
     return wrapped
 
 
+def outlive_closed_output() -> None:
+    """Go on without stdout or stderr once its reader has left (`lifecycle run r.yaml | head -1`)."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError):  # not a file: in tests and notebooks
+            descriptor = stream.fileno()
+            if not hasattr(stream.write, "__wrapped__"):
+                stream.write = _unless_closed(stream.write, descriptor)
+                stream.flush = _unless_closed(stream.flush, descriptor)
+
+
+def _unless_closed(call: Callable, descriptor: int) -> Callable:
+    @functools.wraps(call)
+    def checked(*args):
+        try:
+            return call(*args)
+        except BrokenPipeError:
+            # Also for what upstream's C++ and child processes write, and for the flush at exit.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, descriptor)
+            os.close(nowhere)
+            return len(args[0]) if args else None
+
+    return checked
+
+
 @contextlib.contextmanager
 def _stage_exit() -> Iterator[None]:
     quiet()
+    outlive_closed_output()
     try:
         with stop_on_sigterm():
             yield
@@ -111,6 +137,7 @@ def _tell_launcher(message: str) -> None:
 
 def leave_interrupted(how: str = "") -> NoReturn:
     """Report that a signal interrupted this process, on rank 0, and end it with status 4."""
+    _end_progress_bars()
     if is_main_process():
         print(f"interrupted{' ' + how if how else ''}; run the same command to resume", file=sys.stderr)
     leave(STOPPED)

@@ -27,15 +27,21 @@ NOISE = (
     r".*gradient_checkpointing.*activation_checkpointing.*",
     r".*destroy_process_group.*",
 )
-# The same for logs: logger -> a part of the message.
-LOG_NOISE = {
-    "trl.trainer.kto_trainer": "in an ideal range",  # the check reports it as label-weights
-    "DeepSpeed": "Setting accelerator to CPU",  # at every import, even if it is not used
-    "bitsandbytes.backends.cpu.ops": "from kernels-community",  # an optional faster kernel
-    "torchao": "Failed to load",  # at every import: kernels for other GPUs, or formats that no layout uses
-    "transformers.utils.generic": "are deprecated. Use `cache`",  # TRL 1.12 uses the old name; nothing changes
-    "torch.utils._pytree": "is an Enum subclass",  # from torchao, at every import
-}
+# The same for logs: logger and a part of the message.
+LOG_NOISE = (
+    ("trl.trainer.kto_trainer", "in an ideal range"),  # the check reports it as label-weights
+    # Once for each row; the check reports them together, as prompt-split.
+    ("trl.trainer.dpo_trainer", "Mismatch between tokenized prompt"),
+    ("trl.trainer.kto_trainer", "Mismatch between tokenized prompt"),
+    ("DeepSpeed", "Setting accelerator to CPU"),  # at every import, even if it is not used
+    ("bitsandbytes.backends.cpu.ops", "from kernels-community"),  # an optional faster kernel
+    ("torchao", "Failed to load"),  # at every import: kernels for other GPUs, or formats that no layout uses
+    (
+        "transformers.utils.generic",
+        "are deprecated. Use `cache`",
+    ),  # TRL 1.12 uses the old name; nothing changes
+    ("torch.utils._pytree", "is an Enum subclass"),  # from torchao, at every import
+)
 # The same for complete lines that upstream prints with print() at imports. No logger or setting hides them
 # (WANDB_MODE is left to the user).
 PRINTED_NOISE = (
@@ -48,9 +54,9 @@ def quiet() -> None:
     """Hide the upstream messages listed above. To be called before transformers is imported."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    if not sys.stderr.isatty():  # a log file; the trainer's own progress bar stays
+    if not sys.stderr.isatty():  # a log file; the bar of a training is chosen in training/progress.py
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    for name, noise in LOG_NOISE.items():
+    for name, noise in LOG_NOISE:
         logging.getLogger(name).addFilter(lambda record, noise=noise: noise not in record.getMessage())
     builtins.print = print_without_noise
     for message in NOISE:

@@ -58,7 +58,22 @@ def secret_values(values) -> list[str]:
 
 def _secrets_in_environment() -> list[str]:
     # Shorter values ("1", "true") also occur in ordinary text.
-    return [value for name, value in os.environ.items() if SECRET_ENV.search(name) and len(value) >= 6]
+    named = [(n, v) for n, v in os.environ.items() if SECRET_ENV.search(n) and len(v) >= 6]
+    sure = re.compile("(?i)(token|secret|password|passwd)$")
+    return [v for n, v in named if sure.search(n) or is_secret(n) or _looks_random(v)]
+
+
+def _looks_random(value: str) -> bool:
+    """Whether the value of a variable such as SSH_KEY or CACHE_KEY can be a secret: neither a path nor a word."""
+    first = value.partition("/")[0]
+    if (
+        not first
+        or first in ("~", ".", "..")
+        or os.path.exists(value)
+        or ("/" in value and os.path.exists(first))
+    ):
+        return False
+    return len(value) >= 16 and not re.search(r"\s", value) and bool(re.search("[0-9]", value))
 
 
 def _redact(value, secrets: list[str]):

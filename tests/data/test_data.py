@@ -49,7 +49,8 @@ BAD_FILES = {
     ),
     "text-null": ("rows.jsonl", b'{"text": "a"}\n{"text": null}\n', "text", "row 2", "text is empty"),
     "label-not-bool": ("rows.jsonl", b'{"label": 1}\n', "label", "row 1", "not true or false"),
-    "file-type": ("rows.csv", b"text\na\n", "text", "rows.csv", ".parquet"),
+    "file-type": ("./rows.xlsx", b"text\na\n", "text", "rows.xlsx", ".parquet"),
+    "csv-cells": ("rows.csv", b"text,a\na,b,c\n", "text", "rows.csv", "row 1 has another number of cells"),
 }
 
 

@@ -227,6 +227,19 @@ def test_a_bos_that_stands_twice(stage_recipe):
 PACKED = {"packing": True, "max_length": 128, "max_steps": -1, "num_train_epochs": 1}
 
 
+def test_a_packed_row_is_found_behind_many_full_ones():
+    """Best-fit packing puts the rows that one text fills first."""
+    from datasets import Dataset
+
+    from lifecycle_recipes.doctor.trainer_level.packing_leaks import two_documents
+
+    rows = [{"input_ids": [1, 2, 3, 4], "seq_lengths": [4]}] * 12_000
+    assert two_documents(Dataset.from_list(rows), False) is None
+    packed = {"input_ids": [5, 6, 7, 8], "seq_lengths": [1, 3]}
+    found = two_documents(Dataset.from_list([*rows, packed]), False)
+    assert found == ([{"input_ids": [5, 6, 7, 8], "seq_lengths": [1, 3]}], 1, 3)
+
+
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_packed_documents_are_apart_and_a_mask_of_ones_is_found_out(stage_recipe, attention):
     path = stage_recipe("sft", model={"attn_implementation": attention}, train=PACKED)

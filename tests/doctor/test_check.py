@@ -57,6 +57,21 @@ def test_a_missing_column_names_the_columns_that_exist(recipe_here):
     assert found.code == "missing-column" and found.message.endswith("it has 'conversation'")
 
 
+def test_a_check_that_fails_itself_is_named_and_the_other_recipes_are_checked(
+    recipe_here, monkeypatch, capsys
+):
+    def fail(raw):
+        return 1 / (raw.path == "sft.yaml")
+
+    shutil.copy("sft.yaml", "other.yaml")
+    monkeypatch.setattr(doctor, "find_in_recipe", lambda raw: [] if fail(raw) else [])
+    with pytest.raises(SystemExit) as end:
+        cli.main(["check", "other.yaml", "sft.yaml", "--upto", "1"])
+    out, err = capsys.readouterr()
+    assert end.value.code == 2 and "sft.yaml: ok" in out and "Traceback" not in err
+    assert "error [check-failed] other.yaml: the check itself failed: ZeroDivisionError" in err
+
+
 def test_a_recipe_that_cannot_be_read_is_a_report_too(recipe_here):
     report = doctor.check("nowhere.yaml")
     assert [f.code for f in report.errors] == ["missing-recipe"]
@@ -159,7 +174,11 @@ def test_a_recipe_whose_check_fails_hides_no_other(check_all, monkeypatch):
     monkeypatch.setattr(module, "find_in_recipe", find)
     write("stage: sft\nlerning: 1\n", "life/06-bad.yaml")
     status, out, err = check_all("life", "--upto", "1", "--05-sft.evaluate", "null")
-    assert status == 1 and "error: life/04-sft.yaml: its check ended in ZeroDivisionError: of our own" in err
+    assert (
+        status == 2
+        and "error [check-failed] life/04-sft.yaml" in err
+        and "ZeroDivisionError: of our own" in err
+    )
     assert "life/05-sft.yaml: ok" in out and "error [unknown-key] life/06-bad.yaml:2" in err
 
 
@@ -411,18 +430,19 @@ def test_a_stage_refuses_at_each_level(recipe_here, capsys, tiny_chat_rows, monk
     assert run_stage("--eval_steps", "5") == 2
     assert capsys.readouterr().err.count("[eval-keys-unused]") == 1
     assert read_record("run")["status"].startswith("failed: [eval-keys-unused]")
-    assert read_record("run")["findings"][0]["where"] == "--eval_steps"
+    assert read_record("run")["findings"][0]["where"] == "--eval_steps" and read_record("run")["refused"]
     Path("rows.jsonl").write_text('{"messages": []}\n')
     assert run_stage() == 2
     record = read_record("run")
     assert record["status"].startswith("failed: [") and record["findings"][0]["severity"] == "error"
+    assert record["refused"]
     Path("rows.jsonl").write_text("\n".join(map(json.dumps, tiny_chat_rows)))
     from lifecycle_recipes.doctor.trainer_level import level as built
 
     wrong = Finding.error("zero-label-batch", "nothing is trained", "mend it")
     monkeypatch.setattr(built, "find_in_trainer", lambda trainer, recipe, origins: [wrong])
     assert run_stage() == 2
-    assert read_record("run")["findings"][-1]["code"] == "zero-label-batch"
+    assert read_record("run")["findings"][-1]["code"] == "zero-label-batch" and read_record("run")["refused"]
     assert not list(Path("run").glob("*.safetensors"))
 
 

@@ -30,7 +30,7 @@ def test_packages_that_are_not_installed(recipe_here, monkeypatch):
 
 
 def test_bf16_without_hardware(recipe_here, monkeypatch):
-    monkeypatch.setattr(machine, "ACCELERATORS", ())
+    monkeypatch.setattr(machine, "has_accelerator", lambda: False)
     monkeypatch.setattr(machine, "_nvidia_models", list)
     assert codes("sft.yaml", "--train.bf16", "true") == [("no-bf16-hardware", "warning")]
     assert codes("sft.yaml", "--train.bf16", "false") == []

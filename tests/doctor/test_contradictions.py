@@ -59,6 +59,12 @@ def test_a_plain_recipe_has_no_contradiction(tmp_path):
                 "data": HELD_OUT,
             },
         ),
+        (
+            "best-not-saved",
+            "8",
+            {"train": "eval_strategy: epoch", "data": HELD_OUT, "more": "early_stopping: {patience: 3}\n"},
+        ),
+        ("best-without-eval", "7", {"data": HELD_OUT, "more": "early_stopping: {patience: 3}\n"}),
         ("packing-leaks", "8", {"train": "packing: true\npacking_strategy: wrapped"}),
         ("conflicting-keys", "7", {"train": "packing: true\nmax_length: null"}),
         ("conflicting-keys", "7", {"train": "padding_free: true"}),
@@ -90,6 +96,7 @@ def test_suspicious_settings_are_warnings(tmp_path, code, line, recipe):
 def test_what_goes_together_is_left_alone(tmp_path):
     best = "load_best_model_at_end: true\neval_strategy: steps\neval_steps: 50\nsave_steps: 100"
     assert found(tmp_path, train=best, data=HELD_OUT) == []
+    assert found(tmp_path, train=best, data=HELD_OUT, more="early_stopping: {patience: 3}\n") == []
     assert found(tmp_path, model="use_peft: true\nlora_r: 8\nload_in_4bit: true\ndtype: bfloat16") == []
     assert found(tmp_path, train="packing: true\npacking_strategy: bfd_split") == []
     assert found(tmp_path, train="padding_free: true\nmax_length: null") == []
@@ -105,6 +112,8 @@ def test_ppo_has_rules_of_its_own(tmp_path):
         ("max_steps: 4\ntotal_episodes: 8", "two-lengths"),
     ):
         assert [c for c, *_ in found(tmp_path, "ppo", train=train, more=reward)] == [code]
+    stopping = reward + "early_stopping: {patience: 3}\n"
+    assert found(tmp_path, "ppo", more=stopping) == [("ppo-no-eval", "error", "8")]
     quantised = "reward: {model_name_or_path: scorer, load_in_4bit: true}\n"
     assert found(tmp_path, "ppo", more=quantised) == [("ppo-no-quantization", "error", "7")]
 

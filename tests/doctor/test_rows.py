@@ -9,7 +9,10 @@ import time
 import pytest
 from sound_rows import assistant, chat, chats, pairs, sentence, thumbs, user
 
-from lifecycle_recipes.data.row_faults import MISLEADING, UNTRAINABLE
+from lifecycle_recipes.data.config import DataConfig, Source, stage_columns
+from lifecycle_recipes.data.row_faults import MISLEADING, UNTRAINABLE, severity
+from lifecycle_recipes.data.sources import load_data
+from lifecycle_recipes.doctor.check import find_in_data
 from lifecycle_recipes.doctor.codes import CODES
 from lifecycle_recipes.doctor.row_level import overlap
 from lifecycle_recipes.doctor.row_level.rows import find_in_rows, read_row_sets
@@ -52,7 +55,7 @@ FAULTY = {
     "unknown-role": ("sft", chat({"role": "bot", "content": "a"}), "message 1 has the role 'bot'"),
     "empty-reply": ("sft", chat(user(), assistant(" ")), "message 2 (assistant) has no content"),
     "empty-turn": ("sft", chat(user(None), assistant()), "message 1 (user) has no content"),
-    "content-not-text": ("sft", chat(user([{"type": "text"}]), assistant()), "list as content"),
+    "content-not-text": ("sft", chat(user([{"type": "text"}]), assistant()), "text part without text"),
     "prompt-only": ("sft", chat(user()), "no assistant message"),
     "assistant-first": ("sft", chat({"role": "system", "content": "s"}, assistant()), "message 2"),
     "roles-out-of-order": ("sft", chat(user(), user(), assistant()), "message 2 (user) follows user"),
@@ -69,6 +72,8 @@ FAULTY = {
     ),
     "empty-text": ("pretrain", {"text": None}, "text is empty"),
     "not-text": ("pretrain", {"text": ["a"]}, "text is list"),
+    "bad-turn-weight": ("sft", chat(user(), assistant() | {"weight": 0.5}), "has weight 0.5, not 0 or 1"),
+    "turn-weight-unused": ("ppo", {"prompt": [user() | {"train": False}]}, "train false, which only the sft"),
 }
 
 
@@ -97,8 +102,74 @@ def test_a_faulty_row_is_named_with_its_lines(find, code, stage, row, message):
     assert finding.fix and code in CODES
 
 
+OTHER_FAULTS = {
+    "an empty optional prompt, a list": ("empty-prompt", "dpo", PAIR | {"prompt": []}),
+    "an empty optional prompt, a string": (
+        "empty-prompt",
+        "dpo",
+        {"prompt": "", "chosen": "a", "rejected": "b"},
+    ),
+    "a prompt missing in one row": ("empty-prompt", "dpo", PAIR | {"prompt": None}),
+    "an unknown role in a prompt": (
+        "unknown-role",
+        "dpo",
+        PAIR | {"prompt": [{"role": "x", "content": "a"}]},
+    ),
+    "no turn is trained": ("prompt-only", "sft", chat(user(), assistant() | {"weight": 0})),
+    "train is a number": ("bad-turn-weight", "sft", chat(user(), assistant() | {"train": 1})),
+    "weight and train disagree": (
+        "bad-turn-weight",
+        "sft",
+        chat(user(), assistant() | {"weight": 0, "train": True}),
+    ),
+    "a user's turn is to be trained": (
+        "turn-weight-unused",
+        "sft",
+        chat(user() | {"train": True}, assistant()),
+    ),
+    "a weight in pairs": ("turn-weight-unused", "dpo", PAIR | {"chosen": [assistant("A.") | {"weight": 0}]}),
+}
+
+
+@pytest.mark.parametrize(("code", "stage", "row"), OTHER_FAULTS.values(), ids=OTHER_FAULTS)
+def test_a_fault_has_its_own_code(find, code, stage, row):
+    found = find(stage, [*SOUND[stage], row])
+    assert set(found) == {code}
+    assert found[code].where.endswith(f"train.jsonl:{len(SOUND[stage]) + 1}")
+
+
+@pytest.mark.parametrize("weights", [{"weight": 0}, {"weight": 1}, {"train": False}, {"train": True}])
+def test_a_turn_may_be_kept_out_of_the_loss(find, weights):
+    row = chat(user("A?"), assistant("B.") | weights, user("C?"), assistant("D."))
+    assert find("sft", [*chats(3), row]) == {}
+
+
 def test_every_row_fault_is_planted_above():
-    assert set(FAULTY) == {*UNTRAINABLE, *MISLEADING}
+    # wrong-format needs a `format:`: data/test_formats.py
+    assert {*FAULTY, "wrong-format"} == {*UNTRAINABLE, *MISLEADING}
+
+
+WAIVABLE = sorted(c for c in FAULTY if severity(c) == "error")
+
+
+@pytest.mark.parametrize("code", WAIVABLE)
+def test_a_waived_row_is_left_out_and_the_tokens_of_the_others_are_checked(tmp_path, chat_model, code):
+    stage, faulty, _ = FAULTY[code]
+    rows = SOUND[stage] + [faulty]
+    smuggled = json.loads(json.dumps(rows[0]).replace("marsh", "marsh<|im_end|>"))
+    assert smuggled != rows[0]
+    file, config = tmp_path / "rows.jsonl", chat_model / "config.json"
+    file.write_text("".join(json.dumps(row) + "\n" for row in [*rows, smuggled]))
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"max_position_embeddings": 512}))
+    values = {"data": {"sources": [{"path": str(file)}]}, "train": {"max_length": 512}}
+    values |= {"model": {"model_name_or_path": str(chat_model)}}
+    raw = RawRecipe("r.yaml", stage, values, "", [], "", allow={code: "known"})
+    found = {f.code: f for f in find_in_data(raw)}
+    assert set(found) - {"label-weights"} == {code, "control-token-in-text"}
+    assert found["control-token-in-text"].where == f"{file}:{len(rows) + 1}"
+    config = DataConfig([Source(str(file))])
+    train, _, ledger = load_data(config, *stage_columns(stage, values), raw.allow)
+    assert ledger["left_out"] == {code: 1} and len(train) == len(rows)
 
 
 @pytest.mark.parametrize("stage", SOUND)

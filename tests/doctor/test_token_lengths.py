@@ -4,10 +4,101 @@ import json
 
 import pytest
 from repository import ROOT
-from token_recipes import chat, codes, find, rows_of
+from token_recipes import chat, codes, find, raw_recipe, rows_of
 
 from lifecycle_recipes.doctor.row_level import token_lengths as token_rows
 from lifecycle_recipes.doctor.row_level import truncation as cuts
+from lifecycle_recipes.doctor.row_level.tokens import find_in_tokens
+from lifecycle_recipes.models.config_file import longest_sequence
+
+
+def edit_config(model, **values) -> None:
+    file = model / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+LONG = "Blue, and then something that goes on. " * 10  # beyond the 256 positions of the tiny model
+ASKED = [{"role": "user", "content": LONG}]
+YES, NO = ([{"role": "assistant", "content": word}] for word in ("Yes.", "No."))
+LONG_ROWS = {
+    "sft": chat("Red.", LONG),
+    "dpo": {"prompt": ASKED, "chosen": YES, "rejected": NO},
+    "reward": {"prompt": ASKED, "chosen": YES, "rejected": NO},
+    "kto": {"prompt": ASKED, "completion": YES, "label": True},
+}
+
+
+class TestPositions:
+    """A row beyond the model's positions ends with an index error, or in positions that were never trained."""
+
+    def found(self, stage, model, train, long=1):
+        short = json.loads(json.dumps(LONG_ROWS[stage]).replace(LONG, "Is it red?"))
+        rows = [short] * 40 + [LONG_ROWS[stage]] * long
+        return [f for f in find(stage, model, rows, train) if f.code == "block-too-long"]
+
+    @pytest.mark.parametrize("stage", LONG_ROWS)
+    def test_a_limit_above_them(self, chat_model, stage):
+        (finding,) = self.found(stage, chat_model, {"max_length": 512}, long=0)
+        assert "train.max_length 512 exceeds the model's 256 positions" in finding.message
+        assert finding.where == "r.yaml:train.max_length" and "max_length: 256" in finding.fix
+        assert self.found(stage, chat_model, {"max_length": 256}) == []
+
+    @pytest.mark.parametrize("train", [{"max_length": None}, {}], ids=["null", "default"])
+    @pytest.mark.parametrize("stage", LONG_ROWS)
+    def test_rows_above_them(self, chat_model, stage, train):
+        (finding,) = self.found(stage, chat_model, train)
+        assert finding.severity == "error" and "1 row (rows.jsonl:41): longer than" in finding.message
+        assert self.found(stage, chat_model, train, long=0) == []
+
+    def test_a_held_out_row_above_them(self, chat_model):
+        sets = [*rows_of([chat("Red.")] * 4), *rows_of([chat("Red.", LONG)], "eval")]
+        found = find_in_tokens(raw_recipe("sft", chat_model, {"max_length": None}), sets)
+        assert codes(found) == [("block-too-long", "error")]
+
+    @pytest.mark.parametrize(
+        ("config", "positions"),
+        [
+            ({"max_position_embeddings": 256}, 256),
+            ({"n_positions": 1024}, 1024),
+            ({}, None),
+            ({"max_position_embeddings": 256, "rope_scaling": None}, 256),
+            ({"max_position_embeddings": 32768, "rope_scaling": {"type": "yarn", "factor": 4.0}}, 131072),
+            (
+                {
+                    "max_position_embeddings": 40960,
+                    "rope_parameters": {
+                        "rope_type": "yarn",
+                        "factor": 4.0,
+                        "original_max_position_embeddings": 32768,
+                    },
+                },
+                131072,
+            ),
+            (
+                {
+                    "max_position_embeddings": 131072,
+                    "rope_scaling": {"factor": 8.0, "original_max_position_embeddings": 8192},
+                },
+                131072,
+            ),
+            (
+                {
+                    "max_position_embeddings": 4096,
+                    "rope_parameters": {
+                        "full_attention": {"factor": 8.0},
+                        "sliding_attention": {"rope_type": "default"},
+                    },
+                },
+                32768,
+            ),
+        ],
+    )
+    def test_rope_scaling_raises_them(self, config, positions):
+        assert longest_sequence(config) == positions
+
+    def test_a_scaled_model_takes_longer_rows(self, chat_model):
+        edit_config(chat_model, rope_parameters={"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0})
+        assert self.found("sft", chat_model, {"max_length": 1024}) == []
 
 
 class TestLengths:
@@ -43,7 +134,7 @@ class TestLengths:
         rows[3] = chat("Red.", self.LONG)
         found = find("sft", chat_model, rows, {"max_length": 64})
         assert codes(found) == [("zero-label-rows", "warning")]
-        assert "1 row (4)" in found[0].message
+        assert "1 row (rows.jsonl:4)" in found[0].message
 
     def test_packing_that_splits_cuts_nothing(self, chat_model):
         train = {"max_length": 64, "packing": True}
@@ -57,7 +148,8 @@ class TestLengths:
         for config in (SFTConfig, DPOConfig, KTOConfig, RewardConfig):
             assert config.__dataclass_fields__["max_length"].default == cuts.DEFAULT_MAX_LENGTH
         rows = [chat(self.LONG * 20)] * 2
-        assert codes(find("sft", chat_model, rows)) == [("answers-all-cut", "error")]
+        wanted = [("block-too-long", "error"), ("answers-all-cut", "error")]  # the model has 256 positions
+        assert codes(find("sft", chat_model, rows)) == wanted
 
     @pytest.mark.parametrize(
         ("stage", "code"), [("dpo", "answers-cut"), ("kto", "answers-cut"), ("reward", "rows-too-long")]
@@ -121,12 +213,26 @@ class TestLengths:
         found = find("sft", chat_model, self.mixed(60, of=100), {"max_length": 64})
         assert "50 sampled rows of 100" in found[0].message
 
+    def test_rows_that_are_dropped_are_not_cut(self, chat_model):
+        drop = {"data": {"truncation": "drop"}}
+        found = find("sft", chat_model, self.mixed(1), {"max_length": 64}, **drop)
+        assert codes(found) == [("rows-too-long", "warning")] and "left out" in found[0].message
+        found = find("sft", chat_model, self.mixed(10), {"max_length": 64}, **drop)
+        assert codes(found) == [("no-trained-tokens", "error")]
+
+    def test_a_turn_that_is_not_trained_may_be_cut(self, chat_model):
+        asked = {"role": "user", "content": "And now?"}
+        last = {"role": "assistant", "content": self.LONG, "weight": 0}
+        rows = [{"messages": [*chat("Red.")["messages"], asked, last]}] * 4
+        assert find("sft", chat_model, rows, {"max_length": 64}) == []
+
     def test_rows_with_tools(self, chat_model):
         (chat_model / "chat_template.jinja").write_text((ROOT / "chat_templates/qwen3.jinja").read_text())
         tools = json.dumps([{"type": "function", "function": {"name": "f", "parameters": {}}}])
         rows = [chat("Red."), chat("Red.") | {"tools": tools}]
         short, long = token_rows.measure(*self.measured_sft(chat_model, rows))
         assert long.whole > short.whole + 50
+        edit_config(chat_model, max_position_embeddings=2048)
         assert find("sft", chat_model, rows) == []
 
     def measured_sft(self, chat_model, rows):

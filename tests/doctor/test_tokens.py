@@ -20,11 +20,6 @@ def test_sound_rows_give_no_finding(stage, chat_model, rows_of_stage):
     assert find(stage, chat_model, rows_of_stage[stage]) == []
 
 
-def test_text_pairs_give_no_finding(chat_model):
-    rows = [{"prompt": f"Is {i} red?", "chosen": " Yes.", "rejected": " No."} for i in range(8)]
-    assert find("dpo", chat_model, rows) == []
-
-
 class TestTemplate:
     def test_none(self, chat_model, tiny_chat_rows):
         (chat_model / "chat_template.jinja").unlink()

@@ -13,6 +13,7 @@ from accelerate.utils import launch as prepare
 from repository import ROOT
 
 from lifecycle_recipes.doctor.recipe_level.layout_support import LAYOUTS
+from lifecycle_recipes.layouts import launch as ours
 from lifecycle_recipes.layouts.layout import read_layout
 
 FILES = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
@@ -42,6 +43,18 @@ def environment_of(file: Path, monkeypatch) -> dict[str, str]:
     if args.use_fsdp or args.multi_gpu:
         return prepare.prepare_multi_gpu_env(args)
     return prepare.prepare_simple_launcher_cmd_env(args)[1]
+
+
+def test_a_stage_on_a_cpu_needs_no_second_process(monkeypatch):
+    """What `lifecycle run` sets before torch is imported is what accelerate sets, so nothing is left to change."""
+    for name in ("KMP_AFFINITY", "KMP_BLOCKTIME", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "")  # restores it after the test
+        monkeypatch.delenv(name)
+    file = ROOT / "accelerate_configs/cpu.yaml"
+    ours.set_thread_variables(read_layout(file))
+    wanted = environment_of(file, monkeypatch)
+    changed = {name for name, value in wanted.items() if os.environ.get(name) != value}
+    assert changed and all(name.startswith("ACCELERATE_") for name in changed)
 
 
 def test_the_files_are_those_of_the_documentation():

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import ModelConfig, SFTConfig
 
 from lifecycle_recipes.finding import Refusal
-from lifecycle_recipes.models.adapters import merge_adapter, peft_config
+from lifecycle_recipes.models.adapters import merge_adapter, peft_config, require_adapter_base
 from lifecycle_recipes.models.load import (
     load_causal_lm,
     load_reward_model,
@@ -226,3 +226,30 @@ def test_an_adapter_that_names_no_base_is_refused(tmp_path, written):
     (tmp_path / "adapter_config.json").write_text(json.dumps(written))
     with pytest.raises(Refusal, match="adapter-base-missing"):
         merge_adapter(str(tmp_path), AutoModelForCausalLM)
+
+
+def test_an_adapter_on_a_relative_path_is_loaded_from_another_directory(
+    tmp_path, tiny_model_dir, monkeypatch
+):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/base").symlink_to(tiny_model_dir)
+    monkeypatch.chdir(tmp_path / "here")
+    config = ModelConfig(model_name_or_path="base", use_peft=True)
+    model = load_causal_lm(config, arguments("lora"))
+    get_peft_model(model, peft_config(config)).save_pretrained("lora")
+    monkeypatch.chdir("/")
+    assert require_adapter_base(str(tmp_path / "here/lora")) == str(tmp_path / "here/base")
+
+
+def test_a_base_that_moved_together_with_its_adapter_is_found_by_the_record(tmp_path):
+    for name in ("lora", "base"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    lora = tmp_path / "runs/lora"
+    (lora / "adapter_config.json").write_text('{"base_model_name_or_path": "/gone/runs/base"}')
+    record = {"status": "done", "parents": {"model": {"path": "runs/base", "relative": "../base"}}}
+    (lora / "run.json").write_text(json.dumps(record))
+    assert require_adapter_base(str(lora)) == str(tmp_path / "runs/base")
+    # An adapter below it was merged first: that directory alone is not the base.
+    (tmp_path / "runs/base/adapter_config.json").write_text("{}")
+    with pytest.raises(Refusal, match="adapter-base-missing"):
+        require_adapter_base(str(lora))

@@ -121,11 +121,6 @@ def test_what_changes_the_batch_behind_its_keys_is_refused(train):
     assert refused(raw_of(64, **train), 1)[0] == "batch-inconsistent"
 
 
-@pytest.mark.parametrize("total", [0, -8])
-def test_a_batch_has_rows(total):
-    assert refused(raw_of(total), 1)[0] == "bad-value"
-
-
 def test_kto_takes_two_rows_at_a_time_for_its_kl():
     assert batch_settings(raw_of(8, "kto"), 4) == {ROWS: 2, STEPS: 1}
     code, message, fix = refused(raw_of(8, "kto"), 8)

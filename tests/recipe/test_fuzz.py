@@ -12,9 +12,11 @@ from repository import ROOT
 
 from lifecycle_recipes.doctor.recipe_level.level import find_in_recipe
 from lifecycle_recipes.finding import Refusal
+from lifecycle_recipes.recipe.paths import KEYS
 from lifecycle_recipes.recipe.read import load_recipe, read_recipe
 from lifecycle_recipes.recipe.schema import recipe_class
 
+PATH_KEYS = {"path", *(key for keys in KEYS.values() for key in keys)}
 RECIPES = sorted((ROOT / "recipes").glob("*/*.yaml"))
 # Values of every type and some that parsers trip over: dates, octals, infinities, paths, huge numbers.
 VALUES = (
@@ -24,6 +26,17 @@ VALUES = (
     *("*x", "&x", "!!int x", [], {}, [[]], [None], {"a": None}, [{"path": 7}], {"path": []}, ["x"] * 300),
     *({"": ""}, {"a": {"b": {"c": [1]}}}),
 )  # fmt: skip
+# At the bounds of ranges, and just beyond.
+NUMBERS = (
+    *(0, 1, 2, -1, -2, 0.0, -0.0, 1.0, 0.5, 0.4999, 0.999999, 1.000001, -1e-9, 1e-9, 1e-300, 1e30),
+    *(2**31, 2**32 - 1, 2**32, 2**63, -(2**63), None),
+)
+# The directory of a fuzzed recipe holds `a b/c d.jsonl`, a link to it and links to themselves.
+PATHS = (
+    *("~", "~/", "~/x", "~nobody-of-that-name", "~nobody-of-that-name/x", "$HOME/x", "${HOME}", "a$b", "$"),
+    *("a b/c d.jsonl", "link/c d.jsonl", "link.jsonl", "loop", "loop/x", "gone.jsonl", "link/../recipes"),
+    *(" x", "x ", "./", "..", "//", "a//b", "recipe.yaml", "recipe.yaml/x", "-x", "a:b", "*", "\n", "a\\b"),
+)
 # What no section has. Each must be refused by name wherever it stands.
 NOBODY_KNOWS = ("lerning_rate_", "qqqq", "x-y", "Train", "sources2", "__class__", "1", "train.seed")
 LINES = (
@@ -52,6 +65,24 @@ def change_value(rng: random.Random, recipe: dict) -> str:
     path, place = rng.choice([(p, c) for p, c in containers(recipe) if c])
     key = rng.choice(list(place)) if isinstance(place, dict) else rng.randrange(len(place))
     place[key] = rng.choice(VALUES)
+    return ""
+
+
+def change_number(rng: random.Random, recipe: dict) -> str:
+    return _change(rng, recipe, lambda key, value: type(value) in (int, float), NUMBERS)
+
+
+def change_path(rng: random.Random, recipe: dict) -> str:
+    return _change(rng, recipe, lambda key, value: key in PATH_KEYS and isinstance(value, str), PATHS)
+
+
+def _change(rng: random.Random, recipe: dict, wanted, values) -> str:
+    """Give one of the values to a key that is wanted; without such a key, nothing changes."""
+    mappings = [c for _, c in containers(recipe) if isinstance(c, dict)]
+    found = [(place, key) for place in mappings for key, value in place.items() if wanted(key, value)]
+    if found:
+        place, key = rng.choice(found)
+        place[key] = rng.choice(values)
     return ""
 
 
@@ -90,7 +121,16 @@ def misspell_key(rng: random.Random, recipe: dict) -> str:
     return key[:at] + key[at] + key[at:]
 
 
-TREE = (change_value, change_value, drop_key, swap_values, add_unknown_key, misspell_key)
+TREE = (
+    change_value,
+    change_value,
+    change_number,
+    change_path,
+    drop_key,
+    swap_values,
+    add_unknown_key,
+    misspell_key,
+)
 
 
 def change_text(rng: random.Random, data: bytes) -> bytes:
@@ -187,6 +227,11 @@ def in_a_copy(tmp_path, monkeypatch):
     """Recipes name their files relative to the repository; a mutated one must not make it write there."""
     for name in ("recipes", "chat_templates", "accelerate_configs"):
         shutil.copytree(ROOT / name, tmp_path / name)
+    (tmp_path / "a b").mkdir()
+    (tmp_path / "a b/c d.jsonl").write_text('{"text": "a", "messages": []}\n')
+    for link, target in {"link": "a b", "link.jsonl": "a b/c d.jsonl", "loop": "loop"}.items():
+        (tmp_path / link).symlink_to(target)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
 
 

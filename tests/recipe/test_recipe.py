@@ -100,6 +100,28 @@ def test_overrides_and_flags(tmp_path):
     assert read_recipe(path).sha256 != plain.sha256
 
 
+def test_null_on_the_command_line_removes_a_key_or_sets_a_null_that_means_something(tmp_path):
+    path = tmp_path / "sft.yaml"
+    path.write_text(SFT + "  num_train_epochs: 2\n  max_length: 512\nevaluate: {tasks: [a]}\n")
+    arguments = ["--train.num_train_epochs", "null", "--train.seed", "null", "--train.max_length", "null"]
+    raw = read_recipe(path, [*arguments, "--evaluate.tasks=null", "--data.sources.0.columns", "null"])
+    assert raw.values["train"] == {"output_dir": "runs/out", "max_length": None}
+    assert raw.values["evaluate"] == {} and raw.values["data"]["sources"] == [{"path": "a.jsonl"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("train.output_dir", "[missing-key] R:7: train.output_dir is missing"),
+        ("train.nothing", "[unknown-override] --train.nothing: train.nothing does not exist"),
+        ("data.sources.0", "[wrong-type] --data.sources.0: data.sources[0] must be a mapping, not null"),
+    ],
+)
+def test_what_null_cannot_remove(tmp_path, name, message):
+    (said,) = refused(tmp_path, SFT, [f"--{name}", "null"])
+    assert said.startswith(f"error {message}")
+
+
 def table(name: str) -> list[list[str]]:
     lines = (Path(__file__).parent / name).read_text().splitlines()
     return [line.split(" | ") for line in lines if not line.startswith("#")]

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from recipe_text import SFT
 
+from lifecycle_recipes.data.config import Source
 from lifecycle_recipes.evals.config import EvaluateConfig
 from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.recipe import names as recipe_names
@@ -131,6 +132,19 @@ def test_old_names_are_gone_and_new_names_exist():
     assert set(recipe_names.RENAMED.values()) <= keys
 
 
+def test_keys_of_other_tools_are_not_ours_and_what_to_write_instead_is():
+    tables = recipe_names.OTHER_TOOLS, recipe_names.RENAMED, recipe_names.REMOVED
+    assert sum(map(len, tables)) == len(set().union(*tables)), "a key has one entry"
+    train = {key for stage in STAGES for key in sections(stage).get("train", {})}
+    assert not train & set(recipe_names.OTHER_TOOLS)
+    ours = {f"{name}.{key}" for stage in STAGES for name, keys in sections(stage).items() for key in keys}
+    ours |= {f"data.sources[].{f.name}" for f in fields(Source)}
+    written = {
+        key for text in recipe_names.OTHER_TOOLS.values() for key in re.findall(r"`([\w.\[\]]+)", text)
+    }
+    assert {key for key in written if "." in key} <= ours
+
+
 def test_names_called_removed_are_no_upstream_fields():
     import trl
     from trl.experimental.ppo import PPOConfig
@@ -215,7 +229,7 @@ def test_a_dpo_loss_is_a_name_or_a_list_of_names(recipe):
             10,
             "train: --load_best_model_at_end requires the save",
         ),
-        ("warmup_steps: -1\n", [], 9, "train: Got warmup_steps = -1"),
+        ("save_steps: 1.5\n", [], 9, "train: --save_steps must be an integer"),
         ("fp16: true\nbf16: true\nuse_cpu: true\n", [], 9, "train: At most one of fp16 and bf16"),
         ("accelerator_config: none.json\n", [], 7, "train: [Errno 2] No such file"),
         ("", ["--load_in_4bit=true", "--load_in_8bit=true"], 2, "model: You can't use 8 bit and 4 bit"),

@@ -5,12 +5,15 @@ import os
 import time
 
 import pytest
-from fake_runs import code_of, fake_raw, finish
+from fake_runs import code_of, fake_raw, finish, save_checkpoint, save_weights
 
 from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.record import parents
 from lifecycle_recipes.record.gate import write_gate
 from lifecycle_recipes.record.run import Run, read_record
+
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n"
+INDEX = json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors"}})
 
 
 @pytest.fixture
@@ -47,7 +50,11 @@ def test_a_parent_is_recorded_with_its_hash(parent):
         (lambda p: set_metric(p, 0.1), "parent-gate-failed"),
         (lambda p: set_metric(p, None), "parent-gate-failed"),
         (lambda p: set_metric(p, 0.9, status="stopped"), "parent-unfinished"),
-        (lambda p: (p / "model.safetensors").write_text("other"), "parent-changed"),
+        (lambda p: save_weights(p, "other"), "parent-changed"),
+        (lambda p: os.truncate(p / "model.safetensors", 70), "parent-unreadable"),
+        (lambda p: os.truncate(p / "model.safetensors", 0), "parent-unreadable"),
+        (lambda p: (p / "model.safetensors").write_text(LFS), "parent-unreadable"),
+        (lambda p: (p / "model.safetensors.index.json").write_text(INDEX), "parent-unreadable"),
         (lambda p: (p / "model.safetensors").unlink(), "parent-no-weights"),
         (lambda p: (p / "run.json").write_text("{"), "bad-record"),
         (lambda p: p.rename(p.with_name("gone")), "parent-missing"),
@@ -70,11 +77,34 @@ def test_a_failed_parent_is_allowed_on_request_and_judged_by_the_gate_it_passed(
     assert start_child(parent, flags=["replace"]).parents
 
 
+@pytest.mark.parametrize(
+    ("fields", "value", "code"),
+    [({"status": "stopped"}, 0.9, "parent-unfinished"), ({}, 0.1, "parent-gate-failed")],
+)
+def test_a_checkpoint_is_bound_by_the_contract_of_its_run(parent, fields, value, code):
+    checkpoint = save_checkpoint(parent, 2)
+    assert start_child(checkpoint)
+    set_metric(parent, value, **fields)
+    with pytest.raises(Refusal) as refusal:
+        start_child(checkpoint, flags=["replace"])
+    assert code_of(refusal) == code and parent.name in refusal.value.findings[0].fix
+
+
+def test_unreadable_weights_name_the_file(parent):
+    (parent / "run.json").unlink()
+    os.truncate(parent / "model.safetensors", 70)
+    with pytest.raises(Refusal) as refusal:
+        start_child(parent)
+    found = refusal.value.findings[0]
+    assert found.where == str(parent / "model.safetensors") and "header" in found.message
+    assert parents.check_parent("model", str(save_checkpoint(parent, 2)), "hash", False) is None
+
+
 def test_a_repaired_parent_needs_no_other_output_dir(parent):
     set_metric(parent, 0.1)
     with pytest.raises(Refusal):
         start_child(parent)
-    (parent / "model.safetensors").write_text("trained again")
+    save_weights(parent, "trained again")
     set_metric(parent, 0.9, weights_sha256=None)
     assert start_child(parent)
 

@@ -57,7 +57,7 @@ def test_a_row_per_run_and_a_column_per_measure(life):
     assert [sft[c] for c in cells] == ["0.910", "1.000", "0.750", "12,346", "61", "pass"]
     ppo = table["06-ppo"]
     cells = ("reward", "rubric", "win rate vs SFT", "KL", "gate")
-    assert [ppo[c] for c in cells] == ["1.500", "0.900", "0.700", "0.050", "FAIL"]
+    assert [ppo[c] for c in cells] == ["1.500", "0.900", "0.700", "0.050", "FAIL kl < 0.01"]
     assert table["05-reward"]["pair acc"] == "nan"
     assert [table[name]["gate"] for name in ("03-pretrain", "05-reward", "07-dpo")] == ["-", "-", "-"]
     assert [table[name]["status"] for name in ("05-reward", "07-dpo", "08-kto")] == [
@@ -108,6 +108,43 @@ def test_bits_per_byte_of_the_trainer_stand_in_for_a_task(tmp_path):
     assert rows(card([str(tmp_path)]))["a"]["bits/byte"] == "1.500"
     write_run(tmp_path / "a", {"bits_per_byte": 1.5, "wiki.bits_per_byte": 1.25})
     assert rows(card([str(tmp_path)]))["a"]["bits/byte"] == "1.250"
+
+
+def test_the_main_measures_those_of_gates_and_those_of_tasks_have_columns(tmp_path):
+    dpo = {"eval_loss": 0.5, "eval_rewards/accuracies": 0.8, "eval_rewards/margins": 1.25, "train_loss": 0.1}
+    write_run(tmp_path / "dpo", dpo, gate=["train_loss < 0.01", "eval_loss < 1", "eval_loss > 0.7"])
+    write_run(tmp_path / "sft", {"gsm8k_local.exact_match": 0.25, "perplexity": 3.0, "steps": 7})
+    table = rows(card([str(tmp_path)]))
+    heads = (
+        "eval loss",
+        "eval accuracy",
+        "eval margin",
+        "train_loss",
+        "gsm8k_local.exact_match",
+        "perplexity",
+    )
+    assert [table["dpo"][head] for head in heads] == ["0.500", "0.800", "1.250", "0.100", "-", "-"]
+    assert [table["sft"][head] for head in heads] == ["-", "-", "-", "-", "0.250", "3.000"]
+    assert table["dpo"]["gate"] == "FAIL train_loss < 0.01; eval_loss > 0.7"
+    assert not {"steps", "eval_loss", "KL"} & set(table["sft"])
+
+
+def test_a_task_of_many_parts_does_not_fill_the_card(tmp_path):
+    parts = {f"mmlu_{i:02}.acc": 0.5 for i in range(12)}
+    write_run(tmp_path / "a", parts, gate=["mmlu_11.acc > 0.4"])
+    text = card([str(tmp_path)])
+    shown = [head for head in rows(text)["a"] if head.startswith("mmlu_")]
+    assert shown == ["mmlu_11.acc", *sorted(parts)[:8]]
+    assert "3 more metrics of tasks are in run.json: mmlu_08.acc, " in text
+
+
+def test_runs_that_were_refused_before_they_began_are_left_out(tmp_path):
+    write_run(tmp_path / "a", {"eval_loss": 1})
+    write_run(tmp_path / "b", status="failed: [eval-overlap] rows", refused=True)
+    text = card([str(tmp_path)])
+    assert list(rows(text)) == ["a"] and "eval-overlap" not in text
+    with pytest.raises(Refusal, match="no-runs"):
+        card([str(tmp_path / "b")])
 
 
 def test_globs_single_runs_and_unreadable_records(life):

@@ -135,12 +135,24 @@ def test_weights_that_never_move(tmp_path, tiny_model_dir):
     assert record(tmp_path / "part")["status"] == "done"
 
 
+@pytest.mark.parametrize(
+    ("options", "fix"),
+    [({"learning_rate": 0.0}, "train.learning_rate"), ({"warmup_steps": 5}, "train for more steps")],
+)
+def test_one_step_that_changes_nothing_is_no_finished_run(tmp_path, tiny_model_dir, options, fix):
+    with pytest.raises(Refusal, match=r"weights-unmoved.* in 1 step\n") as refusal:
+        train(make_trainer(tiny_model_dir, tmp_path / "run", max_steps=1, **options))
+    assert refusal.value.status == FAILED and fix in refusal.value.findings[0].fix
+    assert status(tmp_path / "run").startswith("failed: [weights-unmoved]")
+
+
 def test_in_bfloat16_the_cure_is_another_dtype(tiny_model_dir, tmp_path):
     trainer = make_trainer(tiny_model_dir, tmp_path)
     model = trainer.model.bfloat16()
     before = fingerprints(model)
-    assert find_unmoved(model, before, trainer.args, 2) == []
-    (finding,) = find_unmoved(model, before, trainer.args, 3)
+    assert find_unmoved(model, before, trainer.args, 0) == []
+    assert find_unmoved(model, before, trainer.args, 2, resumed=True) == []
+    (finding,) = find_unmoved(model, before, trainer.args, 3, resumed=True)
     assert "bfloat16" in finding.fix and "model.dtype" in finding.fix
     with torch.no_grad():
         for p in model.parameters():

@@ -3,16 +3,24 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+Format = Literal["messages", "sharegpt", "alpaca", "prompt_completion", "question_answer", "hh"]
+
 
 @dataclass
 class Source:
-    """One file or Hub dataset.
+    """Files or a Hub dataset; docs/data.md shows every format.
 
-    path: a local .jsonl, .json, .parquet or .txt file, else the id of a dataset on the Hub.
+    path: a local file (.jsonl, .json, .csv, .txt, each also .gz or .zst, or .parquet), a directory of them or
+    a glob (`data/*.jsonl.gz`), else the id of a dataset on the Hub.
+    format: the shape of the rows. `messages`: the columns of the stage; the others are converted.
     name: the configuration of a Hub dataset. split, revision: as in `datasets.load_dataset`.
     max_rows: use a seeded random sample of this many rows.
-    columns: column name here -> column name in the source (`messages: conversations`); an empty name leaves
-    an optional column unread (`prompt: ""`).
+    columns: column name of the format -> column name in the source (`messages: conversations`); an empty name
+    leaves an optional column unread (`prompt: ""`).
+    roles: role name in the source -> user, assistant, system or tool (`User: user`).
+    system: the system message of every conversation that has none.
+    field: the key of a .json file that holds the rows.
+    text_by: what one row of a .txt file is.
     """
 
     path: str
@@ -21,6 +29,11 @@ class Source:
     revision: str | None = None
     max_rows: int | None = None
     columns: dict[str, str] = field(default_factory=dict)
+    format: Format = "messages"
+    roles: dict[str, str] = field(default_factory=dict)
+    system: str | None = None
+    field: str | None = None
+    text_by: Literal["line", "paragraph", "file"] = "line"
 
 
 @dataclass
@@ -30,12 +43,15 @@ class DataConfig:
     sources, eval_sources: concatenated in the order given. Held-out rows either come from `eval_sources` or
     are split from the sources by `eval_fraction`, the same on every rank. seed: of that split and of
     `max_rows`.
+    truncation: what happens to a row of sft, dpo or kto that train.max_length would truncate: `cut`
+    (upstream's way; the row loses its end), or `drop` (the row is left out and counted).
     """
 
     sources: list[Source]
     eval_sources: list[Source] = field(default_factory=list)
     eval_fraction: float = 0.0
     seed: int = 42
+    truncation: Literal["cut", "drop"] = "cut"
 
 
 # Columns that a stage reads from its rows: required and optional ones.

@@ -2,6 +2,8 @@
 
 from ..finding import refuse
 
+TOO_LONG = "longer than train.max_length"
+
 
 def count_left_out(ledger: dict, reason: str, rows: int, held_out: int = 0) -> None:
     """Count `rows` training rows and `held_out` held-out rows in the ledger as left out for `reason`."""
@@ -16,7 +18,30 @@ def count_too_long(ledger: dict, before: tuple, after: tuple) -> None:
     gone = [
         len(rows) - len(kept) if rows is not None else 0 for rows, kept in zip(before, after, strict=True)
     ]
-    count_left_out(ledger, "longer than train.max_length", *gone)
+    count_left_out(ledger, TOO_LONG, *gone)
+
+
+def without_longer(ledger: dict, rows, max_length: int, name: str, parts: tuple[str, ...] = ("input_ids",)):
+    """`rows` without those whose `parts` exceed `max_length` together; they are counted in the ledger.
+
+    name: train or eval. parts: columns of ids; of several lists after a prompt, the longest counts.
+    Raises Refusal no-trained-tokens if no row is left.
+    """
+    first, *others = parts
+
+    def fits(row) -> bool:
+        return len(row[first]) + max((len(row[c]) for c in others), default=0) <= max_length
+
+    kept = rows.filter(fits, desc="Dropping longer rows")
+    if len(rows) and not len(kept):
+        raise refuse(
+            "no-trained-tokens",
+            f"every {name} row is longer than train.max_length = {max_length} (data.truncation: drop)",
+            "raise train.max_length",
+        )
+    gone = len(rows) - len(kept)
+    count_left_out(ledger, TOO_LONG, *((gone, 0) if name == "train" else (0, gone)))
+    return kept
 
 
 def count_truncated(ledger: dict, dataset, max_length: int | None, replies: list[str]) -> None:
@@ -26,6 +51,17 @@ def count_truncated(ledger: dict, dataset, max_length: int | None, replies: list
     prompts = [len(ids) for ids in dataset["prompt_ids"]]
     longest = [max(map(len, row)) for row in zip(*(dataset[column] for column in replies), strict=True)]
     ledger["truncated"] = sum(p + r > max_length for p, r in zip(prompts, longest, strict=True))
+
+
+def drop_truncated(ledger: dict, done: tuple, max_length: int | None, replies: list[str]) -> tuple:
+    """(train, held-out or None) without the rows whose longest reply `max_length` truncates."""
+    if max_length is None:
+        return done
+    parts = ("prompt_ids", *replies)
+    return tuple(
+        rows and without_longer(ledger, rows, max_length, name, parts)
+        for rows, name in zip(done, ("train", "eval"), strict=True)
+    )
 
 
 def account_for_conversations(ledger: dict, args, end: int, before: tuple, after: tuple) -> None:

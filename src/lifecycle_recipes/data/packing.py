@@ -100,17 +100,6 @@ class BlockCollator:
         return {k: v.view(1, -1) for k, v in batch.items()} if self.flatten else batch
 
 
-def require_room_for_blocks(block_size: int, config: Any) -> None:
-    """Raise Refusal block-too-long if a model with this transformers config has fewer positions."""
-    longest = getattr(config, "max_position_embeddings", None)
-    if longest and block_size > longest:
-        raise refuse(
-            "block-too-long",
-            f"text.block_size {block_size} exceeds the model's {longest} positions",
-            "lower it, or raise max_position_embeddings",
-        )
-
-
 def token_losses(logits, labels):
     """For `Trainer(preprocess_logits_for_metrics=...)`: (batch, 2), the nats and label count of each row.
 

@@ -134,9 +134,13 @@ def make_alone(make: Callable[[Path], Rows], error: OSError, run: Run) -> Rows:
     return make(Path(until_exit()))
 
 
-def rows_of_trainer(trainer_class, args, tokenizer: PreTrainedTokenizerBase, train, held_out) -> tuple:
+def rows_of_trainer(
+    trainer_class, args, tokenizer: PreTrainedTokenizerBase, train, held_out, between: Callable | None = None
+) -> tuple:
     """(train, held-out) as the `trainer_class` of TRL prepares them.
 
+    between: for TRL's SFTTrainer, `(tokenised rows, template or None, train or eval) -> rows`, called before
+    they are truncated or packed.
     Its constructor runs up to that point, with a tiny model: no weights are read and no device is used. In
     the constructor of the real trainer the same would happen after the model is loaded: a bad row would then
     be refused late, and a long tokenisation on one rank would hold every GPU.
@@ -152,8 +156,9 @@ def rows_of_trainer(trainer_class, args, tokenizer: PreTrainedTokenizerBase, tra
         def _prepare_dataset(self, dataset, *arguments):
             logger.setLevel(level)
             prepare, name = super()._prepare_dataset, arguments[-1]
-            if name == "train" and getattr(args, "packing", False):
-                prepare = partial(pack_numbered, prepare)
+            if between:
+                edit = partial(between, template=self.chat_template, name=name)
+                prepare = partial(prepare_in_two_steps, prepare, edit)
             done[name] = prepare(dataset, *arguments)
             if held_out is None or "eval" in done:
                 raise _Prepared
@@ -180,18 +185,22 @@ def rows_of_trainer(trainer_class, args, tokenizer: PreTrainedTokenizerBase, tra
     raise RuntimeError(f"{trainer_class.__name__} has prepared no rows")
 
 
-def pack_numbered(
-    prepare: Callable, dataset, tokenizer: PreTrainedTokenizerBase, args, packing, formatting, name: str
+def prepare_in_two_steps(
+    prepare: Callable, edit: Callable, dataset, tokenizer, args, packing, formatting, name: str
 ):
-    """`prepare(dataset, ...)` of TRL's SFTTrainer, which packs; row numbers are packed in the same way."""
+    """`prepare(dataset, ...)` of TRL's SFTTrainer with `edit(rows)` between tokenising and truncating or packing.
+
+    The row numbers of packed training rows are packed in the same way.
+    """
     apart = copy(args)
     apart.max_length, apart.shuffle_dataset = None, False
-    rows = prepare(dataset, tokenizer, apart, False, formatting, name)
+    rows = edit(prepare(dataset, tokenizer, apart, False, formatting, name))
 
-    def pack(rows):
+    def finish(rows):
         return prepare(rows, tokenizer, args, packing, formatting, name)
 
-    return with_packed_numbers(pack(rows), rows, pack)
+    done = finish(rows)
+    return with_packed_numbers(done, rows, finish) if packing and name == "train" else done
 
 
 class _Prepared(Exception):

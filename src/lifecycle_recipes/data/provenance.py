@@ -13,16 +13,15 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from .row_files import LINED, blank_lines
+from .row_files import READ_ERRORS, blank_lines, plain_ending
 
 ROW = "__row__"  # a name that no user's column has
 
 
 @dataclass(frozen=True)
 class Place:
-    """A row of a source. source: its index in the ledger, from 0. number: of the line or row, from 1."""
+    """A row of a source. number: of the line or row, from 1."""
 
-    source: int
     path: str
     number: int
     unit: str  # lines or rows
@@ -41,7 +40,7 @@ class Origins:
     def __init__(self, numbers: Any, sources: list[dict]):
         self.numbers, self.sources = numbers, sources
         self.starts = [0, *accumulate(source["rows"] for source in sources)]
-        self._lines: dict[int, Callable[[int], int] | None] = {}
+        self._lines: dict[str, Callable[[int], int] | None] = {}
 
     def numbers_of(self, first: int, last: int) -> list[list[int]]:
         """The source row numbers in each row of the training set, from row `first` to before `last`."""
@@ -58,11 +57,21 @@ class Origins:
 
     def place(self, number: int) -> Place:
         source = self.source(number)
-        path, row = self.sources[source]["path"], number - self.starts[source]
-        if source not in self._lines:
-            self._lines[source] = line_of_row(path, self.sources[source]["rows"])
-        line = self._lines[source]
-        return Place(source, path, line(row), "lines") if line else Place(source, path, row + 1, "rows")
+        path, row = file_of(self.sources[source], number - self.starts[source])
+        if path not in self._lines:
+            rows = dict(self.sources[source].get("files", ())).get(path, self.sources[source]["rows"])
+            self._lines[path] = line_of_row(path, rows)
+        line = self._lines[path]
+        return Place(path, line(row), "lines") if line else Place(path, row + 1, "rows")
+
+
+def file_of(source: dict, row: int) -> tuple[str, int]:
+    """(file, row in it) of a row of a source of the ledger; rows are counted from 0."""
+    for path, rows in source.get("files", ()):
+        if row < rows:
+            return path, row
+        row -= rows
+    return source["path"], row
 
 
 def line_of_row(path: str, rows: int) -> Callable[[int], int] | None:
@@ -70,11 +79,11 @@ def line_of_row(path: str, rows: int) -> Callable[[int], int] | None:
 
     None for other sources, and for a file whose number of such lines is not `rows`.
     """
-    if Path(path).suffix not in LINED:
+    if plain_ending(path) not in (".jsonl", ".txt"):
         return None
     try:
         blank, lines = blank_lines(Path(path))
-    except OSError:
+    except READ_ERRORS:
         return None
     if lines - len(blank) != rows:
         return None

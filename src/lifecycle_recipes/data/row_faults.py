@@ -7,11 +7,13 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from ..finding import Finding, Refusal
+from .turn_weights import find_without_effect, is_trained, weight_fault
 
 ROLES = ("system", "user", "assistant", "tool")
 CONVERSATIONS = ("messages", "prompt", "chosen", "rejected", "completion")
 REPLIES = ("chosen", "rejected", "completion")
 SAME_PAIR = "chosen equals rejected"  # the reason in the ledger
+FAULT = "__fault__"  # [code, detail] in place of the cells of a row that cannot be converted (formats.py)
 SHOWN = 5  # row numbers in a message; the rest are counted
 
 REPAIR = "correct or remove these rows"
@@ -19,18 +21,21 @@ REPAIR = "correct or remove these rows"
 UNTRAINABLE = {
     "no-messages": REPAIR,
     "not-messages": "write a list of {role, content}, or use another column in `data.sources[].columns`",
-    "from-value-messages": "rename `from` to role and `value` to content (human: user, gpt: assistant)",
-    "unknown-role": f"the roles are {', '.join(ROLES)}",
+    "from-value-messages": "set `format: sharegpt` and `columns: {conversations: <the column>}` on the source",
+    "wrong-format": "correct these rows, or set the `format:` that they have on the source (docs/data.md)",
+    "unknown-role": f"the roles are {', '.join(ROLES)}; map another one on the source: `roles: {{<its name>: user}}`",
     "empty-reply": REPAIR,
     "empty-turn": REPAIR,
-    "content-not-text": "content is one string; flatten lists of parts",
-    "empty-prompt": REPAIR,
+    "content-not-text": "content is a string or a list of text parts; remove rows with other parts",
+    "empty-prompt": f'{REPAIR}; an optional prompt is left unread with `columns: {{prompt: ""}}`',
     "empty-text": "remove them, or write an empty string (those are left out and counted)",
     "not-text": "use a column of strings",
     "prompt-only": "add the reply, or remove these rows: a question without a reply has no supervised token",
     "bad-label": "label is true for a good reply and false for a bad one",
+    "bad-turn-weight": "write weight 1 or 0, or train true or false: other weights are not supported",
 }
 # Rows that can be trained on, but with an effect that their author did not intend: code -> (severity, fix).
+# A recipe that allows an error leaves these rows out, too; the rows of a warning are kept.
 MISLEADING = {
     "same-pair": ("warning", "none needed: these rows express no preference; they are left out and counted"),
     "mixed-formats": ("error", "write prompt and replies as lists of messages, or all of them as strings"),
@@ -45,23 +50,42 @@ MISLEADING = {
         "warning",
         "remove the last message: it has no reply and no supervised token",
     ),
+    "turn-weight-unused": ("warning", "remove the key: `weight` and `train` affect assistant turns in sft"),
 }
 
 
 def row_fault(row: dict, columns: list[str]) -> tuple[str, str] | None:
-    """(code, detail) of the first thing that makes a row untrainable; columns: those the stage requires."""
-    for column in columns:
+    """(code, detail) of the first thing that makes a row untrainable; columns: those the stage requires.
+
+    A prompt that the stage reads if there is one may be missing in all rows of a source, but not in some.
+    """
+    if row.get(FAULT):
+        return tuple(row[FAULT])
+    optional = ["prompt"] if "prompt" in row and "prompt" not in columns else []
+    for column in [*columns, *optional]:
         if fault := cell_fault(column, row.get(column)):
             return fault
     return None
 
 
+def misleading_fault(row: dict) -> tuple[str, str] | None:
+    """(code, detail) of the first fault of MISLEADING in a row without a `row_fault`."""
+    return reply_fault(row) or order_fault(row) or unused_weight(row)
+
+
 def why_left_out(row: dict, allow: Collection[str], columns: list[str]) -> str | None:
     """Why a row is left out and counted: a fault that the recipe allows, or a pair of equal replies."""
-    fault = row_fault(row, columns)
-    if fault:
+    if fault := row_fault(row, columns) or waived_fault(row, allow):
         return fault[0] if fault[0] in allow else None
     return SAME_PAIR if "rejected" in columns and row["chosen"] == row["rejected"] else None
+
+
+def waived_fault(row: dict, allow: Collection[str]) -> tuple[str, str] | None:
+    """The `misleading_fault` of a row without a `row_fault`, if it is an error that the recipe allows."""
+    if not any(code in MISLEADING for code in allow):
+        return None
+    fault = misleading_fault(row)
+    return fault if fault and fault[0] in allow and severity(fault[0]) == "error" else None
 
 
 def cell_fault(column: str, value) -> tuple[str, str] | None:
@@ -93,8 +117,15 @@ def _conversation_fault(column: str, messages) -> tuple[str, str] | None:
         if fault := _message_fault(message):
             code, message = fault
             return code, f"{column}: message {number} {message}"
-    if column != "prompt" and not any(m["role"] == "assistant" for m in messages):
+    replies = [m for m in messages if m["role"] == "assistant"]
+    if column != "prompt" and not replies:
         return "prompt-only", f"{column}: no assistant message"
+    if column == "messages":  # of the sft stage
+        for number, message in enumerate(messages, start=1):
+            if fault := weight_fault(message):
+                return "bad-turn-weight", f"messages: message {number} {fault}"
+        if not any(map(is_trained, replies)):
+            return "prompt-only", "messages: every assistant message is kept out of the loss"
     return None
 
 
@@ -173,13 +204,58 @@ def _order_fault(roles: list[str], asks: bool) -> tuple[str, str] | None:
     return None
 
 
+def reply_fault(row: dict) -> tuple[str, str] | None:
+    """(code, detail) of a fault between the prompt and the replies of a row without other faults, or None."""
+    replies = {c: row[c] for c in REPLIES if c in row}
+    if not replies:
+        return None
+    prompt = row.get("prompt")
+    if "chosen" in row and row["chosen"] == row["rejected"]:
+        return "same-pair", "chosen and rejected are equal"
+    if fault := _format_fault(prompt, replies):
+        return "mixed-formats", fault
+    lists = {c: r for c, r in replies.items() if isinstance(r, list)}
+    if isinstance(prompt, list) and (again := [c for c in lists if lists[c][: len(prompt)] == prompt]):
+        return "prompt-repeated", f"{again[0]} begins with the prompt: the sequence would contain it twice"
+    if not isinstance(prompt, list) and len(lists) == 2 and _asked(row["chosen"]) != _asked(row["rejected"]):
+        return "pair-prompts-differ", "chosen and rejected answer different prompts"
+    return None
+
+
+def _format_fault(prompt, replies: dict) -> str | None:
+    kinds = {c: "string" if isinstance(r, str) else "list of messages" for c, r in replies.items()}
+    if len(set(kinds.values())) > 1:
+        return " and ".join(f"{c} is a {kind}" for c, kind in kinds.items())
+    reply, kind = next(iter(kinds.items()))
+    if prompt is None or isinstance(prompt, str) == (kind == "string"):
+        return None
+    # For pairs, upstream uses the messages with which both replies begin as the prompt, if there are any (TRL
+    # data_utils.py, maybe_extract_prompt). It does not for single replies.
+    if len(replies) == 2 and kind != "string" and replies[reply][0].get("role") != "assistant":
+        return None
+    return f"prompt is a {'string' if isinstance(prompt, str) else 'list of messages'} and {reply} a {kind}"
+
+
+def _asked(messages: list[dict]) -> list[tuple]:
+    """The prompt of a pair."""
+    return [(m["role"], m.get("content")) for m in messages if m["role"] in ("system", "user")]
+
+
+def unused_weight(row: dict) -> tuple[str, str] | None:
+    """turn-weight-unused, with the first message of a row whose weight has no effect."""
+    for column in CONVERSATIONS:
+        if isinstance(row.get(column), list) and (message := find_without_effect(column, row[column])):
+            return "turn-weight-unused", f"{column}: {message}"
+    return None
+
+
 @dataclass
 class Places:
     """Where one fault was found: the first place and detail, and the row (or line) numbers."""
 
     where: str
     message: str
-    numbers: list[int] = field(default_factory=list)
+    numbers: list[int | str] = field(default_factory=list)
 
     def sentence(self, unit: str = "rows", of: int | None = None) -> str:
         """The first detail; with more than one row, also their numbers, and how many there are."""
@@ -190,7 +266,7 @@ class Places:
         )
 
 
-def listed(numbers: list[int]) -> str:
+def listed(numbers: list[int | str]) -> str:
     """`2, 9, 12, 15, 20 and 3 more`."""
     more = f" and {len(numbers) - SHOWN} more" if len(numbers) > SHOWN else ""
     return ", ".join(map(str, numbers[:SHOWN])) + more
@@ -215,7 +291,7 @@ class Faults:
         self.unit = unit
         self.places: dict[str, Places] = {}
 
-    def add(self, code: str, message: str, where: str, number: int) -> None:
+    def add(self, code: str, message: str, where: str, number: int | str) -> None:
         self.places.setdefault(code, Places(where, message)).numbers.append(number)
 
     def findings(self, fixes: dict[str, str] | None = None) -> list[Finding]:
@@ -234,6 +310,5 @@ def severity(code: str) -> str:
 
 def fix(code: str) -> str:
     """The fix for a row fault."""
-    if code in MISLEADING:
-        return MISLEADING[code][1]
-    return f"{UNTRAINABLE[code]}; `allow: {{{code}: reason}}` leaves such rows out"
+    own = MISLEADING[code][1] if code in MISLEADING else UNTRAINABLE[code]
+    return own if severity(code) == "warning" else f"{own}; `allow: {{{code}: reason}}` leaves such rows out"

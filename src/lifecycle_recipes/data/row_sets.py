@@ -1,23 +1,23 @@
 """The rows that a run will train and evaluate on, read before it starts: plain dicts, each with its place.
 
-Columns, rows and their order are those of `data.sources.load_data` (both use selection.py). Local files are
-read without importing datasets.
+Columns, rows and their order are those of `data.sources.load_data` (both use row_files.py, formats.py and
+selection.py). Local files are read without importing datasets.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ..finding import Finding, Refusal
 from .config import DataConfig, Source, stage_columns
+from .formats import converter
+from .provenance import Place
 from .row_faults import why_left_out
-from .row_files import check_local, empty_file, line_step, read_lines
-from .selection import choose_rows, name_columns, split, text_columns
-from .sources import read_hub, unreadable_file
+from .row_files import READ_ERRORS, check_local, empty_file, find_files, read_file, row_step, unreadable_file
+from .selection import choose_rows, hold_out, name_columns, text_columns
+from .sources import read_hub
 
 if TYPE_CHECKING:
     from ..recipe.read import RawRecipe
@@ -31,7 +31,7 @@ class RowSet:
     """Rows of one source for one use, with our column names and in training order.
 
     numbers: row numbers in the file, from 1. lines: line numbers instead, if the file has one row per line.
-    partly: the source has more rows than were read.
+    partly: the source has more rows than were read. files: the file of every row, if there are several.
     """
 
     use: Literal["train", "eval"]
@@ -40,6 +40,7 @@ class RowSet:
     lines: list[int] | None = None
     numbers: list[int] = field(default_factory=list)
     partly: bool = False
+    files: list[str] = field(default_factory=list)
 
     def number(self, i: int) -> int:
         """The line or row number of `rows[i]`, from 1."""
@@ -47,7 +48,15 @@ class RowSet:
 
     def where(self, i: int) -> str:
         """`file:line`, or `source, row N`, of `rows[i]`."""
-        return f"{self.path}:{self.number(i)}" if self.lines else f"{self.path}, row {self.number(i)}"
+        return str(self.place(i))
+
+    def place(self, i: int) -> Place:
+        """The place of `rows[i]` in its source."""
+        return Place(self.files[i] if self.files else self.path, self.number(i), self.unit)
+
+    def label(self, i: int) -> int | str:
+        """The number of `rows[i]`, with its file if there are several."""
+        return f"{self.files[i]}:{self.number(i)}" if self.files else self.number(i)
 
     @property
     def unit(self) -> str:
@@ -59,7 +68,8 @@ class RowSet:
         lines = [self.lines[i] for i in indices] if self.lines else None
         numbers = None if lines else [self.number(i) for i in indices]
         rows = [self.rows[i] for i in indices]
-        return RowSet(use, self.path, rows, lines, numbers or [], self.partly)
+        files = [self.files[i] for i in indices] if self.files else []
+        return RowSet(use, self.path, rows, lines, numbers or [], self.partly, files)
 
 
 def read_row_sets(raw: RawRecipe) -> tuple[list[RowSet], list[Finding]]:
@@ -91,38 +101,45 @@ def _config(values: dict) -> DataConfig:
 
 
 def _read(source: Source, use: str, columns, seed: int) -> tuple[RowSet, list[Finding]]:
-    rows, lines, partly, findings = _read_rows(source)
+    row_set, findings = _read_rows(source, use)
+    rows = row_set.rows
     if not rows:
         if not findings:
             raise empty_file(source.path)
-        return RowSet(use, source.path, []), findings
+        return row_set, findings
     # As in Arrow, a file has every column that any of its rows has.
     has = list(dict.fromkeys(key for row in rows for key in row))
-    theirs = name_columns(source, *columns, has)
-    rows = [{ours: row.get(name) for ours, name in theirs.items()} for row in rows]
-    row_set = RowSet(use, source.path, rows, lines, partly=partly)
-    kept, _ = choose_rows(rows, text_columns(columns[0]), None if partly else source.max_rows, seed)
+    theirs = name_columns(source, *columns, has, rows)
+    convert = converter(source, columns[0])
+    row_set.rows = [convert({ours: row.get(name) for ours, name in theirs.items()}) for row in rows]
+    most = None if row_set.partly else source.max_rows
+    kept, _ = choose_rows(row_set.rows, text_columns(columns[0]), most, seed)
     return row_set.pick(kept, use) if len(kept) < len(rows) else row_set, findings
 
 
-def _read_rows(source: Source) -> tuple[list[dict], list[int] | None, bool, list[Finding]]:
-    """(rows, line numbers, whether there are more rows, findings) of one source."""
+def _read_rows(source: Source, use: str) -> tuple[RowSet, list[Finding]]:
+    """The rows of one source as they are stored, and findings."""
     if not check_local(source.path):
         rows, partly = _some(read_hub(source))
-        return rows, None, partly, []
-    path = Path(source.path)
+        return RowSet(use, source.path, rows, partly=partly), []
+    files = find_files(source.path)
     try:
-        if path.suffix == ".parquet":
-            rows, partly = _read_parquet(path)
-        elif path.suffix == ".json" and (found := _read_json(path)) is not None:
-            rows, partly = found, False
-        else:
-            step = line_step(path, MOST_ROWS, MOST_BYTES)
-            rows, lines, findings = read_lines(path, step)
-            return rows, lines, step > 1, findings
-    except (OSError, ValueError) as error:
+        step = row_step(files, MOST_ROWS, MOST_BYTES)
+    except READ_ERRORS as error:
         raise unreadable_file(error, source.path) from error
-    return rows, None, partly, []
+    rows, numbers, of, findings, all_lines = [], [], [], [], True
+    for file in files:
+        found, at, lined, faults = read_file(file, source, step)
+        if not found and not faults and step == 1:
+            raise empty_file(file)
+        rows += found
+        numbers += at
+        of += [file] * len(found) if len(files) > 1 else []
+        findings += faults
+        all_lines = all_lines and lined
+    lines, numbers = (numbers, []) if all_lines else (None, numbers)
+    path = source.path if len(files) > 1 else files[0]
+    return RowSet(use, path, rows, lines, numbers, step > 1, of), findings
 
 
 def _some(dataset) -> tuple[list[dict], bool]:
@@ -130,30 +147,6 @@ def _some(dataset) -> tuple[list[dict], bool]:
     if step > 1:
         dataset = dataset.select(range(0, len(dataset), step))
     return dataset.to_list(), step > 1
-
-
-def _read_parquet(path: Path) -> tuple[list[dict], bool]:
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(path)
-    step = -(-len(table) // MOST_ROWS) or 1
-    if step > 1:
-        table = table.take(list(range(0, len(table), step)))
-    return table.to_pylist(), step > 1
-
-
-def _read_json(path: Path) -> list[dict] | None:
-    """The rows of one JSON document, a list of objects or an object of columns; None for JSON lines."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError:
-        return None
-    if isinstance(document, dict) and document and all(isinstance(v, list) for v in document.values()):
-        return [dict(zip(document, cells, strict=False)) for cells in zip(*document.values(), strict=False)]
-    rows = document if isinstance(document, list) else [document]
-    if not all(isinstance(row, dict) for row in rows):
-        raise ValueError("a .json file holds a list of objects, or one object per line")
-    return rows
 
 
 def _split(sets: list[RowSet], config: DataConfig, raw: RawRecipe) -> list[RowSet]:
@@ -166,9 +159,7 @@ def _split(sets: list[RowSet], config: DataConfig, raw: RawRecipe) -> list[RowSe
                 parts["train", id(row_set)].append(i)
             else:
                 owners.append((row_set, i))
-    for use, indices in zip(
-        ("train", "eval"), split(len(owners), config.eval_fraction, config.seed), strict=True
-    ):
+    for use, indices in zip(("train", "eval"), hold_out(config, len(owners)), strict=True):
         for owner, i in (owners[index] for index in indices):
             parts[use, id(owner)].append(i)
     return [s.pick(parts[use, id(s)], use) for use in ("train", "eval") for s in sets if parts[use, id(s)]]

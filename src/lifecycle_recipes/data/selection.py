@@ -11,30 +11,47 @@ import math
 from collections.abc import Sequence
 
 from ..finding import refuse
-from .config import Source
+from .config import DataConfig, Source
+from .formats import fitting, format_columns
 from .row_faults import CONVERSATIONS
+from .row_files import plain_ending
 
 
-def name_columns(source: Source, required: list[str], optional: list[str], has: list[str]) -> dict[str, str]:
-    """{our name: the source's name} of the columns to read.
+def name_columns(
+    source: Source,
+    required: list[str],
+    optional: list[str],
+    has: list[str],
+    rows: Sequence[dict] = (),
+    partly: bool = False,
+) -> dict[str, str]:
+    """{the format's name: the source's name} of the columns to read.
 
-    Raises Refusal: missing-column, unread-column, column-read-twice.
+    required, optional: of the stage. rows: some of the source, from which the fix is found. partly: `has` is of
+    its first rows only, and an optional column may come later.
+    Raises Refusal: missing-column, unread-column, column-read-twice, and what `format_columns` raises.
     """
+    ours = required
+    required, optional = format_columns(source, required, optional)
     if unread := [c for c in source.columns if c not in (*required, *optional)]:
         reads = ", ".join(map(repr, [*required, *optional]))
+        kind = "this stage" if source.format == "messages" else f"format: {source.format} of this stage"
         raise refuse(
             "unread-column",
-            f"data.sources[].columns names {unread[0]!r}, which this stage does not read",
-            f"it reads {reads}: write one of these on the left of the colon",
+            f"data.sources[].columns names {unread[0]!r}, which {kind} does not read",
+            f"{kind} reads {reads}: write one of these on the left of the colon",
             source.path,
         )
     wanted = {c: source.columns.get(c, c) for c in (*required, *optional)}
     needed = {c: name for c, name in wanted.items() if c in required or source.columns.get(c)}
-    if missing := [name for name in needed.values() if name not in has]:
+    missing = {c: n for c, n in needed.items() if n not in has and not (partly and c in optional)}
+    if missing:
+        maps = ", ".join(f"{column}: <its name>" for column in missing)
         raise refuse(
             "missing-column",
-            f"no column {', '.join(map(repr, missing))}; it has {', '.join(map(repr, has))}",
-            "map the column name: `columns: {" + required[0] + ": <its name>}`, or use another file",
+            f"no column {', '.join(map(repr, missing.values()))}; it has {', '.join(map(repr, has))}",
+            fitting(source, rows, has, ours)
+            or f"map the column name: `columns: {{{maps}}}`, or use another file",
             source.path,
         )
     found = {c: name for c, name in wanted.items() if name in has}
@@ -74,6 +91,17 @@ def sample(rows: int, max_rows: int | None, seed: int) -> list[int] | None:
     if max_rows is None or max_rows >= rows:
         return None
     return _permutation(rows, seed)[:max_rows]
+
+
+def hold_out(config: DataConfig, rows: int) -> tuple[list[int], list[int]]:
+    """(train, held-out) indices of the joined rows of `config.sources`, by `eval_fraction`.
+
+    Neighbouring parts of a text resemble each other: of .txt files alone, the last part is held out.
+    """
+    if all(plain_ending(source.path) == ".txt" for source in config.sources):
+        kept = rows - math.ceil(config.eval_fraction * rows)
+        return list(range(kept)), list(range(kept, rows))
+    return split(rows, config.eval_fraction, config.seed)
 
 
 def split(rows: int, fraction: float, seed: int) -> tuple[list[int], list[int]]:

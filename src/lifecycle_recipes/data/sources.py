@@ -2,21 +2,46 @@
 
 import atexit
 import hashlib
+import json
 import logging
 import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterable
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 from ..finding import Refusal, refuse
 from ..record.parents import hash_file
 from .config import DataConfig, Source
-from .provenance import number_rows
-from .row_faults import SAME_PAIR, Faults, count_characters, row_fault, why_left_out
-from .row_files import BUILDERS, LINED, check_local, empty_file, find_bad_line, require_text
-from .selection import choose_rows, name_columns, split, text_columns
+from .formats import converter, converts, format_columns, is_simple, name_map
+from .joining import join
+from .provenance import file_of, number_rows
+from .row_faults import (
+    CONVERSATIONS,
+    FAULT,
+    SAME_PAIR,
+    Faults,
+    count_characters,
+    row_fault,
+    why_left_out,
+)
+from .row_files import (
+    BUILDERS,
+    check_local,
+    each_row,
+    empty_file,
+    find_bad_line,
+    find_files,
+    has_bom,
+    require_text,
+    unreadable_file,
+)
+from .selection import choose_rows, hold_out, name_columns, text_columns
+
+# Options of a source that change its rows; they join the fingerprint where they are set.
+_OPTIONS = ("columns", "roles", "system", "field", "format", "text_by")
 
 
 def load_data(
@@ -56,7 +81,7 @@ def load_data(
     held_out = reader.concatenate(config.eval_sources, "eval")
     if config.eval_fraction:
         digest.update(f"eval_fraction {config.eval_fraction} seed {config.seed}".encode())
-        kept, out = split(len(train), config.eval_fraction, config.seed)
+        kept, out = hold_out(config, len(train))
         if not kept:
             raise refuse(
                 "no-rows", "data.eval_fraction leaves no rows to train on", "lower data.eval_fraction"
@@ -85,17 +110,11 @@ class _Reader:
 
     def concatenate(self, sources: list[Source], use: str):
         """All rows of `sources` as one Dataset; None without sources to evaluate on."""
-        from datasets import concatenate_datasets
-
         if not sources:
             if use == "train":
                 raise refuse("no-rows", "data.sources is empty", "add at least one source")
             return None
-        parts = [self.read(source, use) for source in sources]
-        shared = [c for c in parts[0].column_names if all(c in p.column_names for p in parts)]
-        joined = (
-            concatenate_datasets([p.select_columns(shared) for p in parts]) if len(parts) > 1 else parts[0]
-        )
+        joined = join([self.read(source, use) for source in sources], [source.path for source in sources])
         if not len(joined):
             raise self.nothing_left(use, ", ".join(s.path for s in sources))
         return joined
@@ -108,22 +127,82 @@ class _Reader:
 
     def read(self, source: Source, use: str):
         """The rows of one source that are used, with our column names."""
-        rows = _read(source, self.digest, self.scratch)
+        self.faults: dict[int, tuple[str, str]] = {}
+        rows, files = self.read_files(source)
         entry = {"path": source.path, "split": source.split, "rows": len(rows), "use": use}
+        # A source of several files also has the number of rows of each.
+        entry |= {"files": files} if len(files) > 1 else {}
         self.ledger["sources"].append(entry)
-        rows = self.keep_columns(rows, source)
         texts = text_columns(self.required)
         kept, blank = choose_rows(
             rows.select_columns(texts) if texts else rows, texts, source.max_rows, self.seed
         )
         self.book("empty text", blank)
         self.book("max_rows", len(rows) - blank - len(kept))
-        faulty = self.check_rows(rows.select(kept), kept, source.path)
+        faulty = self.check_rows(rows.select(kept), kept, entry)
         kept = [i for i in kept if i not in faulty]
         entry |= {"kept": len(kept), "characters": self.characters}
         rows = number_rows(rows, sum(source["rows"] for source in self.ledger["sources"][:-1]))
         rows = rows.select(kept) if len(kept) < len(rows) else rows
         return _copy(rows, self.scratch) if self.scratch and not check_local(source.path) else rows
+
+    def read_files(self, source: Source) -> tuple:
+        """(Dataset with our columns, [path, rows] of every file); faults of rows are added to `self.faults`."""
+        format_columns(source, self.required, self.optional)
+        unset, values = asdict(Source("")), asdict(source)
+        if options := sorted((n, values[n]) for n in _OPTIONS if values[n] != unset[n]):
+            self.digest.update(repr(options).encode())
+        if not check_local(source.path):
+            stored = read_hub(source, self.digest)
+            rows = self.convert_rows(stored, source, 0) if converts(source) else self.plain(stored, source, 0)
+            return rows, [[source.path, len(rows)]]
+        parts, files = [], []
+        for path in find_files(source.path):
+            self.digest.update(hash_file(path).encode())
+            first = sum(rows for _, rows in files)
+            stored = _load(path, self.scratch) if is_stored_plainly(path, source) else None
+            if stored is None:
+                part = self.convert_rows(each_row(path, source), source, first, path)
+            else:
+                part = self.plain(stored, source, first)
+            parts.append(part)
+            files.append([path, len(part)])
+        return join(parts, [path for path, _ in files]), files
+
+    def plain(self, stored, source: Source, first: int):
+        """Rows in the stage's own columns; converted only where messages are stored in another way."""
+        rows = self.keep_columns(stored, source)
+        return rows if _has_plain_messages(rows) else self.convert_rows(stored, source, first)
+
+    def convert_rows(self, rows: Iterable[dict], source: Source, first: int, path: str = ""):
+        """The rows in the columns of the stage, one by one through a file of JSON lines.
+
+        first: the number in the source of the first row.
+        """
+        theirs = name_map(source, self.required, self.optional)
+        convert = converter(source, self.required)
+        has, head, number = {}, [], -1
+        directory = str(self.scratch or until_exit())
+        with tempfile.NamedTemporaryFile(
+            "w", suffix=".jsonl", dir=directory, delete=False, encoding="utf-8"
+        ) as file:
+            for number, stored in enumerate(rows):
+                has |= dict.fromkeys(stored)
+                head += [stored] if not number else []
+                row = {ours: stored.get(name) for ours, name in theirs.items()}
+                row = convert(row)
+                if fault := row.pop(FAULT, None):
+                    self.faults[first + number] = tuple(fault)
+                cells = {c: row.get(c) for c in self.required}
+                cells |= {c: row[c] for c in self.optional if row.get(c) is not None}
+                file.write(json.dumps(cells, ensure_ascii=False) + "\n")
+        if number < 0:
+            raise empty_file(path or source.path)
+        name_columns(source, self.required, self.optional, list(has), head)
+        try:
+            return _load_with("json", file.name, self.scratch)
+        except Exception as error:
+            raise unreadable_file(error, path or source.path) from error
 
     def book(self, reason: str, rows: int) -> None:
         if rows:
@@ -131,24 +210,26 @@ class _Reader:
 
     def keep_columns(self, rows, source: Source):
         """The columns that the stage reads, renamed according to `source.columns`."""
-        theirs = name_columns(source, self.required, self.optional, rows.column_names)
-        if source.columns:
-            self.digest.update(repr(sorted(source.columns.items())).encode())
+        head = [rows[0]] if len(rows) else []
+        theirs = name_columns(source, self.required, self.optional, rows.column_names, head)
         rows = rows.select_columns(list(dict.fromkeys(theirs.values())))
         return rows.rename_columns({name: ours for ours, name in theirs.items() if ours != name})
 
-    def check_rows(self, rows, numbers: list[int], path: str) -> set[int]:
+    def check_rows(self, rows, numbers: list[int], entry: dict) -> set[int]:
         """Refuse faulty rows, on which upstream would train silently; return those that the recipe allows.
 
-        numbers: row numbers in the file, from 0.
+        numbers: row numbers in the source, from 0. entry: of the source, in the ledger.
         """
         faults, gone, self.characters = Faults(), set(), 0
         for number, row in zip(numbers, rows, strict=True):
+            row = {FAULT: self.faults[number]} if number in self.faults else row
             if reason := why_left_out(row, self.allow, self.required):
                 self.book(reason, 1)
                 gone.add(number)
             elif fault := row_fault(row, self.required):
-                faults.add(*fault, f"{path}, row {number + 1}", number + 1)
+                path, index = file_of(entry, number)
+                label = f"{path}:{index + 1}" if "files" in entry else index + 1
+                faults.add(*fault, f"{path}, row {index + 1}", label)
             else:
                 self.characters += count_characters(row)
         if findings := faults.findings():
@@ -156,28 +237,58 @@ class _Reader:
         return gone
 
 
-def _read(source: Source, digest, scratch: str | Path | None):
-    """One source as a Dataset; adds its content (file) or identity (Hub) to the digest."""
-    from datasets import load_dataset
+def is_stored_plainly(path: str, source: Source) -> bool:
+    """Whether `datasets` reads the file as `each_row` does, and no row of it has to be converted."""
+    if converts(source) or source.field or Path(path).suffix not in BUILDERS:
+        return False
+    if Path(path).suffix == ".parquet":
+        return True
+    return not has_bom(path) and (Path(path).suffix != ".txt" or source.text_by == "line")
 
-    if not check_local(source.path):
-        return read_hub(source, digest)
-    path = Path(source.path)
-    require_text(path)
-    digest.update(hash_file(path).encode())
+
+def _has_plain_messages(rows) -> bool:
+    """Whether all conversations are lists of messages whose content is a string."""
+    from datasets import Value
+
+    for column in (c for c in CONVERSATIONS if c in rows.column_names):
+        feature = rows.features[column]
+        if isinstance(feature, Value):
+            if column == "messages" and feature.dtype != "null":
+                return False  # messages as JSON
+            continue
+        message = getattr(feature, "feature", None)
+        if isinstance(message, dict):
+            if not isinstance(message.get("content", Value("null")), Value):
+                return False
+        # Messages with different keys have no type of their own.
+        elif not all(isinstance(messages, list) and is_simple(messages) for messages in rows[column]):
+            return False
+    return True
+
+
+def _load(path: str, scratch: str | Path | None):
+    """The rows of a file that is stored plainly, as a Dataset; None if Arrow finds no type for a column."""
+    require_text(Path(path))
     try:
-        # A local file has one split, whatever its name in the recipe; `datasets` names it train.
-        with _quiet("datasets.packaged_modules.json.json"):
-            cache = str(scratch or until_exit())
-            rows = load_dataset(BUILDERS[path.suffix], data_files=str(path), split="train", cache_dir=cache)
+        rows = _load_with(BUILDERS[Path(path).suffix], path, scratch)
     except Exception as error:
         # Upstream's errors (DatasetGenerationError, UnicodeDecodeError, ...) have neither file nor line.
-        if path.suffix in LINED:
-            find_bad_line(path)
-        raise unreadable_file(error, source.path) from error
+        if Path(path).suffix == ".parquet":
+            raise unreadable_file(error, path) from error
+        if Path(path).suffix in (".jsonl", ".txt"):
+            find_bad_line(Path(path))
+        return None
     if not len(rows):
-        raise empty_file(source.path)
+        raise empty_file(path)
     return rows
+
+
+def _load_with(builder: str, path: str, scratch: str | Path | None):
+    from datasets import load_dataset
+
+    # A local file has one split, whatever its name in the recipe; `datasets` names it train.
+    with _quiet("datasets.packaged_modules.json.json"):
+        return load_dataset(builder, data_files=path, split="train", cache_dir=str(scratch or until_exit()))
 
 
 def until_exit() -> str:
@@ -194,11 +305,6 @@ def _copy(rows, scratch: str | Path):
     directory = tempfile.mkdtemp(dir=scratch)
     rows.save_to_disk(directory)
     return load_from_disk(directory)
-
-
-def unreadable_file(error: Exception, path: str) -> Refusal:
-    cause = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
-    return refuse("unreadable-file", cause, "open it with `datasets.load_dataset`", path)
 
 
 @contextmanager

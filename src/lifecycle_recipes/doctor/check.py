@@ -10,13 +10,15 @@
 
 import contextlib
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from ..exit_status import is_main_process
-from ..finding import Finding, Refusal
+from ..finding import Finding, Refusal, refuse
 from ..layouts.layout import Layout
 from ..quiet import quiet
 from ..recipe.read import RawRecipe, read_recipe, real_path
@@ -31,13 +33,8 @@ LEVELS = (1, 2, 3)
 NAMES = {1: "recipe and files", 2: "rows and tokens", 3: "the built trainer"}
 # Missing on this machine or at this time: a warning if a recipe is only checked, an error if it is run.
 HERE = {"missing-package", "no-hub-token", "push-offline", "not-cached", "missing-revision", "disk-too-small"}
-HERE |= {
-    "layout-gpus",
-    "fp8-unsupported",
-    "output-dir-finished",
-    "output-dir-other-run",
-    "output-dir-not-ours",
-}
+HERE |= {"layout-gpus", "fp8-unsupported", "task-not-cached", "no-wandb-login", "precision-on-cpu"}
+HERE |= {"output-dir-finished", "output-dir-other-run", "output-dir-not-ours"}
 # The rows can be checked without the parents, and their tokens without a gate that passed.
 NO_TOKENIZER = ("parent-missing", "parent-unfinished", "parent-no-weights")
 
@@ -91,7 +88,7 @@ class Report:
                 found, allow = refusal.findings, {}
         self.reached = max(self.reached, level)
         for finding in found:
-            if finding.code in allow and finding.code not in NEVER_WAIVED:
+            if _is_waived(finding, allow):
                 self.allowed[finding.code] = allow[finding.code]
             elif finding not in self.findings:
                 self.findings.append(finding)
@@ -132,7 +129,8 @@ def check(
         raw.layout = read_layout(raw)
         return find_in_recipe(raw)
 
-    report.run_level(1, allow, recipe_level)
+    guard = partial(_named_if_it_fails, overrides or [])
+    report.run_level(1, allow, guard(recipe_level))
     for level in LEVELS[1:upto]:
         report.stopped = _why_not(report, raw, level)
         if report.stopped or level > _last_level(raw):
@@ -141,15 +139,39 @@ def check(
         if level == 2:
             # A parent that does not exist yet has no tokenizer.
             tokens = not (_lacks(report, *NO_TOKENIZER) or lacking_parents(raw))
-            report.run_level(2, raw.allow, partial(find_in_data, raw, tokens))
+            report.run_level(2, raw.allow, guard(partial(find_in_data, raw, tokens)))
         else:
-            report.run_level(3, raw.allow, lambda: _find_in_built(path, overrides))
+            report.run_level(3, raw.allow, guard(lambda: _find_in_built(path, overrides)))
     if raw is not None and report.reached == _last_level(raw):
         _add_unused_waivers(report, raw)
     report.findings = [replace(f, where=f.where or str(path)) for f in report.findings]
     if raw is not None and not report.errors:
         report.plan = describe(raw)
     return report
+
+
+def _is_waived(finding: Finding, allow: dict[str, str]) -> bool:
+    return finding.code in allow and finding.code not in NEVER_WAIVED
+
+
+def _named_if_it_fails(overrides: list[str], find: Callable[[], Iterable[Finding]]) -> Callable:
+    """`find`, whose unexpected errors become a refusal: the other recipes of a check are still checked."""
+
+    def found() -> list[Finding]:
+        try:
+            return list(find())
+        except Refusal:
+            raise
+        except Exception as error:
+            if "--debug" in overrides:
+                traceback.print_exc()
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            problem = " ".join(f"{type(error).__name__}: {error}".split())
+            message = f"the check itself failed: {problem} ({Path(last.filename).name}:{last.lineno})"
+            fix = "pass --debug for the traceback, and report it: a check names what is wrong"
+            raise refuse("check-failed", message, fix) from error
+
+    return found
 
 
 def _why_not(report: Report, raw: RawRecipe | None, level: int) -> str:
@@ -176,18 +198,21 @@ def _last_level(raw: RawRecipe) -> int:
 
 
 def find_in_data(raw: RawRecipe, tokens: bool = True) -> list[Finding]:
-    """Level 2: findings about the rows of a recipe and, with `tokens`, about their tokens."""
+    """Level 2: findings about the rows of a recipe and, with `tokens`, about their tokens.
+
+    Tokens are looked at if every error in the rows is waived; rows that a waiver leaves out are not.
+    """
     from .row_level.handed_on import handed_on
-    from .row_level.rows import count_rows, find_in_rows, read_row_sets
+    from .row_level.rows import count_rows, find_in_rows, read_row_sets, sound_sets
     from .row_level.tokens import find_in_tokens
 
     row_sets, findings = read_row_sets(raw)
     raw.rows = count_rows(row_sets)
     found = handed_on(raw)
     findings += find_in_rows(raw, row_sets) if found is None else found
-    if not tokens or any(f.severity == "error" for f in findings):
+    if not tokens or any(f.severity == "error" and not _is_waived(f, raw.allow) for f in findings):
         return findings
-    return findings + find_in_tokens(raw, row_sets)
+    return findings + find_in_tokens(raw, sound_sets(raw, row_sets))
 
 
 def _find_in_built(path: str, overrides: list[str] | None) -> list[Finding]:
@@ -301,7 +326,7 @@ def _check_layout(recipe: Any, run: Any) -> None:
     record = layout_record(args, raw.layout, runs)
     found = compare(raw.layout, runs) if raw.layout else find_data_parallel(args)
     found += find_in_effective(raw, args, record["data_parallel"])
-    if raw.stage != "ppo":  # PPO does not resume
+    if raw.stage != "ppo" and not run.trained:  # PPO does not resume
         found += find_in_resume(run.earlier_layout, runs, record["global_batch"])
     if is_main_process():
         spent = time.monotonic() - started
@@ -309,7 +334,8 @@ def _check_layout(recipe: Any, run: Any) -> None:
         raw.checked.allowed |= {f.code: raw.allow[f.code] for f in found if f.code in raw.allow}
     if errors := [finding for finding in found if finding.code not in raw.allow]:
         raise Refusal(*errors)
-    run.note(layout=record)
+    if not run.trained:
+        run.note(layout=record)
 
 
 def check_built(trainer: Any, recipe: Any, run: Any) -> None:

@@ -12,6 +12,9 @@ import yaml
 from ..finding import Finding, Refusal
 from ..record.parents import hash_weights, is_local
 from .config import EvaluateConfig
+from .library_tasks import is_library_tag, library_files
+from .rubric import try_rubric
+from .task_faults import find_in_task
 from .tasks import members, missing_data, read_tasks
 
 
@@ -32,7 +35,7 @@ def check_config(config: EvaluateConfig | None, *, produced: tuple[str, ...] = (
                 )
             )
     if config.prompts and Path(config.prompts).is_file():
-        findings += _check_prompts(Path(config.prompts))
+        findings += _check_prompts(Path(config.prompts)) or _check_rubric(config)
     for key in ("against", "reward_model"):
         path = getattr(config, key)
         if path and path not in produced and is_local(path) and not hash_weights(path):
@@ -77,9 +80,8 @@ def _check_companions(config: EvaluateConfig) -> list[Finding]:
 
 
 def _check_tasks(config: EvaluateConfig) -> list[Finding]:
-    # Without include_path the tasks are lm-eval's own. Not checked: building its index takes seconds.
     if not config.include_path:
-        return []
+        return _check_library_tasks(config.tasks)
     if not Path(config.include_path).is_dir():
         message = "evaluate.include_path is not a directory"
         return [
@@ -100,12 +102,37 @@ def _check_tasks(config: EvaluateConfig) -> list[Finding]:
             fix = f"did you mean {near[0]}?" if near else f"the tasks are {', '.join(known) or '(none)'}"
             findings.append(Finding.error("unknown-task", f"unknown task {name}", fix, config.include_path))
         for leaf in leaves:
+            findings += find_in_task(known[leaf])
             for file in missing_data(known[leaf]):
                 message = f"task {leaf} reads a file that does not exist: {file}"
                 findings.append(
                     Finding.error("missing-file", message, "generate the data first", str(known[leaf].path))
                 )
     return findings
+
+
+def _check_library_tasks(names: list[str]) -> list[Finding]:
+    known = library_files()
+    unknown = [name for name in names if known and name not in known and not is_library_tag(name)]
+    findings = []
+    for name in unknown:
+        near = get_close_matches(name, known, n=1, cutoff=0.8)
+        fix = (
+            f"did you mean {near[0]}?" if near else "see `lm-eval ls tasks`; for own tasks, set include_path"
+        )
+        message = f"lm-eval has no task {name}"
+        findings.append(Finding.error("unknown-task", message, fix))
+    return findings
+
+
+def _check_rubric(config: EvaluateConfig) -> list[Finding]:
+    if not config.rubric or not Path(config.rubric).is_file():
+        return []
+    try:
+        try_rubric(config.rubric, config.prompts, config.limit)
+    except Refusal as refusal:
+        return refusal.findings
+    return []
 
 
 def _check_prompts(path: Path) -> list[Finding]:

@@ -3,23 +3,34 @@
 import importlib.util
 import json
 import math
+import os
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-from ..finding import FAILED, Finding, Refusal, refuse
+from ..finding import FAILED, Refusal, refuse
 
 
 def load_module(path: str | Path) -> ModuleType:
-    """Execute a Python file and return it as a module that cannot be imported by name."""
+    """Execute a Python file and return it as a module that cannot be imported by name.
+
+    Raises Refusal rubric-fails, with the line, for whatever the file raises.
+    """
     spec = importlib.util.spec_from_file_location(f"rubric_{Path(path).stem}", path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise _failed("the rubric cannot be imported", error, path) from error
     return module
 
 
 def load_score(path: str | Path) -> Callable[[dict, str], float]:
-    """The file's `score(row, reply) -> 0..1`. Raises Refusal: no-score."""
+    """The file's `score(row, reply) -> 0..1`. Raises Refusal: rubric-fails, no-score.
+
+    The function raises the same for a row on which the rubric fails; status FAILED, since a run may call it.
+    """
     score = getattr(load_module(path), "score", None)
     if not callable(score):
         raise refuse(
@@ -27,14 +38,47 @@ def load_score(path: str | Path) -> Callable[[dict, str], float]:
         )
 
     def checked(row: dict, reply: str) -> float:
-        value = score(row, reply)
+        try:
+            value = score(row, reply)
+        except (Exception, SystemExit) as error:
+            said = f"score(row, reply) fails for the prompt {_short(row.get('prompt'))} and the reply {_short(reply)}"
+            raise _failed(said, error, path) from error
         if not isinstance(value, int | float) or not math.isfinite(value):
             message = f"the rubric's score(row, reply) returned {value!r}, not a number"
-            finding = Finding.error("no-score", message, "return a number from 0 to 1", str(path))
-            raise Refusal(finding, status=FAILED)
+            raise refuse("no-score", message, "return a number from 0 to 1", str(path), FAILED)
         return float(value)
 
     return checked
+
+
+def try_rubric(path: str | Path, prompts: str | Path, limit: int | None = None) -> None:
+    """Score an empty and a short reply to the first prompt, and to the first of each other set of keys.
+
+    Raises Refusal: rubric-fails, no-score. So a mistake in the rubric costs no training.
+    """
+    score = load_score(path)
+    first_of_its_keys = {tuple(row): row for row in reversed(read_prompts(prompts, limit))}
+    for row in reversed(first_of_its_keys.values()):
+        for reply in ("", "Yes."):
+            score(dict(row), reply)
+
+
+def _failed(what: str, error: BaseException, path: str | Path) -> Refusal:
+    """rubric-fails, at the deepest line of the file `path` that the error passed through."""
+    file = os.path.abspath(path)
+    places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError):
+        places.append((error.filename, error.lineno))
+    line = next((line for name, line in reversed(places) if name == file), None)
+    message = f"{what}: {error.msg if isinstance(error, SyntaxError) else repr(error)}"
+    where = f"{path}:{line}" if line else str(path)
+    fix = "correct the rubric; score(row, reply) must return a number for every reply"
+    return refuse("rubric-fails", " ".join(message.split()), fix, where, FAILED)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def read_prompts(path: str | Path, limit: int | None = None) -> list[dict]:

@@ -10,6 +10,14 @@ from pathlib import Path
 
 import yaml
 
+# What lm-eval measures if a task names no metric (lm_eval/api/registry.py, DEFAULT_METRIC_REGISTRY).
+DEFAULT_METRICS = {
+    "loglikelihood": ("perplexity", "acc"),
+    "loglikelihood_rolling": ("word_perplexity", "byte_perplexity", "bits_per_byte"),
+    "multiple_choice": ("acc", "acc_norm"),
+    "generate_until": ("exact_match",),
+}
+
 
 @dataclass(frozen=True)
 class TaskFile:
@@ -19,18 +27,30 @@ class TaskFile:
     config: dict
 
 
+class Function(str):
+    """The text of `!function module.name`; `folder` is that of its YAML, in which the module is looked up."""
+
+    folder: Path
+
+
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that keeps `!function module.name` as its text."""
+    """Safe YAML that keeps `!function module.name` as a Function."""
 
 
-_Loader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
+def _as_function(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Function:
+    function = Function(loader.construct_scalar(node))
+    function.folder = Path(loader.name).parent  # the name of the open file
+    return function
+
+
+_Loader.add_constructor("!function", _as_function)
 
 
 def read_tasks(include_path: str | Path) -> dict[str, TaskFile]:
     """{task or group name: TaskFile} of every YAML below `include_path`. Raises yaml.YAMLError, OSError."""
     found = {}
     for path in sorted(p for p in Path(include_path).rglob("*.yaml") if p.is_file()):
-        config = _read(path)
+        config = read_task(path)
         name = config.get("group") or config.get("task")
         if isinstance(name, str):
             found[name] = TaskFile(path, config)
@@ -40,12 +60,44 @@ def read_tasks(include_path: str | Path) -> dict[str, TaskFile]:
 def members(name: str, tasks: dict[str, TaskFile]) -> list[str]:
     """The single tasks that `name` (a task, a group or a tag) contains; empty if there is no such name."""
     if name in tasks:
-        children = tasks[name].config.get("task")
-        if not isinstance(children, list):
-            return [name]
-        names = [child if isinstance(child, str) else child.get("task", "") for child in children]
-        return [leaf for child in names for leaf in members(child, tasks)]
+        inside = children(tasks[name])
+        return [name] if inside is None else [leaf for child in inside for leaf in members(child, tasks)]
     return [task for task, file in tasks.items() if name in _as_list(file.config.get("tag"))]
+
+
+def children(group: TaskFile) -> list[str] | None:
+    """The names in a group's list, of groups that are written inside it as well; None for a task."""
+    listed = group.config.get("task")
+    return _names(listed) if isinstance(listed, list) else None
+
+
+def _names(listed: list) -> list[str]:
+    names = []
+    for child in listed:
+        inside = child.get("task") if isinstance(child, dict) else child
+        names += _names(inside) if isinstance(inside, list) else [inside] if isinstance(inside, str) else []
+    return names
+
+
+def task_metrics(task: TaskFile) -> tuple[list[str], bool]:
+    """(metrics of a single task as a run records them, without its name; whether its code may add others).
+
+    Source: lm_eval/api/task.py; a metric is appended with each filter but the one named `none`.
+    """
+    config = task.config
+    if "class" in config:  # a task that is written in Python
+        return [], True
+    listed = config.get("metric_list")
+    if listed is None:
+        listed = [
+            {"metric": name} for name in DEFAULT_METRICS.get(config.get("output_type", "generate_until"), ())
+        ]
+    # `!function module.name` is reported under the function's name.
+    named = [entry.get("metric") for entry in listed if isinstance(entry, dict)]
+    metrics = [name.rpartition(".")[2] if isinstance(name, Function) else str(name) for name in named]
+    filters = [str(entry.get("name")) for entry in config.get("filter_list") or [] if isinstance(entry, dict)]
+    names = [m if f == "none" else f"{m}.{f}" for m in metrics for f in filters or ["none"]]
+    return names, "process_results" in config
 
 
 def missing_data(task: TaskFile) -> list[str]:
@@ -54,18 +106,19 @@ def missing_data(task: TaskFile) -> list[str]:
     return [f for f in _leaves(files) if not _is_remote(f) and not glob(f)]
 
 
-def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict:
+def read_task(path: Path, seen: tuple[Path, ...] = ()) -> dict:
     """A task YAML merged with the files that it includes, as in lm-eval: its own keys take precedence."""
     if path in seen:
         raise yaml.YAMLError(f"{path}: its includes are circular")
-    config = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    with path.open(encoding="utf-8") as file:
+        config = yaml.load(file, Loader=_Loader)
     if not isinstance(config, dict):
         raise yaml.YAMLError(f"{path}: a task file must be a mapping of keys")
     if kwargs := config.get("dataset_kwargs"):
         kwargs["data_files"] = _absolute(kwargs.get("data_files"), path.parent)
     merged: dict = {}
     for include in _as_list(config.pop("include", None)):
-        merged |= _read((path.parent / include).resolve(), (*seen, path))
+        merged |= read_task((path.parent / include).resolve(), (*seen, path))
     return merged | config
 
 

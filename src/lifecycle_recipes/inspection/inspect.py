@@ -16,6 +16,7 @@ from ..doctor.trainer_level.trial_build import TrialRun, built_trainer
 from ..finding import Refusal, refuse
 from ..recipe.read import read_recipe
 from .sequences import Sequence, first_batches, sequences
+from .stored_row import stored_and_read
 from .summary import summarise
 from .token_text import Piece, pieces
 from .totals import count, steps
@@ -38,12 +39,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the trainer's dataset. where: the source rows in it. note: its label."""
+    """A row of the trainer's dataset. where: the source rows in it. note: its label.
+
+    stored: (title, text) of a converted row as it is stored and as it is read.
+    """
 
     title: str
     where: str
     note: str
     parts: list[Part]
+    stored: list[tuple[str, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -137,7 +142,8 @@ def show_row(
             give_back_cut(part, trace.whole(held)[held[0]][0])
     note = f"label: {'good' if row['label'] else 'bad'}" if "label" in row else ""
     shown = [Part(p.title, pieces(trainer.processing_class, p), facts(p)) for p in parts]
-    return Row(title, places(trace.origins.of(number)), note, shown)
+    stored = stored_and_read(trace, held[0]) if len(held) == 1 else []
+    return Row(title, places(trace.origins.of(number)), note, shown, stored)
 
 
 def give_back_cut(part: Sequence, whole: list[int]) -> None:

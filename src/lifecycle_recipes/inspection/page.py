@@ -56,7 +56,11 @@ def section(row) -> str:
         for part in row.parts
     )
     where = escape(row.where)
-    return f'<h2>{escape(row.title + note)} <small>{where}</small></h2>\n<div class="row">{parts}</div>\n'
+    stored = "".join(
+        f'<div class="facts">{escape(title)}: {escape(visible(text))}</div>\n' for title, text in row.stored
+    )
+    title = escape(row.title + note)
+    return f'<h2>{title} <small>{where}</small></h2>\n{stored}<div class="row">{parts}</div>\n'
 
 
 def tokens(pieces: list[Piece]) -> str:

@@ -117,11 +117,15 @@ def end_lines(trainer: Trainer, totals: Totals, ends: set[int]) -> list[str]:
 def document_lines(trainer: Trainer, totals: Totals) -> list[str]:
     rows = two_documents(trainer.train_dataset, getattr(trainer, "padding_free", False))
     if rows is None:
-        wrapped = getattr(trainer.args, "packing", False)
-        return ["not separated: rows are filled and split at max_length"] if wrapped else ["one per row"]
+        packing = getattr(trainer.args, "packing", False)
+        if packing and trainer.args.packing_strategy == "wrapped":
+            return ["not separated: rows are filled and split at max_length"]
+        return ["one per row" + (": no two fit into one" if packing else "")]
     lines = [f"{totals.documents:,} in {totals.rows:,} rows"]
     change = change_behind_a_boundary(trainer, *rows)
-    if change is not None:
+    if change is None:
+        lines.append("isolation not measured: the weights are sharded, or not on this machine")
+    else:
         verdict = "isolated" if change < 1e-3 else "NOT isolated"
         lines.append(f"{verdict}: changing one changes the activations of the next by {change:.1%}")
     return lines

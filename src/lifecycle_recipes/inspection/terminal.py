@@ -90,6 +90,7 @@ def row_lines(row, paint: Paint, width: int) -> list[str]:
     """A row: its title and its sequences; of a pair, the common prompt once and the replies side by side."""
     note = f"  {row.note}" if row.note else ""
     lines = [f"=== {row.title}{note}  ({visible(row.where)})"]
+    lines += [f"{title + ':':<9}{visible(text)}" for title, text in row.stored]
     if [part.title for part in row.parts] == ["chosen", "rejected"]:
         return lines + pair_lines(row.parts, paint, width)
     for part in row.parts:

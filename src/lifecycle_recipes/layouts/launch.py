@@ -3,12 +3,14 @@
 `accelerate launch` loses a stage's exit status (it becomes 1), prints a traceback of its own below a
 refusal, and ends at a SIGTERM without forwarding it to the stage. So `lifecycle run` prints an
 `accelerate launch` line, and `main` here runs it with accelerate's own parser and launchers, but forwards
-exit statuses and signals. With a single process, the stage replaces the launcher, which then needs no memory.
+exit statuses and signals. A single process is not started: the stage runs in the launcher's process, or replaces
+it where that must start with other variables.
 """
 
 import contextlib
 import logging
 import os
+import runpy
 import shlex
 import signal
 import sys
@@ -57,10 +59,11 @@ def require_one_machine(layout: Layout) -> None:
         raise refuse("layout-machines", message, fix)
 
 
-def start(command: list[str]) -> None:
-    """Print the command and replace this process with it; does not return."""
+def start(command: list[str], layout: Layout) -> None:
+    """Print the command and replace this process with it; does not return. layout: what the command requests."""
     print("+ " + shlex.join(command), flush=True)
     quiet()  # its variables must be set before the imports of the stage
+    set_thread_variables(layout)
     if command[0].endswith("="):
         os.environ[command[0].removesuffix("=")] = ""
         command = command[1:]
@@ -68,6 +71,19 @@ def start(command: list[str]) -> None:
         command[1:] if command[0] == "python" else ["-m", "lifecycle_recipes.layouts.launch", *command[2:]]
     )
     os.execv(sys.executable, [sys.executable, *arguments])
+
+
+def set_thread_variables(layout: Layout) -> None:
+    """Set what accelerate will set for one process on the CPU, so that `become` has nothing left to change.
+
+    As accelerate/commands/launch.py and utils/launch.py do. If they ever differ, the stage is started as a
+    process of its own, which takes a second longer.
+    """
+    if layout.kind == "single" and layout.processes == 1 and layout.cpu:
+        import psutil
+
+        os.environ |= {"KMP_AFFINITY": "granularity=fine,compact,1,0", "KMP_BLOCKTIME": "1"}
+        os.environ.setdefault("OMP_NUM_THREADS", str(psutil.cpu_count(logical=False) or 1))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -96,8 +112,10 @@ def launch_workers(argv: list[str] | None) -> NoReturn:
 
 
 def become(handed_on: Sequence[int], args) -> None:
-    """accelerate's simple_launcher, with exec instead of a child process.
+    """accelerate's simple_launcher without a child process: the stage runs here, or by exec.
 
+    torch was imported here already, which takes a second. It and CUDA read their variables when they start, so the
+    stage may run here only if accelerate changes none but its own.
     handed_on: signals received so far. There was no worker yet: they are for this process.
     """
     from accelerate.utils.launch import prepare_simple_launcher_cmd_env
@@ -106,7 +124,15 @@ def become(handed_on: Sequence[int], args) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if handed_on:
         raise KeyboardInterrupt
-    os.execvpe(command[0], command, environment)
+    changed = {name for name, value in environment.items() if os.environ.get(name) != value}
+    if not args.module or any(not name.startswith("ACCELERATE_") for name in changed):
+        os.execvpe(command[0], command, environment)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    logging.disable(logging.NOTSET)
+    os.environ |= environment
+    sys.argv = [args.training_script, *args.training_script_args]
+    runpy.run_module(args.training_script, run_name="__main__", alter_sys=True)
+    sys.exit()
 
 
 def on_cpu_if_asked(launcher: Callable) -> Callable:

@@ -69,9 +69,14 @@ def asked_layout(on_cpu: bool = False) -> Layout | None:
     if asked is None:
         return None
     config, flags = asked
-    if config is None and not any(os.path.exists(device) for device in ACCELERATORS):
+    if config is None and not has_accelerator():
         on_cpu = True  # no file sets a device, and the machine has no accelerator
     return read_layout(config, flags | {"use_cpu": on_cpu or flags.get("use_cpu")})
+
+
+def has_accelerator() -> bool:
+    """Whether this machine has the device file of a GPU or another accelerator."""
+    return any(os.path.exists(device) for device in ACCELERATORS)
 
 
 def find_layout(name: str | None) -> Path:

@@ -9,9 +9,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..doctor.recipe_level.paths import named_paths
 from ..finding import Finding, Refusal, refuse
 from ..recipe.overrides import FLAGS
+from ..recipe.paths import paths
 from ..recipe.read import RawRecipe, read_recipe, real_path
 from ..record.gate import parse
 
@@ -113,7 +113,7 @@ def read_life(places: list[str], arguments: list[str]) -> list[Stage]:
 
 def inputs_of(raw: RawRecipe) -> list[str]:
     """Every path that a recipe reads."""
-    return [path for name, path in named_paths(raw.values) if not name.endswith("output_dir")]
+    return [mapping[key] for name, mapping, key in paths(raw.values) if key != "output_dir"]
 
 
 def named_in_gate(raw: RawRecipe) -> list[str]:

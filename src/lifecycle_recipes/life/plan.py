@@ -9,8 +9,8 @@ from ..doctor.recipe_level.output import earlier_run
 from ..finding import refuse
 from ..layouts.launch import UNLAUNCHED
 from ..recipe.read import real_path
+from ..record.checkpoints import last_checkpoint
 from ..record.gate import judge
-from ..record.output_dir import last_checkpoint
 from ..record.run import is_done
 from .graph import Stage, ancestors, descendants
 
@@ -61,9 +61,11 @@ def find_states(stages: list[Stage]) -> dict[str, str]:
 
 
 def can_resume(stage: Stage) -> bool:
-    """Whether output_dir contains an unfinished run of this recipe with a complete checkpoint."""
+    """Whether output_dir contains an unfinished run of this recipe, trained or with a complete checkpoint."""
     earlier, same = earlier_run(stage.raw)
-    return same and earlier["status"] != "done" and bool(last_checkpoint(Path(stage.raw.output_dir)))
+    if not same or earlier["status"] == "done":
+        return False
+    return bool(earlier.get("trained") or last_checkpoint(Path(stage.raw.output_dir)))
 
 
 def passes(stage: Stage) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..finding import refuse
+from ..finding import Refusal, refuse
+from ..record.file import read_record
 from ..record.parents import is_local
 from .lora_targets import is_plain_name
 
@@ -59,15 +61,27 @@ def _trains_embeddings(config) -> bool:
 def adapter_base(path: str) -> str | None:
     """The base of the adapter at `path`, a path or a Hub id; None if `path` is not an adapter or names none.
 
-    The base that the adapter's config names. If the run was moved, the merged base (models/load.py) next to
-    the adapter.
+    The base that the adapter's config names. If that directory does not exist: the merged base (models/load.py)
+    next to the adapter, or the parent where its run's record says that it lies, seen from the adapter.
     """
     if not is_adapter(path):
         return None
     base = _adapter_config(path).get("base_model_name_or_path")
+    if base is not None and Path(base).is_dir():
+        return base
     beside = Path(path) / MERGED_BASE
-    moved = base is None or not Path(base).is_dir()
-    return str(beside) if moved and beside.is_dir() else base
+    moved = [beside, _recorded_parent(path)]
+    return next((str(place) for place in moved if place and place.is_dir()), base)
+
+
+def _recorded_parent(path: str) -> Path | None:
+    """The local parent of the run at `path`, if the adapter was trained on it and not on a merged base."""
+    try:
+        parent = read_record(path)["parents"]["model"]
+    except (Refusal, KeyError, TypeError):
+        return None
+    place = Path(os.path.normpath(Path(path).resolve() / parent["relative"]))
+    return None if is_adapter(str(place)) else place
 
 
 def model_below(path: str) -> str:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from ..finding import refuse
 from ..record.parents import is_local
 from .adapters import model_below
 
@@ -35,6 +36,35 @@ def model_config(path: str, revision: str | None = None) -> dict:
     """config.json of the model or of an adapter's base; of a multimodal one, with the keys of text_config."""
     config = read_json(model_below(path), "config.json", revision)
     return config | (config.get("text_config") or {})
+
+
+def longest_sequence(config: dict) -> int | None:
+    """The number of positions of a model, from its `model_config`; None if that has no limit.
+
+    Learned positions end at max_position_embeddings (GPT-2: n_positions). RoPE scaling multiplies the positions
+    of pretraining by its factor, and some configs give the product, others the positions of pretraining.
+    """
+    longest = config.get("max_position_embeddings") or config.get("n_positions")
+    if not longest:
+        return None
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    per_layer_type = [value for value in rope.values() if isinstance(value, dict)]
+    scaled = [
+        (scaling.get("original_max_position_embeddings") or longest) * (scaling.get("factor") or 1)
+        for scaling in (rope, *per_layer_type)
+    ]
+    return int(max(longest, *scaled))
+
+
+def require_room_for_blocks(block_size: int, config: dict) -> None:
+    """Raise Refusal block-too-long if a model with this config has fewer positions."""
+    longest = longest_sequence(config)
+    if longest and block_size > longest:
+        raise refuse(
+            "block-too-long",
+            f"text.block_size {block_size} exceeds the model's {longest} positions",
+            "lower it, or raise max_position_embeddings",
+        )
 
 
 def local_config(path: str | Path) -> dict:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..finding import refuse
+from ..record.manifest import find_damage, write_manifest
 from ..record.parents import hash_file, is_local
 from .adapters import MERGED_BASE, adapter_has_head, is_adapter, merge_adapter
 from .lora_targets import require_lora_targets
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     import trl
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-MERGED_FROM = "merged_from.json"  # written last: if it exists, the merged base next to it is complete
+MERGED_FROM = "merged_from.json"  # the adapter that a merged base includes
 
 
 def load_tokenizer(path: str, revision: str = "main"):
@@ -59,6 +61,7 @@ def load_causal_lm(model_config: trl.ModelConfig, train_args):
         message = f"{len(missing)} weights are missing and would be random, {missing[0]} first"
         raise refuse("weights-missing", message, "give a run that saved a complete language model", path)
     require_lora_targets(model, model_config)
+    name_base(model, path)
     return keep_4bit_layout(model)
 
 
@@ -87,7 +90,14 @@ def load_reward_model(model_config: trl.ModelConfig, train_args, new_head: bool 
             path,
         )
     require_lora_targets(model, model_config)
+    name_base(model, path)
     return keep_4bit_layout(model)
+
+
+def name_base(model: PreTrainedModel, path: str) -> None:
+    """Let PEFT write an absolute path into adapter_config.json: an adapter is also loaded from elsewhere."""
+    if os.path.isdir(path):
+        model.name_or_path = os.path.abspath(path)
 
 
 def _require_weights(path: str) -> None:
@@ -146,29 +156,40 @@ def keep_4bit_layout(model: PreTrainedModel):
 
 
 def _write_merged_base(path: str, model_config: trl.ModelConfig, train_args, auto_class) -> str:
-    """Merge the adapter chain at `path` into `<output_dir>/base`, once, on rank 0; return the path."""
+    """Merge the adapter chain at `path` into `<output_dir>/base`, once, on rank 0; return the path.
+
+    It is written aside and renamed: a run that is killed meanwhile leaves no half of it.
+    """
+    import torch
+
     target = Path(train_args.output_dir) / MERGED_BASE
     origin = {"adapter": path, "sha256": hash_file(Path(path) / "adapter_model.safetensors")}
     with train_args.main_process_first(local=False, desc="merging the parent's adapter"):
         if not _holds(target, origin):
+            fresh = target.with_name(f"{target.name}.unfinished")
+            for left in (fresh, target):
+                shutil.rmtree(left, ignore_errors=True)
             options = {
                 "dtype": "float32",
                 "trust_remote_code": getattr(train_args, "trust_remote_code", False),
             }
             if auto_class.__name__ == "AutoModelForSequenceClassification":
                 options["num_labels"] = 1
-            with whole_parameters():
-                merge_adapter(path, auto_class, **options).save_pretrained(target)
-            load_tokenizer(path).save_pretrained(target)
-            (target / MERGED_FROM).write_text(json.dumps(origin), encoding="utf-8")
+            # Merging draws random numbers: a new adapter must start from the same ones where it was merged
+            # before and where it is merged now.
+            with whole_parameters(), torch.random.fork_rng(devices=[]):
+                merge_adapter(path, auto_class, **options).save_pretrained(fresh)
+            load_tokenizer(path).save_pretrained(fresh)
+            (fresh / MERGED_FROM).write_text(json.dumps(origin), encoding="utf-8")
+            write_manifest(fresh)
+            fresh.rename(target)
     return str(target)
 
 
 def _holds(target: Path, origin: dict) -> bool:
-    try:
-        return json.loads((target / MERGED_FROM).read_text(encoding="utf-8")) == origin
-    except FileNotFoundError:
+    if find_damage(target):
         return False
+    return json.loads((target / MERGED_FROM).read_text(encoding="utf-8")) == origin
 
 
 @contextmanager

@@ -21,6 +21,9 @@ SPLIT = (
 )
 
 
+DEFAULT_TEMPLATE = "chat_templates/chatml.jinja"
+
+
 @dataclass
 class TokenizerConfig:
     """kind: byte-level BPE, or Unigram over the same bytes. vocab_size: tokens, the special ones included.
@@ -36,8 +39,14 @@ class TokenizerConfig:
     vocab_size: int
     kind: Literal["bpe", "unigram"] = "bpe"
     special_tokens: list[str] = field(default_factory=lambda: list(SPECIAL_TOKENS))
-    chat_template: str = "chat_templates/chatml.jinja"
+    chat_template: str = DEFAULT_TEMPLATE
     text_column: str = "text"
+
+
+def find_template(path: str) -> Path:
+    """The file of `tokenizer.chat_template`. The default is also found beside the package, in the repository."""
+    beside = Path(__file__).parents[3] / path
+    return beside if path == DEFAULT_TEMPLATE and not Path(path).is_file() else Path(path)
 
 
 def build_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> PreTrainedTokenizerFast:
@@ -49,7 +58,8 @@ def build_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> PreTrained
     from transformers import PreTrainedTokenizerFast
 
     check_vocabulary(config.special_tokens, config.vocab_size)
-    if not Path(config.chat_template).is_file():
+    template = find_template(config.chat_template)
+    if not template.is_file():
         raise refuse(
             "missing-file", "the chat template does not exist", "give an existing file", config.chat_template
         )
@@ -79,6 +89,6 @@ def build_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> PreTrained
         bos_token="<|endoftext|>",
         eos_token="<|endoftext|>",
         extra_special_tokens=[t for t in config.special_tokens if t not in SPECIAL_TOKENS[:2]],
-        chat_template=Path(config.chat_template).read_text(encoding="utf-8"),
+        chat_template=template.read_text(encoding="utf-8"),
         clean_up_tokenization_spaces=False,
     )

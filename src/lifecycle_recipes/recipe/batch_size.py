@@ -79,10 +79,6 @@ def find_in_batch_size(raw: Any, processes: int) -> list[Finding]:
     total, (rows, steps) = raw.values.get(KEY), given(raw)
     if total is None:
         return []
-    if wrong := [n for n in (total, rows, steps) if n is not None and n < 1]:
-        return [
-            _error(raw, "bad-value", f"the batch size must be at least 1, not {wrong[0]}", "write 1 or more")
-        ]
     if other := _other_forms(raw):
         return other
     found = share_out(total, processes, rows, steps, least_rows(raw))

@@ -1,8 +1,8 @@
 """Check a located recipe against the JSON schema of its stage, with all mistakes in one pass. No torch.
 
 The schemas use a small part of JSON Schema (type, enum, properties, required, additionalProperties, items,
-anyOf), so that this file can be strict where JSON Schema is not (7.0 is not an integer) and a message can
-name the right value.
+anyOf, and the limits of ranges.py), so that this file can be strict where JSON Schema is not (7.0 is not an
+integer) and a message can name the right value.
 """
 
 import math
@@ -12,7 +12,8 @@ from typing import Any
 from ..finding import Finding
 from ..redact import holds_secret, is_secret
 from .located_yaml import Located
-from .names import REMOVED, RENAMED, has_no_effect
+from .names import OTHER_TOOLS, REMOVED, RENAMED, has_no_effect
+from .ranges import outside
 
 # Python type -> JSON Schema types that it satisfies. An int is a number; a bool is not an int.
 _SATISFIES = {
@@ -88,6 +89,10 @@ class Checker:
             )
         if isinstance(value, float) and not math.isfinite(value):
             return self.say("bad-value", node.where, f"{dotted(path)} must be a finite number, not {value}")
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if number and (allowed := outside(schema, value)):
+            message = f"{dotted(path)} = {show(value)} is outside its range: {allowed}"
+            return self.say("out-of-range", node.where, message)
         choices = schema.get("enum")
         if choices is not None and not any(value == c and type(value) is type(c) for c in choices):
             self.say(
@@ -125,6 +130,17 @@ class Checker:
             with_keys = f" with {', '.join(needs)}" if needs else ""
             self.say("missing-section", where, f"a {self.stage} recipe needs the section `{key}`{with_keys}")
 
+    def may_be_null(self, path: tuple) -> bool:
+        """Whether `--a.b null` sets a value; else it removes the key. True for a key that does not exist."""
+        schema = self.schema
+        for part in path:
+            options = schema.get("anyOf", [schema])
+            below = [o["items"] if "items" in o else o.get("properties", {}).get(part) for o in options]
+            schema = next((s for s in below if s is not None), None)
+            if schema is None:
+                return True
+        return not types_of(schema) or "null" in types_of(schema)
+
     # Messages for unknown keys
 
     def unknown(self, key: Any, path: tuple, known: dict, where: str) -> tuple[str, str, str]:
@@ -145,6 +161,10 @@ class Checker:
             reason = has_no_effect(self.stage, s, key)
             if reason and len(path) < 2:
                 return "no-effect", where, f"{name} has no effect here: {reason}"
+        if key in OTHER_TOOLS:
+            return "renamed-key", where, f"{name} is not a key here: {OTHER_TOOLS[key]}"
+        if path and key in self.schema["properties"]:
+            return "misplaced-key", where, f"{name} belongs at the top level of the recipe"
         owners = [s for s, keys in sections.items() if key in keys and s != section]
         if owners:
             return (
@@ -174,7 +194,7 @@ class Checker:
         return f"{what} {', '.join(owners[place])}"
 
     def nearest(self, key: str, known: dict, sections: dict[str, dict]) -> str:
-        near = _closest(key, known)
+        near = _closest(key, known, 0.7)
         if near:
             return f"did you mean {near}?"
         elsewhere = [(s, n) for s, keys in sections.items() if (n := _closest(key, keys, 0.8))]

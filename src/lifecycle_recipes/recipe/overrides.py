@@ -5,7 +5,7 @@ from ..redact import is_secret
 from .check import Checker, dotted
 from .located_yaml import Located, read_yaml
 
-FLAGS = ("--allow-failed-parent", "--replace", "--debug")
+FLAGS = ("--allow-failed-parent", "--replace", "--debug", "--verbose")
 
 
 def split_arguments(arguments: list[str]) -> tuple[list[tuple[str, str]], set[str], list[Finding]]:
@@ -28,7 +28,7 @@ def split_arguments(arguments: list[str]) -> tuple[list[tuple[str, str]], set[st
             if text.strip():
                 overrides.append((name.removeprefix("--"), text))
             else:
-                message = "has no value: write one after it (null clears a key)"
+                message = "has no value: write one after it (null removes a key)"
                 findings.append(Finding.error("valueless-override", message, "", name))
     return overrides, flags, findings
 
@@ -50,7 +50,12 @@ def apply_overrides(tree: Located, overrides: list[tuple[str, str]], checker: Ch
         seen[path] = flag
         # the checker rejects the key of a secret, so its value is not used
         value = Located(None, flag) if is_secret(path[-1]) else _value(flag, text, checker)
-        if value is not None:
+        if value is None:
+            continue
+        is_item = path[-1].isdigit()
+        if value.value is None and not is_item and not checker.may_be_null(path):
+            _remove(tree, path)
+        else:
             _put(tree, path, value, checker)
 
 
@@ -84,6 +89,20 @@ def _value(flag: str, text: str, checker: Checker) -> Located | None:
         return None
     checker.findings += findings
     return value
+
+
+def _remove(tree: Located, path: tuple) -> None:
+    """Remove the key that `path` refers to, if it is there: its default holds again."""
+    node = tree
+    for part in path[:-1]:
+        below = node.value
+        if isinstance(below, list):
+            below = {str(i): item for i, item in enumerate(below)}
+        if not isinstance(below, dict) or part not in below:
+            return
+        node = below[part]
+    if isinstance(node.value, dict):
+        node.value.pop(path[-1], None)
 
 
 def _put(tree: Located, path: tuple, value: Located, checker: Checker) -> None:

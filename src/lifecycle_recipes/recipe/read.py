@@ -18,9 +18,10 @@ from ..finding import Finding, Refusal, refuse
 from ..layouts.layout import Layout, asked_layout, mend_deepspeed_path
 from ..redact import hide_secrets
 from .batch_size import batch_settings, processes_here
-from .check import Checker, show
+from .check import Checker, dotted, show
 from .located_yaml import Located, read_yaml
 from .overrides import apply_overrides, split_arguments
+from .paths import expand_paths
 from .pins import apply_pins
 from .schema import load_schema, section_types, stage_names
 
@@ -122,6 +123,7 @@ def read_recipe(path: str | Path, overrides: list[str] | None = None, stage: str
     digest = hashlib.sha256("\0".join([text, *given]).encode()).hexdigest()
     del values["stage"]
     gate, allow = values.pop("gate", []), values.pop("allow", {})
+    expand_paths(values)
     apply_pins(values, values.get("pinned", {}))
     return RawRecipe(path, named, values, text, given, digest, gate, flags, _places(tree), allow)
 
@@ -191,12 +193,13 @@ def _in_order(path: str, findings: list[Finding]) -> list[Finding]:
     return sorted(hidden, key=line)
 
 
-def _places(tree: Located) -> dict[str, str]:
-    places = {}
-    for section, node in tree.value.items():
-        places[section] = node.where
-        if isinstance(node.value, dict):
-            places |= {f"{section}.{key}": item.where for key, item in node.value.items()}
+def _places(node: Located, path: tuple = ()) -> dict[str, str]:
+    """`data.sources[0].path` -> its place, of every value below `node`."""
+    places = {dotted(path): node.where} if path else {}
+    below = node.value
+    if isinstance(below, dict | list):
+        for key, item in below.items() if isinstance(below, dict) else enumerate(below):
+            places |= _places(item, (*path, key))
     return places
 
 
@@ -287,9 +290,9 @@ def hardware_defaults(train: dict[str, Any], layout: Layout | None = None) -> di
 
     defaults: dict[str, Any] = {}
     cpu_layout = bool(str_to_bool(os.environ.get("ACCELERATE_USE_CPU", "false")))
-    # With several processes, accelerate does not pass on its use_cpu: each process would then run alone.
-    if "LOCAL_RANK" in os.environ:
-        cpu_layout = cpu_layout or not torch.accelerator.is_available()
+    # Without a GPU, transformers accepts bf16 only with use_cpu. With several processes, accelerate does not
+    # pass on its use_cpu: each process would then run alone.
+    cpu_layout = cpu_layout or not torch.accelerator.is_available()
     if cpu_layout and train.get("use_cpu") is None:
         if str_to_bool(os.environ.get("ACCELERATE_USE_DEEPSPEED", "false")):
             # With use_cpu, accelerate disables DeepSpeed; without it, there is no backend on a CPU.

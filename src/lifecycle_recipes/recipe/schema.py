@@ -24,10 +24,12 @@ from pathlib import Path
 
 from ..finding import refuse
 from ..redact import is_secret
+from .check import types_of
 from .names import ALSO, CHOICES, HELP, RENAMED, has_no_effect, required_keys
+from .ranges import RANGES
 
 SHIPPED = Path(__file__).parent / "schemas"
-SHARED = ("global_batch_size", "gate", "allow", "pinned")
+SHARED = ("global_batch_size", "early_stopping", "gate", "allow", "pinned")
 STAMPED = ("lifecycle-recipes", "transformers", "trl")
 _SCALARS = {str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null"}
 
@@ -97,8 +99,13 @@ def _installed_text() -> list[str]:
 
 def section_types(recipe_class: type) -> dict[str, typing.Any]:
     """The type of every section of a stage's recipe dataclass; types given as dotted strings are imported."""
-    namespace = vars(sys.modules[recipe_class.__module__])
-    return {f.name: _resolve(f.type, namespace) for f in section_fields(recipe_class)}
+    return {f.name: _resolve(f.type, _namespace(recipe_class, f.name)) for f in section_fields(recipe_class)}
+
+
+def _namespace(recipe_class: type, name: str) -> dict:
+    """The names of the module whose class declares the field `name`."""
+    declaring = next(c for c in recipe_class.__mro__ if name in vars(c).get("__annotations__", {}))
+    return vars(sys.modules[declaring.__module__])
 
 
 def section_fields(recipe_class: type) -> list[Field]:
@@ -173,7 +180,13 @@ def _dataclass_schema(cls: type, stage: str = "", section: str = "") -> dict:
     doc = (cls.__doc__ or "").strip()
     schema = {"type": "object", "description": doc.split("\n\n")[0]} if doc else {"type": "object"}
     schema["properties"] = {f.name: _field_schema(f, hints[f.name], cls) for f in kept}
+    for key in required_keys(stage, section):  # null would be upstream's default, too
+        schema["properties"][key] = {"type": "string"} | _without_default(schema["properties"][key])
     return schema | {"required": required, "additionalProperties": False}
+
+
+def _without_default(schema: dict) -> dict:
+    return {keyword: value for keyword, value in schema.items() if keyword not in ("type", "default")}
 
 
 def _field_schema(field: Field, hint: typing.Any, cls: type, stage: str = "") -> dict:
@@ -183,6 +196,8 @@ def _field_schema(field: Field, hint: typing.Any, cls: type, stage: str = "") ->
         schema = _type_schema(hint | also if also else hint, list(choices or []), stage, field.name)
     except TypeError as e:
         raise TypeError(f"{cls.__name__}.{field.name}: {e}") from None
+    if {"integer", "number"} & set(types_of(schema)):
+        schema |= RANGES.get(field.name, {})
     if field.metadata.get("help"):
         schema["description"] = " ".join(field.metadata["help"].replace("%%", "%").split())
     default = field.default if field.default_factory is MISSING else field.default_factory()

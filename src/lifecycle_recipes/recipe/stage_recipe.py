@@ -26,8 +26,20 @@ class StageRecipe:
         return getattr(self, name, None)
 
 
+@dataclass
+class EarlyStopping:
+    """End training once `patience` evaluations in a row have not improved train.metric_for_best_model.
+
+    threshold: a smaller improvement does not count.
+    """
+
+    patience: int
+    threshold: float = 0.0
+
+
 @dataclass(kw_only=True)
 class TrainingRecipe(StageRecipe):
     """global_batch_size: rows per optimizer step over all processes; see recipe/batch_size.py."""
 
     global_batch_size: int | None = None
+    early_stopping: EarlyStopping | None = None

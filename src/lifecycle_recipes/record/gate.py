@@ -12,7 +12,9 @@ import math
 import operator
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from ..finding import Refusal, refuse
@@ -46,15 +48,23 @@ class Gate:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One judged line; `message` contains the values that were compared."""
+    """One judged line; `message` contains the values that were compared.
+
+    measured: of a line with a metric that was not measured, the metrics of the run in which it was looked up.
+    """
 
     line: str
     ok: bool
     message: str
+    measured: tuple[str, ...] = ()
 
 
 class Unmeasured(Exception):
-    """A name in a gate line has no finite value; the message gives the reason."""
+    """A name in a gate line has no finite value; the message gives the reason. measured: see Verdict."""
+
+    def __init__(self, message: str, measured: Iterable[str] = ()):
+        super().__init__(message)
+        self.measured = tuple(measured)
 
 
 def parse(line: str) -> Gate:
@@ -79,15 +89,18 @@ def _is_arithmetic(name: float | str) -> bool:
 
 
 def judge(run_dir: str | Path, lines: list[str] | None = None) -> list[Verdict]:
-    """A verdict per gate line, from `lines` or else the record; one more, failed, if the run is not done.
+    """A verdict per gate line; one more, failed, if the run is not done.
 
-    Reads only run.json files. Refuses a malformed line.
+    lines: by default those with which `lifecycle gate` last judged this run, else those of its record.
+    Reads only the records and gate files of runs. Refuses a malformed line.
     """
     run_dir = Path(run_dir)
     try:
         record = read_record(run_dir)
     except Refusal as refusal:
         return [Verdict(RUN_IS_DONE, False, refusal.findings[0].message)]
+    if lines is None:
+        lines = settled_lines(run_dir)
     gates = [parse(line) for line in (record.get("gate") or [] if lines is None else lines)]
     verdicts = [judge_line(gate, record, run_dir) for gate in gates]
     if record["status"] != "done":
@@ -100,7 +113,7 @@ def judge_line(gate: Gate, record: dict, run_dir: Path) -> Verdict:
         left = _value(gate.metric, record, run_dir)
         right = gate.term if isinstance(gate.term, float) else _value(gate.term, record, run_dir)
     except Unmeasured as problem:
-        return Verdict(gate.line, False, str(problem))
+        return Verdict(gate.line, False, str(problem), problem.measured)
     bound = CHANGE[gate.change](right, gate.number) if gate.change else right
     message = f"{gate.metric} is {left:.6g}"
     if not isinstance(gate.term, float):
@@ -116,7 +129,9 @@ def _value(name: str, record: dict, run_dir: Path) -> float:
         metrics = _metrics_of(run, record, run_dir)
     value = metrics.get(metric)
     if value is None:
-        raise Unmeasured(f"{name} was not measured")
+        near = get_close_matches(metric, metrics, 1, 0.8)
+        hint = f": did you mean {name.removesuffix(metric)}{near[0]}?" if near else ""
+        raise Unmeasured(f"{name} was not measured{hint}", sorted(metrics))
     try:
         value = float(value)
     except (TypeError, ValueError):

@@ -1,13 +1,17 @@
 """The parents of a run: found in its recipe, hashed, and checked before the run starts. No torch."""
 
+import glob
 import hashlib
 import os
+import re
 import time
+from difflib import get_close_matches
 from pathlib import Path
 
 from ..finding import Refusal, refuse
 from . import gate
 from .file import RUN_FILE, read_record
+from .weight_files import find_unreadable
 
 # Role of a parent -> the key of its path in a recipe.
 ROLES = {
@@ -55,21 +59,30 @@ def describe_parent(path: str, output_dir: str | Path) -> dict:
     return {"path": path, "relative": relative, "identity": identity, "weights_sha256": hash_weights(path)}
 
 
+def run_of(path: str) -> str | None:
+    """The run that a directory belongs to: itself, or for `run/checkpoint-N` the run; None without a record."""
+    above, name = os.path.split(os.path.realpath(path))
+    if os.path.exists(os.path.join(path, RUN_FILE)):
+        return path
+    is_checkpoint = re.fullmatch(r"checkpoint-\d+", name) and os.path.exists(os.path.join(above, RUN_FILE))
+    return os.path.relpath(above) if is_checkpoint else None
+
+
 def check_parent(role: str, path: str, weights_sha256: str | None, allow_failed: bool) -> None:
-    """Refuses a parent that is missing, unfinished, without weights, changed since, or with a failed gate."""
+    """Refuses a parent that is missing, unfinished, unreadable, changed since, or with a failed gate.
+
+    A checkpoint of a run is bound by the contract of that run.
+    """
     if not os.path.isdir(path):
-        raise refuse(
-            "parent-missing", f"the {role} parent does not exist", "run the stage that produces it", path
-        )
-    record = read_record(path) if os.path.exists(os.path.join(path, RUN_FILE)) else None
+        near = get_close_matches(os.path.normpath(path), runs_beside(path), 1)
+        fix = f"did you mean {near[0]}?" if near else "run the stage that produces it"
+        raise refuse("parent-missing", f"the {role} parent {path} does not exist", fix, path)
+    run = run_of(path)
+    record = read_record(run) if run else None
+    who = f"the {role} parent" if run in (path, None) else f"{run}, the run of the {role} parent,"
     if record and record["status"] != "done":
-        fix = "finish that run first"
-        raise refuse(
-            "parent-unfinished",
-            f"the {role} parent is not finished: its status is {record['status']}",
-            fix,
-            path,
-        )
+        message = f"{who} is not finished: its status is {record['status']}"
+        raise refuse("parent-unfinished", message, f"finish {run} first, and start from it", path)
     if weights_sha256 is None:
         wanted = "tokenizer.json" if role == "tokenizer" else "weights (*.safetensors)"
         raise refuse(
@@ -78,22 +91,31 @@ def check_parent(role: str, path: str, weights_sha256: str | None, allow_failed:
             "give the directory of a saved model",
             path,
         )
+    if unreadable := find_unreadable(path):
+        fix = "download or copy it again" if record is None else "copy it again, or run that stage again"
+        raise refuse("parent-unreadable", unreadable[1], fix, unreadable[0])
     if record is None:
         return
-    if record.get("weights_sha256") not in (None, weights_sha256):
+    if run == path and record.get("weights_sha256") not in (None, weights_sha256):
         message = f"the {role} parent's weights do not match its record (they changed after its run)"
         raise refuse("parent-changed", message, "run that stage again", path)
-    failed = [v for v in gate.judge(path, gate.settled_lines(path)) if not v.ok]
+    failed = [v for v in gate.judge(run) if not v.ok]
     if failed and not allow_failed:
-        message = f"the {role} parent failed its gate: " + "; ".join(
-            f"`{v.line}`: {v.message}" for v in failed
-        )
-        raise refuse(
-            "parent-gate-failed",
-            message,
-            "correct that stage and run it again, or pass --allow-failed-parent",
-            path,
-        )
+        lines = "; ".join(f"`{v.line}`: {v.message}" for v in failed)
+        recipe = (record.get("recipe") or {}).get("path") or "its recipe"
+        # Judging again reads two files, training again may take days.
+        fix = f"if a line asks too much, correct it in {recipe} and run `lifecycle gate {recipe}`; else train that"
+        fix += " stage again, or pass --allow-failed-parent"
+        raise refuse("parent-gate-failed", f"{who} failed its gate: {lines}", fix, path)
+
+
+def runs_beside(path: str) -> list[str]:
+    """Directories with a record beside `path`, written as `path` is."""
+    folder = os.path.dirname(os.path.normpath(path))
+    names = sorted(os.listdir(folder or ".")) if os.path.isdir(folder or ".") else []
+    return [
+        file for name in names if os.path.exists(os.path.join(file := os.path.join(folder, name), RUN_FILE))
+    ]
 
 
 def hash_weights(directory: str | Path) -> str | None:
@@ -109,11 +131,12 @@ def hash_weights(directory: str | Path) -> str | None:
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file.relative_to(directory)}\0{file.stat().st_size}\0".encode())
-        _update(digest, file)
+        add_to_hash(digest, file)
     return digest.hexdigest() if files else None
 
 
-def _update(digest, file: Path) -> None:
+def add_to_hash(digest, file: Path) -> None:
+    """Add the content of a file, or of a large one 256 evenly spaced blocks of 1 MiB, to a hashlib digest."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         if size <= BLOCK * BLOCKS:
@@ -144,10 +167,22 @@ def _state(stat: os.stat_result) -> tuple:
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
+def _rows_below(path) -> list[str]:
+    """The files that a directory or a glob stands for."""
+    if not isinstance(path, str) or "\0" in path:
+        return []
+    if os.path.isdir(path):
+        return sorted(os.path.join(path, name) for name in os.listdir(path))
+    return sorted(glob.glob(path, recursive=True)) if any(c in path for c in "*?[") else []
+
+
 def hash_inputs(values) -> dict[str, str]:
-    """Path -> sha256 of every file named in a recipe: data, prompts, templates, rubrics."""
+    """Path -> sha256 of every file named in a recipe: data, prompts, templates, rubrics.
+
+    The files of a directory or glob of rows, which is the `path` of a source, are among them.
+    """
     if isinstance(values, dict):
-        values = list(values.values())
+        values = [*values.values(), *_rows_below(values.get("path"))]
     if isinstance(values, list):
         return {path: digest for value in values for path, digest in hash_inputs(value).items()}
     # A long text is not a path (and the kernel rejects its lookup).

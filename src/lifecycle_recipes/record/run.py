@@ -10,40 +10,41 @@ converts the end into an exit status.
 """
 
 import contextlib
-import hashlib
-import json
 import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 
 from ..exit_status import Stopped, is_main_process, on_signals, stage_exit, stop_on_sigterm
-from ..finding import FAILED, Finding, Refusal, refuse
+from ..finding import FAILED, REFUSED, Finding, Refusal, refuse
 from ..quiet import quiet
 from ..redact import redact, redact_recipe, secret_values
 from . import environment
-from .file import GATE_FILE, RUN_FILE, plain, read_record, write_json
+from .checkpoints import clear_incomplete_checkpoints, find_incomplete_checkpoints, last_checkpoint
+from .file import GATE_FILE, RUN_FILE, SPARE_BYTES, SPARE_FILE, plain, read_record, write_json
 from .gate import parse
-from .output_dir import claim_output_dir, find_incomplete_checkpoints, last_checkpoint, wait_for_rank_0
+from .identity import find_differences, identify, identify_evaluation, is_same, settings
+from .lock import OutputDirLock
+from .output_dir import claim_output_dir, find_other_host, wait_for_rank_0
 from .parents import check_parent, describe_parent, find_parents, hash_file, hash_inputs, hash_weights
 
 __all__ = ["Run", "Stopped", "quiet", "read_record", "stage_exit"]
 
 SCHEMA_VERSION = 1
-# A reserve, so that the last record can be written even if the weights have filled the disk.
-# Upstream does not push files whose names start with an underscore.
-SPARE_FILE, SPARE_BYTES = "_run.json.spare", 256 * 1024
 
 
 class Run:
     """One run of a stage, used as a context manager.
 
     raw: its `recipe.read.RawRecipe`. metrics: name -> number; a stage adds to it. parents: role -> path.
-    resume_from: last complete checkpoint if this same run is unfinished, else None. origins: the places of
-    the training rows (`data.provenance.Origins`), once they are prepared. earlier_layout: the layout of the
-    attempt to resume from. Only rank 0 checks and writes; other ranks wait for its decision.
+    resume_from: last complete checkpoint if this same run is unfinished, else None. trained: this same run was
+    trained and saved, and only its evaluation is left. origins: the places of the training rows
+    (`data.provenance.Origins`), once they are prepared. earlier_layout: the layout of the attempt to resume
+    from. Only rank 0 checks and writes; other ranks wait for its decision.
     """
 
     def __init__(self, raw):
@@ -55,29 +56,30 @@ class Run:
         self.findings: list[Finding] = []
         self.parents = find_parents(raw.values)
         self.resume_from: str | None = None
+        self.trained = False
         self.origins = None
         self.earlier_layout: dict | None = None
         self._record: dict = {}
+        self._lock: OutputDirLock | None = None
         self._clock, self._earlier_seconds = time.monotonic() - environment.startup_seconds(), 0.0
         self._restore = contextlib.ExitStack()
 
     def __enter__(self) -> "Run":
         if not is_main_process():
-            self.resume_from = wait_for_rank_0(self.output_dir)
+            record = wait_for_rank_0(self.output_dir)
+            self.resume_from, self.trained = record.get("resumed_from"), bool(record.get("trained"))
             return self
         for line in self.raw.gate:
             parse(line)
         parents = {role: describe_parent(path, self.output_dir) for role, path in self.parents.items()}
         inputs = hash_inputs(self.raw.values)
-        identity = identify(self.raw, parents, inputs)
-        earlier = claim_output_dir(self.output_dir, identity, "--replace" in _flags(self.raw))
-        self.resume_from = last_checkpoint(self.output_dir) if earlier else None
-        if self.resume_from:
-            self._earlier_seconds = earlier.get("wall_seconds") or 0.0
-            self.earlier_layout = earlier.get("layout")
-        self._record = self._describe(identity, parents, inputs)
-        self._create()
-        self.report(find_incomplete_checkpoints(self.output_dir) if earlier else [])
+        with self._or_unwritable():
+            self._lock = OutputDirLock(self.output_dir)
+        try:
+            self._claim(parents, inputs)
+        except BaseException:
+            self._lock.release()
+            raise
         self._restore.enter_context(stop_on_sigterm())
         try:
             for role, path in self.parents.items():
@@ -88,7 +90,44 @@ class Run:
             raise
         return self
 
-    def _describe(self, identity: str, parents: dict, inputs: dict) -> dict:
+    def _claim(self, parents: dict, inputs: dict) -> None:
+        """Decide what becomes of the directory, and write the record."""
+        raw, directory = self.raw, self.output_dir
+        earlier, moved_to = claim_output_dir(
+            directory,
+            identify(raw, parents, inputs),
+            "--replace" in _flags(raw),
+            lambda record: find_differences(record, raw, parents, inputs),
+        )
+        if moved_to:
+            old = self._lock
+            with self._or_unwritable():
+                self._lock = OutputDirLock(directory)
+            old.release(moved_to)
+        kept = {}
+        if earlier and is_trained(earlier, directory):
+            kept = self._take_over(earlier)
+        elif earlier and raw.stage != "ppo":  # PPO cannot resume
+            self.resume_from = last_checkpoint(directory)
+        if self.resume_from or self.trained:
+            self._earlier_seconds = earlier.get("wall_seconds") or 0.0
+            self.earlier_layout = earlier.get("layout")
+        incomplete = find_incomplete_checkpoints(directory) if earlier and not self.trained else []
+        if earlier:
+            clear_incomplete_checkpoints(directory)
+        self._record = {"data": None} | kept | self._describe(parents, inputs)
+        self._create()
+        self.report(find_other_host(earlier, directory) + incomplete)
+
+    def _take_over(self, earlier: dict) -> dict:
+        """What this run measured and found until the end of its training, from its earlier record."""
+        self.trained = True
+        self.metrics.update(earlier["trained"]["metrics"])
+        warnings = [f for f in earlier.get("findings") or [] if f["severity"] == "warning"]
+        self.findings = [Finding(*(f[key.name] for key in fields(Finding))) for f in warnings]
+        return {key: value for key, value in earlier.items() if key not in ("samples", "evaluation")}
+
+    def _describe(self, parents: dict, inputs: dict) -> dict:
         raw = self.raw
         return {
             "schema": SCHEMA_VERSION,
@@ -98,10 +137,11 @@ class Run:
             "overrides": redact_recipe(raw.overrides),
             "flags": sorted(_flags(raw)),
             "output_dir": str(self.output_dir),
-            "identity": identity,
+            "identity": identify(raw, parents, inputs),
+            "evaluation_identity": identify_evaluation(raw, parents, inputs),
+            "settings": settings(raw),
             "parents": parents,
             "inputs": inputs,
-            "data": None,
             "git_commit": environment.git_commit(),
             "versions": environment.versions(),
             "hardware": environment.hardware(),
@@ -119,11 +159,15 @@ class Run:
 
     def _create(self) -> None:
         """The first write: if it fails, nothing has run yet."""
-        try:
-            self.output_dir.mkdir(parents=True, exist_ok=True)
+        with self._or_unwritable():
             (self.output_dir / GATE_FILE).unlink(missing_ok=True)
             (self.output_dir / SPARE_FILE).write_bytes(os.urandom(SPARE_BYTES))
             self._write()
+
+    @contextlib.contextmanager
+    def _or_unwritable(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             with contextlib.suppress(OSError):  # if output_dir is a file, there is nothing to remove
                 (self.output_dir / SPARE_FILE).unlink(missing_ok=True)
@@ -131,6 +175,12 @@ class Run:
             raise refuse(
                 "output-dir-unwritable", f"this directory is not writable: {error}", fix, str(self.output_dir)
             ) from error
+
+    def note_trained(self) -> None:
+        """The model is trained, saved and compared: from now on, a restart of this run only evaluates it."""
+        if is_main_process():
+            weights = hash_weights(self.output_dir)
+            self.note(trained={"metrics": dict(self.metrics), "weights_sha256": weights})
 
     def note(self, **fields) -> None:
         """Merge top-level fields into the record (data, layout, tokens, samples, ...) and write it."""
@@ -168,6 +218,8 @@ class Run:
         # A second Ctrl-C, or the launcher's SIGTERM after it, must not interrupt the last write.
         with on_signals(signal.SIG_IGN):
             self._record["status"] = status_of(error)
+            if was_refused(error) and not self.metrics and not self.resume_from:
+                self._record["refused"] = True  # nothing has run: the card leaves it out
             self.findings += [f for f in getattr(error, "findings", []) if f not in self.findings]
             if error is None:
                 self._hash_outputs()
@@ -179,6 +231,8 @@ class Run:
                 self._write()
             except OSError as problem:
                 self._cannot_write(problem, error)
+            finally:
+                self._lock.release()
 
     def _cannot_write(self, problem: OSError, error: BaseException | None) -> None:
         """A full disk must not hide the error that ended the run; without another error, it is the error."""
@@ -213,18 +267,14 @@ def status_of(error: BaseException | None) -> str:
     return " ".join(f"failed: {type(error).__name__}: {error}".split())
 
 
-def identify(raw, parents: dict, inputs: dict) -> str:
-    """A hash that identifies a run: of the recipe's values, the parents' weights and the files it reads.
+def is_trained(earlier: dict, output_dir: Path) -> bool:
+    """Whether an unfinished run was trained and saved, and its model is still there, unchanged."""
+    trained = earlier.get("trained")
+    return bool(trained) and trained["weights_sha256"] == hash_weights(output_dir)
 
-    Gate, comments and layout are left out: another gate needs no other training. Of the waivers only the
-    codes count, since rows with a waived fault are left out.
-    """
-    values = {section: value for section, value in raw.values.items() if section != "gate"}
-    if raw.allow:
-        values["allow"] = sorted(raw.allow)
-    weights = {role: parent["weights_sha256"] for role, parent in parents.items()}
-    text = json.dumps([raw.stage, values, weights, inputs], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+
+def was_refused(error: BaseException | None) -> bool:
+    return isinstance(error, Refusal) and error.status == REFUSED
 
 
 def is_done(raw) -> bool:
@@ -236,7 +286,7 @@ def is_done(raw) -> bool:
     if earlier["status"] != "done":
         return False
     parents = {role: describe_parent(path, raw.output_dir) for role, path in find_parents(raw.values).items()}
-    return earlier.get("identity") == identify(raw, parents, hash_inputs(raw.values))
+    return is_same(earlier, raw, parents, hash_inputs(raw.values))
 
 
 def _flags(raw) -> set[str]:

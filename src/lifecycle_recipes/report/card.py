@@ -8,7 +8,9 @@ from pathlib import Path
 from ..finding import Refusal, refuse
 from ..record.environment import is_alive
 from ..record.file import RUN_FILE, read_record
-from ..record.gate import judge, settled_lines
+from ..record.gate import judge
+from .measures import MAIN, named_by_gate
+from .numbers import number
 
 # Heading -> pattern of the metric's name. If several metrics match, each has its own column.
 MEASURES = {
@@ -25,6 +27,7 @@ MEASURES = {
     "KL": r"kl",
 }
 MAX_SAMPLES = 3
+MAX_TASKS = 8  # columns for metrics of tasks beyond those above and those of the gates
 DEPTH = 4  # directory levels that are searched: runs/<model>/<stage>, and two more
 
 
@@ -33,14 +36,16 @@ def card(places: list[str]) -> str:
 
     Raises Refusal no-runs.
     """
-    runs = find_runs(places)
+    loaded = {directory: load(directory) for directory in find_runs(places)}
+    runs = [directory for directory, record in loaded.items() if not record.get("refused")]
     if not runs:
         raise refuse(
             "no-runs", f"no {RUN_FILE} below {', '.join(places)}", "run a stage first: `lifecycle run RECIPE`"
         )
     names = short_names([str(directory) for directory in runs])
-    records = dict(zip(names, map(load, runs), strict=True))
+    records = {name: loaded[directory] for name, directory in zip(names, runs, strict=True)}
     parts = [table(records, dict(zip(names, runs, strict=True)))]
+    parts += left_out(records)
     parts += [f"{name}: {record['status']}" for name, record in records.items() if record["status"] != "done"]
     parts += [waivers(name, record) for name, record in records.items() if record.get("allowed")]
     parts += samples(records)
@@ -105,17 +110,40 @@ def line(cells, widths: list[int]) -> str:
 
 def measures(records: dict[str, dict]) -> dict[str, list[str]]:
     """Heading -> a cell per run, for every measure that at least one run has."""
-    columns = {}
+    shown, _ = columns_of(records)
+    return {
+        heading: [number((r.get("metrics") or {}).get(name), ".3f") for r in records.values()]
+        for heading, name in shown.items()
+    }
+
+
+def left_out(records: dict[str, dict]) -> list[str]:
+    """A line about the metrics of tasks that have no column."""
+    _, rest = columns_of(records)
+    return [f"{len(rest)} more metrics of tasks are in run.json: {', '.join(rest[:3])}, ..."] if rest else []
+
+
+def columns_of(records: dict[str, dict]) -> tuple[dict[str, str], list[str]]:
+    """(heading -> metric, metrics of tasks without a column): MEASURES, MAIN, gates, then other tasks."""
+    names = sorted({name for record in records.values() for name in record.get("metrics") or {}})
+    columns, known = {}, set()
     for heading, pattern in MEASURES.items():
-        names = {name for record in records.values() for name in record.get("metrics") or {}}
-        found = sorted(name for name in names if re.fullmatch(pattern, name))
-        found = [
-            name for name in found if "." in name
-        ] or found  # the measure of a task takes precedence over that of the trainer
+        found = [name for name in names if re.fullmatch(pattern, name)]
+        known |= set(found)
+        # The measure of a task takes precedence over that of the trainer.
+        found = [name for name in found if "." in name] or found
         for name in found:
             head = heading if len(found) == 1 else f"{heading} {re.fullmatch(pattern, name)[1]}"
-            columns[head] = [number((r.get("metrics") or {}).get(name), ".3f") for r in records.values()]
-    return columns
+            columns[head] = name
+    columns |= {heading: name for heading, name in MAIN.items() if name in names}
+    asked = [
+        name
+        for record in records.values()
+        for name in named_by_gate(record.get("gate") or [], record.get("metrics") or {})
+    ]
+    columns |= {name: name for name in asked if name in names and name not in columns.values()}
+    tasks = [name for name in names if "." in name and name not in {*columns.values(), *known}]
+    return columns | {name: name for name in tasks[:MAX_TASKS]}, tasks[MAX_TASKS:]
 
 
 def tokens_per_second(record: dict):
@@ -124,22 +152,16 @@ def tokens_per_second(record: dict):
     return next((place[key] for place in places for key in keys if place.get(key) is not None), None)
 
 
-def number(value, form: str) -> str:
-    """`-` for a value that was not measured; a value that is text (`nan`) is unchanged."""
-    if value is None:
-        return "-"
-    return format(value, form) if isinstance(value, int | float) else str(value)
-
-
 def gate_word(record: dict, directory: Path) -> str:
-    """pass or FAIL, judged now; `-` for a run that is not done or has no gate lines."""
+    """pass, or FAIL and the lines that failed, judged now; `-` for a run that is not done or has no gate lines."""
     if record["status"] != "done":
         return "-"
     try:
-        verdicts = judge(directory, settled_lines(directory))
-    except Refusal:
-        return "FAIL"
-    return "-" if not verdicts else "pass" if all(v.ok for v in verdicts) else "FAIL"
+        verdicts = judge(directory)
+    except Refusal as refusal:
+        return f"FAIL {refusal.findings[0].code}"
+    failed = [verdict.line for verdict in verdicts if not verdict.ok]
+    return "FAIL " + "; ".join(failed) if failed else "pass" if verdicts else "-"
 
 
 def samples(records: dict[str, dict]) -> list[str]:

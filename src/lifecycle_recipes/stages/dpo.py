@@ -77,7 +77,7 @@ def prepare_rows(recipe: DPORecipe, tokenizer: PreTrainedTokenizerBase, scratch:
     """(train, held-out, ledger), tokenised as upstream does it; see data/prepare.py."""
     from trl import DPOTrainer
 
-    from ..data.ledger import count_too_long, count_truncated
+    from ..data.ledger import count_too_long, count_truncated, drop_truncated
     from ..data.prepare import rows_of_trainer
     from ..data.sources import load_data
 
@@ -85,6 +85,8 @@ def prepare_rows(recipe: DPORecipe, tokenizer: PreTrainedTokenizerBase, scratch:
     train, held_out, ledger = load_data(recipe.data, *columns, recipe.allow, scratch)
     done = rows_of_trainer(DPOTrainer, recipe.train, tokenizer, train, held_out)
     count_too_long(ledger, (train, held_out), done)
+    if recipe.data.truncation == "drop":
+        done = drop_truncated(ledger, done, recipe.train.max_length, ["chosen_ids", "rejected_ids"])
     count_truncated(ledger, done[0], recipe.train.max_length, ["chosen_ids", "rejected_ids"])
     return *done, ledger
 

@@ -145,7 +145,9 @@ def stop_at_turn_end(
 
 def room(policy: PreTrainedModel, response_length: int) -> int | None:
     """Tokens of the longest prompt that leaves `response_length` positions; None without a limit."""
-    positions = getattr(policy.config.get_text_config(), "max_position_embeddings", None)
+    from ..models.config_file import longest_sequence
+
+    positions = longest_sequence(policy.config.get_text_config().to_dict())
     return positions and positions - response_length
 
 

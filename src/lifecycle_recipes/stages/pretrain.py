@@ -51,14 +51,15 @@ def build_trainer(recipe: PretrainRecipe, run: Run) -> transformers.Trainer:
     """The stock `transformers.Trainer` over packed blocks; `run` gets the ledger of rows and tokens."""
     from transformers import Trainer, set_seed
 
-    from ..data.packing import BlockCollator, require_room_for_blocks, text_measures, token_losses
+    from ..data.packing import BlockCollator, text_measures, token_losses
     from ..data.prepare import prepared_rows
+    from ..models.config_file import require_room_for_blocks
     from ..models.from_config import start_model
 
     text, args = recipe.text, recipe.train
     set_seed(args.seed)
     tokenizer, model = start_model(recipe.architecture, recipe.model, args)
-    require_room_for_blocks(text.block_size, model.config)
+    require_room_for_blocks(text.block_size, model.config.get_text_config().to_dict())
     rows = prepared_rows(recipe, tokenizer, prepare_rows, run)
     # The collator reads seq_lengths, which is not an input of the model.
     args.remove_unused_columns = False

@@ -15,10 +15,10 @@ from transformers import TrainerCallback
 
 from ..data.provenance import places
 from ..finding import FAILED, refuse
+from ..models.non_finite import not_finite
 from .batch_order import Remembering, innermost
 from .log_warnings import LogSigns, kl_bound
 from .ranks import true_anywhere
-from .weights import not_finite
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainingArguments
@@ -201,7 +201,7 @@ def texts(trainer: Trainer, rows: list[int], characters: int = 200) -> list[str]
 
 def require_finite_weights(trainer: Trainer, step: Step | None = None) -> None:
     """Raise Refusal `non-finite` on every rank if a trained weight is NaN or infinite, before it is saved."""
-    bad = not_finite(trainer.model)
+    bad = not_finite((name, p) for name, p in trainer.model.named_parameters() if p.requires_grad)
     if true_anywhere(bool(bad), trainer.args):
         at = f" after step {step.number}" if step else ""
         which = (

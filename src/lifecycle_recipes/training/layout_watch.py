@@ -38,6 +38,7 @@ class LayoutWatch(TrainerCallback):
         model = self.recipe.section("model")
         attention = model.attn_implementation if model is not None else None
         facts, findings = find_in_prepared(self.trainer, self.wanted, attention)
+        findings += find_changed_dtype(self.run.earlier_layout, facts)
         self.layout |= facts
         self.seconds += time.monotonic() - started
         self._note(findings)
@@ -108,6 +109,19 @@ def find_in_prepared(trainer: Trainer, wanted: Layout, attention: str | None) ->
         fix = "set model.attn_implementation to one that this model and machine support"
         findings.append(Finding.error("layout-attention", message, fix))
     return facts, findings
+
+
+def find_changed_dtype(earlier: dict | None, facts: dict) -> list[Finding]:
+    """resume-layout-differs: the weights are not trained in the dtype in which the checkpoint was trained.
+
+    earlier: `layout` in the record of the run that wrote the checkpoint. facts: of `find_in_prepared`.
+    """
+    was, now = ((layout or {}).get("dtypes", {}).get("weights") for layout in (earlier, facts))
+    if was in (None, now):
+        return []
+    message = f"the checkpoint was trained in {was}, this launch trains {now}"
+    fix = "resume with the packages and the layout of the first launch, or start again with --replace"
+    return [Finding.error("resume-layout-differs", message, fix)]
 
 
 def largest_trained(model: PreTrainedModel) -> Any:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from ..recipe.stage_recipe import TrainingRecipe
     from ..record.run import Run
+    from .resume import Resume
 
 
 class Saves(TrainerCallback):
@@ -31,8 +32,8 @@ class Saves(TrainerCallback):
     reloaded: the final save as the comparison loaded it.
     """
 
-    def __init__(self, trainer: Trainer, recipe: TrainingRecipe, run: Run):
-        self.trainer, self.recipe, self.run = trainer, recipe, run
+    def __init__(self, trainer: Trainer, recipe: TrainingRecipe, run: Run, resume: Resume):
+        self.trainer, self.recipe, self.run, self.resume = trainer, recipe, run, resume
         self.reloaded: Saved | None = None
         self.wanted = wanted_of(language_model(trainer))
 
@@ -43,6 +44,7 @@ class Saves(TrainerCallback):
         if args.should_save and saves_whole_tensors(self.trainer):
             found += find_in_saved(str(directory), self.wanted)
         raise_together(found, args)
+        self.resume.complete(directory, args)
 
     def finish(self, reading, ids: list[int]) -> None:
         """The final save, to output_dir, on every rank. reading: the trained model's outputs for `ids`."""

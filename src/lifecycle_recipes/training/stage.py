@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ..doctor.check import check_built, check_recipe, preflight
 from ..doctor.trainer_level.trial_build import upstream_refusals
-from ..exit_status import stage_exit
+from ..exit_status import is_main_process, stage_exit
 from ..recipe.read import load_recipe
 from ..recipe.stage_recipe import StageRecipe, TrainingRecipe
 from ..record.run import Run
+from ..report.ending import ending
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -27,13 +28,16 @@ def stage(recipe_class: type[Recipe], argv: list[str] | None) -> Iterator[tuple[
     """Yield (recipe, run) after recipe, rows and layout were checked and the output directory was claimed.
 
     argv: path of the recipe, then overrides; None for the command line. The record is written however the
-    block ends, and the exit status of the process depends on that end.
+    block ends, and the exit status of the process depends on that end. A finished run prints three last lines
+    (report/ending.py).
     """
     with stage_exit():
         recipe = load_recipe(recipe_class, argv, check_recipe)
         with Run(recipe.raw) as run:
             preflight(recipe, run)
             yield recipe, run
+        if is_main_process():
+            print(ending(recipe.raw), flush=True)
 
 
 def refuses_as_recipe(build_trainer: Callable) -> Callable:

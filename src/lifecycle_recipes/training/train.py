@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 
 from ..doctor.trainer_level.step_zero import differs_from_parent, named_model, probe_ids, read_prepared
 from ..exit_status import on_signals
@@ -17,11 +19,16 @@ from ..models.saved import Saved
 from ..models.turn_end import stop_ids_of
 from ..record.run import Stopped
 from .batch_order import keep_order
+from .early_stopping import StopEarly
 from .eval_loss import measure_once
 from .finite import Watch, require_finite_weights
 from .layout_watch import LayoutWatch
+from .progress import count_parameters, show_progress
 from .ranks import true_anywhere
+from .results import best_checkpoint, evaluation_decides, held_out_metrics
+from .resume import Resume
 from .save import Saves
+from .upstream_files import no_wrong_card, one_tensorboard_folder
 from .weights import find_unmoved, fingerprints
 
 if TYPE_CHECKING:
@@ -39,8 +46,11 @@ NOT_A_RESULT = re.compile(
 def train_and_save(trainer: Trainer, recipe: TrainingRecipe, run: Run) -> Saved | None:
     """Train from `run.resume_from` or the start, save to train.output_dir, fill `run.metrics`.
 
+    A run that was trained before (`run.trained`) only gets its log back. A checkpoint of the last step is
+    saved and measured without another step.
     Metrics: train_loss, steps and, with an eval dataset, `trainer.evaluate()` without its timings.
-    Fields: tokens (seen in training, without padding), tokens_per_second, train_seconds, layout.
+    Fields: tokens (seen in training, without padding), tokens_per_second, train_seconds, layout, parameters
+    and, with load_best_model_at_end, best.
     Records `probe`, with which a child checks that it starts from this model
     (doctor/trainer_level/step_zero.py).
     Raises Stopped after a SIGTERM or SIGINT (a checkpoint has been written), and Refusal. Exit status 1:
@@ -48,15 +58,26 @@ def train_and_save(trainer: Trainer, recipe: TrainingRecipe, run: Run) -> Saved 
     before the first step: what layout_watch.py finds.
     """
     args = trainer.args
+    if run.trained:
+        trainer.state = TrainerState.load_from_json(os.path.join(args.output_dir, TRAINER_STATE_NAME))
+        return None
     # In the log, upstream replaces a NaN loss by the mean of the others: a failed run would look normal.
     args.logging_nan_inf_filter = False
     if args.include_num_input_tokens_seen == "no":
         args.include_num_input_tokens_seen = "non_padding"
+    trained, parameters = count_parameters(trainer)
+    run.note(parameters={"trained": trained, "all": parameters})
+    show_progress(trainer, recipe)
+    no_wrong_card(trainer, recipe)
+    one_tensorboard_folder(trainer)
     stop = StopOnSignal(trainer)
-    start = AtStart(trainer, recipe)
-    saves = Saves(trainer, recipe, run)
-    for callback in (LayoutWatch(trainer, recipe, run), stop, Watch(trainer, run), start, saves):
+    resume = Resume(trainer, run.resume_from)
+    start = AtStart(trainer, recipe, resume)
+    saves = Saves(trainer, recipe, run, resume)
+    for callback in (LayoutWatch(trainer, recipe, run), stop, Watch(trainer, run), resume, start, saves):
         trainer.add_callback(callback)
+    if recipe.early_stopping:
+        trainer.add_callback(StopEarly(recipe.early_stopping))
     end_replies_at(trainer.model, trainer.processing_class)
     train_alike_everywhere(trainer, recipe)
     with _name_full_disk(args.output_dir), on_signals(stop.ask):
@@ -77,18 +98,25 @@ def train_and_save(trainer: Trainer, recipe: TrainingRecipe, run: Run) -> Saved 
             )
         seen = trainer.state.num_input_tokens_seen
         run.metrics.update(train_loss=output.training_loss, steps=trainer.state.global_step)
-        # After a resume, only the tokens of this process count for the speed.
+        if best := best_checkpoint(trainer):
+            run.note(best=best)
         seconds = output.metrics["train_runtime"]
-        speed = (seen - trainer._initial_num_input_tokens_seen) / seconds
-        run.note(tokens=seen, tokens_per_second=speed, train_seconds=seconds)
+        run.note(tokens=seen, tokens_per_second=seen / seconds, train_seconds=seconds)
         require_finite_weights(trainer)
         start.require_moved(run)
         ids = probe_ids(trainer)
         reading = read_prepared(trainer, ids)
         run.note(probe=start.probe(ids, reading))
         saves.finish(reading, ids)
+    asked = true_anywhere(stop.asked_at is not None, args)
+    if asked and resume.last_saved == trainer.state.global_step:
+        raise Stopped("after its last step, before it was measured")
     if trainer.eval_dataset is not None:
-        run.metrics.update({k: v for k, v in trainer.evaluate().items() if not NOT_A_RESULT.search(k)})
+        found = held_out_metrics(trainer)
+        run.metrics.update({k: v for k, v in found.items() if not NOT_A_RESULT.search(k)})
+    run.note_trained()
+    if asked:
+        raise Stopped("after training, before its evaluation")
     return saves.reloaded
 
 
@@ -104,17 +132,18 @@ def train_alike_everywhere(trainer: Trainer, recipe: TrainingRecipe) -> None:
 class AtStart(TrainerCallback):
     """Reads the model in its training layout before the first step, to compare it with parent and end."""
 
-    def __init__(self, trainer: Trainer, recipe: TrainingRecipe):
-        self.trainer, self.recipe = trainer, recipe
+    def __init__(self, trainer: Trainer, recipe: TrainingRecipe, resume: Resume):
+        self.trainer, self.recipe, self.resume = trainer, recipe, resume
         self.before: dict = {}
-        self.value: float | None = None
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.first_step = state.global_step
         self.before = fingerprints(self.trainer.model)
-        self.value = read_prepared(self.trainer, probe_ids(self.trainer)).value
         # A resumed model already differs from its parent.
-        if self.first_step or "parent-dropped" in self.recipe.allow:
+        if self.first_step:
+            return
+        self.resume.start = read_prepared(self.trainer, probe_ids(self.trainer)).value
+        if "parent-dropped" in self.recipe.allow:
             return
         if found := differs_from_parent(self.trainer, named_model(self.recipe, "model")):
             raise Refusal(*found, status=FAILED)
@@ -122,15 +151,14 @@ class AtStart(TrainerCallback):
     def require_moved(self, run: Run) -> None:
         """Raise Refusal weights-unmoved if no weight changed; report some-weights-unmoved."""
         steps = self.trainer.state.global_step - self.first_step
-        found = find_unmoved(self.trainer.model, self.before, self.trainer.args, steps)
+        found = find_unmoved(self.trainer.model, self.before, self.trainer.args, steps, self.first_step > 0)
         if any(finding.severity == "error" for finding in found):
             raise Refusal(*found, status=FAILED)
         run.report(found)
 
     def probe(self, ids: list[int], reading) -> dict:
         """The output of the trained model for one text, for its children: {ids, value, start, loose}."""
-        start = None if self.first_step else self.value
-        return {"ids": ids, "value": reading.value, "start": start, "loose": reading.loose}
+        return {"ids": ids, "value": reading.value, "start": self.resume.start, "loose": reading.loose}
 
 
 class StopOnSignal(TrainerCallback):
@@ -158,6 +186,13 @@ class StopOnSignal(TrainerCallback):
             self.stopped = control.should_save = control.should_training_stop = True
             # This checkpoint must be resumable even if the recipe saves only weights in the others.
             args.save_only_model = not self.resumable
+            # An evaluation that would have come at this step is only needed if a later step depends on it.
+            control.should_evaluate = control.should_evaluate and evaluation_decides(args)
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        """Upstream ends the epoch at a stop, and would evaluate in its middle."""
+        if self.stopped and not (evaluation_decides(args) and float(state.epoch).is_integer()):
+            control.should_evaluate = False
 
     def _asked_anywhere(self, args: TrainingArguments) -> bool:
         # A signal reaches the ranks at different moments; all of them must leave after the same step.

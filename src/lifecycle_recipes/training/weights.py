@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..finding import Finding
+from ..models.non_finite import local
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainingArguments
@@ -12,21 +13,6 @@ if TYPE_CHECKING:
 # With fewer, LoRA's A has had no gradient: B starts at 0, and the first warm-up step has learning rate 0.
 STEPS_TO_MOVE = 3
 SHOWN = 3
-
-
-def not_finite(model: PreTrainedModel) -> list[str]:
-    """Names of trainable weights with a NaN or infinity in the part that this rank holds."""
-    import torch
-
-    trained = [(name, local(p)) for name, p in model.named_parameters() if p.requires_grad]
-    return [name for name, part in trained if not torch.isfinite(part).all()]
-
-
-def local(parameter) -> Any:
-    """The part of a parameter on this rank: its ZeRO-3 or FSDP shard, else all of it."""
-    if hasattr(parameter, "ds_tensor"):
-        return parameter.ds_tensor.data
-    return parameter.to_local().detach() if hasattr(parameter, "to_local") else parameter.data
 
 
 def fingerprints(model: PreTrainedModel) -> dict[str, tuple[float, float]]:
@@ -43,12 +29,16 @@ def fingerprints(model: PreTrainedModel) -> dict[str, tuple[float, float]]:
     return dict(zip(parts, map(tuple, torch.stack(found).tolist()), strict=True))
 
 
-def find_unmoved(model: PreTrainedModel, before: dict, args: TrainingArguments, steps: int) -> list[Finding]:
-    """weights-unmoved (error: none changed) or some-weights-unmoved; before: the earlier `fingerprints`.
+def find_unmoved(
+    model: PreTrainedModel, before: dict, args: TrainingArguments, steps: int, resumed: bool = False
+) -> list[Finding]:
+    """weights-unmoved (error: none changed) or some-weights-unmoved; before: the `fingerprints` `steps` ago.
 
-    Reports nothing for fewer than STEPS_TO_MOVE optimizer steps. Collective: called on every rank.
+    That a part did not change is reported from STEPS_TO_MOVE optimizer steps on, and that nothing did from the
+    first: the run would save its parent. resumed: the last steps of a schedule may be too small to be seen, so
+    fewer than STEPS_TO_MOVE show nothing. Collective: called on every rank.
     """
-    if steps < STEPS_TO_MOVE or not before:
+    if steps < (STEPS_TO_MOVE if resumed else 1) or not before:
         return []
     now = fingerprints(model)
     still = any_rank([name for name in before if now.get(name) == before[name]], list(before), args)
@@ -57,14 +47,18 @@ def find_unmoved(model: PreTrainedModel, before: dict, args: TrainingArguments, 
     dtypes = {str(p.dtype).removeprefix("torch.") for n, p in model.named_parameters() if n in still}
     low = dtypes - {"float32"}
     fix = "check train.learning_rate, and which weights the loss depends on"
+    if steps < STEPS_TO_MOVE and args.warmup_steps:
+        fix = "train for more steps: the learning rate of the first warm-up step is 0"
     if low:
         fix = (
             f"in {low.pop()} small updates are lost by rounding: load float32 weights (model.dtype) and set "
             "train.bf16"
         )
     if len(still) == len(before):
-        message = f"none of {len(before)} trainable weights changed in {steps} steps"
+        message = f"none of {len(before)} trainable weights changed in {steps} step{'s' * (steps > 1)}"
         return [Finding.error("weights-unmoved", message, fix)]
+    if steps < STEPS_TO_MOVE:
+        return []
     names = ", ".join(still[:SHOWN]) + (f" and {len(still) - SHOWN} more" if len(still) > SHOWN else "")
     message = f"{len(still)} of {len(before)} trainable weights did not change in {steps} steps: {names}"
     return [Finding.warning("some-weights-unmoved", message, fix)]

@@ -1,5 +1,6 @@
 """Level 1, files: those in a recipe must exist and have the columns of the stage. No torch, no datasets."""
 
+import csv
 import itertools
 import json
 import os
@@ -9,27 +10,32 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...data.config import Source, stage_columns
-from ...data.row_files import check_local
+from ...data.formats import format_columns
+from ...data.row_files import READ_ERRORS, check_local, find_files, open_bytes, plain_ending
 from ...data.selection import name_columns
 from ...evals.check import check_config
 from ...evals.config import EvaluateConfig
 from ...finding import Finding, Refusal
+from ...models.adapters import is_adapter
+from ...models.config_file import local_config
+from ...models.new_tokenizer import find_template
+from ...recipe.paths import paths
 from ...recipe.read import RawRecipe
 from ...record.file import read_record
 from ...record.parents import ROLES, WEIGHTS, check_parent, find_parents, is_local
-from .paths import named_paths
 
 PEEK = 50  # rows read of a file; a column that none of them has is missing
+FILES = 20  # files of a directory or glob that are looked at; level 2 reads all
 # Roles that check_config checks, under its own code.
 COMPANIONS = ("against", "reward_model")
 
 
 def find_in_files(raw: RawRecipe) -> list[Finding]:
-    """missing-file, missing-column, unknown-file-type, parent-*; what check_config finds.
+    """missing-file, missing-column, unknown-file-type, parent-*, *-head*; what check_config finds.
 
     What another recipe of the same command makes is not missing.
     """
-    return [*_sources(raw), *_templates(raw), *_evaluate(raw), *_parents(raw)]
+    return [*_sources(raw), *_templates(raw), *_evaluate(raw), *_parents(raw), *_scorers(raw)]
 
 
 def _sources(raw: RawRecipe) -> list[Finding]:
@@ -47,12 +53,11 @@ def _sources(raw: RawRecipe) -> list[Finding]:
 
 
 def _same_rows(raw: RawRecipe, data: dict) -> list[Finding]:
-    def rows(source: dict) -> tuple:
-        path = source.get("path")
-        path = os.path.realpath(path) if path and os.path.exists(path) else path
-        return path, source.get("name"), source.get("split", "train")
+    def rows(source: dict) -> set[tuple]:
+        files = _existing(source.get("path"))
+        return {(path, source.get("name"), source.get("split", "train")) for path in files}
 
-    trained = {rows(source) for source in data.get("sources") or []}
+    trained = {part for source in data.get("sources") or [] for part in rows(source)}
     return [
         Finding.error(
             "eval-is-train",
@@ -61,57 +66,69 @@ def _same_rows(raw: RawRecipe, data: dict) -> list[Finding]:
             source["path"],
         )
         for source in data.get("eval_sources") or []
-        if rows(source) in trained
+        if rows(source) & trained
     ]
 
 
+def _existing(path: str | None) -> list[str | None]:
+    """The files of a source, as paths without links; the path itself if there are none."""
+    try:
+        files = find_files(path) if path else []
+    except Refusal:
+        files = []
+    return [os.path.realpath(file) for file in files if os.path.exists(file)] or [path]
+
+
 def _check_source(raw: RawRecipe, source: Source) -> None:
+    required, optional = stage_columns(raw.stage, raw.values)
+    if not required:
+        return
+    format_columns(source, required, optional)
     if raw.is_awaited(source.path) or not check_local(source.path):
         return
-    has = _columns(Path(source.path))
-    required, optional = stage_columns(raw.stage, raw.values)
-    if has is not None and required:
-        # An optional column may occur later in the file.
-        mapped = [source.columns[column] for column in optional if column in source.columns]
-        name_columns(source, required, optional, list(dict.fromkeys([*has, *mapped])))
+    for path in find_files(source.path)[:FILES]:
+        has, rows = _columns(path)
+        if has is not None:
+            name_columns(source, required, optional, has, rows, partly=True)
 
 
-def _columns(path: Path) -> list[str] | None:
-    """Columns of the first rows; None if reading them is expensive (level 2 reads every line)."""
-    if path.suffix == ".txt":
-        return ["text"]
-    if path.suffix == ".parquet":
+def _columns(path: str) -> tuple[list[str] | None, list[dict]]:
+    """(columns of the first rows, these rows); None if reading them is expensive (level 2 reads every line)."""
+    plain = plain_ending(path)
+    if plain == ".txt":
+        return ["text"], []
+    if plain == ".parquet":
         import pyarrow.parquet as pq
 
         try:
-            return pq.read_schema(path).names
+            return pq.read_schema(path).names, []
         except (OSError, ValueError):
-            return None
-    if path.suffix != ".jsonl":
-        return None
+            return None, []
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            rows = [json.loads(line) for line in itertools.islice(file, PEEK) if line.strip()]
-    except (OSError, ValueError, RecursionError):
-        return None
+        with open_bytes(path) as file:
+            head = list(itertools.islice(file, PEEK if plain == ".jsonl" else 1))
+        if plain == ".csv":
+            return next(csv.reader([head[0].decode("utf-8")])), []
+        if plain == ".json":
+            return None, []
+        rows = [json.loads(line) for line in head if line.strip()]
+    except (*READ_ERRORS, RecursionError, IndexError, StopIteration):
+        return None, []
     if not rows or not all(isinstance(row, dict) for row in rows):
-        return None
-    return list(dict.fromkeys(key for row in rows for key in row))
+        return None, []
+    return list(dict.fromkeys(key for row in rows for key in row)), rows
 
 
 def _templates(raw: RawRecipe) -> list[Finding]:
     findings = []
     for section, key in (("train", "chat_template_path"), ("tokenizer", "chat_template")):
-        path = (raw.values.get(section) or {}).get(key)
+        path = raw.setting(f"{section}.{key}")
         local = path and (path.endswith(".jinja") or section == "tokenizer" or is_local(path))
-        if local and not Path(path).exists() and not raw.is_awaited(path):
-            where = f"{raw.place(f'{section}.{key}')}"
+        if local and not find_template(path).is_file() and not raw.is_awaited(path):
+            where = raw.place(f"{section}.{key}", section)
             message = f"{section}.{key}: the file {path} does not exist"
-            findings.append(
-                Finding.error(
-                    "missing-file", message, "give a Jinja file, such as those in chat_templates/", where
-                )
-            )
+            fix = f"write `{key}:` with a Jinja file, such as those in the repository's chat_templates/"
+            findings.append(Finding.error("missing-file", message, fix, where))
     return findings
 
 
@@ -131,7 +148,7 @@ def _parents(raw: RawRecipe) -> list[Finding]:
     for role, path in {**find_parents(raw.values), **_to_come(raw)}.items():
         if role not in COMPANIONS and not raw.is_awaited(path):
             found = _found(lambda: check_parent(role, path, _weights(path), allow_failed))  # noqa: B023
-            findings += [_to_be_made(raw, finding, path) for finding in found]
+            findings += [_at_its_line(raw, role, _to_be_made(raw, finding, path)) for finding in found]
     return findings
 
 
@@ -143,14 +160,55 @@ def lacking_parents(raw: RawRecipe) -> list[str]:
 
 def lacking_data(raw: RawRecipe) -> list[str]:
     """Data files that another recipe of the same command makes, and that do not exist yet."""
-    paths = [path for name, path in named_paths(raw.values) if name.startswith("data.")]
-    return sorted({path for path in paths if raw.is_awaited(path) and not os.path.exists(path)})
+    named = [mapping[key] for name, mapping, key in paths(raw.values) if name.startswith("data.")]
+    return sorted({path for path in named if raw.is_awaited(path) and not os.path.exists(path)})
 
 
 def _named(raw: RawRecipe) -> dict[str, str]:
     """Role -> path or Hub id of every parent."""
     named = {role: (raw.values.get(section) or {}).get(key) for role, (section, key) in ROLES.items()}
     return {role: path for role, path in named.items() if path}
+
+
+def _at_its_line(raw: RawRecipe, role: str, finding: Finding) -> Finding:
+    """parent-missing names the path in its message, and is found at the recipe's line."""
+    section, key = ROLES[role]
+    place = raw.place(f"{section}.{key}", section)
+    return replace(finding, where=place) if finding.code == "parent-missing" else finding
+
+
+def _scorers(raw: RawRecipe) -> list[Finding]:
+    """A model that scores replies must have one output, by the config.json of a local one."""
+    findings = []
+    for role in ("reward", "value", "reward_model"):
+        section, key = ROLES[role]
+        path = (raw.values.get(section) or {}).get(key)
+        outputs = _outputs(path) if path else None
+        if outputs in (None, 1):
+            continue
+        code = "no-reward-head" if role == "reward_model" else "reward-head-missing"
+        has = (
+            f"has {outputs} labels, and a score is one"
+            if outputs
+            else "is a language model without a reward head"
+        )
+        message = f"the {role.removesuffix('_model')} model {path} {has}"
+        fix = "give the output_dir of a reward stage, or a classifier with num_labels: 1"
+        findings.append(Finding.error(code, message, fix, raw.place(f"{section}.{key}", section)))
+    return findings
+
+
+def _outputs(path: str) -> int | None:
+    """Labels of a local classifier, 0 for a causal language model; None if config.json does not tell."""
+    if not is_local(path) or is_adapter(path):
+        return None
+    config = local_config(path)
+    names = [str(name) for name in config.get("architectures") or []]
+    if any(name.endswith("ForSequenceClassification") for name in names):
+        return len(
+            config.get("id2label") or "12"
+        )  # a config with two labels, the default, does not list them
+    return 0 if names and all(name.endswith("ForCausalLM") for name in names) else None
 
 
 def _to_come(raw: RawRecipe) -> dict[str, str]:
@@ -191,7 +249,7 @@ def maker(raw: RawRecipe, path: str) -> str | None:
         except (OSError, UnicodeDecodeError):
             continue
         for found in re.findall(r"^\s+output_dir:\s*[\"']?([^\s\"'#]+)", text, re.M):
-            if os.path.normpath(found) == wanted:
+            if os.path.normpath(os.path.expanduser(found)) == wanted:
                 return str(file)
     return None
 

@@ -1,12 +1,18 @@
 """Level 1, the Hub: checks of ids in the local cache, without the network. No torch."""
 
+import functools
 import os
 import re
+import ssl
+import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
 
+from ...evals.library_tasks import task_datasets
 from ...finding import Finding
 from ...recipe.pins import pinnable
 from ...recipe.read import RawRecipe
@@ -15,15 +21,18 @@ from .files import maker
 from .machine import is_offline
 
 NON_COMMERCIAL = re.compile(r"(?i)(^|[-_ ])nc([-_ ]|$)|non-?commercial|research-only")
+ASK_SECONDS = 4
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def find_in_hub(raw: RawRecipe) -> list[Finding]:
-    """not-cached, missing-revision (both while offline), remote-code, license-non-commercial."""
+    """not-cached, task-not-cached, missing-revision (these while offline), remote-code, license-non-commercial."""
     findings = []
     for kind, path, revision, where in named(raw, raw.values):
-        if is_on_hub(path) and is_offline() and not (raw.is_awaited(path) or maker(raw, path)):
-            findings += _cached(kind, path, revision, where)
+        made_here = raw.is_awaited(path) or maker(raw, path)
+        if is_on_hub(path) and not made_here and (offline := why_offline()):
+            findings += _cached(kind, path, revision, where, offline)
+    findings += _tasks(raw)
     # Without the evaluate section: its models are only compared with, and are loaded without their code.
     started_from = list(named(raw, {**raw.values, "evaluate": None}))
     for kind, path, _, where in started_from:
@@ -44,13 +53,76 @@ def is_on_hub(path: str) -> bool:
     return not is_local(path) and Path(path).suffix not in (".jsonl", ".json", ".parquet", ".txt")
 
 
-def _cached(kind: str, path: str, revision: str | None, where: str) -> list[Finding]:
+def _tasks(raw: RawRecipe) -> list[Finding]:
+    """task-not-cached for each dataset of the evaluation's tasks. Apart from not-cached: training can do without."""
+    config = raw.values.get("evaluate") or {}
+    findings = []
+    for path, name in task_datasets(config.get("tasks") or [], config.get("include_path")):
+        if not is_on_hub(path) or not (offline := why_offline()):
+            continue
+        cached = datasets_cache() / path.replace("/", "___").lower()
+        if any(cached.glob(f"{name or ''}*")):
+            continue
+        message = (
+            f"an evaluation task reads the dataset {path}, which is not in the local cache, and {offline}"
+        )
+        given = ", ".join(repr(part) for part in (path, name) if part)
+        fix = f'run once online: python -c "from datasets import load_dataset; load_dataset({given})"'
+        findings.append(
+            Finding.warning("task-not-cached", message, fix, raw.place("evaluate.tasks", "evaluate"))
+        )
+    return findings
+
+
+def why_offline() -> str:
+    """Why the Hub cannot be asked; empty if it answers. Asked once, since upstream waits most of a minute."""
+    silent = hub_answers.cache_info().currsize and not hub_answers()
+    if is_offline() and not silent:
+        return "HF_HUB_OFFLINE is set"
+    if hub_answers():
+        return ""
+    # For this process and the stage that it starts: both would wait again for each file.
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    return f"{endpoint()} does not answer"
+
+
+@functools.cache
+def hub_answers() -> bool:
+    """Whether the Hub answers a request within ASK_SECONDS, in whatever way."""
+    answers: list[bool] = []
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(urllib.request.Request(endpoint(), method="HEAD"), timeout=ASK_SECONDS)
+            answers.append(True)
+        except urllib.error.HTTPError:
+            answers.append(True)
+        except urllib.error.URLError as error:
+            answers.append(
+                isinstance(error.reason, ssl.SSLError)
+            )  # it answers; its certificate is another matter
+        except (OSError, ValueError):
+            answers.append(False)
+
+    # In a thread, since no timeout bounds the look-up of a name.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(ASK_SECONDS)
+    return answers == [True]
+
+
+def endpoint() -> str:
+    """The Hub's address, as huggingface_hub finds it (constants.py)."""
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+
+
+def _cached(kind: str, path: str, revision: str | None, where: str, offline: str) -> list[Finding]:
     repository = cache() / f"{kind}--{path.replace('/', '--')}"
     what = kind.removesuffix("s")
     if not (repository / "snapshots").is_dir():
         if kind == "datasets" and (datasets_cache() / path.replace("/", "___").lower()).is_dir():
             return []
-        message = f"the {what} {path} is not in the local cache, and HF_HUB_OFFLINE is set"
+        message = f"the {what} {path} is not in the local cache, and {offline}"
         return [
             Finding.warning(
                 "not-cached",
@@ -62,7 +134,7 @@ def _cached(kind: str, path: str, revision: str | None, where: str) -> list[Find
     revision = revision or "main"
     if (repository / "refs" / revision).is_file() or (repository / "snapshots" / revision).is_dir():
         return []
-    message = f"revision {revision} of the {what} {path} is not in the local cache, and HF_HUB_OFFLINE is set"
+    message = f"revision {revision} of the {what} {path} is not in the local cache, and {offline}"
     return [
         Finding.warning(
             "missing-revision", message, "correct the revision, or run with HF_HUB_OFFLINE=0", where

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from ...finding import Finding
-from ...layouts.layout import ACCELERATORS
+from ...layouts.layout import has_accelerator
 from ...recipe.read import RawRecipe
 
 # Values that a recipe can contain -> Python modules, of which one is required.
@@ -37,8 +37,8 @@ OLD_GPU = re.compile(r"\b(V100|T4|P100|P40|P4|K80|M60|M40|TITAN|GTX|RTX 20\d\d|Q
 
 
 def find_in_machine(raw: RawRecipe) -> list[Finding]:
-    """missing-package, no-bf16-hardware, no-hub-token, push-offline."""
-    findings = _packages(raw)
+    """missing-package, no-bf16-hardware, no-hub-token, no-wandb-login, push-offline."""
+    findings = [*_packages(raw), *_wandb(raw)]
     if "train" in raw.values:
         findings += [*_bf16(raw), *_hub(raw)]
     return findings
@@ -97,7 +97,7 @@ def _bf16(raw: RawRecipe) -> list[Finding]:
         return [
             Finding.warning("no-bf16-hardware", message, "write `fp16: true`, or remove both keys", where)
         ]
-    if not gpus and not any(Path(device).exists() for device in ACCELERATORS):
+    if not gpus and not has_accelerator():
         message = "train.bf16: true, but this machine has no GPU: bfloat16 on a CPU is mostly emulated"
         return [
             Finding.warning(
@@ -133,6 +133,41 @@ def _hub(raw: RawRecipe) -> list[Finding]:
         message = "train.push_to_hub: true, but no Hub token is available"
         return [Finding.warning("no-hub-token", message, "set HF_TOKEN, or run `hf auth login`", where)]
     return []
+
+
+def _wandb(raw: RawRecipe) -> list[Finding]:
+    """wandb asks for a login on a terminal, and fails elsewhere, once the trainer is built."""
+    trackers = (raw.values.get("train") or {}).get("report_to") or []
+    if "wandb" not in ([trackers] if isinstance(trackers, str) else trackers) or _wandb_can_start():
+        return []
+    message = "train.report_to: wandb, but this machine has no wandb login"
+    fix = "run `wandb login`, set WANDB_API_KEY, or set WANDB_MODE=offline"
+    return [Finding.warning("no-wandb-login", message, fix, raw.place("train.report_to"))]
+
+
+def _wandb_can_start() -> bool:
+    """Whether wandb has a key for its host, or needs none. Sources: wandb's docs on environment variables, netrc."""
+    env = os.environ
+    if env.get("WANDB_API_KEY") or env.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    if env.get("WANDB_MODE", "").lower() in ("offline", "disabled", "dryrun", "shared"):
+        return True
+    if env.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes", "on"):
+        return True
+    host = env.get("WANDB_BASE_URL", "https://api.wandb.ai").split("://")[-1].split("/")[0].split(":")[0]
+    config = Path(env.get("WANDB_CONFIG_DIR") or "~/.config/wandb").expanduser()
+    keys = [Path(env.get("NETRC") or "~/.netrc").expanduser(), Path("~/_netrc").expanduser()]
+    modes = [config / "settings", Path(env.get("WANDB_DIR") or ".") / "wandb" / "settings"]
+    return any(_contains(file, rf"machine\s+{re.escape(host)}\b") for file in keys) or any(
+        _contains(file, r"(?m)^\s*(mode\s*=\s*(offline|disabled)|disabled\s*=\s*true)") for file in modes
+    )
+
+
+def _contains(file: Path, pattern: str) -> bool:
+    try:
+        return bool(re.search(pattern, file.read_text(encoding="utf-8", errors="replace")))
+    except OSError:
+        return False
 
 
 def is_offline() -> bool:

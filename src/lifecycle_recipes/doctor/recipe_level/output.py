@@ -8,10 +8,11 @@ from pathlib import Path
 from ...finding import Finding, Refusal
 from ...models.config_file import local_config, stored_dtype
 from ...recipe.read import RawRecipe
+from ...record.checkpoints import find_incomplete_checkpoints
 from ...record.file import RUN_FILE, read_record
-from ...record.output_dir import find_incomplete_checkpoints, whose
-from ...record.parents import find_parents
-from ...record.run import identify, is_done
+from ...record.identity import find_differences, identify
+from ...record.output_dir import find_other_host, whose
+from ...record.parents import describe_parent, find_parents, hash_inputs
 from .hub import cache
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -43,9 +44,13 @@ def _taken(raw: RawRecipe, directory: Path) -> list[Finding]:
     if {"--replace", "replace"} & raw.flags:
         return []
     earlier, same = earlier_run(raw)
-    if same:
-        return [] if earlier["status"] == "done" else find_incomplete_checkpoints(directory)
-    if problem := whose(directory, earlier, identity=None):
+    if same and earlier["status"] != "done":
+        return find_other_host(earlier, directory) + find_incomplete_checkpoints(directory)
+    recorded = (earlier or {}).get("parents") or {}, (earlier or {}).get("inputs") or {}
+    differences = find_differences(earlier, raw, *recorded) if earlier else []
+    if same and not differences:
+        return []
+    if problem := whose(directory, earlier, differences):
         code, message = problem
         fix = "choose another output_dir, or pass --replace to rename the old directory"
         return [Finding.warning(code, message, fix, str(directory))]
@@ -53,28 +58,28 @@ def _taken(raw: RawRecipe, directory: Path) -> list[Finding]:
 
 
 def find_finished(raw: RawRecipe) -> list[Finding]:
-    """output-dir-finished, also for the finished run of this same recipe: a check passes it, a run does not."""
+    """output-dir-finished for the run of this same recipe, which a check passes, and a run does not."""
     directory = Path(raw.output_dir)
     earlier, same = earlier_run(raw)
-    if not same or earlier["status"] != "done" or {"--replace", "replace"} & raw.flags:
+    known = {"--replace", "replace"} & raw.flags or _taken(raw, directory)
+    if known or not same or earlier["status"] != "done":
         return []
-    message, fix = "contains a finished run of this recipe", "pass --replace to rename it and run again"
-    if is_done(raw):
-        fix = f"pass --unless-done to keep it, or {fix.removeprefix('pass ')}"
-    else:
-        message += ", from another parent or other data"
-    return [Finding.error("output-dir-finished", message, fix, str(directory))]
+    parents = {role: describe_parent(path, directory) for role, path in find_parents(raw.values).items()}
+    differences = find_differences(earlier, raw, parents, hash_inputs(raw.values))
+    code, message = whose(directory, earlier, differences)
+    keep = "" if differences else "--unless-done to keep it, or "
+    return [Finding.error(code, message, f"pass {keep}--replace to rename it and run again", str(directory))]
 
 
 def is_free(raw: RawRecipe) -> bool:
     """True if writing a record to output_dir would not replace the record of another run."""
     directory = Path(raw.output_dir)
     earlier, same = earlier_run(raw)
-    return whose(directory, earlier, identity=None) is None or (same and earlier["status"] != "done")
+    return whose(directory, earlier, []) is None or (same and earlier["status"] != "done")
 
 
 def earlier_run(raw: RawRecipe) -> tuple[dict | None, bool]:
-    """(the record in output_dir or None, whether it is of this recipe with unchanged parents and files)."""
+    """(the record in output_dir or None, whether it makes the same model, if parents and files are unchanged)."""
     directory = Path(raw.output_dir)
     try:
         earlier = read_record(directory) if (directory / RUN_FILE).exists() else None
@@ -94,7 +99,7 @@ def _disk(raw: RawRecipe, directory: Path) -> list[Finding]:
     free = shutil.disk_usage(there).free
     if needed <= free:
         return []
-    message = f"{words} need about {_gb(needed)}, but only {_gb(free)} are free at {there}"
+    message = f"{words} need about {_size(needed)}, but only {_size(free)} are free at {there}"
     fix = "lower train.save_total_limit, free disk space, or choose another disk"
     return [
         Finding.warning(
@@ -103,8 +108,8 @@ def _disk(raw: RawRecipe, directory: Path) -> list[Finding]:
     ]
 
 
-def _gb(count: float) -> str:
-    return f"{count / 1e9:.1f} GB"
+def _size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
 def needed_bytes(raw: RawRecipe) -> tuple[float, str]:

@@ -10,9 +10,10 @@ import importlib.util
 import os
 import shutil
 import subprocess
+import sys
 
 from ...finding import Finding
-from ...layouts.layout import Layout
+from ...layouts.layout import Layout, has_accelerator
 from ...models.config_file import local_config, stored_dtype
 from ...recipe.read import RawRecipe
 
@@ -33,7 +34,8 @@ def find_in_precision(raw: RawRecipe) -> list[Finding]:
     layout = raw.layout
     precision = _precision(raw, layout)
     findings = _conflict(raw, layout)
-    if layout and layout.cpu and not findings:
+    without_gpu = layout.cpu if layout else not has_accelerator() and sys.platform != "darwin"
+    if without_gpu and not findings:
         findings += _on_cpu(raw, layout, precision)
     if precision == "fp8":
         findings += _fp8(layout)
@@ -65,18 +67,20 @@ def _conflict(raw: RawRecipe, layout: Layout | None) -> list[Finding]:
     return []
 
 
-def _on_cpu(raw: RawRecipe, layout: Layout, precision: str | None) -> list[Finding]:
+def _on_cpu(raw: RawRecipe, layout: Layout | None, precision: str | None) -> list[Finding]:
     if precision == "fp16":
         message = (
             "fp16 is not supported on a CPU: loss scaling needs a GPU, and the run would compute in float32"
         )
-    elif precision == "bf16" and layout.kind == "deepspeed":
+    elif precision == "bf16" and layout and layout.kind == "deepspeed":
         # On a CPU, training_args.py allows bf16 only with use_cpu, which makes accelerate skip DeepSpeed.
         message = "transformers rejects bf16 with DeepSpeed on a CPU"
     else:
         return []
     fix = f"remove {precision} to test the layout on a CPU, or run on GPUs"
-    return [Finding.error("precision-on-cpu", message, fix, raw.place(f"train.{precision}"))]
+    # Without a layout, a recipe is checked here that may run elsewhere.
+    severity = Finding.error if layout else Finding.warning
+    return [severity("precision-on-cpu", message, fix, raw.place(f"train.{precision}"))]
 
 
 def _fp8(layout: Layout) -> list[Finding]:

@@ -20,7 +20,7 @@ def find_in_settings(raw: RawRecipe) -> list[Finding]:
     for section in MODEL_SECTIONS:
         if raw.values.get(section):
             findings += [*_adapter(raw, section), *_quantisation(raw, section)]
-    findings += [*_start(raw), *_vocabulary(raw)]
+    findings += [*_start(raw), *_vocabulary(raw), *_truncation(raw)]
     if "train" in raw.values:
         findings += [*_precision(raw), *_evaluation(raw), *_lengths(raw), *_packing(raw), *_conflicts(raw)]
     return findings
@@ -85,6 +85,15 @@ def _start(raw: RawRecipe) -> list[Finding]:
     return []
 
 
+def _truncation(raw: RawRecipe) -> list[Finding]:
+    """data.truncation: reward and ppo drop rows that are too long anyway, pretraining cuts none short."""
+    given = (raw.values.get("data") or {}).get("truncation")
+    if given in (None, "cut") or raw.stage in ("sft", "dpo", "kto"):
+        return []
+    message = f"data.truncation: {given} has no effect in this stage, which truncates no row"
+    return [Finding.error("no-effect", message, "remove it", raw.place("data.truncation"))]
+
+
 def _vocabulary(raw: RawRecipe) -> list[Finding]:
     from ...models.special_tokens import check_vocabulary
 
@@ -123,6 +132,9 @@ def _evaluation(raw: RawRecipe) -> list[Finding]:
             message = "PPO runs no evaluation during training"
             where = raw.place("train.eval_strategy")
             findings.append(Finding.error("ppo-no-eval", message, "use the `evaluate` section", where))
+        elif raw.values.get("early_stopping"):
+            message = "PPO runs no evaluation during training, so early_stopping has no effect"
+            findings.append(Finding.error("ppo-no-eval", message, "remove it", raw.place("early_stopping")))
         return findings
     if strategy != "no" and not data.get("eval_sources") and not data.get("eval_fraction"):
         message = f"`eval_strategy: {strategy}`, but no held-out data is configured"
@@ -134,6 +146,10 @@ def _evaluation(raw: RawRecipe) -> list[Finding]:
             message = f"train.{best} needs evaluations, but train.eval_strategy is no"
             fix = "write `eval_strategy: steps` (or epoch)"
             findings.append(Finding.error("best-without-eval", message, fix, raw.place(f"train.{best}")))
+        elif raw.values.get("early_stopping"):
+            message = "early_stopping needs evaluations, but train.eval_strategy is no"
+            fix = "write `eval_strategy: steps` (or epoch)"
+            findings.append(Finding.error("best-without-eval", message, fix, raw.place("early_stopping")))
         elif unread := [k for k in ("eval_steps", "eval_delay", "eval_on_start") if train.get(k)]:
             message = f"train.{unread[0]} has no effect while train.eval_strategy is no"
             fix = "write `eval_strategy: steps`, or remove it"
@@ -158,6 +174,12 @@ def _asks_for_best(raw: RawRecipe) -> str | None:
 def _best(raw: RawRecipe, evaluates: str) -> list[Finding]:
     """The best model can only be loaded if each evaluation has its checkpoint (training_args.py)."""
     saves = raw.setting("train.save_strategy")
+    if raw.values.get("early_stopping") and not raw.values["train"].get("load_best_model_at_end"):
+        message = (
+            "early_stopping without train.load_best_model_at_end would save the last model, not the best"
+        )
+        fix = "write `load_best_model_at_end: true`"
+        return [Finding.error("best-not-saved", message, fix, raw.place("early_stopping"))]
     if not raw.values["train"].get("load_best_model_at_end") or saves == "best":
         return []
     where = raw.place("train.load_best_model_at_end")

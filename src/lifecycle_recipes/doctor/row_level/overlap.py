@@ -117,6 +117,8 @@ def _overlap(code, severity, found: list, total: str, what: str, relation: str) 
     message = f"{len(found)} of {total} {what}{numbers_of(found)}; the first {relation} {original}"
     if severity == "error":
         fix = "remove them from data.sources: a score on training rows does not measure generalisation"
+        if row_set.path.endswith(".txt") and row_set.lines:
+            fix = "each line of a .txt is a row: set `text_by: paragraph` on the source, or remove the lines"
     else:
         fix = "inspect them, and remove those with the same content from data.sources"
     return [Finding(code, severity, message, fix, row_set.where(i))]
@@ -128,7 +130,7 @@ def numbers_of(found: list) -> str:
     Rows in other sources are counted; empty for a single row. found: (set, index, ...) per row.
     """
     row_set = found[0][0]
-    numbers = [s.number(i) for s, i, *_ in found if s is row_set]
+    numbers = [s.label(i) for s, i, *_ in found if s is row_set]
     more = f", and {len(found) - len(numbers)} in other sources" if len(found) > len(numbers) else ""
     return f" ({row_set.unit} {listed(numbers)}{more})" if len(found) > 1 else ""
 

@@ -2,7 +2,7 @@
 
 import math
 
-from ...data.row_faults import REPLIES, one_label
+from ...data.row_faults import one_label
 from ...data.row_sets import RowSet
 from ...finding import Finding
 from .overlap import content, numbers_of
@@ -14,43 +14,6 @@ LONGER_SHARE, LONGER_RATIO, SIGMAS = 0.65, 1.1, 3.0
 # KTO (arXiv 2402.01306, section 4.2): desirable_weight * good : undesirable_weight * bad from 1:1 to 4:3.
 # The tolerance is a tenth, so that 49 % of good replies are not reported.
 LEAST_RATIO, MOST_RATIO, TOLERANCE = 1.0, 4 / 3, 1.1
-
-
-def reply_fault(row: dict) -> tuple[str, str] | None:
-    """(code, detail) of a fault between the prompt and the replies of a row without other faults, or None."""
-    replies = {c: row[c] for c in REPLIES if c in row}
-    if not replies:
-        return None
-    prompt = row.get("prompt")
-    if "chosen" in row and row["chosen"] == row["rejected"]:
-        return "same-pair", "chosen and rejected are equal"
-    if fault := _format_fault(prompt, replies):
-        return "mixed-formats", fault
-    lists = {c: r for c, r in replies.items() if isinstance(r, list)}
-    if isinstance(prompt, list) and (again := [c for c in lists if lists[c][: len(prompt)] == prompt]):
-        return "prompt-repeated", f"{again[0]} begins with the prompt: the sequence would contain it twice"
-    if not isinstance(prompt, list) and len(lists) == 2 and _asked(row["chosen"]) != _asked(row["rejected"]):
-        return "pair-prompts-differ", "chosen and rejected answer different prompts"
-    return None
-
-
-def _format_fault(prompt, replies: dict) -> str | None:
-    kinds = {c: "string" if isinstance(r, str) else "list of messages" for c, r in replies.items()}
-    if len(set(kinds.values())) > 1:
-        return " and ".join(f"{c} is a {kind}" for c, kind in kinds.items())
-    reply, kind = next(iter(kinds.items()))
-    if prompt is None or isinstance(prompt, str) == (kind == "string"):
-        return None
-    # For pairs, upstream uses the messages with which both replies begin as the prompt, if there are any (TRL
-    # data_utils.py, maybe_extract_prompt). It does not for single replies.
-    if len(replies) == 2 and kind != "string" and replies[reply][0].get("role") != "assistant":
-        return None
-    return f"prompt is a {'string' if isinstance(prompt, str) else 'list of messages'} and {reply} a {kind}"
-
-
-def _asked(messages: list[dict]) -> list[tuple]:
-    """The prompt of a pair."""
-    return [(m["role"], m.get("content")) for m in messages if m["role"] in ("system", "user")]
 
 
 def find_in_pairs(row_sets: list[RowSet]) -> list[Finding]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from ...data.config import stage_columns
-from ...data.row_faults import Faults, order_fault, row_fault
+from ...data.row_faults import Faults, misleading_fault, row_fault, waived_fault
 from ...data.row_sets import RowSet, read_row_sets
 from ...finding import Finding
 from .overlap import find_duplicates, find_overlap
-from .pairs import find_in_labels, find_in_pairs, reply_fault
+from .pairs import find_in_labels, find_in_pairs
 
 if TYPE_CHECKING:
     from ...recipe.read import RawRecipe
@@ -65,18 +66,22 @@ def find_faults(raw: RawRecipe, row_set: RowSet) -> list[Finding]:
     plain = raw.stage in ("pretrain", "tokenizer")  # rows of text contain no conversation
     faults = Faults(row_set.unit)
     for i, row in enumerate(row_set.rows):
-        fault = row_fault(row, required) or (None if plain else reply_fault(row) or order_fault(row))
+        fault = row_fault(row, required) or (None if plain else misleading_fault(row))
         if fault:
-            faults.add(*fault, row_set.where(i), row_set.number(i))
+            faults.add(*fault, row_set.where(i), row_set.label(i))
     return faults.findings()
 
 
 def sound_sets(raw: RawRecipe, row_sets: list[RowSet]) -> list[RowSet]:
-    """The row sets without rows that cannot be trained on: refused, or left out if the recipe allows it."""
+    """The row sets without rows that cannot be trained on or that the recipe leaves out by a waiver."""
     required, _ = stage_columns(raw.stage, raw.values)
-    return [_sound(row_set, required) for row_set in row_sets]
+    return [_sound(row_set, required, raw.allow) for row_set in row_sets]
 
 
-def _sound(row_set: RowSet, required: list[str]) -> RowSet:
-    kept = [i for i, row in enumerate(row_set.rows) if not row_fault(row, required)]
+def _sound(row_set: RowSet, required: list[str], allow: Collection[str]) -> RowSet:
+    kept = [
+        i
+        for i, row in enumerate(row_set.rows)
+        if not row_fault(row, required) and not waived_fault(row, allow)
+    ]
     return row_set if len(kept) == len(row_set.rows) else row_set.pick(kept, row_set.use)

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from ...data.provenance import Place, places
 from ...data.row_faults import row_fault
 from ...data.row_sets import RowSet
+from ...data.turn_weights import without_untrained
 from ...finding import Finding, Refusal, refuse
 from ...models.turn_end import special_tokens
 from .template_probes import render_all
@@ -29,14 +31,15 @@ class Length:
 
     prompt: tokens before the reply, with the generation prompt. whole: with the longest reply.
     first, last: positions of the first and last supervised token, from 0; None if there is none.
+    split: the tokens of the prompt are not those with which prompt and reply begin.
     """
 
-    where: str
-    number: int
+    place: Place
     prompt: int
     whole: int
     first: int | None = None
     last: int | None = None
+    split: bool = False
 
 
 @dataclass
@@ -97,24 +100,31 @@ def _replies(row: dict) -> list:
 def _measure_texts(tokenizer: PreTrainedTokenizerBase, template, places, stage) -> Iterator[Length]:
     rows = [s.rows[i] for s, i in places]
     prompts = tokenizer([row.get("prompt") or "" for row in rows])["input_ids"]
-    wholes = [
-        max(len(ids) for ids in tokenizer([(row.get("prompt") or "") + r for r in replies])["input_ids"])
-        if (replies := _replies(row))
-        else len(prompt)
-        for row, prompt in zip(rows, prompts, strict=True)
-    ]
-    for (row_set, i), prompt, whole in zip(places, prompts, wholes, strict=True):
-        yield Length(row_set.where(i), row_set.number(i), len(prompt), whole)
+    for (row_set, i), row, prompt in zip(places, rows, prompts, strict=True):
+        texts = [(row.get("prompt") or "") + reply for reply in _replies(row)]
+        wholes = tokenizer(texts)["input_ids"] if texts else [prompt]
+        split = bool(row.get("prompt")) and _is_split(stage, prompt, wholes)
+        yield Length(row_set.place(i), len(prompt), max(map(len, wholes)), split=split)
+
+
+def _is_split(stage: str, prompt: list[int], wholes: list[list[int]]) -> bool:
+    """Whether prompt and reply are tokenised together, so that no token ends where the prompt does.
+
+    DPO and KTO separate them by the number of tokens in the prompt (trl/trainer/dpo_trainer.py); a reward is
+    read at the end of the whole.
+    """
+    return stage in ("dpo", "kto") and any(whole[: len(prompt)] != prompt for whole in wholes)
 
 
 def _measure_chats(tokenizer: PreTrainedTokenizerBase, template, places, stage) -> Iterator[Length]:
     rows = [s.rows[i] for s, i in places]
     if stage == "sft":
         rendered = _render(tokenizer, template, places, [row["messages"] for row in rows], mask=True)
-        for (row_set, i), seen in zip(places, rendered, strict=True):
-            trained = [k for k, is_trained in enumerate(seen.trained) if is_trained]
+        for (row_set, i), row, seen in zip(places, rows, rendered, strict=True):
+            kept = without_untrained(tokenizer, template, row, seen.ids, seen.trained)
+            trained = [k for k, is_trained in enumerate(kept) if is_trained]
             ends = (trained[0], trained[-1]) if trained else (None, None)
-            yield Length(row_set.where(i), row_set.number(i), 0, len(seen.ids), *ends)
+            yield Length(row_set.place(i), 0, len(seen.ids), *ends)
         return
     # Where only the replies are messages, upstream uses their common beginning as the prompt.
     given = [prompt if isinstance(prompt := row.get("prompt"), list) else [] for row in rows]
@@ -127,8 +137,9 @@ def _measure_chats(tokenizer: PreTrainedTokenizerBase, template, places, stage) 
     )
     wholes = [_render(tokenizer, template, places, list(side)) for side in sides]
     for k, ((row_set, i), prompt) in enumerate(zip(places, prompts, strict=True)):
-        whole = max([len(side[k].ids) for side in wholes], default=len(prompt.ids))
-        yield Length(row_set.where(i), row_set.number(i), len(prompt.ids), whole)
+        mine = [side[k].ids for side in wholes] or [prompt.ids]
+        split = _is_split(stage, prompt.ids, mine)
+        yield Length(row_set.place(i), len(prompt.ids), max(map(len, mine)), split=split)
 
 
 def _shared(row: dict) -> list:
@@ -142,7 +153,7 @@ def _render(
     tokenizer: PreTrainedTokenizerBase, template, places, conversations, mask: bool = False, **options
 ):
     """`render_all`, one by one if rows have tools; the Refusal names the row that the template rejects."""
-    tools = [_tools(row_set.rows[i]) for row_set, i in places]
+    tools = [tools_of(row_set.rows[i]) for row_set, i in places]
     options["mask"] = mask
     try:
         if not any(tools):
@@ -155,7 +166,8 @@ def _render(
         raise _rejected(tokenizer, template, places, conversations, tools, options) from error
 
 
-def _tools(row: dict) -> list | None:
+def tools_of(row: dict) -> list | None:
+    """The `tools` of a row, which may be JSON in a string; None without any."""
     tools = row.get("tools")
     return (json.loads(tools) if isinstance(tools, str) else tools) or None
 
@@ -185,7 +197,7 @@ def find_smuggled(tokenizer: PreTrainedTokenizerBase, samples: list[Sample]) -> 
         return []
     row_set, i, token = hits[0]
     tokens = ", ".join(dict.fromkeys(hit[2] for hit in hits))
-    rows = listed([(s.where(i), s.number(i)) for s, i, _ in hits])
+    rows = listed([s.place(i) for s, i, _ in hits])
     message = f"control-token injection: row text contains control tokens ({tokens}): {rows}"
     fix = "remove it from the text, or put a space inside it"
     return [Finding.error("control-token-in-text", message, fix, row_set.where(i))]
@@ -210,7 +222,7 @@ def find_second_bos(tokenizer: PreTrainedTokenizerBase, samples: list[Sample]) -
     if bos is None or tokenizer("a")["input_ids"][:1] != [tokenizer.bos_token_id]:
         return []
     hits = [
-        (row_set.where(i), row_set.number(i))
+        row_set.place(i)
         for sample in samples
         for row_set, i in sample.places
         if any(isinstance(v, str) and v.startswith(bos) for v in row_set.rows[i].values())
@@ -218,11 +230,9 @@ def find_second_bos(tokenizer: PreTrainedTokenizerBase, samples: list[Sample]) -
     if not hits:
         return []
     message = f"the text starts with {bos}, and the tokenizer adds a second one: {listed(hits)}"
-    return [Finding.error("double-bos", message, f"remove {bos} from the rows", hits[0][0])]
+    return [Finding.error("double-bos", message, f"remove {bos} from the rows", str(hits[0]))]
 
 
-def listed(hits: list[tuple[str, int]]) -> str:
-    """`3 rows (4, 9, 11)`; the first five are listed."""
-    named = ", ".join(str(number) for _, number in hits[:SHOWN])
-    more = f" and {len(hits) - SHOWN} more" if len(hits) > SHOWN else ""
-    return f"{len(hits)} row{'s' if len(hits) > 1 else ''} ({named}{more})"
+def listed(found: list[Place]) -> str:
+    """`3 rows (file, lines 4, 9, 11)`; the first five of each file are listed."""
+    return f"{len(found)} row{'s' if len(found) > 1 else ''} ({places(found, SHOWN)})"

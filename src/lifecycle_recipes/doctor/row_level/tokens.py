@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING
 from ...data.config import stage_columns
 from ...data.row_sets import RowSet
 from ...finding import Finding, Refusal, refuse
-from ...models.config_file import model_config
+from ...models.config_file import longest_sequence, model_config
+from ...models.new_tokenizer import find_template
 from ...models.turn_end import turn_end
 from ...record.file import RUN_FILE, read_record
 from ...record.parents import hash_file, is_local
 from . import vocabulary
+from .strings import find_split_prompts, find_strings
 from .template import find_in_template, find_stop_missing, find_unlike, training_version
 from .template_probes import GENERATION, control_tokens
 from .token_lengths import Sample, find_second_bos, find_smuggled, is_text, measure, take
-from .truncation import find_cuts
+from .truncation import find_beyond_positions, find_cuts, may_pass_positions
+from .unrendered import find_unrendered
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,8 +33,9 @@ CHAT_STAGES = ("sft", "dpo", "kto", "ppo")
 def find_in_tokens(raw: RawRecipe, row_sets: list[RowSet]) -> list[Finding]:
     """All findings about a RawRecipe's tokenizer, its template and the tokens of its rows, errors first.
 
-    Codes: those of template.py, vocabulary.py, token_lengths.py and truncation.py, and tokenizer-unreadable,
-    no-chat-template, template-differs, template-changed, training-template-differs, pad-is-turn-end, no-eos.
+    Codes: those of template.py, vocabulary.py, token_lengths.py, truncation.py, strings.py and unrendered.py,
+    and tokenizer-unreadable, no-chat-template, template-differs, template-changed, training-template-differs,
+    pad-is-turn-end, no-eos.
     """
     try:
         if raw.stage == "tokenizer":
@@ -67,9 +71,11 @@ def find_in_chat(raw: RawRecipe, row_sets: list[RowSet]) -> list[Finding]:
     parents_own = own_template(tokenizer)
     template, where = recipe_template(raw, tokenizer, parents_own)
     train, held_out = samples(raw, row_sets)
+    found = find_strings(train, held_out, template)
     if all(is_text(row_set.rows[i]) for row_set, i in train.places[:1]) and train.places:
-        found = [*find_smuggled(tokenizer, [train, held_out]), *find_second_bos(tokenizer, [train, held_out])]
-        return found + find_cuts(raw, measure(tokenizer, None, train, raw.stage), train, _positions(raw))
+        found += find_smuggled(tokenizer, [train, held_out])
+        found += find_second_bos(tokenizer, [train, held_out])
+        return found + find_in_lengths(raw, tokenizer, None, train, held_out)
     if template is None:
         fix = "set train.chat_template_path to a template of chat_templates/"
         if raw.stage not in ("sft", "reward"):
@@ -77,10 +83,10 @@ def find_in_chat(raw: RawRecipe, row_sets: list[RowSet]) -> list[Finding]:
         raise refuse("no-chat-template", "the parent's tokenizer has no chat template", fix, path)
     if raw.stage == "sft" and not GENERATION.search(template) and (other := training_version(template)):
         unlike = find_unlike(tokenizer, other, tokenizer, template)
-        found = [other_in_training(unlike, where)] if unlike else []
+        found += [other_in_training(unlike, where)] if unlike else []
         trained_on = other
     else:
-        found, trained_on = [], template
+        trained_on = template
     found += find_in_template(tokenizer, trained_on, where, trained=raw.stage == "sft")
     if any(finding.severity == "error" for finding in found):
         return found  # the next checks would only repeat it, row by row
@@ -92,7 +98,24 @@ def find_in_chat(raw: RawRecipe, row_sets: list[RowSet]) -> list[Finding]:
     found += find_other_templates(raw, tokenizer, template, parents_own, where)
     found += find_in_ends(raw, tokenizer, trained_on, path, revision)
     found += find_smuggled(tokenizer, [train, held_out])
-    return found + find_cuts(raw, measure(tokenizer, trained_on, train, raw.stage), train, _positions(raw))
+    found += find_unrendered(tokenizer, trained_on, [train, held_out], where)
+    return found + find_in_lengths(raw, tokenizer, trained_on, train, held_out)
+
+
+def find_in_lengths(
+    raw: RawRecipe, tokenizer: PreTrainedTokenizerBase, template: str | None, train: Sample, held_out: Sample
+) -> list[Finding]:
+    """What truncation.py finds in the lengths of the rows, and prompts that end inside a token."""
+    positions = _positions(raw)
+    lengths = measure(tokenizer, template, train, raw.stage)
+    evaluated = []
+    if may_pass_positions(raw, positions):
+        evaluated = measure(tokenizer, template, held_out, raw.stage)
+    return [
+        *find_beyond_positions(raw, lengths + evaluated, positions),
+        *find_split_prompts(lengths, train),
+        *find_cuts(raw, lengths, train, positions),
+    ]
 
 
 def samples(raw: RawRecipe, row_sets: list[RowSet]) -> list[Sample]:
@@ -257,7 +280,7 @@ def find_in_tokenizer_recipe(raw: RawRecipe) -> list[Finding]:
         pad_token="<|pad|>",
         extra_special_tokens=special,
     )
-    found = find_in_template(empty, Path(where).read_text(encoding="utf-8"), where)
+    found = find_in_template(empty, find_template(where).read_text(encoding="utf-8"), where)
     return [_in_special_tokens(finding) for finding in found if finding.code != "no-bos"]
 
 
@@ -270,5 +293,4 @@ def _in_special_tokens(finding: Finding) -> Finding:
 
 def _positions(raw: RawRecipe) -> int | None:
     model = raw.values["model"]
-    config = model_config(model["model_name_or_path"], model.get("model_revision"))
-    return config.get("max_position_embeddings")
+    return longest_sequence(model_config(model["model_name_or_path"], model.get("model_revision")))

@@ -34,10 +34,18 @@ def find_cuts(raw: RawRecipe, lengths: list[Length], sample: Sample, positions: 
     if unlabelled:
         message = f"these rows have no supervised token at any length: {_rows(unlabelled)}"
         fix = "add an assistant message with text, or remove the rows"
-        return [Finding.error("zero-label-rows", message, fix, unlabelled[0].where)]
+        return [Finding.error("zero-label-rows", message, fix, str(unlabelled[0].place))]
     if limit is None or (train.get("packing") and train.get("packing_strategy", "bfd") in UNCUT):
         return []
-    dropped, cut = _split(raw.stage, lengths, limit)
+    drops = (raw.values.get("data") or {}).get("truncation") == "drop"
+    if drops:
+        dropped, cut = [row for row in lengths if row.whole > limit], []
+    else:
+        dropped, cut = _split(raw.stage, lengths, limit)
+    code = "rows-too-long" if drops else _dropped_code(raw.stage)
+    says = (
+        f"are longer than train.max_length = {limit}: left out" if drops else _dropped_says(raw.stage, limit)
+    )
     longest = max(row.whole for row in lengths)
     fix = f"raise train.max_length (the longest of these rows has {longest} tokens), or shorten the rows"
     if len(dropped) == len(lengths):
@@ -47,7 +55,7 @@ def find_cuts(raw: RawRecipe, lengths: list[Length], sample: Sample, positions: 
         message = f"train.max_length = {limit} truncates every answer: no end-of-turn token is supervised"
         return [Finding.error("answers-all-cut", message, fix, where)]
     return [
-        *_share(_dropped_code(raw.stage), dropped, sample, _dropped_says(raw.stage, limit), fix, where),
+        *_share(code, dropped, sample, says, fix, where),
         *_share(
             "answers-cut",
             cut,
@@ -57,6 +65,35 @@ def find_cuts(raw: RawRecipe, lengths: list[Length], sample: Sample, positions: 
             where,
         ),
     ]
+
+
+def may_pass_positions(raw: RawRecipe, positions: int | None) -> bool:
+    """Whether train.max_length allows sequences longer than the model's positions. PPO has no such key."""
+    if positions is None or raw.stage == "ppo":
+        return False
+    limit = raw.values["train"].get("max_length", DEFAULT_MAX_LENGTH)
+    return limit is None or limit > positions
+
+
+def find_beyond_positions(raw: RawRecipe, lengths: list[Length], positions: int | None) -> list[Finding]:
+    """block-too-long: a max_length above the model's positions, or without one, rows longer than these.
+
+    Learned positions end with an error on the first such row; RoPE was not trained beyond them.
+    """
+    if not may_pass_positions(raw, positions):
+        return []
+    train = raw.values["train"]
+    where = raw.places.get("train.max_length", raw.places.get("train", ""))
+    fix = f"write `max_length: {positions}`, or raise the model's positions (rope_scaling in its config)"
+    if train.get("max_length"):
+        message = f"train.max_length {train['max_length']} exceeds the model's {positions} positions"
+        return [Finding.error("block-too-long", message, fix, where)]
+    beyond = [row for row in lengths if row.whole > positions]
+    if not beyond:
+        return []
+    limit = "null" if "max_length" in train else f"{DEFAULT_MAX_LENGTH} by default"
+    message = f"{_rows(beyond)}: longer than the model's {positions} positions (train.max_length is {limit})"
+    return [Finding.error("block-too-long", message, fix, where)]
 
 
 def _split(stage: str, lengths: list[Length], limit: int) -> tuple[list[Length], list[Length]]:
@@ -96,7 +133,7 @@ def _share(
 
 
 def _rows(rows: list[Length]) -> str:
-    return listed([(row.where, row.number) for row in rows])
+    return listed([row.place for row in rows])
 
 
 def _find_in_prompts(raw: RawRecipe, lengths, sample: Sample, positions: int | None) -> list[Finding]:

@@ -60,9 +60,10 @@ def two_documents(dataset, padding_free: bool) -> tuple[list[dict[str, Any]], in
     """(rows to collate, length of the first document, of the second), shortened; None if there are none."""
     columns = getattr(dataset, "column_names", None) or []
     if "seq_lengths" in columns:
-        row = next((r for r in _first(dataset) if len(r["seq_lengths"]) > 1), None)
-        if row is None:
+        number = _first_packed(dataset)
+        if number is None:
             return None
+        row = dataset[number]
         first, second = row["seq_lengths"][:2]
         a, b = min(first, DOCUMENT), min(second, DOCUMENT)
         cut = {k: [*v[:a], *v[first : first + b]] for k, v in row.items() if _per_token(k, v, row)}
@@ -74,8 +75,14 @@ def two_documents(dataset, padding_free: bool) -> tuple[list[dict[str, Any]], in
     return cut, *(len(row["input_ids"]) for row in cut)
 
 
-def _first(dataset, rows: int = 500):
-    return (dataset[i] for i in range(min(len(dataset), rows)))
+def _first_packed(dataset, step: int = 10_000) -> int | None:
+    """The number of the first row with several documents. Best-fit packing puts full rows first."""
+    lengths = dataset.select_columns("seq_lengths")
+    for start in range(0, len(dataset), step):
+        for i, row in enumerate(lengths[start : start + step]["seq_lengths"]):
+            if len(row) > 1:
+                return start + i
+    return None
 
 
 def _per_token(key: str, value, row: dict[str, Any]) -> bool:

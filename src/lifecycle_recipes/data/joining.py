@@ -1,0 +1,76 @@
+"""Sources with the same columns as one Dataset, although their messages differ in keys or in Arrow type."""
+
+from typing import Any
+
+from ..finding import Refusal, refuse
+
+
+def join(parts: list[Any], paths: list[str]) -> Any:
+    """The rows of all Datasets, with the columns that all of them have.
+
+    Messages get the keys of all parts; a missing key is null. paths: where each part comes from.
+    Raises Refusal missing-column (a prompt that only some have), sources-differ.
+    """
+    from datasets import Features, concatenate_datasets
+
+    filled = [(part, path) for part, path in zip(parts, paths, strict=True) if len(part)]
+    if len(filled) < 2:
+        return filled[0][0] if filled else parts[0]
+    prompts = ["prompt" in part.column_names for part, _ in filled]
+    if any(prompts) and not all(prompts):
+        raise _no_prompt(filled[prompts.index(False)][1], filled[prompts.index(True)][1])
+    shared = [c for c in filled[0][0].column_names if all(c in part.column_names for part, _ in filled)]
+    parts = [part.select_columns(shared) for part, _ in filled]
+    if any(part.features != parts[0].features for part in parts):
+        features, first = dict(parts[0].features), filled[0][1]
+        for part, (_, path) in zip(parts, filled, strict=True):
+            features = {c: _union(features[c], part.features[c], c, (first, path)) for c in shared}
+        parts = [part if part.features == features else part.cast(Features(features)) for part in parts]
+    return concatenate_datasets(parts)
+
+
+def _union(ours: Any, theirs: Any, name: str, paths: tuple[str, str]) -> Any:
+    """The feature that holds the values of both."""
+    from datasets import Json, LargeList, List, Value
+
+    if ours == theirs or _is_null(theirs):
+        return ours
+    if _is_null(ours):
+        return theirs
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        keys = dict.fromkeys([*ours, *theirs])
+        null = Value("null")
+        return {k: _union(ours.get(k, null), theirs.get(k, null), f"{name}.{k}", paths) for k in keys}
+    if isinstance(ours, List | LargeList) and isinstance(theirs, List | LargeList):
+        return List(_union(ours.feature, theirs.feature, f"{name}[]", paths))
+    if isinstance(ours, Value) and isinstance(theirs, Value):
+        for family in (("string", "large_string"), ("int32", "int64"), ("float32", "int64", "float64")):
+            if ours.dtype in family and theirs.dtype in family:
+                return Value("string" if family[0] == "string" else family[-1])
+    if isinstance(ours, Json) or isinstance(theirs, Json):
+        return Json()
+    raise _differ(name, (ours, theirs), paths)
+
+
+def _is_null(feature: Any) -> bool:
+    return getattr(feature, "dtype", None) == "null"
+
+
+def _differ(name: str, features: tuple, paths: tuple[str, str]) -> Refusal:
+    kinds = [f"{_kind(feature)} in {path}" for feature, path in zip(features, paths, strict=True)]
+    fix = "write it the same way in both, or leave the column out with `columns:`"
+    return refuse("sources-differ", f"{name} is {kinds[0]} and {kinds[1]}", fix, paths[1])
+
+
+def _kind(feature: Any) -> str:
+    if isinstance(feature, dict):
+        return f"an object ({', '.join(feature)})"
+    return {"List": "a list", "LargeList": "a list"}.get(
+        type(feature).__name__, f"a {getattr(feature, 'dtype', type(feature).__name__)}"
+    )
+
+
+def _no_prompt(path: str, other: str) -> Refusal:
+    message = f"no column 'prompt', which {other} has: the rows joined would lose it"
+    fix = "give every source a prompt, or none: `format: hh` or `prompt_completion` make one"
+    return refuse("missing-column", message, fix, path)

@@ -1,0 +1,39 @@
+"""The paths of a recipe: which keys hold one, and `~` expanded where the recipe is read. No torch.
+
+Upstream expands `~` in some keys and not in others; expanded here, every part of a run uses the same directory.
+A relative path stays relative to the current directory: a run is the same one wherever the repository is.
+"""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+# Section -> keys whose value is a path, or an id on the Hub. Sources of the data section: `path`.
+KEYS = {
+    "model": ("model_name_or_path",),
+    "reward": ("model_name_or_path",),
+    "value": ("model_name_or_path",),
+    "architecture": ("tokenizer",),
+    "tokenizer": ("output_dir", "chat_template"),
+    "train": ("output_dir", "chat_template_path"),
+    "evaluate": ("output_dir", "include_path", "prompts", "rubric", "against", "reward_model"),
+}
+SOURCES = ("sources", "eval_sources")
+
+
+def paths(values: dict[str, Any]) -> Iterator[tuple[str, dict, str]]:
+    """(name such as `data.sources[0].path`, the mapping that has the key, the key) of every given path."""
+    for section, keys in KEYS.items():
+        for key in keys:
+            if isinstance((values.get(section) or {}).get(key), str):
+                yield f"{section}.{key}", values[section], key
+    for name in SOURCES:
+        for i, source in enumerate((values.get("data") or {}).get(name) or []):
+            if isinstance(source.get("path"), str):
+                yield f"data.{name}[{i}].path", source, "path"
+
+
+def expand_paths(values: dict[str, Any]) -> None:
+    """Replace `~` and `~user` at the start of every path of `values` by the home directory."""
+    for _, mapping, key in paths(values):
+        mapping[key] = os.path.expanduser(mapping[key])

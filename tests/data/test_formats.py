@@ -1,0 +1,489 @@
+"""Rows in the formats of public data sets, and in every form of file: what a stage makes of them."""
+
+import csv
+import gzip
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from sound_rows import assistant, chats, sentence, user
+
+from lifecycle_recipes.data.config import DataConfig, Source, stage_columns
+from lifecycle_recipes.data.provenance import ROW, Origins, take_off
+from lifecycle_recipes.data.row_sets import read_row_sets
+from lifecycle_recipes.data.sources import load_data
+from lifecycle_recipes.doctor.row_level.rows import find_in_rows
+from lifecycle_recipes.finding import Refusal
+from lifecycle_recipes.recipe.read import RawRecipe
+
+
+def system(text):
+    return {"role": "system", "content": text}
+
+
+def turn(name, text):
+    return {"from": name, "value": text}
+
+
+def raw_of(stage, *sources, **data) -> RawRecipe:
+    return RawRecipe("r.yaml", stage, {"data": data | {"sources": list(sources)}, "train": {}}, "", [], "")
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return {"path": str(path)}
+
+
+def trained_on(stage, *sources, allow=(), **data):
+    """(rows, ledger) as the stage trains on them, without null cells."""
+    config = DataConfig([Source(**source) for source in sources], **data)
+    train, _, ledger = load_data(config, *stage_columns(stage, {}), allow)
+    return [_filled(row) for row in take_off(train)], ledger
+
+
+def checked(stage, *sources, **data):
+    """The rows as the check before the run reads them, and its findings."""
+    raw = raw_of(stage, *sources, **data)
+    sets, findings = read_row_sets(raw)
+    findings += find_in_rows(raw, sets)
+    return [_filled(row) for s in sets for row in s.rows], findings
+
+
+def _filled(value):
+    """Without the nulls that Arrow puts where a key is missing."""
+    if isinstance(value, dict):
+        return {k: _filled(v) for k, v in value.items() if v is not None}
+    return [_filled(v) for v in value] if isinstance(value, list) else value
+
+
+Q, A, B = "How old is the sea?", "Four billion years.", "Old."
+PAIR = {"prompt": [user(Q)], "chosen": [assistant(A)], "rejected": [assistant(B)]}
+CHAT, THUMB, ASK = [user(Q), assistant(A)], {"prompt": [user(Q)], "completion": [assistant(A)]}, [user(Q)]
+LABELS = {"label": True}
+SHARE = [turn("human", Q), turn("gpt", A)]
+HH_PROMPT = f"\n\nHuman: {Q}\n\nAssistant:"
+
+# (format, stage) -> options of the source, a row as it is stored, the row of the stage
+ROWS = {
+    ("messages", "sft"): ({}, {"messages": CHAT}, {"messages": CHAT}),
+    ("messages-json", "sft"): ({}, {"messages": json.dumps(CHAT)}, {"messages": CHAT}),
+    ("messages-parts", "sft"): (
+        {},
+        {
+            "messages": [
+                user([{"type": "text", "text": "How old "}, {"type": "text", "text": Q[8:]}]),
+                CHAT[1],
+            ]
+        },
+        {"messages": CHAT},
+    ),
+    ("messages-roles", "sft"): (
+        {"roles": {"User": "user", "bot": "assistant"}},
+        {"messages": [{"role": "User", "content": Q}, {"role": "bot", "content": A}]},
+        {"messages": CHAT},
+    ),
+    ("messages-system", "sft"): (
+        {"system": "Be brief."},
+        {"messages": CHAT},
+        {"messages": [system("Be brief."), *CHAT]},
+    ),
+    ("sharegpt", "sft"): ({}, {"conversations": SHARE}, {"messages": CHAT}),
+    ("sharegpt-system", "sft"): (
+        {},
+        {"conversations": SHARE, "system": "Be brief."},
+        {"messages": [system("Be brief."), *CHAT]},
+    ),
+    ("sharegpt-roles", "sft"): (
+        {"roles": {"asker": "user"}},
+        {"conversations": [turn("asker", Q), turn("gpt", A)]},
+        {"messages": CHAT},
+    ),
+    ("sharegpt", "dpo"): (
+        {},
+        {"conversations": [turn("human", Q)], "chosen": turn("gpt", A), "rejected": turn("gpt", B)},
+        PAIR,
+    ),
+    ("sharegpt-whole", "reward"): (
+        {},
+        {"chosen": SHARE, "rejected": [turn("human", Q), turn("gpt", B)]},
+        {"chosen": CHAT, "rejected": [user(Q), assistant(B)]},
+    ),
+    ("sharegpt", "kto"): ({}, {"conversations": SHARE, "label": True}, THUMB | LABELS),
+    ("sharegpt", "ppo"): ({}, {"conversations": [turn("human", Q)]}, {"prompt": ASK}),
+    ("alpaca", "sft"): ({}, {"instruction": Q, "input": "", "output": A}, {"messages": CHAT}),
+    ("alpaca-input", "sft"): (
+        {},
+        {"instruction": "Translate.", "input": "Meer", "output": "sea", "system": "Be brief."},
+        {"messages": [system("Be brief."), user("Translate.\n\nMeer"), assistant("sea")]},
+    ),
+    ("alpaca-dolly", "sft"): (
+        {"columns": {"input": "context", "output": "response"}},
+        {"instruction": Q, "context": "", "response": A},
+        {"messages": CHAT},
+    ),
+    ("alpaca", "dpo"): ({}, {"instruction": Q, "chosen": A, "rejected": B}, PAIR),
+    ("alpaca", "kto"): ({}, {"instruction": Q, "output": A, "label": True}, THUMB | LABELS),
+    ("alpaca", "ppo"): ({}, {"instruction": Q}, {"prompt": ASK}),
+    ("prompt_completion", "sft"): ({}, {"prompt": Q, "completion": f" {A}"}, {"messages": CHAT}),
+    ("prompt_completion-messages", "sft"): (
+        {},
+        {"prompt": [system("Be brief."), user(Q)], "completion": [assistant(A)]},
+        {"messages": [system("Be brief."), *CHAT]},
+    ),
+    ("prompt_completion", "reward"): ({}, {"prompt": Q, "chosen": A, "rejected": B}, PAIR),
+    ("prompt_completion", "kto"): ({}, {"prompt": Q, "completion": A, "label": True}, THUMB | LABELS),
+    ("prompt_completion", "ppo"): ({}, {"prompt": Q}, {"prompt": ASK}),
+    ("question_answer", "sft"): (
+        {"columns": {"question": "q", "answer": "a"}, "system": "Be brief."},
+        {"q": Q, "a": A},
+        {"messages": [system("Be brief."), *CHAT]},
+    ),
+    ("question_answer", "dpo"): ({}, {"question": Q, "chosen": A, "rejected": B, "system": ""}, PAIR),
+    ("question_answer", "kto"): ({}, {"question": Q, "answer": A, "label": True}, THUMB | LABELS),
+    ("question_answer", "ppo"): ({}, {"question": Q}, {"prompt": ASK}),
+    ("hh", "sft"): ({"columns": {"text": "chosen"}}, {"chosen": f"{HH_PROMPT} {A}"}, {"messages": CHAT}),
+    ("hh", "dpo"): ({}, {"chosen": f"{HH_PROMPT} {A}", "rejected": f"{HH_PROMPT} {B}"}, PAIR),
+    ("hh-turns", "reward"): (
+        {},
+        {
+            "chosen": f"{HH_PROMPT} {B}\n\nHuman: In years?\n\nAssistant: {A}",
+            "rejected": f"{HH_PROMPT} {B}\n\nHuman: In years?\n\nAssistant: {B}",
+        },
+        PAIR | {"prompt": [user(Q), assistant(B), user("In years?")]},
+    ),
+    ("hh", "kto"): ({}, {"text": f"{HH_PROMPT} {A}", "label": True}, THUMB | LABELS),
+    ("hh", "ppo"): ({}, {"text": HH_PROMPT}, {"prompt": ASK}),
+}
+
+
+@pytest.mark.parametrize(("name", "stage"), ROWS, ids=["-".join(key) for key in ROWS])
+def test_a_row_of_every_format_becomes_the_row_of_its_stage(tmp_path, name, stage):
+    options, row, wanted = ROWS[name, stage]
+    source = write(tmp_path / "rows.jsonl", [row, row]) | {"format": name.split("-")[0]} | options
+    assert checked(stage, source)[0] == [wanted, wanted]
+    rows, ledger = trained_on(stage, source)
+    assert rows == [wanted, wanted]
+    assert ledger["rows_in"] == ledger["rows_out"] == 2
+
+
+# format -> stage, a sound row, a wrong one, the code and what the message says
+WRONG = {
+    "messages": ("sft", {"messages": CHAT}, {"messages": "[1"}, "not-messages", "not JSON"),
+    "messages-image": (
+        "sft",
+        {"messages": CHAT},
+        {"messages": [user([{"type": "image_url", "image_url": {}}]), CHAT[1]]},
+        "content-not-text",
+        "message 1 (user) has a part of type image_url",
+    ),
+    "sharegpt": (
+        "sft",
+        {"conversations": SHARE},
+        {"conversations": [turn("human", Q), turn("function_call", A)]},
+        "unknown-role",
+        "message 2 has the role 'function_call'",
+    ),
+    "sharegpt-keys": (
+        "sft",
+        {"conversations": SHARE},
+        {"conversations": CHAT},
+        "wrong-format",
+        "message 1 has no `from` and `value`; it has 'role', 'content'",
+    ),
+    "sharegpt-reply": (
+        "kto",
+        {"conversations": SHARE, "label": True},
+        {"conversations": SHARE[:1], "label": False},
+        "prompt-only",
+        "not a reply",
+    ),
+    "alpaca": (
+        "sft",
+        {"instruction": Q, "output": A},
+        {"instruction": Q},
+        "wrong-format",
+        "output is missing",
+    ),
+    "prompt_completion": (
+        "sft",
+        {"prompt": Q, "completion": A},
+        {"prompt": Q, "completion": " "},
+        "empty-reply",
+        "",
+    ),
+    "question_answer": (
+        "sft",
+        {"question": Q, "answer": A},
+        {"question": 7, "answer": A},
+        "wrong-format",
+        "question is int, not a string",
+    ),
+    "hh": (
+        "dpo",
+        {"chosen": f"{HH_PROMPT} {A}", "rejected": f"{HH_PROMPT} {B}"},
+        {"chosen": f"{HH_PROMPT} {A}", "rejected": f"\n\nHuman: What?\n\nAssistant: {B}"},
+        "pair-prompts-differ",
+        "before the last reply",
+    ),
+    "hh-text": (
+        "dpo",
+        {"chosen": f"{HH_PROMPT} {A}", "rejected": f"{HH_PROMPT} {B}"},
+        {"chosen": A, "rejected": B},
+        "wrong-format",
+        "chosen does not start with 'Human:'",
+    ),
+}
+
+
+@pytest.mark.parametrize(("stage", "sound", "wrong", "code", "message"), WRONG.values(), ids=WRONG)
+def test_a_row_of_another_shape_is_refused_by_file_and_line(
+    tmp_path, request, stage, sound, wrong, code, message
+):
+    name = request.node.callspec.id.split("-")[0]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, [sound, sound, wrong, sound])).replace("\n", "\n\n", 1))
+    source = {"path": str(path), "format": name}
+    (finding,) = [f for f in checked(stage, source)[1] if f.severity == "error" and f.code != "one-label"]
+    assert (finding.code, finding.where) == (code, f"{path}:4") and message in finding.message
+    with pytest.raises(Refusal) as refusal:
+        trained_on(stage, source)
+    assert refusal.value.findings[0].code == code
+    assert refusal.value.findings[0].where.endswith("row 3")
+    rows, ledger = trained_on(stage, source, allow={code: "known"})
+    assert len(rows) == 3 and ledger["left_out"] == {code: 1}
+    assert ledger["rows_in"] == ledger["rows_out"] + 1
+
+
+# Rows in a format that the recipe does not name: (stage, row, the fix)
+UNNAMED = [
+    ("sft", {"conversations": SHARE}, "`format: sharegpt`"),
+    ("sft", {"items": SHARE}, "`format: sharegpt` and `columns: {conversations: items}`"),
+    ("sft", {"conversation": CHAT}, "`columns: {messages: conversation}`"),
+    ("sft", {"instruction": Q, "output": A}, "`format: alpaca`"),
+    ("sft", {"prompt": Q, "completion": A}, "`format: prompt_completion`"),
+    ("sft", {"question": Q, "answer": A}, "`format: question_answer`"),
+    ("sft", {"chosen": f"{HH_PROMPT} {A}"}, "`format: hh` and `columns: {text: chosen}`"),
+    ("kto", {"instruction": Q, "output": A, "label": True}, "`format: alpaca`"),
+    ("dpo", {"prompt": Q, "chosen": A}, "`columns: {rejected: <its name>}`"),
+]
+
+
+@pytest.mark.parametrize(("stage", "row", "fix"), UNNAMED)
+def test_an_unnamed_format_is_refused_with_its_name(tmp_path, stage, row, fix):
+    source = write(tmp_path / "rows.jsonl", [row])
+    (finding,) = checked(stage, source)[1]
+    assert finding.code == "missing-column" and fix in finding.fix
+    assert [name for name in row if repr(name) not in finding.message] == []
+    with pytest.raises(Refusal, match="missing-column"):
+        trained_on(stage, source)
+
+
+OPTIONS = [
+    ("pretrain", {"format": "alpaca"}, "format-not-for-stage"),
+    ("sft", {"roles": {"human": "usr"}}, "bad-value"),
+    ("sft", {"format": "hh", "roles": {"human": "user"}}, "no-effect"),
+    ("sft", {"field": "data"}, "no-effect"),
+    ("sft", {"text_by": "file"}, "no-effect"),
+    ("pretrain", {"system": "Be brief."}, "no-effect"),
+]
+
+
+@pytest.mark.parametrize(("stage", "options", "code"), OPTIONS)
+def test_an_option_that_does_not_fit_is_refused(tmp_path, stage, options, code):
+    source = write(tmp_path / "rows.jsonl", [{"text": A, "messages": CHAT}]) | options
+    assert [f.code for f in checked(stage, source)[1]] == [code]
+    with pytest.raises(Refusal, match=code):
+        trained_on(stage, source)
+
+
+# Files
+
+
+def _zstd(path, data):
+    with pa.CompressedOutputStream(str(path), "zstd") as file:
+        file.write(data)
+
+
+def _csv(path, rows):
+    with path.open("w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.writer(file)
+        writer.writerow(["messages"])
+        writer.writerows([[json.dumps(row["messages"], indent=1)] for row in rows])
+
+
+def lines(rows):
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+# Name of the file -> how it is written, options of its source
+FILES = {
+    "a.jsonl": (lambda path, rows: path.write_bytes(lines(rows)), {}),
+    "bom.jsonl": (lambda path, rows: path.write_bytes(b"\xef\xbb\xbf" + lines(rows)), {}),
+    "a.jsonl.gz": (lambda path, rows: path.write_bytes(gzip.compress(lines(rows))), {}),
+    "a.jsonl.zst": (lambda path, rows: _zstd(path, lines(rows)), {}),
+    "list.json": (lambda path, rows: path.write_text(json.dumps(rows, indent=1)), {}),
+    "list.json.gz": (lambda path, rows: path.write_bytes(gzip.compress(json.dumps(rows).encode())), {}),
+    "key.json": (lambda path, rows: path.write_text(json.dumps({"v": 1, "data": rows})), {"field": "data"}),
+    "a.csv": (_csv, {}),
+    "a.parquet": (lambda path, rows: pq.write_table(pa.Table.from_pylist(rows), path), {}),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_form_of_file_holds_the_same_rows(tmp_path, name):
+    rows, (write_file, options) = chats(5), FILES[name]
+    write_file(tmp_path / name, rows)
+    source = {"path": str(tmp_path / name)} | options
+    assert checked("sft", source) == (rows, [])
+    assert trained_on("sft", source)[0] == rows
+
+
+@pytest.mark.parametrize("path", ["data", "data/*.jsonl*"])
+def test_the_files_of_a_directory_are_one_source_and_keep_their_lines(tmp_path, path):
+    rows, place = chats(7), tmp_path / "data"
+    place.mkdir()
+    (place / "1.jsonl").write_bytes(lines(rows[:3]))
+    (place / "2.jsonl.gz").write_bytes(gzip.compress(b"\n" + lines(rows[3:])))
+    (place / "README.md").write_text("not rows")
+    source = {"path": str(tmp_path / path), "max_rows": 5}
+    found, findings = checked("sft", source)
+    train, _, ledger = load_data(DataConfig([Source(**source)]), ["messages"], ["tools"])
+    assert findings == [] and found == [_filled(row) for row in take_off(train)]
+    origins = Origins(train.select_columns(ROW), ledger["sources"])
+    for i, row in enumerate(found):
+        number = rows.index(row)
+        where = f"1.jsonl:{number + 1}" if number < 3 else f"2.jsonl.gz:{number - 3 + 2}"
+        assert str(origins.of(i)[0]).endswith(where)
+    (place / "2.jsonl.gz").write_bytes(gzip.compress(lines([*rows[3:5], {"messages": []}])))
+    source.pop("max_rows")
+    (finding,) = checked("sft", source)[1]
+    assert (finding.code, finding.where) == ("no-messages", f"{place}/2.jsonl.gz:3")
+    with pytest.raises(Refusal, match="2.jsonl.gz, row 3"):
+        trained_on("sft", source)
+
+
+def test_labels_of_a_csv_are_true_or_false(tmp_path):
+    (tmp_path / "a.csv").write_text('prompt,completion,label\n"a, b",c,True\nd,e,false\n')
+    source = {"path": str(tmp_path / "a.csv"), "format": "prompt_completion"}
+    rows, _ = trained_on("kto", source)
+    assert [row["label"] for row in rows] == [True, False] and rows == checked("kto", source)[0]
+    assert rows[0]["prompt"] == [user("a, b")]
+
+
+def test_a_text_is_divided_as_the_source_asks(tmp_path):
+    (tmp_path / "a.txt").write_text("One.\nTwo.\n\n\nThree.\n")
+    wanted = {
+        "line": ["One.", "Two.", "Three."],
+        "paragraph": ["One.\nTwo.", "Three."],
+        "file": ["One.\nTwo.\n\n\nThree.\n"],
+    }
+    for text_by, texts in wanted.items():
+        source = {"path": str(tmp_path / "a.txt"), "text_by": text_by}
+        assert [row["text"] for row in checked("pretrain", source)[0]] == texts
+        assert [row["text"] for row in _text_rows(source)] == texts
+
+
+def _text_rows(source, **data):
+    return take_off(load_data(DataConfig([Source(**source)], **data), ["text"])[0])
+
+
+def test_the_end_of_a_text_is_held_out(tmp_path):
+    texts = [sentence(i) for i in range(20)]
+    (tmp_path / "a.txt").write_text("\n\n".join(texts))
+    source = {"path": str(tmp_path / "a.txt"), "text_by": "paragraph"}
+    assert [row["text"] for row in _text_rows(source, eval_fraction=0.1)] == texts[:18]
+    sets, _ = read_row_sets(raw_of("pretrain", source, eval_fraction=0.1))
+    assert [[row["text"] for row in s.rows] for s in sets] == [texts[:18], texts[18:]]
+
+
+DISGUISED = {
+    "gzip": (gzip.compress(lines(chats(2))), "compressed by gzip", ".jsonl.gz"),
+    "zstd": (b"\x28\xb5\x2f\xfd" + bytes(9), "compressed by zstd", ".jsonl.zst"),
+    "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git-lfs pointer", "git lfs pull"),
+    "list": (json.dumps(chats(2), indent=2).encode(), "one JSON document over several lines", ".json"),
+    "surrogate": (b'{"messages": "\\ud83d"}\n', "\\ud83d is half of a surrogate pair", "correct or remove"),
+}
+
+
+@pytest.mark.parametrize(("data", "message", "fix"), DISGUISED.values(), ids=DISGUISED)
+def test_what_only_looks_like_json_lines_is_named(tmp_path, data, message, fix):
+    (tmp_path / "rows.jsonl").write_bytes(data)
+    source = {"path": str(tmp_path / "rows.jsonl")}
+    finding = checked("sft", source)[1][0]
+    assert finding.code in ("bad-line", "line-not-utf8") and finding.where.endswith("rows.jsonl:1")
+    assert message in finding.message and fix in finding.fix
+    with pytest.raises(Refusal) as refusal:
+        trained_on("sft", source)
+    assert refusal.value.findings == [finding]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.json.zst", "a.csv.gz"])
+def test_a_damaged_compressed_file_is_named(tmp_path, name):
+    data = gzip.compress(lines(chats(50)))[:200]
+    (tmp_path / name).write_bytes(data)
+    source = {"path": str(tmp_path / name)}
+    assert [f.code for f in checked("sft", source)[1]] == ["unreadable-file"]
+    with pytest.raises(Refusal, match="unreadable-file"):
+        trained_on("sft", source)
+
+
+def test_a_list_under_an_unnamed_key_is_refused_with_its_field(tmp_path):
+    for document in ({"data": chats(2)}, {"version": 1, "data": chats(2)}):
+        (tmp_path / "a.json").write_text(json.dumps(document))
+        (finding,) = checked("sft", {"path": str(tmp_path / "a.json")})[1]
+        assert (finding.code, "`field: data`" in finding.fix) == ("missing-column", True)
+    (finding,) = checked("sft", {"path": str(tmp_path / "a.json"), "field": "rows"})[1]
+    assert "no key 'rows'; it has 'version', 'data'" in finding.message
+
+
+# Joining
+
+
+def test_sources_whose_messages_differ_in_keys_and_types_are_joined(tmp_path):
+    call = {"type": "function", "function": {"name": "f", "arguments": {"x": "1"}}}
+    parts = [
+        [{"messages": CHAT}],
+        [{"messages": [{"name": "ann", **user(Q)}, {"weight": 0, **assistant(A)}]}],
+        [
+            {
+                "messages": [
+                    user(Q),
+                    {**assistant(None), "tool_calls": [call]},
+                    {"role": "tool", "content": "1"},
+                    CHAT[1],
+                ]
+            }
+        ],
+    ]
+    sources = [write(tmp_path / f"{i}.jsonl", rows) for i, rows in enumerate(parts)]
+    large = pa.table(
+        {
+            "messages": pa.array(
+                [CHAT], pa.large_list(pa.struct({"role": pa.large_string(), "content": pa.large_string()}))
+            )
+        }
+    )
+    pq.write_table(large, tmp_path / "large.parquet")
+    sources.append({"path": str(tmp_path / "large.parquet")})
+    sources.append(write(tmp_path / "share.jsonl", [{"conversations": SHARE}]) | {"format": "sharegpt"})
+    rows, ledger = trained_on("sft", *sources)
+    assert rows == [
+        *map(_filled, (row for part in parts for row in part)),
+        {"messages": CHAT},
+        {"messages": CHAT},
+    ]
+    assert rows == checked("sft", *sources)[0] and ledger["rows_out"] == 5
+
+
+def test_sources_that_cannot_be_joined_are_named(tmp_path):
+    a = write(tmp_path / "a.jsonl", [{"messages": CHAT}])
+    one = write(tmp_path / "b.jsonl", [{"messages": [{**user(Q), "name": "ann"}, {**CHAT[1], "name": "bo"}]}])
+    two = write(tmp_path / "c.jsonl", [{"messages": [{**user(Q), "name": ["ann"]}, {**CHAT[1], "name": []}]}])
+    with pytest.raises(Refusal, match="sources-differ") as refusal:
+        trained_on("sft", a, one, two)
+    assert refusal.value.findings[0].where == two["path"]
+    assert "messages[].name is a string" in refusal.value.findings[0].message
+    whole = write(tmp_path / "d.jsonl", [{"chosen": CHAT, "rejected": [user(Q), assistant(B)]}])
+    with pytest.raises(Refusal, match="no column 'prompt'"):
+        trained_on("dpo", write(tmp_path / "e.jsonl", [PAIR]), whole)

@@ -9,6 +9,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from fake_runs import save_weights
 from repository import ROOT
 
 from lifecycle_recipes import cli
@@ -22,7 +23,7 @@ RECIPE = """stage: sft
 model: {model_name_or_path: parent}
 data: {sources: [{path: rows.jsonl}]}
 train: {output_dir: run}
-gate: [acc > 0.5]
+gate: [steps > 0.5]
 """
 ROW = json.dumps({"messages": [{"role": r, "content": f"the {r}"} for r in ("user", "assistant")]}) + "\n"
 
@@ -32,8 +33,7 @@ def recipe(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sft.yaml").write_text(RECIPE)
     (tmp_path / "rows.jsonl").write_text(ROW)
-    (tmp_path / "parent").mkdir()
-    (tmp_path / "parent" / "model.safetensors").write_text("weights")
+    save_weights(tmp_path / "parent")
     return "sft.yaml"
 
 
@@ -86,7 +86,7 @@ def test_no_torch_is_imported(recipe, tmp_path, argv):
 
 def write_run(directory, **fields):
     directory.mkdir(exist_ok=True)
-    record = {"status": "done", "stage": "sft", "metrics": {"acc": 0.75}, "gate": ["acc > 0.5"]}
+    record = {"status": "done", "stage": "sft", "metrics": {"steps": 0.75}, "gate": ["steps > 0.5"]}
     (directory / "run.json").write_text(json.dumps(record | fields))
     return directory
 
@@ -103,10 +103,10 @@ def test_check_names_every_recipe(capsys, recipe):
 def test_gate_passes_fails_and_takes_a_recipe(capsys, recipe, tmp_path):
     run = write_run(tmp_path / "run")
     status, out, _ = lifecycle(capsys, "gate", "run")
-    assert status == 0 and "pass  acc > 0.5    (acc is 0.75)" in out and (run / "gate.ok").exists()
+    assert status == 0 and "pass  steps > 0.5    (steps is 0.75)" in out and (run / "gate.ok").exists()
     Path("strict.yaml").write_text(RECIPE.replace("0.5", "0.9"))
     status, out, _ = lifecycle(capsys, "gate", "strict.yaml", "--train.output_dir", "run")
-    assert status == 3 and "FAIL  acc > 0.9" in out and not (run / "gate.ok").exists()
+    assert status == 3 and "FAIL  steps > 0.9" in out and not (run / "gate.ok").exists()
     write_run(run, status="stopped")
     assert lifecycle(capsys, "gate", "run")[0] == 3
     status, _, err = lifecycle(capsys, "gate", "no-such-run")
@@ -153,9 +153,10 @@ def test_run_unless_done(capsys, recipe, monkeypatch):
     assert len(started) == 1  # it was still running
     status, out, _ = lifecycle(capsys, "run", recipe, "--unless-done")
     assert (status, out, len(started)) == (0, "run: already finished\n", 1)
-    Path("parent/model.safetensors").write_text("trained again")
+    save_weights(Path("parent"), "trained again")
     status, _, err = lifecycle(capsys, "run", recipe, "--unless-done")
-    assert status == 2 and "[output-dir-finished]" in err and "another parent" in err and len(started) == 1
+    assert status == 2 and "[output-dir-finished]" in err and len(started) == 1
+    assert "the weights of the model parent parent have changed" in err and "--unless-done" not in err
     assert lifecycle(capsys, "run", recipe, "--unless-done", "--replace")[0] == 0 and len(started) == 2
 
 
@@ -168,7 +169,7 @@ def test_run_shows_faulty_rows_and_a_finished_run_before_it_starts_anything(caps
     with Run(read_recipe(recipe, [])):
         pass
     status, _, err = lifecycle(capsys, "run", recipe)
-    assert status == 2 and "[output-dir-finished] run: contains a finished run of this recipe" in err
+    assert status == 2 and "[output-dir-finished] run: contains the finished run of this recipe" in err
 
 
 @pytest.mark.parametrize(("gpu", "name"), [(True, "one_gpu"), (False, "cpu")])

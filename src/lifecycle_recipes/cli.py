@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 
-from .exit_status import leave
+from .exit_status import leave, stop_on_sigterm
 from .finding import DONE, GATE_FAILED, REFUSED, STOPPED, Refusal
 from .layouts.left_over import drop_left_over
 
@@ -208,8 +208,12 @@ def check(args, overrides: list[str]) -> int:
 
 def run(args, rest: list[str]) -> int:
     life_flags = (args.dry_run, args.until, args.start, args.only, args.keep_going)
-    if len(args.recipes) > 1 or os.path.isdir(args.recipes[0]) or any(life_flags):
-        return run_life(args, rest)
+    is_life = len(args.recipes) > 1 or os.path.isdir(args.recipes[0]) or any(life_flags)
+    with stop_on_sigterm():  # while checking; a stage has its own
+        return run_life(args, rest) if is_life else run_recipe(args, rest)
+
+
+def run_recipe(args, rest: list[str]) -> int:
     from .doctor.check import refuse_launch
     from .layouts.launch import require_one_machine, stage_command, start
     from .recipe.read import read_recipe

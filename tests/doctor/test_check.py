@@ -174,7 +174,11 @@ def test_a_recipe_whose_check_fails_hides_no_other(check_all, monkeypatch):
     monkeypatch.setattr(module, "find_in_recipe", find)
     write("stage: sft\nlerning: 1\n", "life/06-bad.yaml")
     status, out, err = check_all("life", "--upto", "1", "--05-sft.evaluate", "null")
-    assert status == 1 and "error: life/04-sft.yaml: its check ended in ZeroDivisionError: of our own" in err
+    assert (
+        status == 2
+        and "error [check-failed] life/04-sft.yaml" in err
+        and "ZeroDivisionError: of our own" in err
+    )
     assert "life/05-sft.yaml: ok" in out and "error [unknown-key] life/06-bad.yaml:2" in err
 
 

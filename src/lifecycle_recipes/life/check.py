@@ -2,12 +2,11 @@
 
 import contextlib
 import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import replace
 
 from ..doctor.check import Report, check
-from ..finding import DONE, FAILED, REFUSED, Finding, Refusal
+from ..finding import DONE, REFUSED, Finding, Refusal
 from ..layouts.layout import Layout
 from ..recipe.read import RawRecipe, read_recipe, real_path
 from .graph import find_recipes, find_shared, split_overrides, stage_names
@@ -22,7 +21,7 @@ def check_all(
 ) -> tuple[list[Report], list[Finding], int]:
     """(a report per recipe, findings about several recipes together, exit status).
 
-    A recipe whose check ends in an exception is reported with its traceback; the others are still checked.
+    A recipe that cannot be checked does not hide the others: why is in its report.
     """
     named = stage_names(find_recipes(places))
     given = split_overrides(arguments, list(named), shared=True)
@@ -31,16 +30,10 @@ def check_all(
         with contextlib.suppress(Refusal):  # its own report has the errors
             readable.append(read_recipe(path, given[name]))
     awaited = frozenset(real_path(raw.output_dir) for raw in readable)
-    together, reports, crashed = find_shared(readable), [], False
-    for name, path in named.items():
-        try:
-            reports.append(check(path, given[name], upto, say, read_layout, awaited))
-        except Exception as error:
-            traceback.print_exc()
-            print(f"error: {path}: its check ended in {type(error).__name__}: {error}", file=sys.stderr)
-            crashed = True
+    together = find_shared(readable)
+    reports = [check(path, given[name], upto, say, read_layout, awaited) for name, path in named.items()]
     refused = any(report.errors for report in reports) or bool(together)
-    return reports, together, FAILED if crashed else REFUSED if refused else DONE
+    return reports, together, REFUSED if refused else DONE
 
 
 def print_findings(reports: list[Report]) -> None:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 from ..doctor.check import Report, check_launch
 from ..doctor.plan import in_words
-from ..finding import Refusal, refuse
+from ..doctor.recipe_level.output import earlier_run
+from ..finding import refuse
 from ..layouts.launch import UNLAUNCHED
 from ..recipe.read import real_path
-from ..record.file import RUN_FILE, read_record
+from ..record.checkpoints import last_checkpoint
 from ..record.gate import judge
-from ..record.output_dir import last_checkpoint
 from ..record.run import is_done
 from .graph import Stage, ancestors, descendants
 
@@ -61,18 +61,11 @@ def find_states(stages: list[Stage]) -> dict[str, str]:
 
 
 def can_resume(stage: Stage) -> bool:
-    """Whether output_dir contains an unfinished run with a complete checkpoint."""
-    directory = Path(stage.raw.output_dir)
-    return status_of(stage) not in ("", "done") and bool(last_checkpoint(directory))
-
-
-def status_of(stage: Stage) -> str:
-    """The status in the record of output_dir; empty without a record."""
-    try:
-        directory = Path(stage.raw.output_dir)
-        return read_record(directory)["status"] if (directory / RUN_FILE).exists() else ""
-    except Refusal:
-        return ""
+    """Whether output_dir contains an unfinished run of this recipe, trained or with a complete checkpoint."""
+    earlier, same = earlier_run(stage.raw)
+    if not same or earlier["status"] == "done":
+        return False
+    return bool(earlier.get("trained") or last_checkpoint(Path(stage.raw.output_dir)))
 
 
 def passes(stage: Stage) -> bool:
@@ -95,9 +88,8 @@ def show(stages: list[Stage], states: dict[str, str]) -> str:
         layout = stage.raw.layout
         words = "one process" if stage.raw.stage in UNLAUNCHED or not layout else in_words(layout)
         needs = ", ".join(stage.parents) or "-"
-        rows.append(
-            (stage.name, _in_words(stage, states[stage.name]), needs, str(stage.raw.output_dir), words)
-        )
+        path = str(stage.raw.output_dir).encode("utf-8", "backslashreplace").decode()  # a bad one has no text
+        rows.append((stage.name, _in_words(stage, states[stage.name]), needs, path, words))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
     return "\n".join(f"  {line}".rstrip() for line in lines)
@@ -106,6 +98,5 @@ def show(stages: list[Stage], states: dict[str, str]) -> str:
 def _in_words(stage: Stage, state: str) -> str:
     if state == "done":
         return "done, gate passed" if passes(stage) else "done, gate fails"
-    if state == "run" and status_of(stage) == "done":
-        return "run again"
-    return state
+    earlier, _ = earlier_run(stage.raw)
+    return "run again" if state == "run" and earlier and earlier["status"] == "done" else state

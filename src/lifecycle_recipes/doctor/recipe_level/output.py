@@ -12,8 +12,7 @@ from ...record.checkpoints import find_incomplete_checkpoints
 from ...record.file import RUN_FILE, read_record
 from ...record.identity import find_differences, identify
 from ...record.output_dir import find_other_host, whose
-from ...record.parents import find_parents
-from ...record.run import is_done
+from ...record.parents import describe_parent, find_parents, hash_inputs
 from .hub import cache
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -44,10 +43,11 @@ def _taken(raw: RawRecipe, directory: Path) -> list[Finding]:
     """Findings about an output_dir that is not empty, by the rule that the run itself applies."""
     if {"--replace", "replace"} & raw.flags:
         return []
-    earlier, same = _earlier(raw, directory)
+    earlier, same = earlier_run(raw)
     if same and earlier["status"] != "done":
         return find_other_host(earlier, directory) + find_incomplete_checkpoints(directory)
-    differences = find_differences(earlier, raw, earlier["parents"], earlier["inputs"]) if earlier else []
+    recorded = (earlier or {}).get("parents") or {}, (earlier or {}).get("inputs") or {}
+    differences = find_differences(earlier, raw, *recorded) if earlier else []
     if earlier and not differences:
         return []
     if problem := whose(directory, earlier, differences):
@@ -58,28 +58,29 @@ def _taken(raw: RawRecipe, directory: Path) -> list[Finding]:
 
 
 def find_finished(raw: RawRecipe) -> list[Finding]:
-    """output-dir-finished, also for the finished run of this same recipe: a check passes it, a run does not."""
+    """output-dir-finished for the run of this same recipe, which a check passes, and a run does not."""
     directory = Path(raw.output_dir)
-    earlier, same = _earlier(raw, directory)
-    if not same or earlier["status"] != "done" or {"--replace", "replace"} & raw.flags:
+    earlier, same = earlier_run(raw)
+    known = {"--replace", "replace"} & raw.flags or _taken(raw, directory)
+    if known or not same or earlier["status"] != "done":
         return []
-    message, fix = "contains a finished run of this recipe", "pass --replace to rename it and run again"
-    if is_done(raw):
-        fix = f"pass --unless-done to keep it, or {fix.removeprefix('pass ')}"
-    else:
-        message += ", from another parent or other data"
-    return [Finding.error("output-dir-finished", message, fix, str(directory))]
+    parents = {role: describe_parent(path, directory) for role, path in find_parents(raw.values).items()}
+    differences = find_differences(earlier, raw, parents, hash_inputs(raw.values))
+    code, message = whose(directory, earlier, differences)
+    keep = "" if differences else "--unless-done to keep it, or "
+    return [Finding.error(code, message, f"pass {keep}--replace to rename it and run again", str(directory))]
 
 
 def is_free(raw: RawRecipe) -> bool:
     """True if writing a record to output_dir would not replace the record of another run."""
     directory = Path(raw.output_dir)
-    earlier, same = _earlier(raw, directory)
+    earlier, same = earlier_run(raw)
     return whose(directory, earlier, []) is None or (same and earlier["status"] != "done")
 
 
-def _earlier(raw: RawRecipe, directory: Path) -> tuple[dict | None, bool]:
+def earlier_run(raw: RawRecipe) -> tuple[dict | None, bool]:
     """(the record in output_dir or None, whether it makes the same model, if parents and files are unchanged)."""
+    directory = Path(raw.output_dir)
     try:
         earlier = read_record(directory) if (directory / RUN_FILE).exists() else None
     except Refusal:

@@ -20,7 +20,7 @@ RECIPE = """stage: sft
 model: {model_name_or_path: parent}
 data: {sources: [{path: rows.jsonl}]}
 train: {output_dir: run}
-gate: [acc > 0.5]
+gate: [steps > 0.5]
 """
 
 
@@ -83,7 +83,7 @@ def test_no_torch_is_imported(recipe, tmp_path, argv):
 
 def write_run(directory, **fields):
     directory.mkdir(exist_ok=True)
-    record = {"status": "done", "stage": "sft", "metrics": {"acc": 0.75}, "gate": ["acc > 0.5"]}
+    record = {"status": "done", "stage": "sft", "metrics": {"steps": 0.75}, "gate": ["steps > 0.5"]}
     (directory / "run.json").write_text(json.dumps(record | fields))
     return directory
 
@@ -100,10 +100,10 @@ def test_check_names_every_recipe(capsys, recipe):
 def test_gate_passes_fails_and_takes_a_recipe(capsys, recipe, tmp_path):
     run = write_run(tmp_path / "run")
     status, out, _ = lifecycle(capsys, "gate", "run")
-    assert status == 0 and "pass  acc > 0.5    (acc is 0.75)" in out and (run / "gate.ok").exists()
+    assert status == 0 and "pass  steps > 0.5    (steps is 0.75)" in out and (run / "gate.ok").exists()
     Path("strict.yaml").write_text(RECIPE.replace("0.5", "0.9"))
     status, out, _ = lifecycle(capsys, "gate", "strict.yaml", "--train.output_dir", "run")
-    assert status == 3 and "FAIL  acc > 0.9" in out and not (run / "gate.ok").exists()
+    assert status == 3 and "FAIL  steps > 0.9" in out and not (run / "gate.ok").exists()
     write_run(run, status="stopped")
     assert lifecycle(capsys, "gate", "run")[0] == 3
     status, _, err = lifecycle(capsys, "gate", "no-such-run")
@@ -252,3 +252,27 @@ def test_sigterm_reaches_the_stage_through_the_launcher(tmp_path, layout):
     assert process.returncode == 4, errors
     assert "Traceback" not in errors
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "stopped"
+
+
+def test_the_version(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["--version"])
+    assert end.value.code == 0 and capsys.readouterr().out.startswith("lifecycle ")
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_reader_that_leaves_does_not_end_a_stage(tmp_path, closed):
+    """As in `lifecycle run r.yaml | head -1`."""
+    script = f"""
+import sys
+from lifecycle_recipes.exit_status import stage_exit
+with stage_exit():
+    for step in range(3):
+        print("x" * 100_000, file=sys.{closed}, flush=True)
+    open("done", "w").close()
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, **{closed: subprocess.PIPE})
+    stream = getattr(process, closed)
+    assert stream.read(10) == b"x" * 10
+    stream.close()
+    assert process.wait(60) == 0 and (tmp_path / "done").exists()

@@ -269,3 +269,27 @@ def test_a_signal_reaches_the_stage_through_the_launcher(tmp_path, layout, here,
     assert process.returncode == 4, errors
     assert "Traceback" not in errors
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "stopped"
+
+
+def test_the_version(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["--version"])
+    assert end.value.code == 0 and capsys.readouterr().out.startswith("lifecycle ")
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_reader_that_leaves_does_not_end_a_stage(tmp_path, closed):
+    """As in `lifecycle run r.yaml | head -1`."""
+    script = f"""
+import sys
+from lifecycle_recipes.exit_status import stage_exit
+with stage_exit():
+    for step in range(3):
+        print("x" * 100_000, file=sys.{closed}, flush=True)
+    open("done", "w").close()
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, **{closed: subprocess.PIPE})
+    stream = getattr(process, closed)
+    assert stream.read(10) == b"x" * 10
+    stream.close()
+    assert process.wait(60) == 0 and (tmp_path / "done").exists()

@@ -1,5 +1,6 @@
 """Chat with a saved model. Imports torch only after the model was found."""
 
+import io
 import sys
 from pathlib import Path
 
@@ -55,7 +56,8 @@ def stage_of(path: str) -> str | None:
 def converse(saved, chatty: bool, max_new_tokens: int) -> None:
     help = HELP + ("" if chatty else " This is a base model: it continues your text.")
     print(help, file=sys.stderr)
-    sys.stdin.reconfigure(errors="replace")  # a byte that is not UTF-8 is no reason to end
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # a byte that is not UTF-8 is no reason to end
     messages = []
     while (text := ask()) is not None and text != "/quit":
         if text == "/new":

@@ -92,7 +92,7 @@ CASES = {
     "missing-column": (other_column, "rows.jsonl: no column 'messages'; it has 'text'"),
     "no-messages": (no_messages, "rows.jsonl:2: no messages"),
     "parent-no-weights": (no_weights, "./empty: "),
-    "parent-missing": (lambda here: write(here, parent="./none"), "./none: "),
+    "parent-missing": (lambda here: write(here, parent="./none"), "the model parent ./none does not exist"),
     "parent-unfinished": (unfinished_parent, "./half: "),
 }
 

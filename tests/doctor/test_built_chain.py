@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from preference_runs import LORA, save_lora_parent
+from safetensors.torch import load_file, save_file
 
+from lifecycle_recipes.doctor.trainer_level.level import find_in_trainer
 from lifecycle_recipes.doctor.trainer_level.step_zero import find_in_chain, find_in_parent
 from lifecycle_recipes.doctor.trainer_level.trial_build import built_trainer
 
@@ -109,3 +111,27 @@ def test_a_reward_model_with_another_vocabulary(stage_recipe, tiny_reward_dir, t
         (finding,) = find_in_chain(trainer, built)
     assert finding.code == "tokenizer-differs" and "2 token ids differ between the policy" in finding.message
     assert replace(finding, message="").where == str(other)
+
+
+@pytest.mark.parametrize("adapter", [{}, LORA])
+def test_a_parent_with_a_nan_is_named_with_its_tensor(stage_recipe, tiny_model_dir, tmp_path, adapter):
+    parent = shutil.copytree(tiny_model_dir, tmp_path / "parent")
+    weights = load_file(parent / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][3, 2] = float("nan")
+    save_file(weights, parent / "model.safetensors", {"format": "pt"})
+    with built_trainer(stage_recipe("sft", parent, model=adapter)) as (recipe, trainer, run):
+        (finding,) = find_in_trainer(trainer, recipe, run.origins)
+    assert (finding.code, finding.where) == ("non-finite", str(parent))
+    assert "layers.1.mlp.up_proj" in finding.message
+
+
+def test_a_scorer_with_an_infinity_is_named(stage_recipe, tiny_model_dir, tiny_reward_dir, tmp_path):
+    reward = shutil.copytree(tiny_reward_dir, tmp_path / "reward")
+    weights = load_file(reward / "model.safetensors")
+    weights["score.weight"][0, 0] = float("inf")
+    save_file(weights, reward / "model.safetensors", {"format": "pt"})
+    path = stage_recipe("ppo", reward={"model_name_or_path": str(reward)})
+    with built_trainer(path) as (recipe, trainer, run):
+        found = find_in_trainer(trainer, recipe, run.origins)
+    assert [(f.code, f.where) for f in found] == [("non-finite", str(reward))] * 2  # the reward and the value
+    assert "the reward parent's score.weight" in found[0].message

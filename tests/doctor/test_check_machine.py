@@ -1,7 +1,11 @@
 """Level 1: what this machine, the Hub and the output directory have against a recipe."""
 
 import json
+import os
 import shutil
+import ssl
+import time
+import urllib.error
 from pathlib import Path
 
 import pytest
@@ -79,7 +83,110 @@ def test_ids_that_are_not_in_the_cache_while_the_hub_is_off(cached, monkeypatch)
     with pytest.raises(Refusal, match="not-cached"):
         doctor.check_recipe(read_recipe("sft.yaml", arguments))
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr(hub, "hub_answers", lambda: True)
     assert codes("sft.yaml", *arguments) == []
+
+
+def test_a_hub_that_does_not_answer_is_asked_once_and_then_off(cached, monkeypatch):
+    asked = []
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr(hub, "SILENT", set())
+    monkeypatch.setattr(hub, "hub_answers", lambda: asked.append(1))
+    for _ in range(2):
+        (found,) = doctor.check("sft.yaml", ["--model.model_name_or_path", "me/other"], upto=1).findings
+        assert found.code == "not-cached" and found.message.endswith("does not answer")
+    assert asked == [1] and machine.is_offline()
+
+
+@pytest.mark.parametrize(
+    ("answer", "answers"),
+    [
+        (lambda request, timeout: None, True),
+        (lambda request, timeout: raise_(urllib.error.HTTPError("url", 403, "no", {}, None)), True),
+        (lambda request, timeout: raise_(urllib.error.URLError(ssl.SSLError("certificate"))), True),
+        (lambda request, timeout: raise_(urllib.error.URLError(OSError("no route"))), False),
+        (lambda request, timeout: time.sleep(1), False),
+    ],
+    ids=["200", "403", "certificate", "no route", "silence"],
+)
+def test_what_counts_as_an_answer_of_the_hub(monkeypatch, answer, answers):
+    monkeypatch.setattr(hub, "ASK_SECONDS", 0.2)
+    monkeypatch.setattr(hub.urllib.request, "urlopen", answer)
+    assert hub.hub_answers.__wrapped__() is answers
+
+
+def raise_(error: Exception):
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("config", "found"),
+    [
+        ("tasks: [gsm8k]", [("task-not-cached", "warning")]),
+        ("tasks: [arc_easy]", []),  # in the cache
+        ("tasks: [own], include_path: tasks", [("task-not-cached", "warning")]),
+        ("tasks: [local], include_path: tasks", []),
+    ],
+)
+def test_datasets_of_tasks_that_are_not_in_the_cache(cached, config, found):
+    (cached.parent / "datasets/allenai___ai2_arc/ARC-Easy").mkdir(parents=True)
+    Path("tasks").mkdir()
+    task = "task: {0}\noutput_type: multiple_choice\ntest_split: test\ndataset_path: {1}\n"
+    Path("tasks/own.yaml").write_text(task.format("own", "me/questions"))
+    Path("tasks/local.yaml").write_text(task.format("local", "json"))
+    assert codes("sft.yaml", "--evaluate", f"{{{config}}}") == found
+
+
+@pytest.mark.parametrize(
+    ("setting", "found"),
+    [
+        ({}, 1),
+        ({"WANDB_API_KEY": "k"}, 0),
+        ({"WANDB_MODE": "offline"}, 0),
+        ({"WANDB_MODE": "online"}, 1),
+        ({"WANDB_DISABLED": "true"}, 0),
+        ({"NETRC": "mine"}, 0),
+        ({"NETRC": "mine", "WANDB_BASE_URL": "https://wandb.example.org"}, 1),
+    ],
+    ids=str,
+)
+def test_a_missing_wandb_login(recipe_here, monkeypatch, setting, found):
+    Path("mine").write_text("machine api.wandb.ai\n  login user\n  password k\n")
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(recipe_here))
+    monkeypatch.setenv("NETRC", "none")
+    for name, value in setting.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(machine, "_packages", lambda raw: [])
+    assert codes("sft.yaml", "--train.report_to", "wandb") == [("no-wandb-login", "warning")] * found
+    assert codes("sft.yaml", "--train.report_to", "tensorboard") == []
+
+
+@pytest.mark.parametrize(
+    ("config", "code"),
+    [
+        ({"architectures": ["LlamaForSequenceClassification"]}, ["reward-head-missing"]),
+        (
+            {"architectures": ["LlamaForSequenceClassification"], "id2label": {"0": "a", "1": "b"}},
+            ["reward-head-missing"],
+        ),
+        ({"architectures": ["LlamaForSequenceClassification"], "id2label": {"0": "LABEL_0"}}, []),
+        ({"architectures": ["LlamaForCausalLM"]}, ["reward-head-missing"]),
+        ({"architectures": ["MyRewardModel"]}, []),
+    ],
+)
+def test_a_scorer_has_one_output(recipe_here, config, code):
+    shutil.copytree("parent", "scorer")
+    Path("scorer/config.json").write_text(json.dumps(config))
+    write(
+        "stage: ppo\nmodel: {model_name_or_path: parent}\nreward: {model_name_or_path: scorer}\n"
+        "data: {sources: [{path: rows.jsonl, columns: {prompt: messages}}]}\n"
+        "train: {output_dir: run, max_steps: 2, report_to: none}\n"
+    )
+    found = [f for f in doctor.check("sft.yaml", upto=1).findings if "head" in f.code]
+    assert [f.code for f in found] == code
+    assert all("scorer" in f.message and f.where.startswith("sft.yaml:3") for f in found)
 
 
 def test_licences_and_remote_code(cached):

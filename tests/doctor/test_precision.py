@@ -64,6 +64,7 @@ def test_the_layouts_precision_reaches_the_trainer_else_the_hardwares(monkeypatc
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
     monkeypatch.setattr("transformers.utils.is_torch_bf16_gpu_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     found = hardware_defaults(train, layout(asked))
     assert (found["bf16"], found["fp16"]) == (bf16, fp16)
 

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from lifecycle_recipes.evals.check import check_config
+from lifecycle_recipes.evals.config import EvaluateConfig
 from lifecycle_recipes.evals.tasks import members, missing_data, read_tasks
 from lifecycle_recipes.finding import Refusal
 
@@ -115,3 +116,73 @@ def test_data_files_may_be_relative_to_the_working_directory(tmp_path, monkeypat
     (tmp_path / "tasks/a.yaml").write_text("task: a\ndataset_kwargs: {data_files: rows.jsonl}\n")
     monkeypatch.chdir(tmp_path)
     assert missing_data(read_tasks("tasks")["a"]) == []
+
+
+@pytest.mark.parametrize(
+    ("rubric", "code", "line", "message"),
+    [
+        ('def score(row, reply):\n    return row["nope"]', "rubric-fails", ":2", "KeyError('nope')"),
+        ("def score(row, reply):\n    return 1 / len(reply)", "rubric-fails", ":2", "and the reply ''"),
+        ('def score(row, reply):\n    return reply.index("Y") / (len(reply) - 4)', "rubric-fails", ":2", ""),
+        ("import nothere", "rubric-fails", ":1", "cannot be imported"),
+        ("x = 1\ndef score(row, reply) return 1", "rubric-fails", ":2", "cannot be imported"),
+        ("def score(row): return 1", "rubric-fails", "", "positional argument"),
+        ("import sys\nsys.exit('bye')", "rubric-fails", ":2", "SystemExit('bye')"),
+        ("def grade(row, reply): return 1", "no-score", "", "no function score"),
+        ("def score(row, reply): return None", "no-score", "", "returned None"),
+        ("def score(row, reply): return float('nan')", "no-score", "", "returned nan"),
+    ],
+)
+def test_a_rubric_is_tried_before_training(desk_config, tmp_path, rubric, code, line, message):
+    (tmp_path / "rubric.py").write_text(rubric)
+    with pytest.raises(Refusal) as refusal:
+        check_config(desk_config(rubric=str(tmp_path / "rubric.py")))
+    (finding,) = refusal.value.findings
+    assert finding.code == code and message in finding.message
+    assert finding.where == f"{tmp_path / 'rubric.py'}{line}"
+
+
+def test_a_rubric_meets_every_set_of_keys_within_the_limit(desk_config, tmp_path):
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "a", "kind": "x"}\n{"prompt": "b"}\n')
+    (tmp_path / "rubric.py").write_text("def score(row, reply): return float(row['kind'] == reply)")
+    given = {"prompts": str(tmp_path / "prompts.jsonl"), "rubric": str(tmp_path / "rubric.py")}
+    assert codes(desk_config(**given)) == ["rubric-fails"]
+    check_config(desk_config(**given, limit=1))
+
+
+TASK = "task: t\ntest_split: test\ndataset_path: json\noutput_type: multiple_choice\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "fix"),
+    [
+        (TASK + "doc_to_txt: a\n", "lm-eval knows no key doc_to_txt", "did you mean doc_to_text?"),
+        (TASK.replace("multiple_choice", "multiple_choices"), "output_type cannot be", "multiple_choice"),
+        (TASK.replace("dataset_path: json\n", ""), "no dataset_path", "dataset_path: json"),
+        (TASK.replace("test_split: test\n", ""), "neither a test_split nor", "test_split: test"),
+        (TASK + "process_docs: !function judge.keep\n", "judge.py defines no keep", "did you mean keeps?"),
+        (TASK + "process_docs: !function jugde.keeps\n", "there is no file", "write the file"),
+        (TASK + "metric_list: [{metric: !function wrong.f}]\n", "expected ':'", "correct the file"),
+    ],
+)
+def test_a_task_is_tried_before_training(desk_config, tmp_path, text, message, fix):
+    (tmp_path / "t.yaml").write_text(text)
+    (tmp_path / "judge.py").write_text("def keeps(docs):\n    return docs\n")
+    (tmp_path / "wrong.py").write_text("def f(x) return x\n")
+    with pytest.raises(Refusal) as refusal:
+        check_config(desk_config(tasks=["t"], include_path=str(tmp_path)))
+    (finding,) = refusal.value.findings
+    assert finding.code == "bad-task" and message in finding.message and fix in finding.fix
+
+
+@pytest.mark.parametrize("function", ["judge.keeps", "judge.made", "os.path.join", "star.anything"])
+def test_functions_of_a_task_that_may_exist(desk_config, tmp_path, function):
+    (tmp_path / "t.yaml").write_text(TASK + f"process_docs: !function {function}\n")
+    (tmp_path / "judge.py").write_text("from os.path import join as made\nif True:\n    keeps = made\n")
+    (tmp_path / "star.py").write_text("from judge import *\n")
+    check_config(desk_config(tasks=["t"], include_path=str(tmp_path)))
+
+
+def test_lm_evals_own_tasks_are_known_before_training():
+    with pytest.raises(Refusal, match="did you mean hellaswag"):
+        check_config(EvaluateConfig(tasks=["hellaswg", "gsm8k", "mmlu", "math_word_problems"]))

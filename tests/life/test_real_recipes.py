@@ -20,6 +20,7 @@ REAL = sorted(p for p in (ROOT / "recipes").glob("*/*.yaml") if p.parent.name in
 STEMS = {str(p.relative_to(ROOT / "recipes").with_suffix("")) for p in REAL}
 # What a machine without the Hub, a GPU or earlier runs lacks; nothing else may be found.
 OF_THIS_MACHINE = {"not-cached", "parent-missing", "no-hub-token", "push-offline", "missing-package"}
+OF_THIS_MACHINE |= {"task-not-cached", "no-wandb-login"}
 OF_THIS_MACHINE |= {"disk-too-small", "no-bf16-hardware"}
 
 

@@ -256,6 +256,7 @@ def test_precision_follows_the_hardware_unless_the_recipe_says(recipe, monkeypat
 
     assert load_recipe(SFTRecipe, [recipe()]).train.bf16 == torch.cuda.is_available()
     monkeypatch.setattr("transformers.utils.is_torch_bf16_gpu_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     assert hardware_defaults({}) == {"bf16": True, "fp16": False}
     assert hardware_defaults({"fp16": True}) == hardware_defaults({"bf16": True}) == {}
     neither = {"bf16": False, "fp16": False}

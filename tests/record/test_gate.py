@@ -139,7 +139,7 @@ def test_gate_file_comes_and_goes(tmp_path):
     run = write_run(tmp_path / "run", {"acc": 1.0}, ["acc > 2"])
     assert write_gate(run, judge(run, ["acc > 0.5"]))
     assert settled_lines(run) == ["acc > 0.5"]
-    assert not write_gate(run, judge(run))
+    assert not write_gate(run, judge(run, ["acc > 2"]))
     assert not (run / "gate.ok").exists() and settled_lines(run) == ["acc > 2"]
     assert not write_gate(run, judge(run))  # and again, with nothing to delete
     write_gate(run, judge(run, ["acc > 0.5"]))
@@ -152,10 +152,30 @@ def test_a_stricter_promise_that_failed_is_remembered(tmp_path):
     """The record still holds the milder one that it was trained under."""
     run = write_run(tmp_path / "run", {"acc": 1.0}, ["acc > 0.5"])
     assert not write_gate(run, judge(run, ["acc > 2"]))
-    assert [v.ok for v in judge(run, settled_lines(run))] == [False]
+    assert [v.ok for v in judge(run)] == [False]
     stopped = write_run(tmp_path / "stopped", {"acc": 1.0}, ["acc > 0.5"], status="stopped")
     assert not write_gate(stopped, judge(stopped))
     assert settled_lines(stopped) == ["acc > 0.5"]
+
+
+def test_the_lines_that_were_judged_last_are_the_runs(tmp_path):
+    """A gate that was corrected in the recipe is not undone by judging the run directory again."""
+    run = write_run(tmp_path / "run", {"acc": 1.0}, ["acc > 2"])
+    assert [v.line for v in judge(run)] == ["acc > 2"]
+    assert write_gate(run, judge(run, ["acc > 0.5"]))
+    assert write_gate(run, judge(run)) and settled_lines(run) == ["acc > 0.5"]
+    write_run(run, {"acc": 0.9}, ["acc > 2"])  # trained anew
+    assert [v.line for v in judge(run)] == ["acc > 2"]
+
+
+def test_what_was_measured_is_listed_beside_what_was_not(child):
+    write_run(child.parent / "04-sft", {"contract.kept": 0.9, "steps": 3})
+    lines = ["contract.kpt > 1", "acc > 04-sft/contract.kpt", "acc > parent/nothing", "acc > 2"]
+    near, other, far, measured = judge(child, lines)
+    assert near.message == "contract.kpt was not measured"
+    assert other.message == "04-sft/contract.kpt was not measured: did you mean 04-sft/contract.kept?"
+    assert other.measured == ("contract.kept", "steps") and far.measured == ("wiki.bits_per_byte",)
+    assert measured.measured == ()
 
 
 def test_gates_are_judged_without_torch_in_well_under_a_second(child):

@@ -9,7 +9,7 @@ from fake_runs import code_of, fake_raw, finish, save_checkpoint, save_weights
 
 from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.record import parents
-from lifecycle_recipes.record.gate import write_gate
+from lifecycle_recipes.record.gate import judge, write_gate
 from lifecycle_recipes.record.run import Run, read_record
 
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n"
@@ -131,3 +131,22 @@ def test_a_file_is_hashed_once_and_again_when_it_changes(tmp_path, monkeypatch):
     file.write_text("two")
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert parents.hash_file(file) != first and len(read) == 4
+
+
+def test_the_cheap_cure_of_a_failed_gate_comes_first_and_works(parent):
+    set_metric(parent, 0.1, recipe={"path": "recipes/parent.yaml"})
+    with pytest.raises(Refusal) as refusal:
+        start_child(parent)
+    (finding,) = refusal.value.findings
+    assert "`acc > 0.5`: acc is 0.1" in finding.message
+    gate = finding.fix.index("`lifecycle gate recipes/parent.yaml`")
+    assert gate < finding.fix.index("train that stage again") < finding.fix.index("--allow-failed-parent")
+    write_gate(parent, judge(parent, ["acc > 0.05"]))
+    start_child(parent)
+
+
+def test_a_misspelt_parent_names_the_run_that_is_there(parent):
+    with pytest.raises(Refusal) as refusal:
+        start_child(parent.with_name("parnet"))
+    (finding,) = refusal.value.findings
+    assert (finding.code, finding.fix) == ("parent-missing", f"did you mean {parent}?")

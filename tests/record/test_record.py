@@ -15,6 +15,7 @@ from lifecycle_recipes.finding import Refusal, refuse
 from lifecycle_recipes.record import environment, output_dir
 from lifecycle_recipes.record import file as record_file
 from lifecycle_recipes.record.run import Run, Stopped, read_record, stage_exit
+from lifecycle_recipes.redact import redact
 
 FIELDS = {"schema", "status", "stage", "recipe", "overrides", "output_dir", "identity", "parents", "data"}
 
@@ -114,6 +115,27 @@ def test_no_secret_is_written(tmp_path, monkeypatch):
     assert record["overrides"][-1] == "<|pad|>"
     assert record["metrics"]["bytes_per_token"] == record["data"]["bytes_per_token"] == 3.5
     assert record["samples"][0]["prompt"].endswith("password: help")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "hidden"),
+    [
+        ("WANDB_API_KEY", "short1", True),
+        ("DB_PASSWORD", "correct horse", True),
+        ("CI_JOB_TOKEN", "glcbt-64_abc", True),
+        ("OPENAI_KEY", "sk1-0123456789abcdef", True),
+        ("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI/K7MDENG/bPx0fi", True),
+        ("SORT_KEY", "eval_loss", False),
+        ("CACHE_KEY", "desk-sft-train", False),
+        ("SSH_KEY", "/home/me/.ssh/id_rsa_2024", False),
+        ("DATA_KEY", "here/world-2024-11/sft_train_01.jsonl", False),  # below an existing directory
+    ],
+)
+def test_which_variables_hold_a_secret(tmp_path, monkeypatch, name, value, hidden):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    monkeypatch.setenv(name, value)
+    assert redact({"path": f"a {value} b"}) == {"path": f"a {'<hidden>' if hidden else value} b"}
 
 
 def test_sigterm_to_a_real_process_is_recorded(tmp_path):

@@ -208,3 +208,15 @@ def test_a_base_model_continues_the_text(tiny_model_dir, tmp_path, capsys):
 def test_a_conversation_that_fills_the_context_is_refused(tiny_model_dir):
     with pytest.raises(Refusal, match="context-full"):
         chat(str(tiny_model_dir), "word " * 300)
+
+
+def test_help_and_bytes_that_are_not_utf8(tiny_model_dir, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"/help\nWhich \xff?\n"), "utf-8"))
+    chat(str(tiny_model_dir), max_new_tokens=2)
+    printed = capsys.readouterr()
+    assert printed.err.count("/help shows this") == 2 and printed.out.strip()
+
+
+def test_a_reply_has_a_token(tmp_path):
+    with pytest.raises(Refusal, match="must be at least 1, not 0"):
+        chat(str(tmp_path), max_new_tokens=0)

@@ -23,6 +23,7 @@ from .machine import is_offline
 
 NON_COMMERCIAL = re.compile(r"(?i)(^|[-_ ])nc([-_ ]|$)|non-?commercial|research-only")
 ASK_SECONDS = 4
+SILENT: set[str] = set()  # addresses of Hubs that did not answer
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -76,20 +77,18 @@ def _tasks(raw: RawRecipe) -> list[Finding]:
 
 
 def why_offline() -> str:
-    """Why the Hub cannot be asked; empty if it answers. Asked once, since upstream waits most of a minute."""
-    silent = hub_answers.cache_info().currsize and not hub_answers()
-    if is_offline() and not silent:
-        return "HF_HUB_OFFLINE is set"
-    if hub_answers():
-        return ""
-    # For this process and the stage that it starts: both would wait again for each file.
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    return f"{endpoint()} does not answer"
+    """Why the Hub cannot be asked; empty if it answers."""
+    if endpoint() in SILENT or (not is_offline() and not hub_answers()):
+        SILENT.add(endpoint())
+        # For this process and the stage that it starts: upstream would wait most of a minute for each file.
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        return f"{endpoint()} does not answer"
+    return "HF_HUB_OFFLINE is set" if is_offline() else ""
 
 
 @functools.cache
 def hub_answers() -> bool:
-    """Whether the Hub answers a request within ASK_SECONDS, in whatever way."""
+    """Whether the Hub answers a request within ASK_SECONDS, in whatever way. Asked once."""
     answers: list[bool] = []
 
     def ask() -> None:

@@ -29,12 +29,12 @@ def find_in_trainer(trainer: Trainer, recipe: StageRecipe, origins: Origins | No
     if not len(trainer.train_dataset):
         fix = "see the ledger of left-out rows: filters or length limits removed every row"
         return [Finding.error("no-rows", "no rows are left to train on", fix)]
-    if found := find_in_parent_weights(trainer, recipe):
-        return found  # every forward pass below would give NaN
     with no_trace(trainer):
-        return [
+        # On every rank, whatever its shard of the weights holds: these may be collective.
+        findings = [
             *find_in_steps(trainer, recipe.global_batch_size),
             *find_in_batches(trainer, origins),
             *find_in_packing(trainer),
             *find_in_chain(trainer, recipe),
         ]
+    return find_in_parent_weights(trainer, recipe) or findings  # with a NaN, the others only follow from it

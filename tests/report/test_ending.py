@@ -48,6 +48,7 @@ ADAPTER = {"parameters": {"trained": 921_600, "all": 135_400_000}}
     [
         (SIZES, "runs/a: 1.5 M parameters, 6.2 MB"),
         (ADAPTER, "runs/a: 921.6 k trained of 135.4 M parameters, 6.2 MB"),
+        ({"best": {"step": 12}}, "runs/a: 6.2 MB, the best of its checkpoints: step 12"),
         ({"files": ["model-1.safetensors", "model-2.safetensors"]}, "runs/a: 12.4 MB"),
         (
             {"stage": "tokenizer", "metrics": {"vocab_size": 2000}, "files": ["tokenizer.json"]},

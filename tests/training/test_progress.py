@@ -3,15 +3,18 @@
 import os
 import signal
 import sys
+from types import SimpleNamespace
 
 import pytest
 from fake_runs import fake_raw
+from peft import LoraConfig, get_peft_model
 from small_trainer import make_trainer, plain_recipe, train
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from lifecycle_recipes.record.file import read_record
 from lifecycle_recipes.record.run import Stopped
 from lifecycle_recipes.training.progress import Bar, LogLines, count_parameters, show_progress, tokens_per_row
+from lifecycle_recipes.training.upstream_files import no_wrong_card
 
 EVAL_ROWS = [{"input_ids": [1, 5, 7], "labels": [1, 5, 7]}] * 4
 EPOCHS = {"eval_strategy": "epoch", "max_steps": 24, "per_device_train_batch_size": 2}  # 12 steps an epoch
@@ -178,3 +181,28 @@ def test_a_resumed_curve_is_in_one_folder_and_there_is_no_upstream_card(tiny_mod
     files = list((tmp_path / "run/runs").rglob("events.*"))
     assert len(files) == 2 and {file.parent for file in files} == {tmp_path / "run/runs"}
     assert not (tmp_path / "run/README.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("push", "parent", "written"),
+    [
+        (False, "owner/name", False),
+        (False, None, False),
+        (True, "./parent", False),
+        (True, "owner/name", True),
+    ],
+)
+def test_upstreams_cards_are_written_only_where_they_name_the_right_base(
+    tiny_model_dir, tmp_path, push, parent, written
+):
+    """Both are: that of the trainer, and that of an adapter."""
+    trainer, recipe = make_trainer(tiny_model_dir, tmp_path / "run"), plain_recipe(tmp_path / "run")
+    trainer.args.push_to_hub = push
+    recipe.model = SimpleNamespace(model_name_or_path=parent)
+    trainer.model = get_peft_model(trainer.model, LoraConfig(target_modules=["q_proj"]))
+    no_wrong_card(trainer, recipe)
+    (tmp_path / "run").mkdir(exist_ok=True)
+    trainer.create_model_card()
+    trainer.model.save_pretrained(tmp_path / "adapter")
+    assert (tmp_path / "adapter/README.md").exists() == written
+    assert (tmp_path / "run/README.md").exists() == written

@@ -25,7 +25,8 @@ def what(raw: RawRecipe, record: dict) -> str:
         return f"{directory}/{RUN_FILE}: the measures of {raw.values['model']['model_name_or_path']}"
     patterns = ("tokenizer.json",) if raw.stage == "tokenizer" else WEIGHTS
     size = sum(file.stat().st_size for pattern in patterns for file in directory.glob(pattern))
-    return f"{directory}: {parameters(record)}{amount(size)}B"
+    best = f", the best of its checkpoints: step {record['best']['step']}" if "best" in record else ""
+    return f"{directory}: {parameters(record)}{amount(size)}B{best}"
 
 
 def parameters(record: dict) -> str:

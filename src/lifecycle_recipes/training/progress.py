@@ -60,14 +60,15 @@ class LogLines(TrainerCallback):
         self.first_step, self.started = state.global_step, time.monotonic()
         if not state.is_world_process_zero:
             return
-        rows = self.trainer.train_dataset
+        rows, layout = self.trainer.train_dataset, self.recipe.raw.layout
+        readers = layout.data_parallel if layout else args.world_size  # ranks with different rows
         line = start_line(
             self.trained,
             self.parameters,
             len(rows) if hasattr(rows, "__len__") else None,
             state.global_step,
             state.max_steps,
-            self.recipe.global_batch_size or rows_per_step(args, args.world_size),
+            self.recipe.global_batch_size or rows_per_step(args, readers),
             None if hasattr(self.trainer, "reward_model") else tokens_per_row(rows),
         )
         say(line)

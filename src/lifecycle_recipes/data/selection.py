@@ -31,6 +31,14 @@ def name_columns(source: Source, required: list[str], optional: list[str], has: 
     wanted = {c: source.columns.get(c, c) for c in (*required, *optional)}
     needed = {c: name for c, name in wanted.items() if c in required or source.columns.get(c)}
     if missing := [name for name in needed.values() if name not in has]:
+        if "completion" in needed and {"chosen", "rejected"} <= set(has):
+            raise refuse(
+                "missing-column",
+                f"no column {', '.join(map(repr, missing))}: these rows are pairs, of which a kto stage reads none",
+                "train on them with the dpo stage, or write each pair as two rows: chosen with `label: true` and "
+                "rejected with `label: false`",
+                source.path,
+            )
         raise refuse(
             "missing-column",
             f"no column {', '.join(map(repr, missing))}; it has {', '.join(map(repr, has))}",

@@ -36,7 +36,10 @@ LOG_NOISE = (
     ("DeepSpeed", "Setting accelerator to CPU"),  # at every import, even if it is not used
     ("bitsandbytes.backends.cpu.ops", "from kernels-community"),  # an optional faster kernel
     ("torchao", "Failed to load"),  # at every import: kernels for other GPUs, or formats that no layout uses
-    ("transformers.utils.generic", "are deprecated. Use `cache`"),  # TRL 1.12 uses the old name; nothing changes
+    (
+        "transformers.utils.generic",
+        "are deprecated. Use `cache`",
+    ),  # TRL 1.12 uses the old name; nothing changes
     ("torch.utils._pytree", "is an Enum subclass"),  # from torchao, at every import
 )
 # The same for complete lines that upstream prints with print() at imports. No logger or setting hides them

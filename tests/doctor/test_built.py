@@ -222,6 +222,21 @@ def test_a_bos_that_stands_twice(stage_recipe):
         assert errors(find_in_batches(trainer, None)) == ["double-bos"]
 
 
+@pytest.mark.parametrize("stage", ["sft", "dpo", "reward", "kto"])
+def test_a_row_beyond_the_positions_is_found_in_every_row(stage_recipe, rows_of_stage, stage):
+    """Level 2 reads a sample of a large set; upstream ends in an index error, or trains on untrained positions."""
+    rows = [dict(row) for row in rows_of_stage[stage]]
+    if stage == "kto":
+        rows = [row | {"label": bool(i % 2)} for i, row in enumerate(rows)]
+    column = {"sft": "messages", "kto": "completion"}.get(stage, "rejected")
+    *before, last = rows[-1][column]
+    rows[-1] = rows[-1] | {column: [*before, last | {"content": "Red, or so. " * 80}]}
+    path = stage_recipe(stage, data=rows, train={"max_length": None})
+    with built_trainer(path) as (built, trainer, run):
+        (finding,) = find_in_trainer(trainer, built, run.origins)
+    assert finding.code == "block-too-long" and f"train.jsonl:{len(rows)}" in finding.message
+
+
 # Packing
 
 PACKED = {"packing": True, "max_length": 128, "max_steps": -1, "num_train_epochs": 1}

@@ -187,6 +187,13 @@ def test_tool_calls_need_no_words_and_tools_may_return_nothing(find):
     assert find("sft", [*chats(3), row]) == {}
 
 
+def test_pairs_in_a_kto_recipe_have_a_hint(find, tmp_path):
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(PAIR))
+    values = {"data": {"sources": [{"path": str(tmp_path / "pairs.jsonl")}]}}
+    (finding,) = read_row_sets(RawRecipe("r.yaml", "kto", values, "", [], ""))[1]
+    assert finding.code == "missing-column" and "pairs" in finding.message and "dpo" in finding.fix
+
+
 def test_lines_that_cannot_be_read(find):
     broken = ['{"messages": [\n', "[1]\n", '{"text": "\udcff"}\n', "{,}\n", "[2]\n"]
     found = find("sft", [*chats(2), *broken])

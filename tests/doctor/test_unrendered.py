@@ -37,7 +37,7 @@ def unrendered(stage, path, rows):
 def test_it_is_an_error_with_the_number_of_rows(chat_model, held, message):
     (finding,) = unrendered("sft", chat_model, [chat("Red."), held, chat("Blue."), held])
     assert finding.severity == "error" and finding.where == "rows.jsonl:2"
-    assert message in finding.message and "2 rows (rows.jsonl, lines 2, 4) of 4" in finding.message
+    assert message in finding.message and "in 2 of 4 rows read (rows.jsonl, lines 2, 4)" in finding.message
 
 
 @pytest.mark.parametrize(("held", "message"), HELD.values(), ids=HELD)

@@ -45,6 +45,14 @@ def name_columns(
     wanted = {c: source.columns.get(c, c) for c in (*required, *optional)}
     needed = {c: name for c, name in wanted.items() if c in required or source.columns.get(c)}
     missing = {c: n for c, n in needed.items() if n not in has and not (partly and c in optional)}
+    if missing and "completion" in needed and {"chosen", "rejected"} <= set(has):
+        raise refuse(
+            "missing-column",
+            f"no column {', '.join(map(repr, missing.values()))}: these rows are pairs, of which a kto stage reads none",
+            "train on them with the dpo stage, or write each pair as two rows: chosen with `label: true` and "
+            "rejected with `label: false`",
+            source.path,
+        )
     if missing:
         maps = ", ".join(f"{column}: <its name>" for column in missing)
         raise refuse(

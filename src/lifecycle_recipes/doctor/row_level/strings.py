@@ -58,4 +58,4 @@ def find_split_prompts(lengths: list[Length], sample: Sample) -> list[Finding]:
     fix = (
         "end the prompt, or start the reply, where the tokenizer does (a space belongs to the word after it)"
     )
-    return [Finding.warning("prompt-split", f"{message}: {listed(split)}", fix, str(split[0]))]
+    return [Finding.warning("prompt-split", message, fix, str(split[0]))]

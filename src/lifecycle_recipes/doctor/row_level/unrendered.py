@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from ...data.provenance import Place
+from ...data.provenance import Place, places
 from ...data.row_faults import dialogues
 from ...finding import Finding
 from ...models.turn_end import render
 from .template import missing_turns
-from .token_lengths import Sample, listed, tools_of
+from .token_lengths import Sample, tools_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,7 +40,7 @@ def find_unrendered(
 
 
 def _finding(name: str, found: list[Place], total: int, where: str) -> Finding:
-    message = f"the chat template leaves out {name}: in {listed(found)} of {total} rows read"
+    message = f"the chat template leaves out {name} in {len(found)} of {total} rows read ({places(found)})"
     if name.startswith("the key"):
         fix = "remove the key from the rows, or move its text into content"
         return Finding.warning("not-rendered", message, fix, str(found[0]))

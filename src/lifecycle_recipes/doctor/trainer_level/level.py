@@ -23,12 +23,15 @@ def find_in_trainer(trainer: Trainer, recipe: StageRecipe, origins: Origins | No
     from .loss_mask import find_in_batches
     from .packing_leaks import find_in_packing
     from .parent_weights import find_in_parent_weights
+    from .row_lengths import find_beyond_positions
     from .step_count import find_in_steps
     from .step_zero import find_in_chain
 
     if not len(trainer.train_dataset):
         fix = "see the ledger of left-out rows: filters or length limits removed every row"
         return [Finding.error("no-rows", "no rows are left to train on", fix)]
+    if beyond := find_beyond_positions(trainer, origins):
+        return beyond  # a forward pass on such a row may end in an index error
     with no_trace(trainer):
         # On every rank, whatever its shard of the weights holds: these may be collective.
         findings = [

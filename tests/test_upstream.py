@@ -34,6 +34,27 @@ CALLED = {
     "transformers:Trainer._prepare_inputs": ("inputs", "a batch on the trainer's device"),
     "transformers:Trainer._remove_unused_columns": ("dataset description", "what the collator receives"),
     "transformers:Trainer._set_signature_columns_if_needed": ("", "columns that reach the model"),
+    "transformers:Trainer._run_epoch": (
+        "model epoch train_dataloader steps_in_epoch num_update_steps_per_epoch trial ignore_keys_for_eval "
+        "start_time resume_from_checkpoint epochs_trained steps_trained_in_current_epoch",
+        "no step beyond the last one",
+    ),
+    "transformers:Trainer._finalize_training": (
+        "trial num_train_samples start_time",
+        "train_loss of the whole run, not of the steps since a resume",
+    ),
+    "transformers:Trainer._save_checkpoint": (
+        "model trial",
+        "old checkpoints go after the new one is complete",
+    ),
+    "transformers:Trainer._load_from_checkpoint": (
+        "resume_from_checkpoint model",
+        "a checkpoint is loaded in the dtypes that are trained",
+    ),
+    "transformers:Trainer._load_rng_state": (
+        "checkpoint",
+        "the random state of a checkpoint of the last step",
+    ),
     "transformers:Trainer._wrap_model": ("model training dataloader", "KL before the first step"),
     "deepspeed.runtime.engine:DeepSpeedEngine._get_ckpt_name": (
         "checkpoints_path tag mp_placeholder pp_placeholder",
@@ -59,7 +80,10 @@ CALLED = {
 SET = {
     "transformers.trainer:self._signature_columns = ": "columns that reach the model",
     "transformers.trainer:self._tr_loss = ": "the loss before it is logged",
-    "transformers.trainer:self._initial_num_input_tokens_seen = ": "tokens per second of a resumed run",
+    "transformers.trainer:self._total_loss_scalar = ": "train_loss of a resumed run",
+    "transformers.trainer:self._globalstep_last_logged = ": "the first logged loss of a resumed run",
+    "transformers.trainer:self._initial_global_step = ": "train_loss of a resumed run",
+    "trl.trainer.sft_trainer:self._total_train_tokens = ": "tokens in the log of a resumed run",
     "transformers.training_args:self._n_gpu = ": "a trial build on one device",
     "transformers.modeling_utils:_keys_to_ignore_on_save": "tensors that a save leaves out",
     "transformers.configuration_utils:def _attn_implementation(": "whether rows in a block see each other",

@@ -32,8 +32,6 @@ def policy_trainer(reply_config, tokenizer: PreTrainedTokenizerBase):
                 )
 
     class PolicyTrainer(PPOTrainer):
-        _initial_num_input_tokens_seen = 0  # Trainer sets it when it resumes
-
         def __init__(self, args, **parts):
             # Upstream's Accelerator reads only the layout's precision, and neither train.bf16 nor fp16.
             with patch_environment(ACCELERATE_MIXED_PRECISION=args.mixed_precision):

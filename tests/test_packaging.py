@@ -100,7 +100,7 @@ def test_check_needs_neither_deepspeed_nor_bitsandbytes(without, tmp_path):
     (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": [{"role": "user", "content": "a"}]}) + "\n")
     (tmp_path / "runs/base").mkdir(parents=True)
     (tmp_path / "runs/base/config.json").write_text('{"model_type": "llama"}')
-    (tmp_path / "runs/base/model.safetensors").touch()
+    (tmp_path / "runs/base/model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     (tmp_path / "sft.yaml").write_text(RECIPE)
     done = without("check", "sft.yaml", "--upto", "1")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -7,6 +7,7 @@ columns as the dataset that the recipe names.
 import importlib
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest

@@ -48,7 +48,7 @@ def name_columns(
     if missing and "completion" in needed and {"chosen", "rejected"} <= set(has):
         raise refuse(
             "missing-column",
-            f"no column {', '.join(map(repr, missing.values()))}: these rows are pairs, which the kto stage does not read",
+            f"no column {', '.join(map(repr, missing.values()))}: these are pairs, which the kto stage does not read",
             "train on them with the dpo stage, or write each pair as two rows: chosen with `label: true` and "
             "rejected with `label: false`",
             source.path,

@@ -104,10 +104,11 @@ def test_no_row_is_trained_on_and_held_out(path):
 def test_level_1_finds_nothing_but_what_this_machine_lacks(path):
     from lifecycle_recipes.doctor.check import check
 
+    started = time.process_time()
     report = check(str(path.relative_to(ROOT)), [], upto=1)
     assert not report.errors
     assert {f.code for f in report.warnings} <= OF_THIS_MACHINE, report.warnings
-    assert report.seconds["1"] < 1
+    assert time.process_time() - started < 1
 
 
 # --- two steps of it --------------------------------------------------------------------------------------

@@ -450,7 +450,7 @@ def test_sources_whose_messages_differ_in_keys_and_types_are_joined(tmp_path):
     call = {"type": "function", "function": {"name": "f", "arguments": {"x": "1"}}}
     parts = [
         [{"messages": CHAT}],
-        [{"messages": [{"name": "ann", **user(Q)}, {"weight": 0, **assistant(A)}]}],
+        [{"messages": [{"name": "ann", **user(Q)}, {"weight": 1, **assistant(A)}]}],
         [
             {
                 "messages": [

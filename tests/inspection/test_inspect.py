@@ -280,3 +280,18 @@ def test_a_stage_without_a_trainer_is_refused(tmp_path):
     )
     with pytest.raises(Exception, match="no-trainer"):
         inspect(str(tmp_path / "r.yaml"))
+
+
+def test_a_converted_row_is_shown_as_it_is_stored_and_as_it_is_read(tmp_path, tiny_model_dir, tiny_chat_rows):
+    asked, reply = "What is <b>red</b>?", "It is red. " * 40
+    source = write_rows(tmp_path / "alpaca.jsonl", [{"instruction": asked, "output": reply}] * 2)
+    data = {"sources": [{"path": source, "format": "alpaca"}]}
+    path = write_recipe(tmp_path, "sft", tiny_chat_rows, tiny_model_dir, data=data)
+    inspection, _, _ = seen(path, rows=1)
+    (row,) = inspection.rows
+    stored, read = (shown for _, shown in row.stored)
+    assert stored.startswith('{"instruction": "What is <b>red</b>?"') and "characters)" in stored
+    assert read.startswith('{"messages": [{"role": "user", "content": "What is <b>red</b>?"}')
+    plain = text(inspection, colours=False, width=100)
+    assert f"stored:  {stored}" in plain and f"read as: {read}" in plain
+    assert "<b>" not in page(inspection) and stored in Reader(page(inspection)).text

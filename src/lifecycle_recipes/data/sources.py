@@ -60,12 +60,13 @@ def load_data(
     one, a temporary directory for the rows alone. The cache of `datasets` is not used: it identifies a file
     by its modification time and a step by its function's name, so a restored file or other code goes
     unnoticed.
-    Raises Refusal: missing-file, empty-file, missing-column, no-rows, two-eval-splits, bad-line (with file
-    and line) and the codes of row_faults.UNTRAINABLE (with file and rows, counted from 1).
+    Raises Refusal: missing-file, empty-file, missing-column, no-rows, two-eval-splits, sources-differ,
+    bad-line (with file and line), what `format_columns` raises, and the codes of row_faults.UNTRAINABLE (with
+    file and rows, counted from 1).
     ledger: {fingerprint, rows_in, rows_out, eval_rows, left_out, sources}, where a source is
     {path, split, rows, kept, characters, use}: the number of its rows, of used rows, and of characters in
-    these. The `kept` rows of all sources, in the order given, are the joined rows that `eval_fraction`
-    splits.
+    these; of several files also `files`, with [path, rows] of each. The `kept` rows of all sources, in the
+    order given, are the joined rows that `eval_fraction` splits.
     """
     if config.eval_sources and config.eval_fraction:
         raise refuse(

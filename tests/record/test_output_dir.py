@@ -180,32 +180,49 @@ def test_ppo_does_not_resume(tmp_path):
 
 START = """
 import sys, time
+from pathlib import Path
 sys.path.insert(0, "tests/fixtures")
 from fake_runs import fake_raw
 from lifecycle_recipes.exit_status import stage_exit
 from lifecycle_recipes.record.run import Run
-while time.time() < float(sys.argv[2]):
-    pass
-with stage_exit(), Run(fake_raw(sys.argv[1], flags=sys.argv[3:])) as run:
-    time.sleep(float(run.raw.values["train"].get("sleep", 3)))
+directory, signs, name, *flags = sys.argv[1:]
+Path(signs, name).touch()
+while not Path(signs, "go").exists():
+    time.sleep(0.0005)
+with stage_exit(), Run(fake_raw(directory, flags=flags)):
+    while not Path(signs, "end").exists():
+        time.sleep(0.01)
 """
 
 
-def starts(directory, count: int, *flags) -> list[tuple[int, str]]:
-    """(exit status, what it said) of `count` runs that start in one directory at the same instant."""
-    at = str(time.time() + 0.3 + 0.25 * count)
-    command = [sys.executable, "-c", START, str(directory), at, *flags]
-    started = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(count)]
+def start_together(directory, signs, count: int, *flags) -> list[tuple[int, str]]:
+    """(exit status, what it said) of `count` runs that start at the same instant; one that runs ends last."""
+    signs.mkdir()
+    command = [sys.executable, "-c", START, str(directory), str(signs)]
+    started = [
+        subprocess.Popen([*command, str(i), *flags], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        for i in range(count)
+    ]
+    wait_until(lambda: len(list(signs.iterdir())) == count)
+    (signs / "go").touch()
+    wait_until(lambda: sum(process.poll() is None for process in started) <= 1)
+    (signs / "end").touch()
     said = [process.communicate(timeout=60)[1] for process in started]
     return [(process.returncode, text) for process, text in zip(started, said, strict=True)]
 
 
-@pytest.mark.parametrize("flags", [[], ["--replace"]], ids=["", "replace"])
-def test_of_simultaneous_starts_exactly_one_runs(tmp_path, flags):
+def wait_until(true, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(("count", "flags"), [(20, []), (8, ["--replace"])], ids=["", "replace"])
+def test_of_simultaneous_starts_exactly_one_runs(tmp_path, count, flags):
     if flags:
         finish(tmp_path / "run", "before")
-    ends = starts(tmp_path / "run", 8, *flags)
-    assert sorted(status for status, _ in ends) == [0] + [2] * 7
+    ends = start_together(tmp_path / "run", tmp_path / "signs", count, *flags)
+    assert sorted(status for status, _ in ends) == [0] + [2] * (count - 1), ends
     assert all("[output-dir-busy]" in said for status, said in ends if status)
     assert read_record(tmp_path / "run")["status"] == "done"
     assert not (tmp_path / "run/_run.lock").exists()

@@ -22,6 +22,7 @@ from transformers import (
 from lifecycle_recipes.exit_status import stage_exit
 from lifecycle_recipes.finding import FAILED, Refusal
 from lifecycle_recipes.record.run import Stopped
+from lifecycle_recipes.training.save import Saves
 from lifecycle_recipes.training.train import end_replies_at
 
 
@@ -51,9 +52,49 @@ def test_a_signal_leaves_a_checkpoint_and_resuming_ends_at_the_same_weights(tmp_
     assert again.resume_from == str(tmp_path / "cut/checkpoint-3")
     ours, theirs = saved(tmp_path / "cut"), saved(tmp_path / "whole")
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
-    assert again.metrics["steps"] == whole.metrics["steps"] == 6
+    assert again.metrics == whole.metrics and again.metrics["steps"] == 6
     tokens = [json.loads((tmp_path / d / "run.json").read_text())["tokens"] for d in ("cut", "whole")]
     assert tokens[0] == tokens[1]
+
+
+def no_step(model):
+    raise AssertionError("trained on past the last step")
+
+
+def test_a_restart_after_the_last_step_trains_no_further(tmp_path, tiny_model_dir, monkeypatch):
+    """Of 12 steps an epoch: upstream would go on with the seventh."""
+    whole = train(make_trainer(tiny_model_dir, tmp_path / "run", save_strategy="steps", save_steps=6))
+    before = saved(tmp_path / "run")
+    set_record(tmp_path / "run", status="running", trained=None)
+    again = train(
+        make_trainer(
+            tiny_model_dir, tmp_path / "run", AtStep(7, no_step), save_strategy="steps", save_steps=6
+        )
+    )
+    assert again.resume_from == str(tmp_path / "run/checkpoint-6") and not again.trained
+    assert again.metrics == whole.metrics and again.metrics["train_loss"] > 0
+    assert all(torch.equal(before[k], v) for k, v in saved(tmp_path / "run").items())
+
+
+def set_record(directory, **fields):
+    record = json.loads((directory / "run.json").read_text()) | fields
+    record["process"]["pid"] = 0
+    (directory / "run.json").write_text(json.dumps(record))
+
+
+def test_a_signal_in_the_final_save_lets_it_finish(tmp_path, tiny_model_dir, monkeypatch):
+    finish = Saves.finish
+
+    def signalled(self, *parts):
+        os.kill(os.getpid(), signal.SIGTERM)
+        finish(self, *parts)
+
+    monkeypatch.setattr(Saves, "finish", signalled)
+    with pytest.raises(Stopped, match="before its evaluation"):
+        train(make_trainer(tiny_model_dir, tmp_path / "run"))
+    assert status(tmp_path / "run") == "stopped"
+    again = train(make_trainer(tiny_model_dir, tmp_path / "run", AtStep(1, no_step)))
+    assert again.trained and again.metrics["steps"] == 6 and status(tmp_path / "run") == "done"
 
 
 def test_signal_handlers_are_put_back(tmp_path, tiny_model_dir):

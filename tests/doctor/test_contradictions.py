@@ -76,6 +76,11 @@ def test_a_plain_recipe_has_no_contradiction(tmp_path):
         ),
         ("conflicting-keys", "7", {"train": "dataloader_prefetch_factor: 2"}),
         ("no-effect", "7", {"train": "assistant_only_loss: false"}),
+        (
+            "no-effect",
+            "6",
+            {"stage": "reward", "data": "data:\n  sources: [{path: a.jsonl}]\n  truncation: drop\n"},
+        ),
     ],
 )
 def test_named_with_its_line(tmp_path, code, line, recipe):

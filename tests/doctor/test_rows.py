@@ -72,6 +72,7 @@ FAULTY = {
     ),
     "empty-text": ("pretrain", {"text": None}, "text is empty"),
     "not-text": ("pretrain", {"text": ["a"]}, "text is list"),
+    "bad-tools": ("sft", chat(user(), assistant()) | {"tools": "[{"}, "tools is a string that is not JSON"),
     "bad-turn-weight": ("sft", chat(user(), assistant() | {"weight": 0.5}), "has weight 0.5, not 0 or 1"),
     "turn-weight-unused": ("ppo", {"prompt": [user() | {"train": False}]}, "train false, which only the sft"),
 }
@@ -117,6 +118,7 @@ OTHER_FAULTS = {
     ),
     "no turn is trained": ("prompt-only", "sft", chat(user(), assistant() | {"weight": 0})),
     "train is a number": ("bad-turn-weight", "sft", chat(user(), assistant() | {"train": 1})),
+    "tools are an object": ("bad-tools", "dpo", PAIR | {"tools": {"name": "add"}}),
     "weight and train disagree": (
         "bad-turn-weight",
         "sft",

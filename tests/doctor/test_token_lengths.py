@@ -213,6 +213,12 @@ class TestLengths:
         found = find("sft", chat_model, self.mixed(60, of=100), {"max_length": 64})
         assert "50 sampled rows of 100" in found[0].message
 
+    def test_rows_of_two_sources_are_listed_by_file(self, chat_model):
+        one, two = rows_of(self.mixed(2)), rows_of(self.mixed(1))
+        two[0].path = "more.jsonl"
+        (finding,) = find_in_tokens(raw_recipe("sft", chat_model, {"max_length": 64}), [*one, *two])
+        assert "3 rows (rows.jsonl, lines 1, 2 and more.jsonl:1)" in finding.message
+
     def test_rows_that_are_dropped_are_not_cut(self, chat_model):
         drop = {"data": {"truncation": "drop"}}
         found = find("sft", chat_model, self.mixed(1), {"max_length": 64}, **drop)

@@ -3,6 +3,7 @@
 Upstream trains on all of these rows without a message. No torch, no datasets: a row is a plain dict.
 """
 
+import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
@@ -32,6 +33,7 @@ UNTRAINABLE = {
     "not-text": "use a column of strings",
     "prompt-only": "add the reply, or remove these rows: a question without a reply has no supervised token",
     "bad-label": "label is true for a good reply and false for a bad one",
+    "bad-tools": "write the functions as a list of JSON schemas, or that list as a JSON string",
     "bad-turn-weight": "write weight 1 or 0, or train true or false: other weights are not supported",
 }
 # Rows that can be trained on, but with an effect that their author did not intend: code -> (severity, fix).
@@ -65,7 +67,7 @@ def row_fault(row: dict, columns: list[str]) -> tuple[str, str] | None:
     for column in [*columns, *optional]:
         if fault := cell_fault(column, row.get(column)):
             return fault
-    return None
+    return _tools_fault(row.get("tools")) if "tools" not in columns else None
 
 
 def misleading_fault(row: dict) -> tuple[str, str] | None:
@@ -106,6 +108,18 @@ def cell_fault(column: str, value) -> tuple[str, str] | None:
 def _empty_code(column: str) -> str:
     kinds = {"messages": "no-messages", "prompt": "empty-prompt"} | dict.fromkeys(REPLIES, "empty-reply")
     return kinds.get(column, "empty-text")
+
+
+def _tools_fault(tools) -> tuple[str, str] | None:
+    """Tools may be missing in a row; the templates read a list, which a row may store as JSON."""
+    if isinstance(tools, str):
+        try:
+            tools = json.loads(tools)
+        except ValueError as error:
+            return "bad-tools", f"tools is a string that is not JSON: {error}"
+    if tools is None or (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
+        return None
+    return "bad-tools", f"tools is {type(tools).__name__}, not a list of objects"
 
 
 def _conversation_fault(column: str, messages) -> tuple[str, str] | None:

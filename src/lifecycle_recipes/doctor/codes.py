@@ -27,6 +27,7 @@ CODES: dict[str, str] = {
     "bad-row": "a row of a data or prompt file does not have the expected shape",
     "bad-task": "an evaluation task whose file cannot be read or lacks what a task needs",
     "bad-template": "a chat template that fails on a simple conversation, or drops a part of it",
+    "bad-tools": "the tools of a row are not a list of objects, or JSON of one",
     "bad-turn-weight": "a message whose `weight` is not 0 or 1, or whose `train` is not true or false",
     "bad-value": "a value that is invalid, alone or in combination with another one",
     "bad-yaml": "the recipe is not one YAML document",

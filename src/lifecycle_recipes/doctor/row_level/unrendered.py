@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ...data.provenance import Place, places
@@ -48,9 +48,7 @@ def _finding(name: str, found: list[Place], total: int, where: str) -> Finding:
     return Finding.error("not-rendered", message, fix, str(found[0]))
 
 
-def lost_in(
-    tokenizer: PreTrainedTokenizerBase, template: str, row: dict, drops_system: bool = True
-) -> list[str]:
+def lost_in(tokenizer: PreTrainedTokenizerBase, template: str, row: dict, drops_system: bool) -> list[str]:
     """What this row holds and its rendering does not depend on; a row that cannot be rendered loses nothing.
 
     drops_system: whether to try it without its system message; most rows have one, and most templates write it.
@@ -59,22 +57,17 @@ def lost_in(
     for _, messages in dialogues(row):
         tools = tools_of(row)
         candidates = dict(_without(messages, tools, drops_system))
-        if not candidates:
-            continue
-
-        def text(messages: list[dict], tools: Any) -> str:
-            return render(tokenizer, messages, template, tools=tools)
-
-        whole = _rendered(text, messages, tools)
-        if whole is not None:
-            names |= {name: None for name, part in candidates.items() if _rendered(text, *part) == whole}
+        whole = _text(tokenizer, template, messages, tools) if candidates else None
+        for name, part in candidates.items():
+            if whole is not None and _text(tokenizer, template, *part) == whole:
+                names[name] = None
     return list(names)
 
 
-def _rendered(text: Callable[..., str], messages: list[dict], tools: Any) -> str | None:
+def _text(tokenizer: PreTrainedTokenizerBase, template: str, messages: list[dict], tools: Any) -> str | None:
     """The rendering, or None if the template rejects it (which template-rejects-row reports)."""
     try:
-        return text(messages, tools)
+        return render(tokenizer, messages, template, tools=tools)
     except Exception:  # a template is a program: it may raise anything
         return None
 

@@ -24,7 +24,7 @@ from ..finding import FAILED, Finding, Refusal, refuse
 from ..quiet import quiet
 from ..redact import redact, redact_recipe, secret_values
 from . import environment
-from .file import GATE_FILE, RUN_FILE, SPARE_BYTES, SPARE_FILE, plain, read_record, write_json
+from .file import GATE_FILE, RUN_FILE, plain, read_record, write_json
 from .gate import parse
 from .output_dir import claim_output_dir, find_incomplete_checkpoints, last_checkpoint, wait_for_rank_0
 from .parents import check_parent, describe_parent, find_parents, hash_file, hash_inputs, hash_weights
@@ -32,6 +32,9 @@ from .parents import check_parent, describe_parent, find_parents, hash_file, has
 __all__ = ["Run", "Stopped", "quiet", "read_record", "stage_exit"]
 
 SCHEMA_VERSION = 1
+# A reserve, so that the last record can be written even if the weights have filled the disk.
+# Upstream does not push files whose names start with an underscore.
+SPARE_FILE, SPARE_BYTES = "_run.json.spare", 256 * 1024
 
 
 class Run:

@@ -86,7 +86,7 @@ def test_a_directory_with_files_of_no_run_is_refused_or_moved_aside(tmp_path, na
 
 def test_logs_hidden_files_and_a_start_that_was_killed_at_once_are_no_obstacle(tmp_path):
     (tmp_path / "run").mkdir()
-    for name in (".gitkeep", "slurm-7.out", "train.log", "_run.json.spare", ".run.json.x7"):
+    for name in (".gitkeep", "slurm-7.out", "train.log", "_run.json.spare", "_run.lock", ".run.json.x7"):
         (tmp_path / "run" / name).write_text("x")
     finish(tmp_path / "run")
     assert read_record(tmp_path / "run")["status"] == "done"

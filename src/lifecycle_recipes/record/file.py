@@ -10,9 +10,6 @@ from pathlib import Path
 from ..finding import refuse
 
 RUN_FILE, GATE_FILE = "run.json", "gate.ok"
-# A reserve, so that the last record can be written even if the weights have filled the disk.
-# Upstream does not push files whose names start with an underscore.
-SPARE_FILE, SPARE_BYTES = "_run.json.spare", 256 * 1024
 
 
 def read_record(path: str | Path) -> dict:

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from ..finding import Finding, Refusal, refuse
 from . import environment
-from .file import RUN_FILE, SPARE_FILE, read_record
+from .file import RUN_FILE, read_record
 from .identity import in_short
-from .lock import LOCK_FILE
 from .parents import WEIGHTS
 
 LOGS = (".log", ".out", ".err")  # what a shell or a scheduler writes beside a run
+OURS = (".", "_run.")  # what a run writes before its record, and hidden files
 
 
 def claim_output_dir(
@@ -86,13 +86,11 @@ def find_other_host(earlier: dict | None, output_dir: Path) -> list[Finding]:
 
 
 def _foreign(output_dir: Path) -> str:
-    """The first files that a run could overwrite; not hidden ones, logs, or what a run writes before its record."""
+    """The first files that a run could overwrite; empty if there are none."""
     if not output_dir.is_dir():
         return ""
-    names = sorted(
-        file.name for file in output_dir.iterdir() if not file.name.startswith((".", SPARE_FILE, LOCK_FILE))
-    )
-    names = [name for name in names if not name.endswith(LOGS)]
+    names = sorted(file.name for file in output_dir.iterdir())
+    names = [name for name in names if not name.startswith(OURS) and not name.endswith(LOGS)]
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 

@@ -35,6 +35,9 @@ from .parents import check_parent, describe_parent, find_parents, hash_file, has
 __all__ = ["Run", "Stopped", "quiet", "read_record", "stage_exit"]
 
 SCHEMA_VERSION = 1
+# A reserve, so that the last record can be written even if the weights have filled the disk.
+# Upstream does not push files whose names start with an underscore.
+SPARE_FILE, SPARE_BYTES = "_run.json.spare", 256 * 1024
 
 
 class Run:

@@ -25,7 +25,7 @@ from ..quiet import quiet
 from ..redact import redact, redact_recipe, secret_values
 from . import environment
 from .checkpoints import clear_incomplete_checkpoints, find_incomplete_checkpoints, last_checkpoint
-from .file import GATE_FILE, RUN_FILE, SPARE_BYTES, SPARE_FILE, plain, read_record, write_json
+from .file import GATE_FILE, RUN_FILE, plain, read_record, write_json
 from .gate import parse
 from .identity import find_differences, identify, identify_evaluation, is_same, settings
 from .lock import OutputDirLock

@@ -50,6 +50,13 @@ class TestPositions:
         assert finding.severity == "error" and "1 row (rows.jsonl:41): longer than" in finding.message
         assert self.found(stage, chat_model, train, long=0) == []
 
+    def test_packed_rows_have_their_own(self, chat_model):
+        train = {"packing": True, "max_length": 2048}
+        assert self.found("sft", chat_model, train, long=0) == []
+        (finding,) = self.found("sft", chat_model, train)
+        assert "1 row (rows.jsonl:41): longer than" in finding.message
+        assert self.found("sft", chat_model, train | {"packing_strategy": "wrapped"}, long=0) != []
+
     def test_a_held_out_row_above_them(self, chat_model):
         sets = [*rows_of([chat("Red.")] * 4), *rows_of([chat("Red.", LONG)], "eval")]
         found = find_in_tokens(raw_recipe("sft", chat_model, {"max_length": None}), sets)

@@ -78,20 +78,22 @@ def may_pass_positions(raw: RawRecipe, positions: int | None) -> bool:
 def find_beyond_positions(raw: RawRecipe, lengths: list[Length], positions: int | None) -> list[Finding]:
     """block-too-long: a max_length above the model's positions, or without one, rows longer than these.
 
-    Learned positions end with an error on the first such row; RoPE was not trained beyond them.
+    Learned positions end with an error on the first such row; RoPE was not trained beyond them. The positions of
+    packed rows restart with each row, so that there the rows decide, and not the length that they fill.
     """
     if not may_pass_positions(raw, positions):
         return []
     train = raw.values["train"]
     where = raw.places.get("train.max_length", raw.places.get("train", ""))
     fix = f"write `max_length: {positions}`, or raise the model's positions (rope_scaling in its config)"
-    if train.get("max_length"):
+    restart = train.get("packing") and train.get("packing_strategy", "bfd") != "wrapped"
+    if train.get("max_length") and not restart:
         message = f"train.max_length {train['max_length']} exceeds the model's {positions} positions"
         return [Finding.error("block-too-long", message, fix, where)]
     beyond = [row for row in lengths if row.whole > positions]
     if not beyond:
         return []
-    limit = "null" if "max_length" in train else f"{DEFAULT_MAX_LENGTH} by default"
+    limit = train.get("max_length", f"{DEFAULT_MAX_LENGTH} by default") or "null"
     message = f"{_rows(beyond)}: longer than the model's {positions} positions (train.max_length is {limit})"
     return [Finding.error("block-too-long", message, fix, where)]
 

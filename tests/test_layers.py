@@ -29,7 +29,8 @@ LIGHT |= {"finding", "redact", "quiet", "doctor", "training.stage"}
 LIGHT_MODELS = "adapters config_file from_config lora_targets new_tokenizer special_tokens turn_end"
 LIGHT |= {f"models.{name}" for name in LIGHT_MODELS.split()}
 LIGHT |= {
-    f"data.{n}" for n in "config ledger row_files provenance row_faults row_sets selection sources".split()
+    f"data.{n}"
+    for n in "config ledger row_files provenance row_faults row_sets scratch selection sources".split()
 }
 LIGHT |= {f"evals.{name}" for name in ("config", "check", "tasks", "measure", "pairs")}
 

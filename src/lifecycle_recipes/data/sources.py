@@ -16,6 +16,7 @@ from .config import DataConfig, Source
 from .provenance import number_rows
 from .row_faults import SAME_PAIR, Faults, count_characters, row_fault, why_left_out
 from .row_files import BUILDERS, LINED, check_local, empty_file, find_bad_line, require_text
+from .scratch import scratch_directory
 from .selection import choose_rows, name_columns, split, text_columns
 
 
@@ -182,7 +183,7 @@ def _read(source: Source, digest, scratch: str | Path | None):
 
 def until_exit() -> str:
     """A temporary directory that is removed when this process ends."""
-    directory = tempfile.mkdtemp(prefix="lifecycle-rows-")
+    directory = str(scratch_directory(tempfile.gettempdir(), "lifecycle-rows"))
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     return directory
 

@@ -33,7 +33,8 @@ LIGHT |= {f"models.{name}" for name in LIGHT_MODELS.split()}
 LIGHT |= {
     f"data.{n}"
     for n in (
-        "config formats joining ledger row_files provenance row_faults row_sets selection sources turn_weights"
+        "config formats joining ledger row_files provenance row_faults row_sets scratch selection sources "
+        "turn_weights"
     ).split()
 }
 LIGHT_EVALS = "config check expected library_tasks measure pairs rubric task_faults tasks"

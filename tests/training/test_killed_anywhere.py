@@ -97,7 +97,7 @@ def result(directory: Path) -> dict:
         if file.suffix == ".safetensors"
     }
     log = json.loads((directory / "trainer_state.json").read_text())["log_history"]
-    timings = ("runtime", "per_second")
+    timings = ("runtime", "per_second", "eps")
     found["log"] = [{k: v for k, v in entry.items() if not k.endswith(timings)} for entry in log]
     return found
 

@@ -15,13 +15,12 @@ import tempfile
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
-from ..record.environment import is_alive, this_process
 from ..record.file import plain, write_json
 from ..record.parents import hash_file, hash_inputs
 from ..redact import redact
+from .scratch import scratch_directory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -198,14 +197,9 @@ def workplace(key: str) -> Path:
 
     Directories that killed processes of this machine left behind are removed first.
     """
-    root, me = rows_directory(), this_process()
+    root = rows_directory()
     root.mkdir(parents=True, exist_ok=True)
-    for left in root.glob(".*~*~*~*~*"):
-        _, host, pid, started, _ = left.name.rsplit("~", 4)
-        if host == me["host"] and not is_alive({"host": host, "pid": int(pid), "started": float(started)}):
-            rmtree(left, ignore_errors=True)
-    name = f".{key}~{me['host']}~{me['pid']}~{me['started'] or 0}~"
-    return Path(tempfile.mkdtemp(prefix=name, dir=root))
+    return scratch_directory(root, key)
 
 
 def write_entry(key: str, rows: Rows, parts: dict, place: Path) -> None:

@@ -38,6 +38,7 @@ from .row_files import (
     require_text,
     unreadable_file,
 )
+from .scratch import scratch_directory
 from .selection import choose_rows, hold_out, name_columns, text_columns
 
 # Options of a source that change its rows; they join the fingerprint where they are set.
@@ -295,7 +296,7 @@ def _load_with(builder: str, path: str, scratch: str | Path | None):
 
 def until_exit() -> str:
     """A temporary directory that is removed when this process ends."""
-    directory = tempfile.mkdtemp(prefix="lifecycle-rows-")
+    directory = str(scratch_directory(tempfile.gettempdir(), "lifecycle-rows"))
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     return directory
 

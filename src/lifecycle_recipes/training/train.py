@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
-import os
+import json
 import re
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transformers import TrainerCallback, TrainerState
+from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 
 from ..doctor.trainer_level.step_zero import differs_from_parent, named_model, probe_ids, read_prepared
@@ -59,7 +60,8 @@ def train_and_save(trainer: Trainer, recipe: TrainingRecipe, run: Run) -> Saved 
     """
     args = trainer.args
     if run.trained:
-        trainer.state = TrainerState.load_from_json(os.path.join(args.output_dir, TRAINER_STATE_NAME))
+        state = (Path(args.output_dir) / TRAINER_STATE_NAME).read_text(encoding="utf-8")
+        trainer.state.log_history = json.loads(state)["log_history"]
         return None
     # In the log, upstream replaces a NaN loss by the mean of the others: a failed run would look normal.
     args.logging_nan_inf_filter = False

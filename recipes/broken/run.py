@@ -134,7 +134,7 @@ def call(command: list[str]) -> None:
         launch.start = launched
 
 
-def start_here(command: list[str]) -> None:
+def start_here(command: list[str], layout: object) -> None:
     """In place of `launch.start`: the stage without its launcher."""
     module = command.index("-m")
     importlib.import_module(command[module + 1]).main(command[module + 2 :])

@@ -150,7 +150,7 @@ def test_what_a_recipe_of_the_same_call_makes_is_not_missing(check_all):
     ]
     # Alone, the second one needs the first.
     status, _, err = check_all("life/05-sft.yaml", "--upto", "1", "--evaluate", "null")
-    assert status == 0 and err.startswith("warning [parent-missing] runs/first")
+    assert status == 0 and err.startswith("warning [parent-missing] life/05-sft.yaml:3")
 
 
 def test_what_several_recipes_have_is_said_once(check_all):
@@ -317,7 +317,7 @@ def test_level_1_needs_no_network_and_no_transformers(recipe_here, base):
     adapter = Path("adapter")
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
-    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    (adapter / "adapter_model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     write(RECIPE.replace("name_or_path: parent", "name_or_path: adapter"))
     environment = os.environ | {"HF_HUB_OFFLINE": "0"}
     done = subprocess.run([sys.executable, "-c", LEVEL_1], capture_output=True, text=True, env=environment)

@@ -241,7 +241,7 @@ def test_an_output_directory_that_holds_something(recipe_here):
     Path("run/checkpoint-1").mkdir()
     (found,) = doctor.check("sft.yaml", upto=1).findings
     assert (found.code, found.where) == ("checkpoint-incomplete", "run/checkpoint-1")
-    assert "no trainer_state.json" in found.message
+    assert "no manifest.json" in found.message
 
 
 def test_too_little_disk_for_the_checkpoints(recipe_here, monkeypatch):

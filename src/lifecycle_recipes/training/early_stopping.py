@@ -19,18 +19,10 @@ class StopEarly(EarlyStoppingCallback):
 
     def __init__(self, config: EarlyStopping):
         super().__init__(config.patience, config.threshold)
-        self.over = False  # the count was full when the run resumed
 
     def on_train_begin(self, args, state, control, **kwargs):
         super().on_train_begin(args, state, control, **kwargs)
         saved = (state.stateful_callbacks or {}).get(type(self).__name__, self.state())
         self.early_stopping_patience_counter = saved["attributes"]["early_stopping_patience_counter"]
-        self.over = self.early_stopping_patience_counter >= self.early_stopping_patience
-        control.should_training_stop |= self.over
-
-    def on_step_end(self, args, state, control, **kwargs):
-        # Upstream's loop looks at should_training_stop only after a step. That step must not become the best.
-        if self.over:
-            control.should_evaluate = control.should_save = False
-
-    on_epoch_end = on_step_end
+        # Upstream's loop looks at this only after a step; resume.train_no_further looks before.
+        control.should_training_stop |= self.early_stopping_patience_counter >= self.early_stopping_patience

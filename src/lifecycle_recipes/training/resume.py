@@ -34,7 +34,7 @@ class Resume(TrainerCallback):
         self.earlier_seconds, self.began = 0.0, 0.0
         self.last_saved: int | None = None
         keep_dtypes(trainer)
-        train_no_further(trainer)
+        train_no_further(trainer, checkpoint)
         self._leave_deletion_to_us()
         self._finish_as_one_run()
 
@@ -51,10 +51,6 @@ class Resume(TrainerCallback):
         if progress["metrics"] is not None:
             trainer._metrics["train"].update(progress["metrics"])
             trainer._total_train_tokens = progress["tokens"]
-        if state.global_step >= state.max_steps:
-            # As after a step. TRL logs its training metrics of a model in training mode only.
-            trainer._load_rng_state(self.checkpoint)
-            trainer.model.train()
 
     def complete(self, directory: Path, args: TrainingArguments) -> None:
         """Write into a checkpoint what upstream does not, and last its manifest; then delete old checkpoints.
@@ -111,15 +107,18 @@ class Resume(TrainerCallback):
         trainer._finalize_training = finalize_whole
 
 
-def train_no_further(trainer: Trainer) -> None:
-    """Train no step from a checkpoint of the last one: upstream looks at max_steps after a step only."""
+def train_no_further(trainer: Trainer, checkpoint: str | None) -> None:
+    """Train no step from a checkpoint of the last one: upstream looks only after a step whether it was the last."""
     run_epoch = trainer._run_epoch
 
     def run_unless_at_end(**parts):
-        if trainer.state.global_step >= trainer.state.max_steps:
-            trainer.control.should_training_stop = True
-            return
-        run_epoch(**parts)
+        trainer.control.should_training_stop |= trainer.state.global_step >= trainer.state.max_steps
+        if not trainer.control.should_training_stop:
+            run_epoch(**parts)
+        elif checkpoint:
+            # As after a step. TRL logs its training metrics of a model in training mode only.
+            trainer._load_rng_state(checkpoint)
+            trainer.model.train()
 
     trainer._run_epoch = run_unless_at_end
 

@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 
-from .exit_status import leave, stop_on_sigterm
+from .exit_status import leave, outlive_closed_output, stop_on_sigterm
 from .finding import DONE, GATE_FAILED, REFUSED, STOPPED, Refusal
 from .layouts.left_over import drop_left_over
 
@@ -23,6 +23,7 @@ exit statuses: 0 done, 2 refused before the run, 3 gate failed, 4 interrupted (c
 
 def main(argv: list[str] | None = None) -> None:
     """Parse, run the subcommand, exit with its status."""
+    outlive_closed_output()
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
     if rest and args.command not in ("check", "run", "gate", "inspect"):
@@ -41,9 +42,6 @@ def main(argv: list[str] | None = None) -> None:
         status = refusal.status
     except KeyboardInterrupt:
         status = STOPPED
-    except BrokenPipeError:  # `lifecycle report | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = DONE
     leave(status)
 
 

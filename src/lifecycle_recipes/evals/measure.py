@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ..models.saved import Saved
     from ..record.run import Run
 
+SEED = 1234
+
 
 def measure(
     model_dir: str,
@@ -39,9 +41,12 @@ def measure(
         return
     check_config(config, produced=(model_dir,))
     started = time.perf_counter()
+    from transformers import set_seed
+
     from ..models.saved import load_saved
     from .replies import Replies
 
+    set_seed(SEED)  # tasks may sample: what ran before in this process must not matter
     saved = saved.bring_back() if saved else load_saved(model_dir, model_config)
     replies = Replies(saved, config.batch_size)
     evaluation = {"chat_template": config.chat, "batch_size": config.batch_size, "limit": config.limit}

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 MERGED_FROM = "merged_from.json"  # the adapter that a merged base includes
+RANDOM_STATE = "random_state.npy"  # torch's, after merging
 
 
 def load_tokenizer(path: str, revision: str = "main"):
@@ -160,6 +161,7 @@ def _write_merged_base(path: str, model_config: trl.ModelConfig, train_args, aut
 
     It is written aside and renamed: a run that is killed meanwhile leaves no half of it.
     """
+    import numpy as np
     import torch
 
     target = Path(train_args.output_dir) / MERGED_BASE
@@ -175,14 +177,16 @@ def _write_merged_base(path: str, model_config: trl.ModelConfig, train_args, aut
             }
             if auto_class.__name__ == "AutoModelForSequenceClassification":
                 options["num_labels"] = 1
-            # Merging draws random numbers: a new adapter must start from the same ones where it was merged
-            # before and where it is merged now.
-            with whole_parameters(), torch.random.fork_rng(devices=[]):
+            with whole_parameters():
                 merge_adapter(path, auto_class, **options).save_pretrained(fresh)
             load_tokenizer(path).save_pretrained(fresh)
+            np.save(fresh / RANDOM_STATE, torch.get_rng_state().numpy())
             (fresh / MERGED_FROM).write_text(json.dumps(origin), encoding="utf-8")
             write_manifest(fresh)
             fresh.rename(target)
+        # Merging draws random numbers: a new adapter starts from the same ones where the base is merged and where
+        # it was merged before.
+        torch.set_rng_state(torch.from_numpy(np.load(target / RANDOM_STATE)))
     return str(target)
 
 

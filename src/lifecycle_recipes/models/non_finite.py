@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 def not_finite(parameters: Iterable[tuple[str, Tensor]]) -> list[str]:
     """Names of the `named_parameters` with a NaN or infinity in the part that this rank holds.
 
-    Integers (4-bit weights) have neither; of 8-bit floats and on the meta device nothing is known.
+    Integers have neither; of 8-bit floats and on the meta device nothing is known.
     """
     import torch
 

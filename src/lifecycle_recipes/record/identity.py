@@ -4,6 +4,7 @@ import hashlib
 import json
 
 from ..redact import redact, secret_values
+from .parents import input_files
 
 SHOWN = 3
 EVALUATION_ROLES = ("against", "reward_model")
@@ -58,6 +59,8 @@ def find_differences(earlier: dict, raw, parents: dict, inputs: dict) -> list[st
     for path, digest in inputs.items():
         if (earlier.get("inputs") or {}).get(path, digest) != digest:
             found.append(f"{path} has changed")
+    if not found and "evaluation_identity" not in earlier:
+        return ["its record was written by an earlier version of lifecycle-recipes"]
     return found or ["another recipe, parent or data"]
 
 
@@ -73,7 +76,7 @@ def in_short(differences: list[str]) -> str:
 
 
 def _hash(values: dict, parents: dict, inputs: dict) -> str:
-    named = set(_flat(values).values())
+    named = set(input_files(values))
     weights = {role: parent["weights_sha256"] for role, parent in parents.items()}
     files = {path: digest for path, digest in inputs.items() if path in named}
     text = json.dumps([values, weights, files], sort_keys=True, default=str)

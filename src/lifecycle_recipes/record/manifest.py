@@ -17,8 +17,25 @@ def write_manifest(directory: Path) -> None:
     write_json(directory / MANIFEST, {"files": entries})
 
 
+# Files as they were compared -> what was found.
+_compared: dict[tuple, str] = {}
+
+
 def find_damage(directory: Path) -> str:
-    """What the files of a directory lack compared with its manifest, the first file by name; empty if nothing."""
+    """What the files of a directory lack compared with its manifest, the first file by name; empty if nothing.
+
+    The files are read once per process, unless one of them changes.
+    """
+    files = sorted(file for file in directory.rglob("*") if file.is_file())
+    states = tuple(
+        (str(f), s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for f in files for s in [f.stat()]
+    )
+    if states not in _compared:
+        _compared[states] = _find_damage(directory)
+    return _compared[states]
+
+
+def _find_damage(directory: Path) -> str:
     try:
         entries = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))["files"].items()
     except FileNotFoundError:

@@ -46,14 +46,21 @@ def claim_output_dir(
         )
     if earlier and earlier["status"] != "done" and earlier.get("identity") == identity:
         return earlier, None
-    problem = whose(output_dir, earlier, differences(earlier) if earlier else [])
+    differ = differences(earlier) if earlier else []
+    problem = whose(output_dir, earlier, differ)
     if problem is None:
         return None, None
     code, message = problem
     if not replace:
-        fix = "choose another output_dir, or pass --replace to rename the old directory"
-        raise refuse(code, message, fix, str(output_dir))
+        raise refuse(code, message, way_out(differ), str(output_dir))
     return None, move_aside(output_dir)
+
+
+def way_out(differences: list[str]) -> str:
+    """The fix for a directory that must not be overwritten. differences: from its run."""
+    if differences and all(difference.startswith("evaluate.") for difference in differences):
+        return "measure that run with an evaluate recipe, or pass --replace to rename it and train again"
+    return "choose another output_dir, or pass --replace to rename the old directory"
 
 
 def whose(output_dir: Path, earlier: dict | None, differences: list[str]) -> tuple[str, str] | None:

@@ -172,21 +172,26 @@ def _rows_below(path) -> list[str]:
     if not isinstance(path, str) or "\0" in path:
         return []
     if os.path.isdir(path):
-        return sorted(os.path.join(path, name) for name in os.listdir(path))
+        return sorted(os.path.join(path, name) for name in os.listdir(path) if not name.startswith("."))
     return sorted(glob.glob(path, recursive=True)) if any(c in path for c in "*?[") else []
 
 
 def hash_inputs(values) -> dict[str, str]:
-    """Path -> sha256 of every file named in a recipe: data, prompts, templates, rubrics.
+    """Path -> sha256 of every file named in a recipe: data, prompts, templates, rubrics."""
+    return {path: hash_file(path) for path in input_files(values)}
+
+
+def input_files(values) -> list[str]:
+    """Every file named in (a part of) a recipe, once.
 
     The files of a directory or glob of rows, which is the `path` of a source, are among them.
     """
     if isinstance(values, dict):
         values = [*values.values(), *_rows_below(values.get("path"))]
     if isinstance(values, list):
-        return {path: digest for value in values for path, digest in hash_inputs(value).items()}
+        return list(dict.fromkeys(path for value in values for path in input_files(value)))
     # A long text is not a path (and the kernel rejects its lookup).
     is_file = (
         isinstance(values, str) and 0 < len(values) < 1000 and "\0" not in values and os.path.isfile(values)
     )
-    return {values: hash_file(values)} if is_file else {}
+    return [values] if is_file else []

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
-from ..record.checkpoints import delete_old_checkpoints
+from ..record.checkpoints import delete_old_checkpoints, last_checkpoint
 from ..record.file import write_json
 from ..record.manifest import write_manifest
 
@@ -45,11 +45,13 @@ class Resume(TrainerCallback):
         progress = json.loads(file.read_text(encoding="utf-8"))
         trainer = self.trainer
         self.start, self.earlier_seconds = progress["start"], progress["seconds"]
-        trainer._total_loss_scalar = progress["total_loss"]
-        trainer._tr_loss += progress["loss"]
+        # A number that is not finite is stored as a string.
+        trainer._total_loss_scalar = float(progress["total_loss"])
+        trainer._tr_loss += float(progress["loss"])
         trainer._globalstep_last_logged = progress["last_logged"]
         if progress["metrics"] is not None:
-            trainer._metrics["train"].update(progress["metrics"])
+            for name, values in progress["metrics"].items():
+                trainer._metrics["train"][name] = [float(v) if isinstance(v, str) else v for v in values]
             trainer._total_train_tokens = progress["tokens"]
 
     def complete(self, directory: Path, args: TrainingArguments) -> None:
@@ -67,6 +69,11 @@ class Resume(TrainerCallback):
         write_manifest(directory)
         protected = [directory, state.best_model_checkpoint]
         delete_old_checkpoints(directory.parent, args.save_total_limit, protected)
+
+    def goes_on_from_here(self) -> bool:
+        """Whether this run, started again, would resume from a checkpoint of this step."""
+        here = Path(self.trainer.args.output_dir) / f"checkpoint-{self.trainer.state.global_step}"
+        return not hasattr(self.trainer, "reward_model") and last_checkpoint(here.parent) == str(here)
 
     def _progress(self) -> dict[str, Any]:
         """The sums from which upstream computes the means in its log and at the end; {} for PPO."""

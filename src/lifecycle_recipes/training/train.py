@@ -111,7 +111,7 @@ def train_and_save(trainer: Trainer, recipe: TrainingRecipe, run: Run) -> Saved 
         run.note(probe=start.probe(ids, reading))
         saves.finish(reading, ids)
     asked = true_anywhere(stop.asked_at is not None, args)
-    if asked and resume.last_saved == trainer.state.global_step:
+    if asked and true_anywhere(trainer.is_world_process_zero() and resume.goes_on_from_here(), args):
         raise Stopped("after its last step, before it was measured")
     if trainer.eval_dataset is not None:
         found = held_out_metrics(trainer)

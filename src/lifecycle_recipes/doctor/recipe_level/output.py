@@ -11,7 +11,7 @@ from ...recipe.read import RawRecipe
 from ...record.checkpoints import find_incomplete_checkpoints
 from ...record.file import RUN_FILE, read_record
 from ...record.identity import find_differences, identify
-from ...record.output_dir import find_other_host, whose
+from ...record.output_dir import find_other_host, way_out, whose
 from ...record.parents import describe_parent, find_parents, hash_inputs
 from .hub import cache
 
@@ -52,8 +52,7 @@ def _taken(raw: RawRecipe, directory: Path) -> list[Finding]:
         return []
     if problem := whose(directory, earlier, differences):
         code, message = problem
-        fix = "choose another output_dir, or pass --replace to rename the old directory"
-        return [Finding.warning(code, message, fix, str(directory))]
+        return [Finding.warning(code, message, way_out(differences), str(directory))]
     return []
 
 

@@ -157,7 +157,7 @@ def _cached(kind: str, path: str, revision: str | None, where: str, offline: str
             Finding.warning(
                 "not-cached",
                 message,
-                f"{go_online()} once, or download it with `hf download`",
+                f"{go_online()}, or download it with `hf download`",
                 where,
             )
         ]

@@ -65,15 +65,11 @@ def _secrets_in_environment() -> list[str]:
 
 def _looks_random(value: str) -> bool:
     """Whether the value of a variable such as SSH_KEY or CACHE_KEY can be a secret: neither a path nor a word."""
-    first = value.partition("/")[0]
-    if (
-        not first
-        or first in ("~", ".", "..")
-        or os.path.exists(value)
-        or ("/" in value and os.path.exists(first))
-    ):
-        return False
-    return len(value) >= 16 and not re.search(r"\s", value) and bool(re.search("[0-9]", value))
+    path = os.path.expanduser(value)
+    parent = os.path.dirname(path)
+    # The root is the parent of every text that begins with its only slash, such as base64.
+    is_path = os.path.exists(path) or (parent not in ("", "/") and os.path.isdir(parent))
+    return len(value) >= 16 and not is_path
 
 
 def _redact(value, secrets: list[str]):

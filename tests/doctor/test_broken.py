@@ -16,6 +16,7 @@ from lifecycle_recipes import cli
 from lifecycle_recipes.data.config import Source
 from lifecycle_recipes.data.sources import read_hub
 from lifecycle_recipes.doctor.codes import CODES
+from lifecycle_recipes.doctor.recipe_level import hub
 from lifecycle_recipes.doctor.recipe_level.hub import find_in_hub
 from lifecycle_recipes.doctor.recipe_level.machine import find_in_machine
 from lifecycle_recipes.finding import Refusal
@@ -150,6 +151,7 @@ def test_revisions_tokens_and_sources_of_the_hub(tmp_path, monkeypatch):
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN", "HF_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setattr(hub, "hub_answers", lambda: True)
     raw.values["train"] = {"push_to_hub": True}
     named("no-hub-token", find_in_machine, raw)
 

@@ -15,6 +15,7 @@ from lifecycle_recipes.doctor import check as doctor
 from lifecycle_recipes.finding import Finding, Refusal, refuse
 from lifecycle_recipes.recipe.read import publishing_defaults, read_recipe
 from lifecycle_recipes.record.file import read_record
+from lifecycle_recipes.record.run import Run
 
 # The levels
 
@@ -151,6 +152,54 @@ def test_what_a_recipe_of_the_same_call_makes_is_not_missing(check_all):
     # Alone, the second one needs the first.
     status, _, err = check_all("life/05-sft.yaml", "--upto", "1", "--evaluate", "null")
     assert status == 0 and err.startswith("warning [parent-missing] life/05-sft.yaml:3")
+
+
+def test_a_recipe_with_the_name_of_a_section_takes_overrides(check_all):
+    write(RECIPE, "train.yaml")
+    assert check_all("train.yaml", "--upto", "1", "--train.seed", "3")[0] == 0
+
+
+GATED = RECIPE.replace("parent", "runs/first").replace("output_dir: run", "output_dir: runs/second")
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "overrides"),
+    [
+        ("other/05-sft.yaml", "steps == first/steps", []),  # in another directory
+        ("life/05-sft.yml", "steps == first/steps", []),
+        ("life/05-sft.yaml", "train_loss < parent/eval_loss", ["--04-sft.data.eval_fraction", "0.5"]),
+        ("life/05-sft.yaml", "steps == renamed/steps", ["--04-sft.train.output_dir", "runs/renamed"]),
+        ("life/05-sft.yaml", "train_loss < first/eval_aux_loss", ["--04-sft.data.eval_fraction", "0.5"]),
+    ],
+)
+def test_a_gate_is_looked_up_in_the_recipes_of_the_same_call(check_all, file, line, overrides):
+    """With their overrides, wherever they are, whatever their suffix."""
+    Path("life/05-sft.yaml").unlink()
+    Path(file).parent.mkdir(exist_ok=True)
+    first = "life/04-sft.yaml"
+    if file.endswith(".yml"):
+        first = shutil.move(first, "life/04-sft.yml")
+    if "runs/renamed" in overrides:
+        write(GATED.replace("runs/first", "runs/renamed") + f"gate: [{line}]\n", file)
+    else:
+        write(GATED + f"gate: [{line}]\n", file)
+    status, _, err = check_all(first, file, "--upto", "1", *overrides)
+    assert status == 0 and ("gate-unknown" in err) == ("aux" in line), err
+    # Its old name is that of no run.
+    if "runs/renamed" in overrides:
+        write(Path(file).read_text().replace("renamed/steps", "first/steps"), file)
+        status, _, err = check_all(first, file, "--upto", "1", *overrides)
+        assert status == 2 and "there is no run runs/first" in err
+
+
+def test_of_a_run_that_is_finished_the_record_is_asked_and_of_another_the_recipe(check_all):
+    write(GATED + "gate: [train_loss < parent/extra]\n", "life/05-sft.yaml")
+    with Run(read_recipe("life/04-sft.yaml", [])) as run:
+        shutil.copy("parent/model.safetensors", "runs/first")
+        run.metrics |= {"extra": 1.0}
+    assert check_all("life", "--upto", "1")[0] == 0
+    status, _, err = check_all("life", "--upto", "1", "--04-sft.train.seed", "3")
+    assert status == 2 and "the recipe life/04-sft.yaml has no metric extra" in err
 
 
 def test_what_several_recipes_have_is_said_once(check_all):

@@ -54,6 +54,7 @@ def test_pushing_needs_the_network_and_a_token(recipe_here, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setenv("HF_HOME", str(recipe_here))
     monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(hub, "hub_answers", lambda: True)
     assert codes("sft.yaml", *push) == [("no-hub-token", "warning")]
     monkeypatch.setenv("HF_TOKEN", "given")
     assert codes("sft.yaml", *push) == []
@@ -95,7 +96,25 @@ def test_a_hub_that_does_not_answer_is_asked_once_and_then_off(cached, monkeypat
     for _ in range(2):
         (found,) = doctor.check("sft.yaml", ["--model.model_name_or_path", "me/other"], upto=1).findings
         assert found.code == "not-cached" and found.message.endswith("does not answer")
-    assert asked == [1] and machine.is_offline()
+    assert asked == [1] and hub.is_offline()
+    # Later findings blame the network, not the variable that the check has set.
+    (found,) = doctor.check("sft.yaml", ["--train.push_to_hub", "true"], upto=1).findings
+    assert found.code == "push-offline" and found.message.endswith("does not answer")
+    assert found.fix == "check the network or HF_ENDPOINT"
+
+
+def test_a_launch_is_checked_without_the_network_for_its_rows_only(cached, monkeypatch):
+    """A life checks all its stages in one process, and starts each with the environment that it has itself."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr(hub, "SILENT", set())
+    monkeypatch.setattr(hub, "hub_answers", lambda: False)
+    seen = []
+    monkeypatch.setattr(doctor, "find_in_data", lambda *_, **__: seen.append(hub.is_offline()) or [])
+    raw = read_recipe("sft.yaml", [])
+    doctor.check_launch(raw)
+    assert seen == [True] and not hub.is_offline()
+    doctor.refuse_launch(raw)  # this process becomes the stage
+    assert hub.is_offline()
 
 
 @pytest.mark.parametrize(
@@ -242,6 +261,17 @@ def test_an_output_directory_that_holds_something(recipe_here):
     (found,) = doctor.check("sft.yaml", upto=1).findings
     assert (found.code, found.where) == ("checkpoint-incomplete", "run/checkpoint-1")
     assert "no manifest.json" in found.message
+
+
+def test_an_unreadable_record_is_named_as_one(recipe_here):
+    Path("run").mkdir()
+    shutil.copy("parent/model.safetensors", "run")
+    Path("run/run.json").write_text('{"status": "do')
+    (found,) = doctor.check("sft.yaml", upto=1).findings
+    assert (found.code, found.severity, found.where) == ("bad-record", "warning", "run/run.json")
+    assert "--replace" in found.fix and codes("sft.yaml", "--replace") == []
+    with pytest.raises(Refusal, match="bad-record"):
+        doctor.refuse_launch(read_recipe("sft.yaml", []))
 
 
 def test_too_little_disk_for_the_checkpoints(recipe_here, monkeypatch):

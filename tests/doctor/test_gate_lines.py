@@ -79,6 +79,10 @@ def test_held_out_rows_are_needed_for_their_metrics(chain):
 
 
 def test_what_cannot_be_known_is_a_warning(chain):
+    (finding,) = found("eval_aux_loss < 2", *HELD_OUT)
+    assert finding.severity == "warning" and "only a mixture of experts" in finding.message
+    (finding,) = found("eval_aux_loss < 2")
+    assert finding.severity == "error"
     (finding,) = found("stopped/eval_loss < 2")
     assert finding.severity == "warning" and "stopped is not finished" in finding.message
     Path("reward.yaml").write_text(Path("reward.yaml").read_text() + "nonsense: 1\n")

@@ -139,7 +139,27 @@ def test_overrides_name_their_stage():
     }
     with pytest.raises(Refusal, match=r"(?s)`--train.seed` names no stage.*--04-sft.v2.train.seed"):
         split_overrides(["--train.seed", "1"], names, shared=False)
-    assert split_overrides(["--train.seed", "1"], ["a"], shared=True) == {"a": ["--train.seed", "1"]}
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("name", ["a", "train", "data"])
+def test_the_overrides_of_a_single_recipe_name_no_stage(name, shared):
+    given = ["--train.seed", "1", "--data.seed=2", "--replace"]
+    assert split_overrides(given, [name], shared) == {name: given}
+
+
+def test_a_section_wins_over_a_stage_of_its_name():
+    names = ["train", "04-sft"]
+    assert split_overrides(["--train.seed", "1"], names, shared=True) == {
+        name: ["--train.seed", "1"] for name in names
+    }
+    with pytest.raises(Refusal, match="`--train.seed` names no stage"):
+        split_overrides(["--train.seed", "1"], names, shared=False)
+    given = ["--train.train.seed", "1", "--04-sft.train.seed", "2"]
+    assert split_overrides(given, names, shared=False) == {
+        "train": ["--train.seed", "1"],
+        "04-sft": ["--train.seed", "2"],
+    }
 
 
 def test_recipes_with_one_name_are_told_apart_by_their_directory():

@@ -1,6 +1,8 @@
 """`lifecycle run DIRECTORY`: checks first, then stage, gate, stage; what is done, what stops it, how it goes on."""
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,12 +10,16 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from fake_runs import save_checkpoint, save_weights
 from repository import ROOT
 from small_life import NAMES, ROW, Started, edit, write_life, write_recipe
 
 from lifecycle_recipes import cli
+from lifecycle_recipes.doctor.recipe_level import hub
 from lifecycle_recipes.life import run as life_run
+from lifecycle_recipes.recipe.read import read_recipe
 from lifecycle_recipes.record.file import read_record
+from lifecycle_recipes.record.run import Run, Stopped
 
 
 @pytest.fixture
@@ -122,7 +128,7 @@ def test_after_an_edit_that_stage_and_its_descendants_run_with_replace(started, 
     assert lifecycle("run", "life")[0] == 0
     edit("04-sft", "max_steps: 2", "max_steps: 3")
     status, out, err = lifecycle("run", "life")
-    assert status == 2 and len(started.runs) == 4 and err.count("error [output-dir-finished]") == 2
+    assert status == 2 and len(started.runs) == 4 and err.count("error [output-dir-finished]") == 1
     status, out, _ = lifecycle("run", "life", "--replace")
     assert status == 0 and started.runs == [*NAMES, "04-sft", "05-side"]
     again = dict.fromkeys(["04-sft", "05-side"], "run again")
@@ -130,6 +136,66 @@ def test_after_an_edit_that_stage_and_its_descendants_run_with_replace(started, 
         states(out) == dict.fromkeys(NAMES, "done, gate passed") | again
     )  # 07-dpo: another gate, no other run
     assert Path("runs/04-sft.replaced-1").is_dir() and "replaced" not in out
+
+
+def test_what_follows_a_parent_that_turns_out_as_before_is_done(started, lifecycle):
+    """Whether a stage is finished is decided when it is its turn."""
+    assert lifecycle("run", "life")[0] == 0
+    shutil.rmtree("runs/03-base")
+    status, out, err = lifecycle("run", "life")
+    assert (status, err) == (0, "") and started.runs == [*NAMES, "03-base"]
+    assert states(out)["04-sft"] == "run again" and out.count("already finished") == 3
+
+
+def test_a_finished_run_of_another_recipe_is_refused_without_a_flag_that_a_life_ignores(started, lifecycle):
+    assert lifecycle("run", "life")[0] == 0
+    edit("03-base", "gate:", "evaluate: {prompts: prompts.jsonl, against: parent}\ngate:")
+    Path("prompts.jsonl").write_text('{"prompt": "Who?"}\n')
+    status, _, err = lifecycle("run", "life")
+    assert status == 2 and err.count("output-dir-finished") == 1 and "runs/03-base" in err
+    assert "--unless-done" not in err
+
+
+def test_the_plan_resumes_what_a_start_would_resume(started, lifecycle):
+    checkpointed = Path("runs/03-base")
+    for stage, words in (("sft", "resume"), ("ppo", "run")):
+        shutil.rmtree("runs", ignore_errors=True)
+        edit("03-base", "stage: sft", f"stage: {stage}")
+        if stage == "ppo":
+            edit("03-base", "data:", "reward: {model_name_or_path: parent}\ndata:")
+        raw = read_recipe("life/03-base.yaml", [])
+        with pytest.raises(Stopped), Run(raw):
+            save_checkpoint(checkpointed, 1)
+            raise Stopped("by SIGTERM")
+        _, out, _ = lifecycle("run", "life", "--dry-run", "--until", "03-base")
+        assert states(out) == {"03-base": words}
+    # PPO goes on with the evaluation of what it has trained, if that is unchanged.
+    with pytest.raises(Stopped), Run(raw) as run:
+        save_weights(checkpointed)
+        run.note_trained()
+        raise Stopped("by SIGTERM")
+    _, out, _ = lifecycle("run", "life", "--dry-run", "--until", "03-base")
+    assert states(out) == {"03-base": "resume"}
+    save_weights(checkpointed, "other weights")
+    _, out, _ = lifecycle("run", "life", "--dry-run", "--until", "03-base")
+    assert states(out) == {"03-base": "run"}
+
+
+def test_a_hub_that_does_not_answer_once_is_asked_again_by_every_stage(started, lifecycle, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("HF_HOME", "hf")
+    monkeypatch.setattr(hub, "SILENT", set())
+    monkeypatch.setattr(hub, "hub_answers", lambda: False)
+    for name in NAMES:
+        edit(
+            name,
+            "data:",
+            "evaluate: {against: me/model, prompts: p.jsonl}\nallow: {not-cached: known}\ndata:",
+        )
+    Path("p.jsonl").write_text('{"prompt": "Who?"}\n')
+    status, _, err = lifecycle("run", "life")
+    assert status == 0 and os.environ["HF_HUB_OFFLINE"] == "0", err
+    assert hub.SILENT, "it was asked"
 
 
 def test_a_comment_is_no_other_recipe(started, lifecycle):

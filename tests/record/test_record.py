@@ -125,10 +125,14 @@ def test_no_secret_is_written(tmp_path, monkeypatch):
         ("CI_JOB_TOKEN", "glcbt-64_abc", True),
         ("OPENAI_KEY", "sk1-0123456789abcdef", True),
         ("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI/K7MDENG/bPx0fi", True),
+        ("AZURE_STORAGE_KEY", "/Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ", True),  # base64
+        ("AZURE_STORAGE_KEY", "/Eby8vdM0/2xNOcqFlqUwJPLlmEtlCDX", True),
+        ("DEPLOY_KEY", "-----BEGIN PRIVATE KEY-----\nMIIBVAIBADAN\n-----END PRIVATE KEY-----\n", True),
+        ("LICENSE_KEY", "correct-horse-battery-staple", True),
         ("SORT_KEY", "eval_loss", False),
         ("CACHE_KEY", "desk-sft-train", False),
-        ("SSH_KEY", "/home/me/.ssh/id_rsa_2024", False),
-        ("DATA_KEY", "here/world-2024-11/sft_train_01.jsonl", False),  # below an existing directory
+        ("SSH_KEY", "/usr/bin/id_rsa_2024_deploy", False),  # may not exist any more
+        ("DATA_KEY", "here/sft_train_2024_01.jsonl", False),  # in an existing directory
     ],
 )
 def test_which_variables_hold_a_secret(tmp_path, monkeypatch, name, value, hidden):

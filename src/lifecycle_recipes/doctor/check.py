@@ -11,7 +11,7 @@
 import contextlib
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -21,11 +21,12 @@ from ..exit_status import is_main_process
 from ..finding import Finding, Refusal, refuse
 from ..layouts.layout import Layout
 from ..quiet import quiet
-from ..recipe.read import RawRecipe, read_recipe, real_path
+from ..recipe.read import RawRecipe, others_of, read_recipe
 from ..record.run import Run
 from .codes import ELSEWHERE, NEVER_WAIVED
 from .plan import describe
 from .recipe_level.files import lacking_data, lacking_parents
+from .recipe_level.hub import leave_silent_hub, offline_if_silent
 from .recipe_level.level import find_in_recipe
 from .recipe_level.output import find_finished, is_free
 
@@ -34,7 +35,7 @@ NAMES = {1: "recipe and files", 2: "rows and tokens", 3: "the built trainer"}
 # Missing on this machine or at this time: a warning if a recipe is only checked, an error if it is run.
 HERE = {"missing-package", "no-hub-token", "push-offline", "not-cached", "missing-revision", "disk-too-small"}
 HERE |= {"layout-gpus", "fp8-unsupported", "task-not-cached", "no-wandb-login", "precision-on-cpu"}
-HERE |= {"output-dir-finished", "output-dir-other-run", "output-dir-not-ours"}
+HERE |= {"output-dir-finished", "output-dir-other-run", "output-dir-not-ours", "bad-record"}
 # The rows can be checked without the parents, and their tokens without a gate that passed.
 NO_TOKENIZER = ("parent-missing", "parent-unfinished", "parent-no-weights")
 
@@ -110,12 +111,12 @@ def check(
     upto: int = 3,
     say: Callable[[str], None] = lambda line: None,
     read_layout: Callable[[RawRecipe], Layout | None] = lambda raw: None,
-    awaited: frozenset[str] = frozenset(),
+    together: Sequence[RawRecipe] = (),
 ) -> Report:
     """Check the recipe at `path` up to level `upto`; stop after a level with errors.
 
-    say: called with progress lines. read_layout: returns the layout for the check, if any. awaited: see
-    RawRecipe. A bad recipe raises nothing: its errors are in the report.
+    say: called with progress lines. read_layout: returns the layout for the check, if any. together: all
+    recipes of the same command. A bad recipe raises nothing: its errors are in the report.
     """
     quiet()  # before transformers is imported, whichever level does that
     report = Report(str(path))
@@ -125,12 +126,13 @@ def check(
         nonlocal raw
         raw = read_recipe(path, overrides)
         allow.update(raw.allow)  # known only now; run_level looks at it after this
-        raw.awaited = awaited - {real_path(raw.output_dir)}
+        raw.awaited = others_of(raw, together)
         raw.layout = read_layout(raw)
         return find_in_recipe(raw)
 
     guard = partial(_named_if_it_fails, overrides or [])
     report.run_level(1, allow, guard(recipe_level))
+    leave_silent_hub()
     for level in LEVELS[1:upto]:
         report.stopped = _why_not(report, raw, level)
         if report.stopped or level > _last_level(raw):
@@ -235,18 +237,20 @@ def _add_unused_waivers(report: Report, raw: RawRecipe) -> None:
 # Before a stage
 
 
-def check_launch(raw: RawRecipe, rows: bool = True) -> Report:
+def check_launch(raw: RawRecipe, rows: bool = True, finished: bool = True) -> Report:
     """Level 1 and, with `rows`, level 2 without tokens, of a recipe that is about to be run; nothing is written.
 
     No torch. The findings about the rows are handed on to the stage, which does not look for them again.
+    finished: whether an output_dir with the finished run of this recipe is an error.
     """
     from .row_level.handed_on import hand_on
 
-    report = _as_run_report(raw, lambda: [*find_in_recipe(raw), *find_finished(raw)])
+    report = _as_run_report(raw, lambda: [*find_in_recipe(raw), *(find_finished(raw) if finished else ())])
     if rows and _last_level(raw) >= 2 and not _why_not(report, raw, 2):
 
         def row_level() -> list[Finding]:
-            found = find_in_data(raw, tokens=False)
+            with offline_if_silent():
+                found = find_in_data(raw, tokens=False)
             hand_on(raw, found)
             return [_as_run(finding) for finding in found]
 
@@ -258,6 +262,7 @@ def check_launch(raw: RawRecipe, rows: bool = True) -> Report:
 def refuse_launch(raw: RawRecipe) -> None:
     """Raises Refusal with every error of `check_launch`; it is recorded as `check_recipe` does."""
     raw.checked = check_launch(raw)
+    leave_silent_hub()
     _refuse_and_record(raw)
 
 
@@ -280,6 +285,7 @@ def check_recipe(raw: RawRecipe) -> None:
     if not is_main_process():
         return
     raw.checked = _as_run_report(raw, lambda: find_in_recipe(raw))
+    leave_silent_hub()
     _refuse_and_record(raw)
 
 

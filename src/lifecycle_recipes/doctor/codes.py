@@ -191,7 +191,7 @@ CODES: dict[str, str] = {
     "prompt-repeated": "a reply that begins with its own prompt",
     "prompt-split": "the tokens of a prompt are not those with which prompt and reply begin",
     "prompts-too-long": "no prompt leaves enough positions for a reply of response_length tokens",
-    "push-offline": "push_to_hub while HF_HUB_OFFLINE is set",
+    "push-offline": "push_to_hub while HF_HUB_OFFLINE is set, or the Hub does not answer",
     "qlora-full-precision": "a quantised base that computes in float32",
     "quant-storage": "quantised weights stored in a dtype that the layout cannot shard",
     "record-not-seen": "a rank did not find the record of rank 0: output_dir is not shared",

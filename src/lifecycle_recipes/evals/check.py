@@ -25,7 +25,7 @@ def check_config(config: EvaluateConfig | None, *, produced: tuple[str, ...] = (
     """
     if config is None:
         return
-    findings = [*_check_numbers(config), *_check_companions(config), *_check_tasks(config)]
+    findings = [*_check_companions(config), *_check_tasks(config)]
     for key in ("prompts", "rubric"):
         path = getattr(config, key)
         if path and not Path(path).is_file():
@@ -45,17 +45,6 @@ def check_config(config: EvaluateConfig | None, *, produced: tuple[str, ...] = (
             )
     if findings:
         raise Refusal(*findings)
-
-
-def _check_numbers(config: EvaluateConfig) -> list[Finding]:
-    lowest = {"batch_size": 1, "max_new_tokens": 1, "samples": 0, "limit": 1}
-    return [
-        Finding.error(
-            "bad-value", f"evaluate.{key} must be at least {least}, not {value}", f"write {least} or more"
-        )
-        for key, least in lowest.items()
-        if (value := getattr(config, key)) is not None and value < least
-    ]
 
 
 def _check_companions(config: EvaluateConfig) -> list[Finding]:

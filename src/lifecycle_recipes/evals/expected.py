@@ -6,7 +6,7 @@ The trainers' own names are compared with upstream's source in tests/test_upstre
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import yaml
@@ -43,6 +43,8 @@ HELD_OUT = {
     ),
     "kto": ("eval_loss", "eval_rewards/margins", *_SIDES, "eval_kl", "eval_entropy", "eval_aux_loss"),
 }
+# Of these, what not every model has.
+PERHAPS = {"eval_aux_loss": "only a mixture of experts has an auxiliary loss"}
 # Measured by an evaluate section with these keys (evals/measure.py).
 EVALUATED = {
     "rubric": ("prompts", "rubric"),
@@ -60,10 +62,12 @@ class Expected:
 
     needs: metric -> what to set in the recipe so that it is measured; empty if it is.
     open: tasks of which more metrics than these may be measured, since their own code decides.
+    perhaps: metric -> why it may be measured, or not.
     """
 
     needs: dict[str, str]
     open: frozenset[str] = frozenset()
+    perhaps: dict[str, str] = field(default_factory=dict)
 
     def measured(self) -> list[str]:
         return [name for name, need in self.needs.items() if not need]
@@ -82,6 +86,8 @@ def expected_metrics(raw: RawRecipe) -> Expected:
     needs |= dict.fromkeys(
         HELD_OUT.get(raw.stage, ()), "" if held_out else "set data.eval_sources or data.eval_fraction"
     )
+    perhaps = {metric: why for metric, why in PERHAPS.items() if needs.get(metric) == ""}
+    needs = {metric: need for metric, need in needs.items() if metric not in perhaps}
     if raw.stage in ("tokenizer", "reward"):  # they have no evaluate section
         return Expected(needs)
     given = raw.values.get("evaluate") or {}
@@ -89,7 +95,7 @@ def expected_metrics(raw: RawRecipe) -> Expected:
         lacking = [f"evaluate.{key}" for key in keys if not given.get(key)]
         needs[metric] = f"set {' and '.join(lacking)}" if lacking else ""
     names, unknown = _of_tasks(given.get("tasks") or [], given.get("include_path"))
-    return Expected(needs | dict.fromkeys(names, ""), unknown)
+    return Expected(needs | dict.fromkeys(names, ""), unknown, perhaps)
 
 
 def recorded_metrics(record: dict) -> Expected:

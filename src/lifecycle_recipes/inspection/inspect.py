@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..data.provenance import places
 from ..doctor.codes import NEVER_WAIVED
+from ..doctor.recipe_level.hub import leave_silent_hub
 from ..doctor.recipe_level.level import find_in_recipe
 from ..doctor.trainer_level.loss_mask import end_ids
 from ..doctor.trainer_level.trial_build import TrialRun, built_trainer
@@ -86,6 +87,7 @@ def inspect(path: str, overrides: list[str] | None = None, rows: int = 3, html: 
 def require_buildable(path: str, overrides: list[str] | None) -> None:
     """Raise Refusal for what no trainer can be built with; other faults can be inspected."""
     found = [f for f in find_in_recipe(read_recipe(path, overrides)) if f.code in NEVER_WAIVED]
+    leave_silent_hub()
     if found:
         raise Refusal(*found)
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from ..doctor.check import Report, check
 from ..finding import DONE, REFUSED, Finding, Refusal
 from ..layouts.layout import Layout
-from ..recipe.read import RawRecipe, read_recipe, real_path
+from ..recipe.read import RawRecipe, read_recipe
 from .graph import find_recipes, find_shared, split_overrides, stage_names
 
 
@@ -29,9 +29,8 @@ def check_all(
     for name, path in named.items():
         with contextlib.suppress(Refusal):  # its own report has the errors
             readable.append(read_recipe(path, given[name]))
-    awaited = frozenset(real_path(raw.output_dir) for raw in readable)
     together = find_shared(readable)
-    reports = [check(path, given[name], upto, say, read_layout, awaited) for name, path in named.items()]
+    reports = [check(path, given[name], upto, say, read_layout, readable) for name, path in named.items()]
     refused = any(report.errors for report in reports) or bool(together)
     return reports, together, REFUSED if refused else DONE
 

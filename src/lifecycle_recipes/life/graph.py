@@ -12,10 +12,9 @@ from pathlib import Path
 from ..finding import Finding, Refusal, refuse
 from ..recipe.overrides import FLAGS
 from ..recipe.paths import paths
-from ..recipe.read import RawRecipe, read_recipe, real_path
+from ..recipe.read import SUFFIXES, RawRecipe, others_of, read_recipe, real_path
+from ..recipe.schema import section_names
 from ..record.gate import parse
-
-SUFFIXES = (".yaml", ".yml")
 
 
 @dataclass
@@ -58,8 +57,11 @@ def stage_names(recipes: list[str]) -> dict[str, str]:
 def split_overrides(arguments: list[str], names: list[str], shared: bool) -> dict[str, list[str]]:
     """Name of a stage -> its arguments: `--07-dpo.train.seed 1` is `--train.seed 1` of 07-dpo. Flags are for all.
 
-    shared: whether an override without a stage is for all of them, too. Raises Refusal unknown-override.
+    The arguments of a single recipe name no stage. shared: whether an override without a stage is for all of them.
+    Raises Refusal unknown-override.
     """
+    if len(names) == 1:
+        return {names[0]: list(arguments)}
     found: dict[str, list[str]] = {name: [] for name in names}
     findings, rest = [], list(arguments)
     while rest:
@@ -68,7 +70,7 @@ def split_overrides(arguments: list[str], names: list[str], shared: bool) -> dic
         if argument not in FLAGS and "=" not in argument and rest and not rest[0].startswith("--"):
             value = [rest.pop(0)]
         key = argument.removeprefix("--")
-        stage = max((name for name in names if key.startswith(f"{name}.")), key=len, default=None)
+        stage = max((name for name in names if _begins_with(key, name)), key=len, default=None)
         if stage:
             found[stage] += ["--" + key.removeprefix(f"{stage}."), *value]
         elif shared or argument in FLAGS:
@@ -85,13 +87,24 @@ def split_overrides(arguments: list[str], names: list[str], shared: bool) -> dic
     return found
 
 
+def _begins_with(key: str, name: str) -> bool:
+    """Whether an override's key begins with the name of a stage.
+
+    A section wins: beside a train.yaml, `train.seed` is the key of every recipe, `train.train.seed` that of train.yaml.
+    """
+    rest = key.removeprefix(f"{name}.")
+    if rest == key or name not in section_names():
+        return rest != key
+    return "." in rest and rest.partition(".")[0] in section_names()
+
+
 def read_life(places: list[str], arguments: list[str]) -> list[Stage]:
     """The stages of a life, each after its parents, otherwise in the order of `places` and by name.
 
     Raises Refusal with the errors of all recipes; output-dir-shared, parent-cycle.
     """
     named = stage_names(find_recipes(places))
-    given = split_overrides(arguments, list(named), shared=len(named) == 1)
+    given = split_overrides(arguments, list(named), shared=False)
     stages, findings = [], []
     for name, path in named.items():
         try:
@@ -102,8 +115,9 @@ def read_life(places: list[str], arguments: list[str]) -> list[Stage]:
     if findings:
         raise Refusal(*findings)
     made = {real_path(stage.raw.output_dir): stage.name for stage in stages}
+    recipes = [stage.raw for stage in stages]
     for stage in stages:
-        stage.raw.awaited = frozenset(made) - {real_path(stage.raw.output_dir)}
+        stage.raw.awaited = others_of(stage.raw, recipes)
         stage.inputs = _makers(inputs_of(stage.raw), made, stage.name)
         stage.parents = list(
             dict.fromkeys([*stage.inputs, *_makers(named_in_gate(stage.raw), made, stage.name)])

@@ -8,10 +8,10 @@ from ..doctor.plan import in_words
 from ..doctor.recipe_level.output import earlier_run
 from ..finding import refuse
 from ..layouts.launch import UNLAUNCHED
-from ..recipe.read import real_path
+from ..recipe.read import others_of
 from ..record.checkpoints import last_checkpoint
 from ..record.gate import judge
-from ..record.run import is_done
+from ..record.run import is_done, is_trained
 from .graph import Stage, ancestors, descendants
 
 
@@ -61,11 +61,14 @@ def find_states(stages: list[Stage]) -> dict[str, str]:
 
 
 def can_resume(stage: Stage) -> bool:
-    """Whether output_dir contains an unfinished run of this recipe, trained or with a complete checkpoint."""
+    """Whether output_dir contains an unfinished run of this recipe that a start goes on with, as record/run.py has it:
+    trained, or with a complete checkpoint."""
     earlier, same = earlier_run(stage.raw)
     if not same or earlier["status"] == "done":
         return False
-    return bool(earlier.get("trained") or last_checkpoint(Path(stage.raw.output_dir)))
+    if is_trained(earlier, Path(stage.raw.output_dir)):
+        return True
+    return stage.raw.stage != "ppo" and bool(last_checkpoint(Path(stage.raw.output_dir)))  # PPO cannot resume
 
 
 def passes(stage: Stage) -> bool:
@@ -75,10 +78,14 @@ def passes(stage: Stage) -> bool:
 
 def check_stages(stages: list[Stage], states: dict[str, str], rows: bool) -> list[Report]:
     """The checks without torch of every stage that is not done: its recipe and, with `rows`, its rows."""
-    made = {real_path(stage.raw.output_dir) for stage in stages}
+    selected, reports = [stage.raw for stage in stages], []
     for stage in stages:
-        stage.raw.awaited &= made  # what is not selected must exist already
-    return [check_launch(stage.raw, rows) for stage in stages if states[stage.name] != "done"]
+        stage.raw.awaited = others_of(stage.raw, selected)  # what is not selected must exist already
+        if states[stage.name] != "done":
+            # Whether it is finished is known only after its parents have run.
+            settled = all(states.get(name, "done") == "done" for name in stage.inputs)
+            reports.append(check_launch(stage.raw, rows, finished=settled))
+    return reports
 
 
 def show(stages: list[Stage], states: dict[str, str]) -> str:

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -26,6 +26,7 @@ from .pins import apply_pins
 from .schema import load_schema, section_types, stage_names
 
 Recipe = TypeVar("Recipe")
+SUFFIXES = (".yaml", ".yml")  # of a recipe's file
 
 
 @dataclass
@@ -36,7 +37,7 @@ class RawRecipe:
     sha256: of the file's text and the overrides. places: `train.seed` -> `file:line` or the override.
     allow: code of a finding -> reason of its waiver. Pinned revisions are filled in where they apply.
     checked: what doctor.check found so far, for the record. layout: the requested one, if any.
-    awaited: real paths of the directories that other recipes of the same command make (`is_awaited`).
+    awaited: real output_dir -> recipe, of the other recipes of the same command (`is_awaited`, `others_of`).
     rows: `train` and `eval` -> number of rows, in words, once level 2 of the check has read them.
     """
 
@@ -52,7 +53,7 @@ class RawRecipe:
     allow: dict[str, str] = field(default_factory=dict)
     checked: Any = field(default=None, repr=False)
     layout: Layout | None = None
-    awaited: frozenset[str] = frozenset()
+    awaited: dict[str, "RawRecipe"] = field(default_factory=dict, repr=False, compare=False)
     rows: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
@@ -81,6 +82,13 @@ class RawRecipe:
     def place(self, *names: str) -> str:
         """The place of the first of these keys or sections that the recipe contains."""
         return next((self.places[name] for name in names if name in self.places), self.path)
+
+
+def others_of(raw: RawRecipe, recipes: Iterable[RawRecipe]) -> dict[str, RawRecipe]:
+    """`awaited` of a recipe that is read together with `recipes`."""
+    made = {real_path(other.output_dir): other for other in recipes}
+    made.pop(real_path(raw.output_dir), None)
+    return made
 
 
 def real_path(path: str) -> str:

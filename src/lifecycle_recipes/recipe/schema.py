@@ -44,6 +44,13 @@ def stage_names() -> list[str]:
 
 
 @functools.cache
+def section_names() -> frozenset[str]:
+    """Every section and every other key at the top of a recipe, of any stage."""
+    schemas = [json.loads(p.read_text(encoding="utf-8")) for p in SHIPPED.glob("*.json")]
+    return frozenset(name for schema in schemas for name in schema["properties"])
+
+
+@functools.cache
 def load_schema(stage: str) -> dict:
     """The JSON schema of a stage's recipe, for the installed versions. Raises Refusal `no-schema`."""
     path = schema_directory() / f"{stage}.json"

@@ -20,7 +20,7 @@ from ...models.adapters import is_adapter
 from ...models.config_file import local_config
 from ...models.new_tokenizer import find_template
 from ...recipe.paths import paths
-from ...recipe.read import RawRecipe
+from ...recipe.read import SUFFIXES, RawRecipe
 from ...record.file import read_record
 from ...record.parents import ROLES, WEIGHTS, check_parent, find_parents, is_local
 
@@ -239,10 +239,11 @@ def _to_be_made(raw: RawRecipe, finding: Finding, path: str) -> Finding:
 
 
 def maker(raw: RawRecipe, path: str) -> str | None:
-    """The recipe in the same directory whose output_dir is `path`."""
+    """The recipe in the same directory whose output_dir is `path`; those of the same command are in `raw.awaited`."""
     wanted = os.path.normpath(path)
-    for file in sorted(Path(raw.path).parent.glob("*.yaml")):
-        if file == Path(raw.path):
+    known = {Path(raw.path), *(Path(other.path) for other in raw.awaited.values())}
+    for file in sorted(Path(raw.path).parent.glob("*")):
+        if file in known or file.suffix not in SUFFIXES:
             continue
         try:
             text = file.read_text(encoding="utf-8")

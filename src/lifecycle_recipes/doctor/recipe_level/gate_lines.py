@@ -6,11 +6,12 @@ from pathlib import Path
 
 from ...evals.expected import Expected, expected_metrics, recorded_metrics, stages_that_measure
 from ...finding import Finding, Refusal
-from ...recipe.read import RawRecipe, read_recipe
+from ...recipe.read import RawRecipe, read_recipe, real_path
 from ...record.file import RUN_FILE, read_record
 from ...record.gate import parse
 from ...record.parents import ROLES, runs_beside
 from .files import maker
+from .output import is_finished
 
 SHOWN = 12  # metrics in a message
 
@@ -69,6 +70,9 @@ def _judge(
     measured = expected.measured()
     if metric in measured:
         return []
+    if reason := expected.perhaps.get(metric):
+        message = f"{message} for certain: {reason}"
+        return [Finding.warning("gate-unknown", message, _list(has, measured), where)]
     near = get_close_matches(metric, measured, 1, 0.8) or get_close_matches(metric, expected.needs, 1, 0.8)
     if expected.may_measure(metric) and not near:
         message = f"{message} for certain: the task's own code decides"
@@ -99,7 +103,7 @@ def _path_of(raw: RawRecipe, run: str) -> str | None:
         (raw.values.get(section) or {}).get(key) for section, key in (ROLES["model"], ROLES["tokenizer"])
     ]
     named = [path for path in named if path]
-    with_record = [path for path in named if Path(path, RUN_FILE).exists() or maker(raw, path)]
+    with_record = [p for p in named if Path(p, RUN_FILE).exists() or raw.is_awaited(p) or maker(raw, p)]
     return next(iter(with_record or named), None)
 
 
@@ -108,6 +112,9 @@ def _expected_of(raw: RawRecipe, path: str) -> tuple[Expected | None, str]:
 
     (None, why not) for a run that will be there with metrics not known now; (None, "") if there is no run.
     """
+    other = raw.awaited.get(real_path(path))
+    if other and not is_finished(other):
+        return expected_metrics(other), f"the recipe {other.path}"
     recipe, unfinished = maker(raw, path), ""
     try:
         record = read_record(path)

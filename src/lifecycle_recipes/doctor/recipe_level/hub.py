@@ -1,5 +1,6 @@
 """Level 1, the Hub: checks of ids in the local cache, without the network. No torch."""
 
+import contextlib
 import functools
 import os
 import re
@@ -19,7 +20,6 @@ from ...recipe.pins import pinnable
 from ...recipe.read import RawRecipe
 from ...record.parents import is_local
 from .files import maker
-from .machine import is_offline
 
 NON_COMMERCIAL = re.compile(r"(?i)(^|[-_ ])nc([-_ ]|$)|non-?commercial|research-only")
 ASK_SECONDS = 4
@@ -80,10 +80,40 @@ def why_offline() -> str:
     """Why the Hub cannot be asked; empty if it answers."""
     if endpoint() in SILENT or (not is_offline() and not hub_answers()):
         SILENT.add(endpoint())
-        # For this process and the stage that it starts: upstream would wait most of a minute for each file.
-        os.environ["HF_HUB_OFFLINE"] = "1"
         return f"{endpoint()} does not answer"
     return "HF_HUB_OFFLINE is set" if is_offline() else ""
+
+
+def go_online() -> str:
+    """The fix for what `why_offline` says."""
+    return "check the network or HF_ENDPOINT" if endpoint() in SILENT else "run with HF_HUB_OFFLINE=0"
+
+
+def leave_silent_hub() -> None:
+    """Offline from now on, if the Hub did not answer: upstream would wait most of a minute for each file.
+
+    For a process that is or becomes one stage, or only checks. Each stage of a life asks anew.
+    """
+    if endpoint() in SILENT:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@contextlib.contextmanager
+def offline_if_silent() -> Iterator[None]:
+    """`leave_silent_hub` inside only."""
+    before = os.environ.get("HF_HUB_OFFLINE")
+    leave_silent_hub()
+    try:
+        yield
+    finally:
+        os.environ.pop("HF_HUB_OFFLINE", None)
+        os.environ |= {"HF_HUB_OFFLINE": before} if before is not None else {}
+
+
+def is_offline() -> bool:
+    """Whether the environment disables network access for the Hub's libraries."""
+    on = {"1", "ON", "YES", "TRUE"}  # huggingface_hub/constants.py
+    return any(os.environ.get(name, "").upper() in on for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
 
 
 @functools.cache
@@ -127,7 +157,7 @@ def _cached(kind: str, path: str, revision: str | None, where: str, offline: str
             Finding.warning(
                 "not-cached",
                 message,
-                "run once with HF_HUB_OFFLINE=0, or download it with `hf download`",
+                f"{go_online()}, or download it with `hf download`",
                 where,
             )
         ]
@@ -135,11 +165,7 @@ def _cached(kind: str, path: str, revision: str | None, where: str, offline: str
     if (repository / "refs" / revision).is_file() or (repository / "snapshots" / revision).is_dir():
         return []
     message = f"revision {revision} of the {what} {path} is not in the local cache, and {offline}"
-    return [
-        Finding.warning(
-            "missing-revision", message, "correct the revision, or run with HF_HUB_OFFLINE=0", where
-        )
-    ]
+    return [Finding.warning("missing-revision", message, f"correct the revision, or {go_online()}", where)]
 
 
 def cache() -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 from ...finding import Finding
 from ...layouts.layout import has_accelerator
 from ...recipe.read import RawRecipe
+from .hub import go_online, why_offline
 
 # Values that a recipe can contain -> Python modules, of which one is required.
 TRACKERS = {
@@ -124,9 +125,10 @@ def _hub(raw: RawRecipe) -> list[Finding]:
     if not raw.setting("train.push_to_hub"):
         return []
     where = raw.place("train.push_to_hub")
-    if is_offline():
-        message, fix = "train.push_to_hub: true, but HF_HUB_OFFLINE is set", "run with HF_HUB_OFFLINE=0"
-        return [Finding.warning("push-offline", message, fix, where)]
+    if offline := why_offline():
+        return [
+            Finding.warning("push-offline", f"train.push_to_hub: true, but {offline}", go_online(), where)
+        ]
     home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     token = Path(os.environ.get("HF_TOKEN_PATH") or home / "token")
     if not os.environ.get("HF_TOKEN") and not token.is_file():
@@ -168,9 +170,3 @@ def _contains(file: Path, pattern: str) -> bool:
         return bool(re.search(pattern, file.read_text(encoding="utf-8", errors="replace")))
     except OSError:
         return False
-
-
-def is_offline() -> bool:
-    """Whether the environment disables network access for the Hub's libraries."""
-    on = {"1", "ON", "YES", "TRUE"}  # huggingface_hub/constants.py
-    return any(os.environ.get(name, "").upper() in on for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))

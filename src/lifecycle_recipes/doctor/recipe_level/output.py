@@ -43,17 +43,41 @@ def _taken(raw: RawRecipe, directory: Path) -> list[Finding]:
     """Findings about an output_dir that is not empty, by the rule that the run itself applies."""
     if {"--replace", "replace"} & raw.flags:
         return []
+    if unreadable := _unreadable(directory):
+        return unreadable
     earlier, same = earlier_run(raw)
     if same and earlier["status"] != "done":
         return find_other_host(earlier, directory) + find_incomplete_checkpoints(directory)
-    recorded = (earlier or {}).get("parents") or {}, (earlier or {}).get("inputs") or {}
-    differences = find_differences(earlier, raw, *recorded) if earlier else []
+    differences = _recorded_differences(earlier, raw) if earlier else []
     if earlier and not differences:
         return []
     if problem := whose(directory, earlier, differences):
         code, message = problem
         return [Finding.warning(code, message, way_out(differences), str(directory))]
     return []
+
+
+def _unreadable(directory: Path) -> list[Finding]:
+    """bad-record, which the run refuses as well (record/output_dir.py)."""
+    try:
+        if (directory / RUN_FILE).exists():
+            read_record(directory)
+    except Refusal as refusal:
+        problem = refusal.findings[0]
+        fix = "choose another output_dir, or pass --replace to rename the old directory"
+        return [Finding.warning(problem.code, problem.message, fix, problem.where)]
+    return []
+
+
+def _recorded_differences(earlier: dict, raw: RawRecipe) -> list[str]:
+    """What differs from the run of a record, if parents and files are unchanged: to hash them takes too long here."""
+    return find_differences(earlier, raw, earlier.get("parents") or {}, earlier.get("inputs") or {})
+
+
+def is_finished(raw: RawRecipe) -> bool:
+    """Whether output_dir contains the finished run of this recipe, if parents and files are unchanged."""
+    earlier, same = earlier_run(raw)
+    return same and earlier["status"] == "done" and not _recorded_differences(earlier, raw)
 
 
 def find_finished(raw: RawRecipe) -> list[Finding]:

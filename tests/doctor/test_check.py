@@ -202,6 +202,11 @@ def test_of_a_run_that_is_finished_the_record_is_asked_and_of_another_the_recipe
     assert status == 2 and "the recipe life/04-sft.yaml has no metric extra" in err
 
 
+def test_recipes_that_need_each_other_are_found_by_the_check(check_all):
+    status, _, err = check_all("life", "--upto", "1", "--04-sft.model.model_name_or_path", "runs/second")
+    assert status == 2 and "error [parent-cycle]" in err and "04-sft -> 05-sft -> 04-sft" in err
+
+
 def test_what_several_recipes_have_is_said_once(check_all):
     status, _, err = check_all(
         "life", "--upto", "1", "--05-sft.evaluate", "null", "--data.sources.0.path", "gone.jsonl"

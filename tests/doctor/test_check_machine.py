@@ -242,6 +242,16 @@ def test_the_output_directory_is_not_the_parent(recipe_here):
     assert codes("sft.yaml", *arguments[:2], "--train.output_dir", "all2/checkpoint-5/next") == []
 
 
+def test_a_directory_in_use_is_refused_before_anything_is_launched(recipe_here):
+    from lifecycle_recipes.doctor.recipe_level.output import find_finished
+    from lifecycle_recipes.record.run import Run
+
+    raw = read_recipe("sft.yaml", [])
+    with Run(raw):
+        assert [f.code for f in find_finished(raw)] == ["output-dir-busy"]
+    assert [f.code for f in find_finished(raw)] == ["output-dir-finished"]
+
+
 def test_an_output_directory_that_holds_something(recipe_here):
     from lifecycle_recipes.record.run import Run
 

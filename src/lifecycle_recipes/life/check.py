@@ -9,7 +9,7 @@ from ..doctor.check import Report, check
 from ..finding import DONE, REFUSED, Finding, Refusal
 from ..layouts.layout import Layout
 from ..recipe.read import RawRecipe, read_recipe
-from .graph import find_recipes, find_shared, split_overrides, stage_names
+from .graph import Stage, find_recipes, find_shared, in_order, link, split_overrides, stage_names
 
 
 def check_all(
@@ -25,11 +25,17 @@ def check_all(
     """
     named = stage_names(find_recipes(places))
     given = split_overrides(arguments, list(named), shared=True)
-    readable = []
+    stages = []
     for name, path in named.items():
         with contextlib.suppress(Refusal):  # its own report has the errors
-            readable.append(read_recipe(path, given[name]))
+            stages.append(Stage(name, path, read_recipe(path, given[name]), given[name]))
+    readable = [stage.raw for stage in stages]
     together = find_shared(readable)
+    link(stages)
+    try:
+        in_order(stages)
+    except Refusal as cycle:
+        together += cycle.findings
     reports = [check(path, given[name], upto, say, read_layout, readable) for name, path in named.items()]
     refused = any(report.errors for report in reports) or bool(together)
     return reports, together, REFUSED if refused else DONE

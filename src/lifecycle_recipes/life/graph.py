@@ -114,6 +114,12 @@ def read_life(places: list[str], arguments: list[str]) -> list[Stage]:
     findings += find_shared([stage.raw for stage in stages])
     if findings:
         raise Refusal(*findings)
+    link(stages)
+    return in_order(stages)
+
+
+def link(stages: list[Stage]) -> None:
+    """Fill the inputs and parents of every stage, and what its recipe may await from the others."""
     made = {real_path(stage.raw.output_dir): stage.name for stage in stages}
     recipes = [stage.raw for stage in stages]
     for stage in stages:
@@ -122,7 +128,6 @@ def read_life(places: list[str], arguments: list[str]) -> list[Stage]:
         stage.parents = list(
             dict.fromkeys([*stage.inputs, *_makers(named_in_gate(stage.raw), made, stage.name)])
         )
-    return in_order(stages)
 
 
 def inputs_of(raw: RawRecipe) -> list[str]:

@@ -36,14 +36,8 @@ def claim_output_dir(
             raise refuse(problem.code, problem.message, fix, problem.where) from None
         return None, move_aside(output_dir)
     # The lock has the last word, except on a file system without locks.
-    if earlier and earlier["status"] == "running" and environment.is_alive(earlier.get("process")):
-        pid = earlier["process"]["pid"]
-        raise refuse(
-            "output-dir-busy",
-            f"process {pid} is still writing to this directory",
-            "wait for it, or stop it",
-            str(output_dir),
-        )
+    if busy := find_busy(earlier, output_dir):
+        raise Refusal(*busy)
     if earlier and earlier["status"] != "done" and earlier.get("identity") == identity:
         return earlier, None
     differ = differences(earlier) if earlier else []
@@ -54,6 +48,14 @@ def claim_output_dir(
     if not replace:
         raise refuse(code, message, way_out(differ), str(output_dir))
     return None, move_aside(output_dir)
+
+
+def find_busy(earlier: dict | None, output_dir: Path) -> list[Finding]:
+    """output-dir-busy: the process of the record still runs on this machine."""
+    if not earlier or earlier["status"] != "running" or not environment.is_alive(earlier.get("process")):
+        return []
+    message = f"process {earlier['process']['pid']} is still writing to this directory"
+    return [Finding.error("output-dir-busy", message, "wait for it, or stop it", str(output_dir))]
 
 
 def way_out(differences: list[str]) -> str:

@@ -11,7 +11,7 @@ from ...recipe.read import RawRecipe
 from ...record.checkpoints import find_incomplete_checkpoints
 from ...record.file import RUN_FILE, read_record
 from ...record.identity import find_differences, identify
-from ...record.output_dir import find_other_host, way_out, whose
+from ...record.output_dir import find_busy, find_other_host, way_out, whose
 from ...record.parents import describe_parent, find_parents, hash_inputs
 from .hub import cache
 
@@ -81,9 +81,11 @@ def is_finished(raw: RawRecipe) -> bool:
 
 
 def find_finished(raw: RawRecipe) -> list[Finding]:
-    """output-dir-finished for the run of this same recipe, which a check passes, and a run does not."""
+    """output-dir-busy, and output-dir-finished for this same recipe: a check passes them, a run does not."""
     directory = Path(raw.output_dir)
     earlier, same = earlier_run(raw)
+    if busy := find_busy(earlier, directory):
+        return busy
     known = {"--replace", "replace"} & raw.flags or _taken(raw, directory)
     if known or not same or earlier["status"] != "done":
         return []

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..finding import Finding, refuse
 from .cache import NOT_ROWS, Rows, describe, entry_of, find_damage, key_of, read_entry, workplace, write_entry
 from .provenance import ROW, Origins, take_off, with_packed_numbers
-from .shares import find_in_weights, meet_weights
+from .shares import meet_weights
 from .sources import until_exit
 from .waiting import Turn, no_barriers
 
@@ -85,7 +85,6 @@ def prepared_rows(
             rows = make_entry(key, parts, make, describe_inputs, run)
         turn.tell(parts)
     run.note(data=rows.ledger, data_cache={"key": key, "hit": hit})
-    run.report(find_in_weights(rows.ledger))
     run.origins = Origins(rows.train.select_columns(ROW), rows.ledger["sources"])
     return Rows(take_off(rows.train), take_off(rows.held_out), rows.ledger)
 

@@ -188,37 +188,40 @@ def count_tokens(rows: Any, source_rows: list[int], max_length: int | None) -> l
     return tokens.tolist()
 
 
-def find_in_weights(ledger: dict) -> list[Finding]:
-    """weight-missed and weight-leaves-out, of a ledger whose shares are counted."""
-    entries = [entry for entry in _entries(ledger) if "weight" in entry]
+def find_in_weights(sources: list[dict]) -> list[Finding]:
+    """weight-missed and weight-leaves-out. sources: of the ledger, with their tokens counted."""
+    entries = [entry for entry in sources if "weight" in entry]
     if not entries:
         return []
     return [*_find_missed(entries), *_find_left_out(entries)]
 
 
 def _find_missed(entries: list[dict]) -> list[Finding]:
+    """A warning about the source whose share is furthest from its weight, for its size."""
     missed = [entry for entry in entries if "share_tokens" in entry and _missed(entry) > REPORTED]
+    if not missed:
+        return []
+    worst = max(missed, key=lambda entry: _missed(entry) / entry["share_wanted"])
     return [
         Finding.warning(
             "weight-missed",
-            f"{entry['share_tokens']:.1%} of the training tokens, where its weight asks for "
-            f"{entry['share_wanted']:.1%}: {entry['rows_chosen']:,} rows train",
-            "add rows to the source with the fewest, or raise data.max_repetition: few or uneven rows cannot "
-            "be divided finely",
-            entry["path"],
+            f"{worst['share_tokens']:.1%} of the training tokens, where its weight asks for "
+            f"{worst['share_wanted']:.1%}; its rows in the mix: {worst['rows_chosen']:,}",
+            "few or uneven rows cannot be divided finely: add rows to the smallest source, or raise "
+            "data.max_repetition",
+            worst["path"],
         )
-        for entry in missed[:1]
     ]
 
 
 def _find_left_out(entries: list[dict]) -> list[Finding]:
     """A warning if the weights leave out more than half of the text."""
-    scarce = max(entries, key=lambda entry: entry["epochs"])
     read = sum(entry["characters"] for entry in entries)
     used = sum(min(entry["epochs"], 1) * entry["characters"] for entry in entries) / max(read, 1)
     if used >= 0.5:
         return []
-    repetition = math.ceil(scarce["epochs"] / min(entry["epochs"] for entry in entries))
+    passes = [max(entry["characters"], 1) / entry["weight_in_characters"] for entry in entries]
+    repetition, scarce = math.ceil(max(passes) / min(passes)), entries[passes.index(min(passes))]
     return [
         Finding.warning(
             "weight-leaves-out",

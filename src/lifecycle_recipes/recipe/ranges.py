@@ -17,8 +17,7 @@ _NAMES: list[tuple[dict[str, Any], str]] = [
     # With a rate, a length of training or a temperature of 0 nothing is learnt. beta: of DPO and KTO, whose
     # loss is constant at 0.
     (POSITIVE, "learning_rate num_train_epochs temperature beta adam_epsilon cliprange cliprange_value"),
-    ({"exclusiveMinimum": 0, "maximum": 1e9}, "weight"),
-    (POSITIVE, "save_steps eval_steps logging_steps discopop_tau f_alpha_divergence_coef"),
+    (POSITIVE, "weight save_steps eval_steps logging_steps discopop_tau f_alpha_divergence_coef"),
     (NOT_NEGATIVE, "warmup_steps eval_delay weight_decay max_grad_norm kl_coef vf_coef missing_eos_penalty"),
     (NOT_NEGATIVE, "center_rewards_coefficient router_aux_loss_coef neftune_noise_alpha threshold"),
     (NOT_NEGATIVE, "desirable_weight undesirable_weight dataloader_num_workers num_sample_generations"),

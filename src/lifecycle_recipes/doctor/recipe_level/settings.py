@@ -107,17 +107,17 @@ def _weights(raw: RawRecipe) -> list[Finding]:
     for i, source in enumerate(data.get("eval_sources") or []):
         if source.get("weight") is not None:
             return unused(
-                "rows to evaluate on are neither repeated nor left out", f"data.eval_sources.{i}.weight"
+                "rows to evaluate on are neither repeated nor left out", f"data.eval_sources[{i}].weight"
             )
     if given and raw.stage == "tokenizer":
-        return unused("there are no tokens yet", f"data.sources.{given[0]}.weight")
+        return unused("there are no tokens yet", f"data.sources[{given[0]}].weight")
     if given and len(sources) == 1:
-        return unused("a single source has all the tokens", "data.sources.0.weight")
+        return unused("a single source has all the tokens", "data.sources[0].weight")
     if data.get("max_repetition", 1) != 1 and not given:
         return unused("only sources with a weight are repeated", "data.max_repetition")
     if given and (without := [i for i in range(len(sources)) if i not in given]):
-        message = f"data.sources.{without[0]} has no weight, but data.sources.{given[0]} has one"
-        where = raw.place(f"data.sources.{without[0]}.path", "data.sources")
+        message = f"data.sources[{without[0]}] has no weight, but data.sources[{given[0]}] has one"
+        where = raw.place(f"data.sources[{without[0]}]")
         fix = "give every source a weight, or none: they are shares of the tokens, relative to each other"
         return [Finding.error("weight-missing", message, fix, where)]
     return []

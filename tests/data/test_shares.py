@@ -94,7 +94,7 @@ def test_inspect_counts_the_same_tokens_and_shows_the_epochs(weighted, stage):
     assert "dropped" not in shown["rows"] and f"{notes['data']['repeated']} repeated" in shown["rows"]
     for source, line in zip(notes["data"]["sources"], shown["sources"].split("\n"), strict=False):
         assert f"{source['tokens']:,} tokens ({source['share_tokens']:.1%}, weight " in line
-        assert line.endswith(f"{source['share_wanted']:.1%}, {source['epochs']:g} epochs)")
+        assert line.endswith(f"{source['share_wanted']:.1%}, seen {source['epochs']:g} times)")
 
 
 def load(tmp_path, sizes, weights, characters=(20, 20), **data):

@@ -79,7 +79,7 @@ def source_lines(totals: Totals) -> list[str]:
 
 def weight(source: SourceTotals) -> str:
     """What its weight asks for, and how often its rows are seen in one epoch; empty without a weight."""
-    return f", weight {source.wanted:.1%}, {source.epochs:g} epochs" if source.wanted is not None else ""
+    return f", weight {source.wanted:.1%}, seen {source.epochs:g} times" if source.wanted is not None else ""
 
 
 def token_lines(trainer: Trainer, totals: Totals, run: dict) -> list[str]:

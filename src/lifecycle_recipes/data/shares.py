@@ -106,10 +106,11 @@ def meet_weights(
     if not has_weights(data) or not _count(done, max_length):
         return done
     entries = _entries(done[2])
-    if max(map(_missed, entries)) > CORRECTED:
+    # A source whose rows are all dropped, since they are too long, has no tokens per character.
+    if max(map(_missed, entries)) > CORRECTED and all(entry["tokens"] for entry in entries):
         # Characters per token, of the rows as they are trained on: with the template, and truncated.
         weights = [
-            source.weight * entry["characters_chosen"] / max(entry["tokens"], 1)
+            source.weight * entry["characters_chosen"] / entry["tokens"]
             for source, entry in zip(data.sources, entries, strict=True)
         ]
         sources = [replace(s, weight=w) for s, w in zip(data.sources, weights, strict=True)]
@@ -201,7 +202,7 @@ def _find_missed(entries: list[dict]) -> list[Finding]:
     missed = [entry for entry in entries if "share_tokens" in entry and _missed(entry) > REPORTED]
     if not missed:
         return []
-    worst = max(missed, key=lambda entry: _missed(entry) / entry["share_wanted"])
+    worst = max(missed, key=lambda entry: _missed(entry) / max(entry["share_wanted"], 1e-4))
     return [
         Finding.warning(
             "weight-missed",

@@ -33,7 +33,7 @@ LIGHT |= {f"models.{name}" for name in LIGHT_MODELS.split()}
 LIGHT |= {
     f"data.{n}"
     for n in (
-        "config formats joining ledger row_files provenance row_faults row_sets scratch selection sources "
+        "config formats joining ledger row_files provenance row_faults row_sets scratch selection shares sources "
         "turn_weights"
     ).split()
 }

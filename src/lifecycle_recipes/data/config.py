@@ -21,6 +21,8 @@ class Source:
     system: the system message of every conversation that has none.
     field: the key of a .json file that holds the rows.
     text_by: what one row of a .txt file is.
+    weight: share of the training tokens, relative to the weights of the other sources (3 and 1: three quarters
+    come from the first). Either all sources have one or none.
     """
 
     path: str
@@ -34,15 +36,18 @@ class Source:
     system: str | None = None
     field: str | None = None
     text_by: Literal["line", "paragraph", "file"] = "line"
+    weight: float | None = None
 
 
 @dataclass
 class DataConfig:
     """Rows to train on and rows to evaluate on.
 
-    sources, eval_sources: concatenated in the order given. Held-out rows either come from `eval_sources` or
-    are split from the sources by `eval_fraction`, the same on every rank. seed: of that split and of
-    `max_rows`.
+    sources, eval_sources: concatenated in the order given, or mixed by their weights. Held-out rows either
+    come from `eval_sources` or are split from the sources by `eval_fraction`, the same on every rank.
+    seed: of that split, of `max_rows` and of the mix.
+    max_repetition: how often the weights may repeat a source. At 1 no row is repeated: the source that is
+    scarcest for its weight is used once, whole, and rows of the others are left out.
     truncation: what happens to a row of sft, dpo or kto that train.max_length would truncate: `cut`
     (upstream's way; the row loses its end), or `drop` (the row is left out and counted).
     """
@@ -52,6 +57,7 @@ class DataConfig:
     eval_fraction: float = 0.0
     seed: int = 42
     truncation: Literal["cut", "drop"] = "cut"
+    max_repetition: float = 1.0
 
 
 # Columns that a stage reads from its rows: required and optional ones.

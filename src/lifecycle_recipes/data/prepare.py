@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..finding import Finding, refuse
 from .cache import NOT_ROWS, Rows, describe, entry_of, find_damage, key_of, read_entry, workplace, write_entry
 from .provenance import ROW, Origins, take_off, with_packed_numbers
+from .shares import meet_weights
 from .sources import until_exit
 from .waiting import Turn, no_barriers
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from ..recipe.stage_recipe import TrainingRecipe
     from ..record.run import Run
+    from .config import DataConfig
 
 # Sections of a recipe that affect no row.
 NOT_DATA = ("model", "reward", "value", "architecture", "evaluate", "gate", "pinned", "raw")
@@ -41,7 +43,8 @@ def prepared_rows(
     only those values of the recipe that are in the key. scratch: the directory for its temporary files. It
     keeps the column ROW of the training rows.
     Called on every rank: one process prepares, and the others wait without a time limit. If the cache cannot
-    be used, every process prepares its own rows, and `run` gets a finding.
+    be used, every process prepares its own rows, and `run` gets a finding. Weights of sources are met in
+    tokens (shares.py).
     Raises Refusal: what `prepare` raises, machines-differ, rows-not-prepared.
     """
     turn = Turn()
@@ -68,8 +71,16 @@ def prepared_rows(
                 )
 
             def make(scratch: Path) -> Rows:
+                max_length = getattr(recipe.train, "max_length", None)
+
+                def prepare_with(data: DataConfig, again: bool) -> tuple:
+                    own, place = only_data(recipe), scratch / "again" if again else scratch
+                    own.data = data
+                    place.mkdir(exist_ok=True)
+                    return prepare(own, deepcopy(tokenizer), place, **facts)
+
                 with no_barriers():
-                    return Rows(*prepare(only_data(recipe), deepcopy(tokenizer), scratch, **facts))
+                    return Rows(*meet_weights(recipe.data, max_length, prepare_with))
 
             rows = make_entry(key, parts, make, describe_inputs, run)
         turn.tell(parts)

@@ -40,6 +40,7 @@ from .row_files import (
 )
 from .scratch import scratch_directory
 from .selection import choose_rows, hold_out, name_columns, text_columns
+from .shares import choose, has_weights
 
 # Options of a source that change its rows; they join the fingerprint where they are set.
 _OPTIONS = ("columns", "roles", "system", "field", "format", "text_by")
@@ -67,7 +68,8 @@ def load_data(
     ledger: {fingerprint, rows_in, rows_out, eval_rows, left_out, sources}, where a source is
     {path, split, rows, kept, characters, use}: the number of its rows, of used rows, and of characters in
     these; of several files also `files`, with [path, rows] of each. The `kept` rows of all sources, in the
-    order given, are the joined rows that `eval_fraction` splits.
+    order given, are the joined rows that `eval_fraction` splits. Weights choose among those that are not held
+    out (shares.py); then also `repeated`, unless it is 0, the rows that train again.
     """
     if config.eval_sources and config.eval_fraction:
         raise refuse(
@@ -89,7 +91,14 @@ def load_data(
             if any(source.text_by == "file" for source in config.sources):
                 fix = "set `text_by: paragraph`, since a whole file is one row"
             raise refuse("no-rows", "data.eval_fraction leaves no rows to train on", fix)
-        train, held_out = train.select(kept), train.select(out)
+        held_out = train.select(out)
+    else:
+        kept = range(len(train))
+    if has_weights(config):
+        weights = [source.weight for source in config.sources]
+        digest.update(f"weights {weights} {config.max_repetition} seed {config.seed}".encode())
+        kept = choose(config, kept, reader.sizes, ledger)
+    train = train.select(kept) if config.eval_fraction or has_weights(config) else train
     eval_rows = len(held_out) if held_out is not None else 0
     ledger["left_out"] = dict(ledger["left_out"])
     ledger |= {
@@ -99,7 +108,7 @@ def load_data(
         "eval_rows": eval_rows,
     }
     left_out = sum(ledger["left_out"].values())
-    if ledger["rows_in"] != ledger["rows_out"] + left_out:
+    if ledger["rows_in"] + ledger.get("repeated", 0) != ledger["rows_out"] + left_out:
         raise RuntimeError(f"rows are missing from the ledger: {ledger}")
     return train, held_out, ledger
 
@@ -110,6 +119,7 @@ class _Reader:
     def __init__(self, required, optional, seed, allow, digest, ledger, scratch):
         self.required, self.optional, self.seed, self.allow = required, optional, seed, allow
         self.digest, self.ledger, self.scratch = digest, ledger, scratch
+        self.sizes: list[int] = []  # characters of each row that is read, of all sources
 
     def concatenate(self, sources: list[Source], use: str):
         """All rows of `sources` as one Dataset; None without sources to evaluate on."""
@@ -142,9 +152,10 @@ class _Reader:
         )
         self.book("empty text", blank)
         self.book("max_rows", len(rows) - blank - len(kept))
+        before = len(self.sizes)
         faulty = self.check_rows(rows.select(kept), kept, entry)
         kept = [i for i in kept if i not in faulty]
-        entry |= {"kept": len(kept), "characters": self.characters}
+        entry |= {"kept": len(kept), "characters": sum(self.sizes[before:])}
         rows = number_rows(rows, sum(source["rows"] for source in self.ledger["sources"][:-1]))
         rows = rows.select(kept) if len(kept) < len(rows) else rows
         return _copy(rows, self.scratch) if self.scratch and not check_local(source.path) else rows
@@ -223,7 +234,7 @@ class _Reader:
 
         numbers: row numbers in the source, from 0. entry: of the source, in the ledger.
         """
-        faults, gone, self.characters = Faults(), set(), 0
+        faults, gone = Faults(), set()
         for number, row in zip(numbers, rows, strict=True):
             row = {FAULT: self.faults[number]} if number in self.faults else row
             if reason := why_left_out(row, self.allow, self.required):
@@ -234,7 +245,7 @@ class _Reader:
                 label = f"{path}:{index + 1}" if "files" in entry else index + 1
                 faults.add(*fault, f"{path}, row {index + 1}", label)
             else:
-                self.characters += count_characters(row)
+                self.sizes.append(count_characters(row))
         if findings := faults.findings():
             raise Refusal(*findings)
         return gone

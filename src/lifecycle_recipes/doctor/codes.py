@@ -251,6 +251,9 @@ CODES: dict[str, str] = {
     "valueless-override": "an override has no value",
     "vocab-too-small": "tokenizer.vocab_size is too small for the bytes and the special tokens",
     "waiver-without-reason": "an entry of `allow` has no reason",
+    "weight-leaves-out": "the weights of the sources leave out more than half of the text",
+    "weight-missed": "a source whose share of the training tokens is not the one its weight asks for",
+    "weight-missing": "some sources have a weight, others have none",
     "weights-missing": "weights that the model needs are missing in its directory",
     "weights-unmoved": "no weight changed during training",
     "wrong-choice": "a value that is not one of the choices",
@@ -279,6 +282,7 @@ NEVER_WAIVED = frozenset(
         "two-eval-splits",
         "two-lengths",
         "two-quantizations",
+        "weight-missing",
     }
 )
 # Only a run can report these, so a check cannot know whether their waiver is used.

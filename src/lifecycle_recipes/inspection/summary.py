@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..doctor.trainer_level.packing_leaks import change_behind_a_boundary, two_documents
 from ..doctor.trainer_level.step_count import is_ppo
-from .totals import Totals, quantiles
+from .totals import SourceTotals, Totals, quantiles
 from .trace import Trace
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ def trainer_name(trainer: Trainer) -> str:
 def row_lines(ledger: dict, trace: Trace, totals: Totals) -> list[str]:
     kept = ledger["rows_out"] - ledger["eval_rows"]
     lines = [f"{ledger['rows_in']:,} read: {kept:,} for training, {ledger['eval_rows']:,} held out"]
+    if "repeated" in ledger:
+        lines.append(f"{ledger['repeated']:,} repeated to meet the weights")
     lines += [f"{rows:,} left out: {reason}" for reason, rows in ledger["left_out"].items()]
     if totals.truncated:
         share = totals.cut_tokens / max(totals.tokens + totals.cut_tokens, 1)
@@ -69,10 +71,15 @@ def source_lines(totals: Totals) -> list[str]:
     every = max(sum(source.tokens for source in totals.sources), 1)
     lines = [
         f"{source.path}: {source.trained:,} of {source.rows:,} rows, {source.tokens:,} tokens"
-        f" ({source.tokens / every:.1%})"
+        f" ({source.tokens / every:.1%}{weight(source)})"
         for source in totals.sources
     ]
     return lines
+
+
+def weight(source: SourceTotals) -> str:
+    """What its weight asks for, and how often its rows are seen in one epoch; empty without a weight."""
+    return f", weight {source.wanted:.1%}, seen {source.epochs:g} times" if source.wanted is not None else ""
 
 
 def token_lines(trainer: Trainer, totals: Totals, run: dict) -> list[str]:

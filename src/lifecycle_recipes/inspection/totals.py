@@ -19,12 +19,17 @@ PADDED_BATCHES = 8  # batches whose padding is measured
 
 @dataclass
 class SourceTotals:
-    """rows: of the source. trained: those in the training set. tokens: of the latter, in one epoch."""
+    """rows: of the source. trained: those in the training set. tokens: of the latter, in one epoch.
+
+    wanted: the share of the tokens that the source's weight asks for. epochs: passes over its rows.
+    """
 
     path: str
     rows: int
     trained: int = 0
     tokens: int = 0
+    wanted: float | None = None
+    epochs: float = 1.0
 
 
 @dataclass
@@ -55,7 +60,7 @@ class Totals:
 def count(trainer: Trainer, trace: Trace, ends: set[int]) -> Totals:
     """Totals over every training row. ends: the token ids that end a turn or a document."""
     read = [entry for entry in trace.ledger["sources"] if entry["use"] == "train"]
-    totals = Totals(sources=[SourceTotals(entry["path"], entry["rows"]) for entry in read])
+    totals = Totals(sources=[_source(entry) for entry in read])
     booked, full = set(), []
     for rows, batch in all_batches(trainer):
         held = trace.origins.numbers_of(totals.rows, totals.rows + len(rows))
@@ -74,6 +79,12 @@ def count(trainer: Trainer, trace: Trace, ends: set[int]) -> Totals:
     _add_cut(totals, trace, full)
     totals.gone = trace.missing()
     return totals
+
+
+def _source(entry: dict) -> SourceTotals:
+    """A source of the ledger, of which nothing is counted yet."""
+    weighted = {"wanted": entry.get("share_wanted"), "epochs": entry.get("epochs", 1.0)}
+    return SourceTotals(entry["path"], entry["rows"], **weighted)
 
 
 def documents(sequence: Sequence) -> list[tuple[int, int]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..data.config import stage_columns
 from ..data.provenance import ROW
 from ..data.selection import split
+from ..data.shares import has_weights, in_characters
 from ..doctor.trainer_level.trial_build import TrialRun
 from ..evals.pairs import tokenize_pairs
 from ..models.turn_end import prompt_ids
@@ -60,7 +61,8 @@ class Trace:
         from ..data.sources import load_data
 
         raw = self.recipe.raw
-        return load_data(self.recipe.data, *stage_columns(raw.stage, raw.values), raw.allow)[0]
+        data = in_characters(self.recipe.data, self.ledger)
+        return load_data(data, *stage_columns(raw.stage, raw.values), raw.allow)[0]
 
     @cached_property
     def at(self) -> dict[int, int]:
@@ -81,6 +83,8 @@ class Trace:
 
     def _rows_read(self) -> int:
         data = self.recipe.data
+        if has_weights(data):
+            return len(self.at)
         kept = sum(source["kept"] for source in self.ledger["sources"] if source["use"] == "train")
         return len(split(kept, data.eval_fraction, data.seed)[0]) if data.eval_fraction else kept
 

@@ -17,7 +17,7 @@ _NAMES: list[tuple[dict[str, Any], str]] = [
     # With a rate, a length of training or a temperature of 0 nothing is learnt. beta: of DPO and KTO, whose
     # loss is constant at 0.
     (POSITIVE, "learning_rate num_train_epochs temperature beta adam_epsilon cliprange cliprange_value"),
-    (POSITIVE, "save_steps eval_steps logging_steps discopop_tau f_alpha_divergence_coef"),
+    (POSITIVE, "weight save_steps eval_steps logging_steps discopop_tau f_alpha_divergence_coef"),
     (NOT_NEGATIVE, "warmup_steps eval_delay weight_decay max_grad_norm kl_coef vf_coef missing_eos_penalty"),
     (NOT_NEGATIVE, "center_rewards_coefficient router_aux_loss_coef neftune_noise_alpha threshold"),
     (NOT_NEGATIVE, "desirable_weight undesirable_weight dataloader_num_workers num_sample_generations"),
@@ -28,6 +28,7 @@ _NAMES: list[tuple[dict[str, Any], str]] = [
     (FROM_1, "max_rows limit max_length max_new_tokens response_length vocab_size pad_to_multiple_of"),
     (FROM_1, "lora_r lora_alpha save_total_limit patience ref_model_sync_steps torch_empty_cache_steps"),
     (FROM_1, "dataloader_prefetch_factor dataset_num_proc ddp_bucket_cap_mb ddp_timeout"),
+    (FROM_1, "max_repetition"),
     # One token predicts nothing.
     ({"minimum": 2}, "block_size"),
     (BELOW_1, "eval_fraction adam_beta1 adam_beta2 lora_dropout label_smoothing_factor"),

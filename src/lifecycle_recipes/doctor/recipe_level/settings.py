@@ -20,7 +20,7 @@ def find_in_settings(raw: RawRecipe) -> list[Finding]:
     for section in MODEL_SECTIONS:
         if raw.values.get(section):
             findings += [*_adapter(raw, section), *_quantisation(raw, section)]
-    findings += [*_start(raw), *_vocabulary(raw), *_truncation(raw)]
+    findings += [*_start(raw), *_vocabulary(raw), *_truncation(raw), *_weights(raw)]
     if "train" in raw.values:
         findings += [*_precision(raw), *_evaluation(raw), *_lengths(raw), *_packing(raw), *_conflicts(raw)]
     return findings
@@ -92,6 +92,35 @@ def _truncation(raw: RawRecipe) -> list[Finding]:
         return []
     message = f"data.truncation: {given} has no effect in this stage, which truncates no row"
     return [Finding.error("no-effect", message, "remove it", raw.place("data.truncation"))]
+
+
+def _weights(raw: RawRecipe) -> list[Finding]:
+    """Weights of sources: all or none, on sources to train on, in a stage that trains on tokens."""
+    data = raw.values.get("data") or {}
+    sources = data.get("sources") or []
+    given = [i for i, source in enumerate(sources) if source.get("weight") is not None]
+
+    def unused(why: str, key: str) -> list[Finding]:
+        message = f"{key} has no effect: {why}"
+        return [Finding.error("no-effect", message, "remove it", raw.place(key))]
+
+    for i, source in enumerate(data.get("eval_sources") or []):
+        if source.get("weight") is not None:
+            return unused(
+                "rows to evaluate on are neither repeated nor left out", f"data.eval_sources[{i}].weight"
+            )
+    if given and raw.stage == "tokenizer":
+        return unused("there are no tokens yet", f"data.sources[{given[0]}].weight")
+    if given and len(sources) == 1:
+        return unused("a single source has all the tokens", "data.sources[0].weight")
+    if data.get("max_repetition", 1) != 1 and not given:
+        return unused("only sources with a weight are repeated", "data.max_repetition")
+    if given and (without := [i for i in range(len(sources)) if i not in given]):
+        message = f"data.sources[{without[0]}] has no weight, but data.sources[{given[0]}] has one"
+        where = raw.place(f"data.sources[{without[0]}]")
+        fix = "give every source a weight, or none: they are shares of the tokens, relative to each other"
+        return [Finding.error("weight-missing", message, fix, where)]
+    return []
 
 
 def _vocabulary(raw: RawRecipe) -> list[Finding]:

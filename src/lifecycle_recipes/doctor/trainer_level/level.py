@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...data.provenance import Origins
+from ...data.shares import find_in_weights
 from ...finding import Finding
 from ...recipe.stage_recipe import StageRecipe
 
@@ -35,6 +36,7 @@ def find_in_trainer(trainer: Trainer, recipe: StageRecipe, origins: Origins | No
     with no_trace(trainer):
         # On every rank, whatever its shard of the weights holds: these may be collective.
         findings = [
+            *find_in_weights(origins.sources if origins else []),
             *find_in_steps(trainer, recipe.global_batch_size),
             *find_in_batches(trainer, origins),
             *find_in_packing(trainer),

@@ -430,9 +430,10 @@ def test_the_files_of_a_directory_are_one_source_and_keep_their_lines(tmp_path, 
         trained_on("sft", source)
 
 
-def test_labels_of_a_csv_are_true_or_false(tmp_path):
+@pytest.mark.parametrize("path", ["a.csv", "", "*.csv"])
+def test_labels_of_a_csv_are_true_or_false(tmp_path, path):
     (tmp_path / "a.csv").write_text('prompt,completion,label\n"a, b",c,True\nd,e,false\n')
-    source = {"path": str(tmp_path / "a.csv"), "format": "prompt_completion"}
+    source = {"path": str(tmp_path / path), "format": "prompt_completion"}
     rows, _ = trained_on("kto", source)
     assert [row["label"] for row in rows] == [True, False] and rows == checked("kto", source)[0]
     assert rows[0]["prompt"] == [user("a, b")]
@@ -455,10 +456,11 @@ def _text_rows(source, **data):
     return take_off(load_data(DataConfig([Source(**source)], **data), ["text"])[0])
 
 
-def test_the_end_of_a_text_is_held_out(tmp_path):
+@pytest.mark.parametrize("path", ["a.txt", "", "*.txt"])
+def test_the_end_of_a_text_is_held_out(tmp_path, path):
     texts = [sentence(i) for i in range(20)]
     (tmp_path / "a.txt").write_text("\n\n".join(texts))
-    source = {"path": str(tmp_path / "a.txt"), "text_by": "paragraph"}
+    source = {"path": str(tmp_path / path), "text_by": "paragraph"}
     assert [row["text"] for row in _text_rows(source, eval_fraction=0.1)] == texts[:18]
     sets, _ = read_row_sets(raw_of("pretrain", source, eval_fraction=0.1))
     assert [[row["text"] for row in s.rows] for s in sets] == [texts[:18], texts[18:]]
@@ -590,8 +592,10 @@ def test_sources_that_cannot_be_joined_are_named(tmp_path):
     assert refusal.value.findings[0].where == two["path"]
     assert "messages[].name is a string" in refusal.value.findings[0].message
     whole = write(tmp_path / "d.jsonl", [{"chosen": CHAT, "rejected": [user(Q), assistant(B)]}])
+    pairs = write(tmp_path / "e.jsonl", [PAIR]), whole
     with pytest.raises(Refusal, match="no column 'prompt'"):
-        trained_on("dpo", write(tmp_path / "e.jsonl", [PAIR]), whole)
+        trained_on("dpo", *pairs)
+    assert ("missing-column", whole["path"]) in [(f.code, f.where) for f in checked("dpo", *pairs)[1]]
 
 
 # The documented rows

@@ -19,9 +19,7 @@ def join(parts: list[Any], paths: list[str]) -> Any:
     filled = [(part, path) for part, path in zip(parts, paths, strict=True) if len(part)]
     if len(filled) < 2:
         return filled[0][0] if filled else parts[0]
-    prompts = ["prompt" in part.column_names for part, _ in filled]
-    if any(prompts) and not all(prompts):
-        raise _no_prompt(filled[prompts.index(False)][1], filled[prompts.index(True)][1])
+    require_prompts([(path, "prompt" in part.column_names) for part, path in filled])
     columns = list(dict.fromkeys(c for part, _ in filled for c in part.column_names))
     parts = [_with_columns(part, columns) for part, _ in filled]
     if any(part.features != parts[0].features for part in parts):
@@ -30,6 +28,15 @@ def join(parts: list[Any], paths: list[str]) -> Any:
             features = {c: _union(features[c], part.features[c], c, (first, path)) for c in columns}
         parts = [part if part.features == features else part.cast(Features(features)) for part in parts]
     return concatenate_datasets(parts)
+
+
+def require_prompts(parts: list[tuple[str, bool]]) -> None:
+    """Raise Refusal missing-column unless all parts, (path, whether they have the column prompt), agree."""
+    have, lack = ([path for path, has in parts if has is wanted] for wanted in (True, False))
+    if have and lack:
+        message = f"no column 'prompt', which {have[0]} has"
+        fix = "give every source a prompt, or none: `format: hh` or `prompt_completion` make one"
+        raise refuse("missing-column", message, fix, lack[0])
 
 
 def _with_columns(part: Any, columns: list[str]) -> Any:
@@ -81,9 +88,3 @@ def _kind(feature: Any) -> str:
     return {"List": "a list", "LargeList": "a list"}.get(
         type(feature).__name__, f"a {getattr(feature, 'dtype', type(feature).__name__)}"
     )
-
-
-def _no_prompt(path: str, other: str) -> Refusal:
-    message = f"no column 'prompt', which {other} has: the rows joined would lose it"
-    fix = "give every source a prompt, or none: `format: hh` or `prompt_completion` make one"
-    return refuse("missing-column", message, fix, path)

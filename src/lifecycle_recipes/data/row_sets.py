@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from ..finding import Finding, Refusal
 from .config import DataConfig, Source, stage_columns
 from .formats import converter
+from .joining import require_prompts
 from .provenance import Place
 from .row_faults import why_left_out
 from .row_files import READ_ERRORS, check_local, empty_file, find_files, read_file, row_step, unreadable_file
@@ -91,6 +92,11 @@ def read_row_sets(raw: RawRecipe) -> tuple[list[RowSet], list[Finding]]:
                 row_set, found = None, refusal.findings
             sets += [row_set] if row_set else []
             findings += [f for f in found if f not in findings]
+    for use in ("train", "eval"):
+        try:
+            require_prompts([(s.path, "prompt" in s.rows[0]) for s in sets if s.use == use and s.rows])
+        except Refusal as refusal:
+            findings += refusal.findings
     if config.eval_fraction and not findings:
         sets = _split(sets, config, raw)
     return sets, findings

@@ -112,12 +112,13 @@ def test_a_sample_is_not_the_head_of_the_file(tmp_path):
     assert set(train["text"]) != {f"text {i}" for i in range(10)}
 
 
-def test_sources_are_joined_and_optional_columns_kept_where_all_have_them(tmp_path):
+def test_sources_are_joined_and_an_optional_column_is_null_where_a_source_lacks_it(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "a", "kind": "x", "only": 1}\n')
     (tmp_path / "b.jsonl").write_text('{"text": "b", "kind": "y"}\n')
     data = DataConfig(sources=[Source(str(tmp_path / "a.jsonl")), Source(str(tmp_path / "b.jsonl"))])
     train, _, _ = load_data(data, ["text"], ["kind", "only"])
-    assert take_off(train).to_list() == [{"text": "a", "kind": "x"}, {"text": "b", "kind": "y"}]
+    one = {"text": "a", "kind": "x", "only": 1}
+    assert take_off(train).to_list() == [one, {"text": "b", "kind": "y", "only": None}]
 
 
 def test_columns_are_read_under_our_names(tmp_path):

@@ -331,6 +331,12 @@ FILES = {
     "list.json": (lambda path, rows: path.write_text(json.dumps(rows, indent=1)), {}),
     "list.json.gz": (lambda path, rows: path.write_bytes(gzip.compress(json.dumps(rows).encode())), {}),
     "key.json": (lambda path, rows: path.write_text(json.dumps({"v": 1, "data": rows})), {"field": "data"}),
+    "columns.json": (
+        lambda path, rows: path.write_text(
+            json.dumps({"messages": [r["messages"] for r in rows], "n": [0] * 5})
+        ),
+        {},
+    ),
     "a.csv": (_csv, {}),
     "a.parquet": (lambda path, rows: pq.write_table(pa.Table.from_pylist(rows), path), {}),
 }
@@ -343,6 +349,61 @@ def test_every_form_of_file_holds_the_same_rows(tmp_path, name):
     source = {"path": str(tmp_path / name)} | options
     assert checked("sft", source) == (rows, [])
     assert trained_on("sft", source)[0] == rows
+
+
+ONE_ROW = [
+    ("sft", {"messages": CHAT}, {}),
+    ("sft", {"conversations": SHARE}, {"format": "sharegpt"}),
+    ("dpo", {"prompt": CHAT[:1], "chosen": CHAT[1:], "rejected": [assistant("No.")]}, {}),
+    ("sft", {"messages": CHAT, "tools": [{"type": "function", "function": {"name": "f"}}]}, {}),
+]
+
+
+@pytest.mark.parametrize("indent", [None, 1], ids=["one line", "lines"])
+@pytest.mark.parametrize(("stage", "row", "options"), ONE_ROW)
+def test_one_object_in_a_json_file_is_one_row(tmp_path, stage, row, options, indent):
+    (tmp_path / "a.json").write_text(json.dumps(row, indent=indent))
+    source = {"path": str(tmp_path / "a.json")} | options
+    rows, findings = checked(stage, source)
+    assert (len(rows), findings) == (1, []) and trained_on(stage, source)[0] == rows
+
+
+def test_columns_of_different_lengths_are_not_cut_to_the_shortest(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({"text": ["One.", "Two."], "id": [1]}))
+    source = {"path": str(tmp_path / "a.json")}
+    assert [f.code for f in checked("pretrain", source)[1]] == ["not-text"]
+    with pytest.raises(Refusal, match="not-text"):
+        trained_on("pretrain", source)
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "code"),
+    [("a.json", ", row 2", "bad-line"), ("a.jsonl", ":2", "bad-line"), ("text.jsonl", ":2", "not-messages")],
+)
+def test_half_a_surrogate_pair_is_found_before_the_run(tmp_path, name, place, code):
+    rows = [CHAT, [user("half \ud83d"), assistant("Yes.")]]
+    stored = [{"messages": json.dumps(row) if name == "text.jsonl" else row} for row in rows]
+    (tmp_path / name).write_text(json.dumps(stored) if name == "a.json" else lines(stored).decode())
+    source = {"path": str(tmp_path / name)}
+    (finding,) = checked("sft", source)[1]
+    assert (finding.code, finding.where) == (code, f"{tmp_path / name}{place}")
+    assert "\\ud83d is half of a surrogate pair" in finding.message
+    with pytest.raises(Refusal, match="half of a surrogate pair"):
+        trained_on("sft", source)
+
+
+@pytest.mark.parametrize("option", [{"field": "data"}, {"text_by": "file"}])
+@pytest.mark.parametrize("path", ["rows", "rows/*", "owner/set"])
+def test_an_option_that_no_file_of_a_source_reads_is_refused(tmp_path, monkeypatch, path, option):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows").mkdir()
+    write(tmp_path / "rows" / "a.jsonl", chats(2))
+    source = {"path": path} | option
+    assert [f.code for f in find_in_files(raw_of("sft", source))] == ["no-effect"]
+    name = "b.json" if "field" in option else "b.txt"
+    (tmp_path / "rows" / name).write_text(json.dumps({"data": chats(2)}))
+    if path != "owner/set":
+        assert "no-effect" not in [f.code for f in find_in_files(raw_of("sft", source))]
 
 
 @pytest.mark.parametrize("path", ["data", "data/*.jsonl*"])
@@ -369,9 +430,10 @@ def test_the_files_of_a_directory_are_one_source_and_keep_their_lines(tmp_path, 
         trained_on("sft", source)
 
 
-def test_labels_of_a_csv_are_true_or_false(tmp_path):
+@pytest.mark.parametrize("path", ["a.csv", "", "*.csv"])
+def test_labels_of_a_csv_are_true_or_false(tmp_path, path):
     (tmp_path / "a.csv").write_text('prompt,completion,label\n"a, b",c,True\nd,e,false\n')
-    source = {"path": str(tmp_path / "a.csv"), "format": "prompt_completion"}
+    source = {"path": str(tmp_path / path), "format": "prompt_completion"}
     rows, _ = trained_on("kto", source)
     assert [row["label"] for row in rows] == [True, False] and rows == checked("kto", source)[0]
     assert rows[0]["prompt"] == [user("a, b")]
@@ -394,10 +456,11 @@ def _text_rows(source, **data):
     return take_off(load_data(DataConfig([Source(**source)], **data), ["text"])[0])
 
 
-def test_the_end_of_a_text_is_held_out(tmp_path):
+@pytest.mark.parametrize("path", ["a.txt", "", "*.txt"])
+def test_the_end_of_a_text_is_held_out(tmp_path, path):
     texts = [sentence(i) for i in range(20)]
     (tmp_path / "a.txt").write_text("\n\n".join(texts))
-    source = {"path": str(tmp_path / "a.txt"), "text_by": "paragraph"}
+    source = {"path": str(tmp_path / path), "text_by": "paragraph"}
     assert [row["text"] for row in _text_rows(source, eval_fraction=0.1)] == texts[:18]
     sets, _ = read_row_sets(raw_of("pretrain", source, eval_fraction=0.1))
     assert [[row["text"] for row in s.rows] for s in sets] == [texts[:18], texts[18:]]
@@ -482,6 +545,44 @@ def test_sources_whose_messages_differ_in_keys_and_types_are_joined(tmp_path):
     assert rows == checked("sft", *sources)[0] and ledger["rows_out"] == 5
 
 
+def function(name, **properties):
+    parameters = {"type": "object", "properties": {key: {"type": kind} for key, kind in properties.items()}}
+    return {"type": "function", "function": {"name": name, "parameters": parameters}}
+
+
+@pytest.mark.parametrize("files", ["one source", "sources"])
+def test_tools_that_only_some_files_have_are_kept_as_they_are(tmp_path, files):
+    place = tmp_path / "rows"
+    place.mkdir()
+    rows = [{"messages": CHAT}] + [
+        {"messages": CHAT, "tools": [tool]} for tool in (function("f", x="string"), function("g", y="number"))
+    ]
+    sources = [write(place / f"{i}.jsonl", [row]) for i, row in enumerate(rows)]
+    sources = [{"path": str(place)}] if files == "one source" else sources
+    assert trained_on("sft", *sources)[0] == checked("sft", *sources)[0] == rows
+    train, _, _ = load_data(DataConfig([Source(**s) for s in sources]), ["messages"], ["tools"])
+    # Not only without null cells: a template would write a null into the prompt.
+    assert [row["tools"] for row in train] == [row.get("tools") for row in rows]
+
+
+def test_a_file_of_a_directory_that_holds_no_rows_is_named_with_the_pattern_without_it(tmp_path):
+    place = tmp_path / "rows"
+    place.mkdir()
+    write(place / "a.jsonl", chats(2))
+    (place / "README.txt").write_text("Chats of the harbour.\n")
+    source = {"path": str(place)}
+    with pytest.raises(Refusal) as refusal:
+        trained_on("sft", source)
+    for finding in (
+        refusal.value.findings[0],
+        checked("sft", source)[1][0],
+        *find_in_files(raw_of("sft", source)),
+    ):
+        assert (finding.code, finding.where) == ("missing-column", str(place / "README.txt"))
+        assert f"`path: {place}/*.jsonl`" in finding.fix
+    assert trained_on("sft", {"path": str(place / "*.jsonl")})[0] == chats(2)
+
+
 def test_sources_that_cannot_be_joined_are_named(tmp_path):
     a = write(tmp_path / "a.jsonl", [{"messages": CHAT}])
     one = write(tmp_path / "b.jsonl", [{"messages": [{**user(Q), "name": "ann"}, {**CHAT[1], "name": "bo"}]}])
@@ -491,8 +592,10 @@ def test_sources_that_cannot_be_joined_are_named(tmp_path):
     assert refusal.value.findings[0].where == two["path"]
     assert "messages[].name is a string" in refusal.value.findings[0].message
     whole = write(tmp_path / "d.jsonl", [{"chosen": CHAT, "rejected": [user(Q), assistant(B)]}])
+    pairs = write(tmp_path / "e.jsonl", [PAIR]), whole
     with pytest.raises(Refusal, match="no column 'prompt'"):
-        trained_on("dpo", write(tmp_path / "e.jsonl", [PAIR]), whole)
+        trained_on("dpo", *pairs)
+    assert ("missing-column", whole["path"]) in [(f.code, f.where) for f in checked("dpo", *pairs)[1]]
 
 
 # The documented rows

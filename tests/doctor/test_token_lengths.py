@@ -37,17 +37,17 @@ class TestPositions:
         return [f for f in find(stage, model, rows, train) if f.code == "block-too-long"]
 
     @pytest.mark.parametrize("stage", LONG_ROWS)
-    def test_a_limit_above_them(self, chat_model, stage):
-        (finding,) = self.found(stage, chat_model, {"max_length": 512}, long=0)
-        assert "train.max_length 512 exceeds the model's 256 positions" in finding.message
-        assert finding.where == "r.yaml:train.max_length" and "max_length: 256" in finding.fix
+    def test_a_limit_below_them_truncates_the_row(self, chat_model, stage):
         assert self.found(stage, chat_model, {"max_length": 256}) == []
 
-    @pytest.mark.parametrize("train", [{"max_length": None}, {}], ids=["null", "default"])
+    @pytest.mark.parametrize(
+        "train", [{"max_length": None}, {}, {"max_length": 512}], ids=["null", "default", "above"]
+    )
     @pytest.mark.parametrize("stage", LONG_ROWS)
     def test_rows_above_them(self, chat_model, stage, train):
         (finding,) = self.found(stage, chat_model, train)
         assert finding.severity == "error" and "1 row (rows.jsonl:41): longer than" in finding.message
+        assert finding.where.startswith("r.yaml:train") and "max_length: 256" in finding.fix
         assert self.found(stage, chat_model, train, long=0) == []
 
     def test_packed_rows_have_their_own(self, chat_model):

@@ -10,7 +10,7 @@ import pytest
 from fake_runs import code_of, fake_raw, finish, save_checkpoint, save_weights, stop
 from repository import ROOT
 
-from lifecycle_recipes.finding import Refusal
+from lifecycle_recipes.finding import Refusal, refuse
 from lifecycle_recipes.record import checkpoints
 from lifecycle_recipes.record.gate import write_gate
 from lifecycle_recipes.record.manifest import write_manifest
@@ -90,6 +90,32 @@ def test_logs_hidden_files_and_a_start_that_was_killed_at_once_are_no_obstacle(t
         (tmp_path / "run" / name).write_text("x")
     finish(tmp_path / "run")
     assert read_record(tmp_path / "run")["status"] == "done"
+
+
+@pytest.mark.parametrize(
+    "name", ["lost+found/", "wandb/latest-run", "runs/events.out", "nohup.out", "empty/"]
+)
+def test_a_new_disk_and_what_trackers_write_are_no_obstacle(tmp_path, name):
+    place = tmp_path / "run" / name
+    place.mkdir(parents=True) if name.endswith("/") else place.parent.mkdir(parents=True)
+    if not name.endswith("/"):
+        place.write_text("x")
+    finish(tmp_path / "run")
+    assert place.exists() and read_record(tmp_path / "run")["status"] == "done"
+
+
+def test_files_beside_the_record_of_a_refused_run_are_not_overwritten(tmp_path):
+    with pytest.raises(Refusal), Run(fake_raw(tmp_path / "run")):
+        raise refuse("no-rows", "no rows are left", "add some")
+    assert read_record(tmp_path / "run")["refused"]
+    other = {"values": {"train": {"output_dir": str(tmp_path / "run"), "max_steps": 3}}}
+    (tmp_path / "run" / "README.md").write_text("mine")
+    with pytest.raises(Refusal) as refusal:
+        finish(tmp_path / "run", **other)
+    assert code_of(refusal) == "output-dir-not-ours"
+    assert "(README.md), and that of a run that was refused" in refusal.value.findings[0].message
+    (tmp_path / "run" / "README.md").unlink()
+    finish(tmp_path / "run", **other)
 
 
 NEVER = "no manifest.json: it was never completed"

@@ -13,7 +13,7 @@ from typing import Any
 from ..finding import refuse
 from .config import Source
 from .row_faults import FAULT, ROLES
-from .row_files import plain_ending
+from .row_files import half_pair, plain_endings
 
 # What a stage makes of a row, by a column that it requires; a reply also has a prompt, which comes last.
 _KINDS = {"messages": "chat", "chosen": "pair", "completion": "reply", "prompt": "prompt"}
@@ -109,8 +109,8 @@ def _check_options(source: Source, kind: str) -> None:
     unused = {
         "roles": source.roles and not reads_roles,
         "system": source.system is not None and kind == "text",
-        "field": source.field and plain_ending(source.path) not in (".json", ""),
-        "text_by": source.text_by != "line" and plain_ending(source.path) not in (".txt", ""),
+        "field": source.field and ".json" not in plain_endings(source.path),
+        "text_by": source.text_by != "line" and ".txt" not in plain_endings(source.path),
     }
     why = {
         "roles": "these rows have no role names",
@@ -195,7 +195,7 @@ def converter(source: Source, required: list[str]) -> Callable[[dict], dict]:
     if kind == "text":
         return lambda row: row
     columns, plain = _CONVERSATIONS[kind], not converts(source)
-    has_labels = kind == "reply" and plain_ending(source.path) == ".csv"
+    has_labels = kind == "reply" and ".csv" in plain_endings(source.path)
 
     def convert(row: dict) -> dict:
         if plain and not has_labels and _is_plain(row, columns):
@@ -304,6 +304,8 @@ def _parse(text: str, column: str) -> list:
         raise _wrong(f"{column} is a string, and not JSON", "not-messages") from error
     if not isinstance(found, list):
         raise _wrong(f"{column} is JSON, but not a list of messages", "not-messages")
+    if half := half_pair(found):
+        raise _wrong(f"{column} is JSON, but {half}", "not-messages")
     return found
 
 

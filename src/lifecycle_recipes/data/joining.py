@@ -3,12 +3,15 @@
 from typing import Any
 
 from ..finding import Refusal, refuse
+from .row_faults import CONVERSATIONS
+
+_MESSAGES = [f"{column}[]" for column in CONVERSATIONS]
 
 
 def join(parts: list[Any], paths: list[str]) -> Any:
-    """The rows of all Datasets, with the columns that all of them have.
+    """The rows of all Datasets, with the columns and the keys of messages that any has; a missing one is null.
 
-    Messages get the keys of all parts; a missing key is null. paths: where each part comes from.
+    paths: where each part comes from.
     Raises Refusal missing-column (a prompt that only some have), sources-differ.
     """
     from datasets import Features, concatenate_datasets
@@ -16,17 +19,32 @@ def join(parts: list[Any], paths: list[str]) -> Any:
     filled = [(part, path) for part, path in zip(parts, paths, strict=True) if len(part)]
     if len(filled) < 2:
         return filled[0][0] if filled else parts[0]
-    prompts = ["prompt" in part.column_names for part, _ in filled]
-    if any(prompts) and not all(prompts):
-        raise _no_prompt(filled[prompts.index(False)][1], filled[prompts.index(True)][1])
-    shared = [c for c in filled[0][0].column_names if all(c in part.column_names for part, _ in filled)]
-    parts = [part.select_columns(shared) for part, _ in filled]
+    require_prompts([(path, "prompt" in part.column_names) for part, path in filled])
+    columns = list(dict.fromkeys(c for part, _ in filled for c in part.column_names))
+    parts = [_with_columns(part, columns) for part, _ in filled]
     if any(part.features != parts[0].features for part in parts):
         features, first = dict(parts[0].features), filled[0][1]
         for part, (_, path) in zip(parts, filled, strict=True):
-            features = {c: _union(features[c], part.features[c], c, (first, path)) for c in shared}
+            features = {c: _union(features[c], part.features[c], c, (first, path)) for c in columns}
         parts = [part if part.features == features else part.cast(Features(features)) for part in parts]
     return concatenate_datasets(parts)
+
+
+def require_prompts(parts: list[tuple[str, bool]]) -> None:
+    """Raise Refusal missing-column unless all parts, (path, whether they have the column prompt), agree."""
+    have, lack = ([path for path, has in parts if has is wanted] for wanted in (True, False))
+    if have and lack:
+        message = f"no column 'prompt', which {have[0]} has"
+        fix = "give every source a prompt, or none: `format: hh` or `prompt_completion` make one"
+        raise refuse("missing-column", message, fix, lack[0])
+
+
+def _with_columns(part: Any, columns: list[str]) -> Any:
+    """The Dataset with these columns in this order, null where it lacks one."""
+    for column in columns:
+        if column not in part.column_names:
+            part = part.add_column(column, [None] * len(part))
+    return part.select_columns(columns)
 
 
 def _union(ours: Any, theirs: Any, name: str, paths: tuple[str, str]) -> Any:
@@ -38,6 +56,8 @@ def _union(ours: Any, theirs: Any, name: str, paths: tuple[str, str]) -> Any:
     if _is_null(ours):
         return theirs
     if isinstance(ours, dict) and isinstance(theirs, dict):
+        if ours.keys() != theirs.keys() and name not in _MESSAGES:
+            return Json()  # a template would write the added nulls of a function into the prompt
         keys = dict.fromkeys([*ours, *theirs])
         null = Value("null")
         return {k: _union(ours.get(k, null), theirs.get(k, null), f"{name}.{k}", paths) for k in keys}
@@ -68,9 +88,3 @@ def _kind(feature: Any) -> str:
     return {"List": "a list", "LargeList": "a list"}.get(
         type(feature).__name__, f"a {getattr(feature, 'dtype', type(feature).__name__)}"
     )
-
-
-def _no_prompt(path: str, other: str) -> Refusal:
-    message = f"no column 'prompt', which {other} has: the rows joined would lose it"
-    fix = "give every source a prompt, or none: `format: hh` or `prompt_completion` make one"
-    return refuse("missing-column", message, fix, path)

@@ -14,13 +14,15 @@ import os
 import sys
 import zlib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from ..finding import Finding, Refusal, refuse
 from .config import Source
 from .row_faults import Faults
 
-# File ending -> its builder in `datasets`, for the files that it reads as we do.
+# File ending -> its builder in `datasets`, for the files that it reads as we do (a .json if it is JSON lines).
 BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".txt": "text"}
 COMPRESSED = (".gz", ".zst")
 PLAIN = (".jsonl", ".json", ".csv", ".txt")
@@ -97,6 +99,11 @@ def find_files(path: str) -> list[str]:
     if others := [file for file in found if not ending_of(file)]:
         raise _unknown_type(others[0])
     return found
+
+
+def plain_endings(path: str) -> set[str]:
+    """{`.jsonl`, `.csv`} of the files of a local source; empty for one of the Hub. Raises as `check_local`."""
+    return {plain_ending(file) for file in find_files(path)} if check_local(path) else set()
 
 
 def is_glob(path: str) -> bool:
@@ -250,18 +257,31 @@ def _parquet_rows(path: str) -> Iterator[dict]:
 def _document_rows(path: str, field: str | None) -> list[dict]:
     """The rows of one JSON document: a list of objects, an object of columns, or either under a key."""
     with open_bytes(path) as file:
-        document = json.loads(file.read().decode("utf-8"))
+        text = file.read().decode("utf-8")
+    document, has_escapes = json.loads(text), _may_hold_half_pair(text)
     if field:
         if not isinstance(document, dict) or field not in document:
             keys = ", ".join(map(repr, document)) if isinstance(document, dict) else "no keys: it is a list"
             raise refuse("missing-column", f"no key {field!r}; it has {keys}", "correct `field:`", path)
         document = document[field]
-    if isinstance(document, dict) and document and all(isinstance(v, list) for v in document.values()):
-        return [dict(zip(document, cells, strict=False)) for cells in zip(*document.values(), strict=False)]
-    rows = document if isinstance(document, list) else [document]
+    if isinstance(document, dict) and _holds_columns(document):
+        rows = [dict(zip(document, cells, strict=True)) for cells in zip(*document.values(), strict=True)]
+    else:
+        rows = document if isinstance(document, list) else [document]
     if not all(isinstance(row, dict) for row in rows):
         raise ValueError("a .json file holds a list of objects, or one object per line")
+    for number, row in enumerate(rows, start=1) if has_escapes else ():
+        if half := half_pair(row):
+            raise refuse("bad-line", half, _FIXES["bad-line"], f"{path}, row {number}")
     return rows
+
+
+def _holds_columns(document: dict) -> bool:
+    """Whether the object holds a list of cells per column; one row may hold lists, too, which are messages."""
+    columns = list(document.values())
+    if not columns or not all(isinstance(cells, list) and len(cells) == len(columns[0]) for cells in columns):
+        return False
+    return not any(isinstance(cell, dict) and {"role", "from"} & cell.keys() for cell in chain(*columns))
 
 
 def _csv_rows(path: str) -> Iterator[dict]:
@@ -390,14 +410,23 @@ def _row(line: bytes, json_lines: bool, faults: Faults, where: str, number: int)
         return faults.add("bad-line", "not JSON that can be read: nested too deeply", where, number)
     if not isinstance(row, dict):
         return faults.add("line-not-an-object", f"not a JSON object but {_kind(row)}", where, number)
-    if "\\u" in text and ("\\ud" in text or "\\uD" in text):
-        try:
-            json.dumps(row, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            half = f"\\u{ord(error.object[error.start]):04x}"
-            message = f"not Unicode text: {half} is half of a surrogate pair"
-            return faults.add("bad-line", message, where, number)
+    if _may_hold_half_pair(text) and (half := half_pair(row)):
+        return faults.add("bad-line", half, where, number)
     return row
+
+
+def _may_hold_half_pair(text: str) -> bool:
+    return "\\u" in text and ("\\ud" in text or "\\uD" in text)
+
+
+def half_pair(value: Any) -> str:
+    """What is wrong with a JSON value whose text cannot be encoded; empty if nothing."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(error.object[error.start]):04x}"
+        return f"not Unicode text: {half} is half of a surrogate pair"
+    return ""
 
 
 def _kind(value) -> str:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
 from ..finding import Finding, Refusal
 from .config import DataConfig, Source, stage_columns
 from .formats import converter
+from .joining import require_prompts
 from .provenance import Place
 from .row_faults import why_left_out
 from .row_files import READ_ERRORS, check_local, empty_file, find_files, read_file, row_step, unreadable_file
@@ -90,6 +92,11 @@ def read_row_sets(raw: RawRecipe) -> tuple[list[RowSet], list[Finding]]:
                 row_set, found = None, refusal.findings
             sets += [row_set] if row_set else []
             findings += [f for f in found if f not in findings]
+    for use in ("train", "eval"):
+        try:
+            require_prompts([(s.path, "prompt" in s.rows[0]) for s in sets if s.use == use and s.rows])
+        except Refusal as refusal:
+            findings += refusal.findings
     if config.eval_fraction and not findings:
         sets = _split(sets, config, raw)
     return sets, findings
@@ -107,14 +114,23 @@ def _read(source: Source, use: str, columns, seed: int) -> tuple[RowSet, list[Fi
         if not findings:
             raise empty_file(source.path)
         return row_set, findings
-    # As in Arrow, a file has every column that any of its rows has.
-    has = list(dict.fromkeys(key for row in rows for key in row))
-    theirs = name_columns(source, *columns, has, rows)
+    theirs = _name_columns(source, columns, rows, row_set.files)
     convert = converter(source, columns[0])
     row_set.rows = [convert({ours: row.get(name) for ours, name in theirs.items()}) for row in rows]
     most = None if row_set.partly else source.max_rows
     kept, _ = choose_rows(row_set.rows, text_columns(columns[0]), most, seed)
     return row_set.pick(kept, use) if len(kept) < len(rows) else row_set, findings
+
+
+def _name_columns(source: Source, columns, rows: Sequence[dict], files: list[str]) -> dict[str, str]:
+    """`name_columns` of all files. As in Arrow, a file has every column that any of its rows has."""
+    theirs: dict[str, str] = {}
+    of_file = groupby(range(len(rows)), lambda i: files[i] if files else "")
+    for file, numbers in of_file:
+        own = [rows[i] for i in numbers]
+        has = list(dict.fromkeys(key for row in own for key in row))
+        theirs |= name_columns(source, *columns, has, own, path=file)
+    return theirs
 
 
 def _read_rows(source: Source, use: str) -> tuple[RowSet, list[Finding]]:

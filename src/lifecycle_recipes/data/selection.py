@@ -8,13 +8,14 @@ seed)` in datasets 5.2 (arrow_dataset.py). Numpy only: importing datasets would 
 """
 
 import math
+import os
 from collections.abc import Sequence
 
 from ..finding import refuse
 from .config import DataConfig, Source
 from .formats import fitting, format_columns
 from .row_faults import CONVERSATIONS
-from .row_files import plain_ending
+from .row_files import ending_of, find_files, plain_ending, plain_endings
 
 
 def name_columns(
@@ -24,11 +25,12 @@ def name_columns(
     has: list[str],
     rows: Sequence[dict] = (),
     partly: bool = False,
+    path: str = "",
 ) -> dict[str, str]:
     """{the format's name: the source's name} of the columns to read.
 
     required, optional: of the stage. rows: some of the source, from which the fix is found. partly: `has` is of
-    its first rows only, and an optional column may come later.
+    its first rows only, and an optional column may come later. path: the file, for a source of several.
     Raises Refusal: missing-column, unread-column, column-read-twice, and what `format_columns` raises.
     """
     ours = required
@@ -58,9 +60,10 @@ def name_columns(
         raise refuse(
             "missing-column",
             f"no column {', '.join(map(repr, missing.values()))}; it has {', '.join(map(repr, has))}",
-            fitting(source, rows, has, ours)
+            _other_files(source, path)
+            or fitting(source, rows, has, ours)
             or f"map the column name: `columns: {{{maps}}}`, or use another file",
-            source.path,
+            path or source.path,
         )
     found = {c: name for c, name in wanted.items() if name in has}
     if twice := [c for c, name in found.items() if c != name and list(found.values()).count(name) > 1]:
@@ -69,6 +72,16 @@ def name_columns(
             "column-read-twice", message, "map each column of `columns` to a different column", source.path
         )
     return found
+
+
+def _other_files(source: Source, path: str) -> str:
+    """The pattern that leaves out a file of a directory, such as a README.txt; empty if all have its ending."""
+    if not os.path.isdir(source.path):
+        return ""
+    others = [file for file in find_files(source.path) if plain_ending(file) != plain_ending(path)]
+    if not path or not others:
+        return ""
+    return f"to leave this file out, give a pattern: `path: {os.path.join(source.path, '*' + ending_of(others[0]))}`"
 
 
 def text_columns(columns: list[str]) -> list[str]:
@@ -106,7 +119,7 @@ def hold_out(config: DataConfig, rows: int) -> tuple[list[int], list[int]]:
 
     Neighbouring parts of a text resemble each other: of .txt files alone, the last part is held out.
     """
-    if all(plain_ending(source.path) == ".txt" for source in config.sources):
+    if all(plain_endings(source.path) == {".txt"} for source in config.sources):
         kept = rows - math.ceil(config.eval_fraction * rows)
         return list(range(kept)), list(range(kept, rows))
     return split(rows, config.eval_fraction, config.seed)

@@ -35,6 +35,7 @@ from .row_files import (
     find_bad_line,
     find_files,
     has_bom,
+    holds_lines,
     require_text,
     unreadable_file,
 )
@@ -55,7 +56,7 @@ def load_data(
 ):
     """Return (train Dataset, eval Dataset or None, ledger).
 
-    The rows keep `required_columns`, those `optional_columns` that every source has, and the row number
+    The rows keep `required_columns`, those `optional_columns` that any source has, and the row number
     (provenance.py). The split is seeded, so every rank gets the same rows. Rows with a fault whose code is in
     `allow`, and pairs of two equal replies, are left out and counted.
     scratch: an empty directory for the files of `datasets` and all that is derived from these rows; without
@@ -178,15 +179,15 @@ class _Reader:
             if stored is None:
                 part = self.convert_rows(each_row(path, source), source, first, path)
             else:
-                part = self.plain(stored, source, first)
+                part = self.plain(stored, source, first, path)
             parts.append(part)
             files.append([path, len(part)])
         return join(parts, [path for path, _ in files]), files
 
-    def plain(self, stored, source: Source, first: int):
+    def plain(self, stored, source: Source, first: int, path: str = ""):
         """Rows in the stage's own columns; converted only where messages are stored in another way."""
-        rows = self.keep_columns(stored, source)
-        return rows if _has_plain_messages(rows) else self.convert_rows(stored, source, first)
+        rows = self.keep_columns(stored, source, path)
+        return rows if _has_plain_messages(rows) else self.convert_rows(stored, source, first, path)
 
     def convert_rows(self, rows: Iterable[dict], source: Source, first: int, path: str = ""):
         """The rows in the columns of the stage, one by one through a file of JSON lines.
@@ -212,7 +213,7 @@ class _Reader:
                 file.write(json.dumps(cells, ensure_ascii=False) + "\n")
         if number < 0:
             raise empty_file(path or source.path)
-        name_columns(source, self.required, self.optional, list(has), head)
+        name_columns(source, self.required, self.optional, list(has), head, path=path)
         try:
             return _load_with("json", file.name, self.scratch)
         except Exception as error:
@@ -222,10 +223,10 @@ class _Reader:
         if rows:
             self.ledger["left_out"][reason] += rows
 
-    def keep_columns(self, rows, source: Source):
+    def keep_columns(self, rows, source: Source, path: str):
         """The columns that the stage reads, renamed according to `source.columns`."""
         head = [rows[0]] if len(rows) else []
-        theirs = name_columns(source, self.required, self.optional, rows.column_names, head)
+        theirs = name_columns(source, self.required, self.optional, rows.column_names, head, path=path)
         rows = rows.select_columns(list(dict.fromkeys(theirs.values())))
         return rows.rename_columns({name: ours for ours, name in theirs.items() if ours != name})
 
@@ -257,6 +258,8 @@ def is_stored_plainly(path: str, source: Source) -> bool:
         return False
     if Path(path).suffix == ".parquet":
         return True
+    if Path(path).suffix == ".json" and not holds_lines(path, source):
+        return False
     return not has_bom(path) and (Path(path).suffix != ".txt" or source.text_by == "line")
 
 

@@ -16,6 +16,7 @@ from .parents import WEIGHTS
 
 LOGS = (".log", ".out", ".err")  # what a shell or a scheduler writes beside a run
 OURS = (".", "_run.")  # what a run writes before its record, and hidden files
+NO_OBSTACLE = (RUN_FILE, "lost+found", "wandb", "runs")  # of a new disk, and of trackers, which add to them
 
 
 def claim_output_dir(
@@ -79,8 +80,10 @@ def whose(output_dir: Path, earlier: dict | None, differences: list[str]) -> tup
         )
     if kept and earlier:
         return "output-dir-other-run", f"contains another run, which is unfinished: {in_short(differences)}"
-    if not earlier and (foreign := _foreign(output_dir)):
-        return "output-dir-not-ours", f"contains files of no run ({foreign}) and no {RUN_FILE}"
+    # A run that was refused has written its record alone: what else is there is not its own.
+    if (not earlier or earlier.get("refused")) and (foreign := _foreign(output_dir)):
+        record = "that of a run that was refused" if earlier else f"no {RUN_FILE}"
+        return "output-dir-not-ours", f"contains files of no run ({foreign}), and {record}"
     return None
 
 
@@ -98,7 +101,8 @@ def _foreign(output_dir: Path) -> str:
     """The first files that a run could overwrite; empty if there are none."""
     if not output_dir.is_dir():
         return ""
-    names = sorted(file.name for file in output_dir.iterdir())
+    files = [file for file in output_dir.iterdir() if file.name not in NO_OBSTACLE]
+    names = sorted(file.name for file in files if not (file.is_dir() and not any(file.iterdir())))
     names = [name for name in names if not name.startswith(OURS) and not name.endswith(LOGS)]
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 

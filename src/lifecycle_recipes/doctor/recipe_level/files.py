@@ -89,7 +89,7 @@ def _check_source(raw: RawRecipe, source: Source) -> None:
     for path in find_files(source.path)[:FILES]:
         has, rows = _columns(path)
         if has is not None:
-            name_columns(source, required, optional, has, rows, partly=True)
+            name_columns(source, required, optional, has, rows, partly=True, path=path)
 
 
 def _columns(path: str) -> tuple[list[str] | None, list[dict]]:

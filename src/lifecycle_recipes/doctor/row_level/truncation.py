@@ -76,18 +76,18 @@ def may_pass_positions(raw: RawRecipe, positions: int | None) -> bool:
 
 
 def find_beyond_positions(raw: RawRecipe, lengths: list[Length], positions: int | None) -> list[Finding]:
-    """block-too-long: a max_length above the model's positions, or without one, rows longer than these.
+    """block-too-long: rows longer than the model's positions that train.max_length does not truncate.
 
     Learned positions end with an error on the first such row; RoPE was not trained beyond them. The positions of
-    packed rows restart with each row, so that there the rows decide, and not the length that they fill.
+    packed rows restart with each row, except with `wrapped`, whose rows all have train.max_length tokens.
     """
     if not may_pass_positions(raw, positions):
         return []
     train = raw.values["train"]
     where = raw.places.get("train.max_length", raw.places.get("train", ""))
     fix = f"write `max_length: {positions}`, or raise the model's positions (rope_scaling in its config)"
-    restart = train.get("packing") and train.get("packing_strategy", "bfd") != "wrapped"
-    if train.get("max_length") and not restart:
+    wrapped = train.get("packing") and train.get("packing_strategy", "bfd") == "wrapped"
+    if train.get("max_length") and wrapped:
         message = f"train.max_length {train['max_length']} exceeds the model's {positions} positions"
         return [Finding.error("block-too-long", message, fix, where)]
     beyond = [row for row in lengths if row.whole > positions]

@@ -28,18 +28,16 @@ def find_in_architecture(raw: RawRecipe) -> list[Finding]:
     if classes and kind not in classes:
         return [replace(unknown_model_type(kind, list(classes)), where=raw.place("architecture.model_type"))]
     defaults = config_defaults(kind) if classes else {}
-    findings = {}
-    if defaults:
-        findings |= find_in_keys(classes[kind], list(defaults), given)
+    findings = find_in_keys(classes[kind], list(defaults), given) if defaults else {}
     findings |= {key: found for key in SIZES & set(given) if (found := _size(key, given[key]))}
-    if not findings:
-        findings |= _heads(given, defaults)
-        findings |= _blocks(raw, given)
-    key_place = "architecture.config."
-    return [
-        found if found.where else replace(found, where=raw.place(key_place + str(key), "architecture"))
-        for key, found in findings.items()
-    ]
+    if findings := findings or _heads(given, defaults):
+        at = lambda key: raw.place(f"architecture.config.{key}", "architecture")  # noqa: E731
+        return [replace(found, where=at(key)) for key, found in findings.items()]
+    try:
+        require_room_for_blocks(raw.setting("text.block_size"), given)
+    except Refusal as refusal:
+        return [replace(f, where=raw.place("text.block_size")) for f in refusal.findings]
+    return []
 
 
 def _size(key: str, value: Any) -> Finding | None:
@@ -68,11 +66,3 @@ def _heads(given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Finding
             message = f"architecture.config: {whole} {a} is not a multiple of {part} {b}"
             findings[part] = Finding.error("bad-config", message, "correct one of the two")
     return findings
-
-
-def _blocks(raw: RawRecipe, given: dict[str, Any]) -> dict[str, Finding]:
-    try:
-        require_room_for_blocks(raw.setting("text.block_size"), given)
-    except Refusal as refusal:
-        return {"": replace(f, where=raw.place("text.block_size")) for f in refusal.findings}
-    return {}

@@ -48,14 +48,18 @@ def test_the_nearest_path_is_named(recipe_here, monkeypatch, old, new, code, lin
         ("rubric: data/rubrik.py", "missing-file", "data/rubrik.py\ndid you mean data/rubric.py?"),
         ("include_path: dta", "missing-tasks", "dta\ndid you mean data?"),
         ("tasks: [nothing_here]", "unknown-task", "nothing_here"),
+        ("prompts: p.csv", "unknown-file-type", "must be a .jsonl file: p.csv"),
     ],
 )
 def test_paths_of_the_evaluation_have_their_line(recipe_here, line, code, text):
     Path("data").mkdir()
     Path("data/rubric.py").write_text("def score(row, reply):\n    return 0\n")
     Path("p.jsonl").write_text('{"prompt": "a"}\n')
-    named, where, said = found(recipe=f"{RECIPE}evaluate:\n  prompts: p.jsonl\n  {line}\n")
-    assert (named, where) == (code, "sft.yaml:15") and text in said
+    Path("p.csv").write_text("prompt\na\n")
+    named, where, said = found(
+        recipe=f"{RECIPE}evaluate:\n  {line}\n" + "  prompts: p.jsonl\n" * ("prompts" not in line)
+    )
+    assert (named, where) == (code, "sft.yaml:14") and text in said
 
 
 def test_a_rubric_without_prompts_has_its_line(recipe_here):

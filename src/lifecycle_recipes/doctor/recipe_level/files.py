@@ -183,13 +183,13 @@ def _in_evaluate(raw: RawRecipe, values: dict, finding: Finding) -> Finding:
     if not finding.where:
         return replace(finding, where=place)
     path = finding.where
-    if not named or values.get(named[1]) != path or not finding.code.startswith("missing-"):
+    if not named or values.get(named[1]) != path or not finding.code.startswith(("missing-", "unknown-")):
         return finding
     message = f"{finding.message}: {_shown(raw, f'evaluate.{named[1]}', path)}"
     finding = replace(finding, message=message, where=place)
     if finding.code == "missing-model":
         return _to_be_made(raw, replace(finding, fix=_correct_run(raw, path) or finding.fix), path)
-    return replace(finding, fix=_correct_path(path))
+    return replace(finding, fix=_correct_path(path)) if finding.code.startswith("missing-") else finding
 
 
 def _parents(raw: RawRecipe) -> list[Finding]:

@@ -1,11 +1,14 @@
 """Upstream's private names that src/ relies on, by name and signature: what a new version has to be held against."""
 
+import dataclasses
 import importlib
 import inspect
 import re
 
 import pytest
 from repository import ROOT
+
+from lifecycle_recipes.models.config_keys import config_classes, config_defaults
 
 # module, name, parameters without self -> what it is used for.
 CALLED = {
@@ -117,6 +120,22 @@ def test_what_is_called_has_its_signature(name):
 def test_what_is_read_or_set_is_there(name):
     module, _, text = name.partition(":")
     assert text in inspect.getsource(importlib.import_module(module))
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(
+    "kind", "llama qwen3 mistral mixtral gemma3_text gpt2 gpt-sw3 opt mamba deepseek_v3 layoutlm".split()
+)
+def test_the_keys_of_a_config_class_are_read_from_its_source(kind):
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    fields = [f for f in dataclasses.fields(CONFIG_MAPPING[kind]) if f.init]
+    found = config_defaults(kind)
+    assert found.keys() == {f.name for f in fields}
+    assert {k: v for k, v in found.items() if v is not None}.items() <= {
+        (f.name, f.default) for f in fields if isinstance(f.default, int | float | str)
+    }
+    assert set(config_classes()) == set(CONFIG_MAPPING)
 
 
 def test_the_tables_are_complete():

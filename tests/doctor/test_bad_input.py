@@ -86,7 +86,7 @@ def unfinished_parent(here):
 
 
 CASES = {
-    "missing-file": (lambda here: write(here, rows="none.jsonl"), "none.jsonl: "),
+    "missing-file": (lambda here: write(here, rows="none.jsonl"), "the file none.jsonl does not exist"),
     "empty-file": (no_row, "rows.jsonl: "),
     "bad-line": (broken_line, "rows.jsonl:2: "),
     "missing-column": (other_column, "rows.jsonl: no column 'messages'; it has 'text'"),

@@ -211,7 +211,7 @@ def test_what_several_recipes_have_is_said_once(check_all):
     status, _, err = check_all(
         "life", "--upto", "1", "--05-sft.evaluate", "null", "--data.sources.0.path", "gone.jsonl"
     )
-    assert status == 2 and err.count("error [missing-file] gone.jsonl") == 1
+    assert status == 2 and err.count("the file gone.jsonl does not exist") == 1
     assert err.endswith("    in: life/04-sft.yaml, life/05-sft.yaml\n")
 
 

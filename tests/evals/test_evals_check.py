@@ -66,19 +66,36 @@ def test_a_run_may_name_what_it_will_produce(desk_config):
 
 
 @pytest.mark.parametrize(
-    ("text", "code", "line"),
+    ("name", "text", "code", "line", "message"),
     [
-        ("", "empty-file", ""),
-        ('{"prompt": "a"}\n{"prompt": }\n', "bad-line", ":2"),
-        ('{"id": 1}\n', "bad-row", ":1"),
+        ("p.jsonl", "", "empty-file", "", ""),
+        ("p.jsonl", '{"prompt": "a"}\n{"prompt": }\n', "bad-line", ":2", ""),
+        (
+            "p.jsonl",
+            '{"id": 1, "question": "a"}\n',
+            "bad-row",
+            ":1",
+            "no `prompt`; its keys are 'id', 'question'",
+        ),
+        ("p.jsonl", '{"prompt": ""}\n', "bad-row", ":1", "is empty"),
+        ("p.csv", "prompt\nWho?\n", "unknown-file-type", "", "must be a .jsonl file"),
     ],
 )
-def test_prompts_are_read_before_training(desk_config, tmp_path, text, code, line):
-    (tmp_path / "prompts.jsonl").write_text(text)
+def test_prompts_are_read_before_training(desk_config, tmp_path, name, text, code, line, message):
+    (tmp_path / name).write_text(text)
     with pytest.raises(Refusal) as refusal:
-        check_config(desk_config(prompts=str(tmp_path / "prompts.jsonl")))
+        check_config(desk_config(prompts=str(tmp_path / name)))
     (finding,) = refusal.value.findings
-    assert finding.code == code and finding.where.endswith(f"prompts.jsonl{line}")
+    assert finding.code == code and finding.where.endswith(f"{name}{line}") and message in finding.message
+
+
+def test_what_a_rubric_prints_is_not_on_stdout(desk_config, tmp_path, capsys):
+    (tmp_path / "rubric.py").write_text(
+        "print('here')\ndef score(row, reply):\n    print('there')\n    return 1"
+    )
+    check_config(desk_config(rubric=str(tmp_path / "rubric.py")))
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("here\nthere\n")
 
 
 def test_checking_imports_neither_torch_nor_lm_eval(small_desk):
@@ -129,6 +146,8 @@ def test_data_files_may_be_relative_to_the_working_directory(tmp_path, monkeypat
         ("def grade(row, reply): return 1", "no-score", "", "no function score"),
         ("def score(row, reply): return None", "no-score", "", "returned None"),
         ("def score(row, reply): return float('nan')", "no-score", "", "returned nan"),
+        ("def score(row, reply): return 7", "no-score", "", "returned 7, not a number from 0 to 1"),
+        ("def score(row, reply): return -0.5", "no-score", "", "returned -0.5"),
     ],
 )
 def test_a_rubric_is_tried_before_training(desk_config, tmp_path, rubric, code, line, message):

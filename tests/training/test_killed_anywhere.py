@@ -48,7 +48,7 @@ TRAIN = {
 }
 LORA = {"use_peft": True, "lora_r": 4, "lora_dropout": 0.1}
 QLORA = LORA | {"load_in_4bit": True}
-RUBRIC = "def score(row, reply):\n    return len(reply) / 100\n"
+RUBRIC = "def score(row, reply):\n    return min(len(reply) / 100, 1)\n"
 
 
 @pytest.fixture

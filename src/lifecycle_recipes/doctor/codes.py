@@ -135,7 +135,7 @@ CODES: dict[str, str] = {
     "no-rows": "no rows are left to train on or to evaluate on",
     "no-runs": "`lifecycle report` found no run",
     "no-schema": "a stage does not work with the installed versions of transformers and TRL",
-    "no-score": "a rubric returned no number for a reply",
+    "no-score": "a rubric returned no number from 0 to 1 for a reply",
     "no-single-start": "a pretrain recipe with both `architecture` and `model`, or neither",
     "no-steps": "training ended without an optimizer step",
     "no-trained-tokens": "no row has a supervised token within train.max_length",

@@ -130,11 +130,14 @@ def _check_prompts(path: Path) -> list[Finding]:
     try:
         with path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
-                if not isinstance(row := json.loads(line), dict) or not row.get("prompt"):
-                    return [
-                        Finding.error("bad-row", "this row has no prompt", "add a prompt", f"{path}:{number}")
-                    ]
+                if fault := _prompt_fault(json.loads(line)):
+                    fix = 'write {"prompt": "the text, or a list of messages"} on every line'
+                    return [Finding.error("bad-row", fault, fix, f"{path}:{number}")]
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        if path.suffix != ".jsonl":
+            message = "evaluate.prompts must be a .jsonl file"
+            fix = 'write the prompts as JSON lines: {"prompt": "the text, or a list of messages"}'
+            return [Finding.error("unknown-file-type", message, fix, str(path))]
         where = f"{path}:{max(number, 1)}"
         return [
             Finding.error(
@@ -144,3 +147,12 @@ def _check_prompts(path: Path) -> list[Finding]:
     return (
         [] if number else [Finding.error("empty-file", "the file has no prompts", "add prompts", str(path))]
     )
+
+
+def _prompt_fault(row: object) -> str:
+    """Why a row of the prompts file has no prompt; empty if it has one."""
+    if not isinstance(row, dict):
+        return "this row is not an object with a `prompt`"
+    if "prompt" not in row:
+        return f"this row has no `prompt`; its keys are {', '.join(map(repr, row)) or 'none'}"
+    return "" if row["prompt"] else "the `prompt` of this row is empty"

@@ -46,7 +46,7 @@ class EvaluateConfig:
     )
     prompts: str | None = field(
         default=None,
-        metadata={"help": 'JSON lines of held-out prompts, {"prompt": text or messages, ...}.'},
+        metadata={"help": 'A .jsonl file of held-out prompts, {"prompt": text or messages, ...}.'},
     )
     rubric: str | None = field(
         default=None,

@@ -1,15 +1,18 @@
 """Load a rubric, a Python file of the user that defines `score(row, reply)`, from its path. No torch."""
 
+import contextlib
 import importlib.util
 import json
-import math
 import os
+import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 from ..finding import FAILED, Refusal, refuse
+
+ROUNDING = 1e-6  # of a score that is a sum of parts
 
 
 def load_module(path: str | Path) -> ModuleType:
@@ -43,8 +46,8 @@ def load_score(path: str | Path) -> Callable[[dict, str], float]:
         except (Exception, SystemExit) as error:
             said = f"score(row, reply) fails for the prompt {_short(row.get('prompt'))} and the reply {_short(reply)}"
             raise _failed(said, error, path) from error
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            message = f"the rubric's score(row, reply) returned {value!r}, not a number"
+        if not isinstance(value, int | float) or not -ROUNDING <= value <= 1 + ROUNDING:
+            message = f"the rubric's score(row, reply) returned {value!r}, not a number from 0 to 1"
             raise refuse("no-score", message, "return a number from 0 to 1", str(path), FAILED)
         return float(value)
 
@@ -54,13 +57,15 @@ def load_score(path: str | Path) -> Callable[[dict, str], float]:
 def try_rubric(path: str | Path, prompts: str | Path, limit: int | None = None) -> None:
     """Score an empty and a short reply to the first prompt, and to the first of each other set of keys.
 
-    Raises Refusal: rubric-fails, no-score. So a mistake in the rubric costs no training.
+    Raises Refusal: rubric-fails, no-score. So a mistake in the rubric costs no training. What the rubric prints goes
+    to stderr: stdout may be JSON.
     """
-    score = load_score(path)
     first_of_its_keys = {tuple(row): row for row in reversed(read_prompts(prompts, limit))}
-    for row in reversed(first_of_its_keys.values()):
-        for reply in ("", "Yes."):
-            score(dict(row), reply)
+    with contextlib.redirect_stdout(sys.stderr):
+        score = load_score(path)
+        for row in reversed(first_of_its_keys.values()):
+            for reply in ("", "Yes."):
+                score(dict(row), reply)
 
 
 def _failed(what: str, error: BaseException, path: str | Path) -> Refusal:

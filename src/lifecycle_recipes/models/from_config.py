@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from ..finding import Finding, Refusal, refuse
+from ..finding import Refusal, refuse
+from .config_keys import FROM_TOKENIZER, find_in_keys, unknown_model_type
 
 if TYPE_CHECKING:
     import trl
     from transformers import PreTrainedTokenizerBase
-
-# These are taken from the tokenizer.
-FROM_TOKENIZER = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")
 
 
 @dataclass
@@ -59,38 +56,16 @@ def build_causal_lm(
 
     kind = architecture.model_type
     if kind not in CONFIG_MAPPING:
-        near = get_close_matches(kind, list(CONFIG_MAPPING), 1)
-        raise refuse(
-            "unknown-model-type",
-            f"architecture.model_type: transformers has no model type {kind!r}",
-            f"did you mean {near[0]!r}?" if near else "see the list of models in transformers' documentation",
-        )
-    _require_known_keys(CONFIG_MAPPING[kind], architecture.config)
+        raise Refusal(unknown_model_type(kind, list(CONFIG_MAPPING)))
+    config_class = CONFIG_MAPPING[kind]
+    known = [f.name for f in fields(config_class) if f.init]
+    if findings := find_in_keys(config_class.__name__, known, architecture.config):
+        raise Refusal(*findings.values())
     special = {key: getattr(tokenizer, key) for key in FROM_TOKENIZER[1:]}
     try:
-        config = CONFIG_MAPPING[kind](**architecture.config, **special, vocab_size=len(tokenizer))
+        config = config_class(**architecture.config, **special, vocab_size=len(tokenizer))
         options = {"attn_implementation": model_config.attn_implementation} if model_config else {}
         return AutoModelForCausalLM.from_config(config, **options)
     except (StrictDataclassError, TypeError, ValueError) as error:
         message = str(error.__cause__ or error).strip().splitlines()[0]
         raise refuse("bad-config", f"architecture.config: {message}", "correct the value") from error
-
-
-def _require_known_keys(config_class, given: dict) -> None:
-    # transformers stores any keyword as an attribute, so `hiden_size: 512` would build the default width.
-    known = [f.name for f in fields(config_class) if f.init]
-    findings = []
-    for key in given:
-        if key in FROM_TOKENIZER:
-            fix = "remove it: it is taken from architecture.tokenizer"
-        elif key not in known:
-            near = get_close_matches(key, known, 1)
-            fix = f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(known)}"
-        else:
-            continue
-        message = (
-            f"architecture.config.{key}: {config_class.__name__} has no such key, or it cannot be set here"
-        )
-        findings.append(Finding.error("unknown-config-key", message, fix))
-    if findings:
-        raise Refusal(*findings)

@@ -33,7 +33,14 @@ def paths(values: dict[str, Any]) -> Iterator[tuple[str, dict, str]]:
                 yield f"data.{name}[{i}].path", source, "path"
 
 
-def expand_paths(values: dict[str, Any]) -> None:
-    """Replace `~` and `~user` at the start of every path of `values` by the home directory."""
-    for _, mapping, key in paths(values):
-        mapping[key] = os.path.expanduser(mapping[key])
+def expand_paths(values: dict[str, Any]) -> dict[str, str]:
+    """Replace `~` and `~user` at the start of every path of `values` by the home directory.
+
+    Returns the replaced paths as they were written, by name.
+    """
+    written = {}
+    for name, mapping, key in paths(values):
+        expanded = os.path.expanduser(mapping[key])
+        if expanded != mapping[key]:
+            written[name], mapping[key] = mapping[key], expanded
+    return written

@@ -16,6 +16,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from ..finding import Finding, Refusal, refuse
 from ..layouts.layout import Layout, asked_layout, mend_deepspeed_path
+from ..near_path import near_path
 from ..redact import hide_secrets
 from .batch_size import batch_settings, processes_here
 from .check import Checker, dotted, show
@@ -39,6 +40,7 @@ class RawRecipe:
     checked: what doctor.check found so far, for the record. layout: the requested one, if any.
     awaited: real output_dir -> recipe, of the other recipes of the same command (`is_awaited`, `others_of`).
     rows: `train` and `eval` -> number of rows, in words, once level 2 of the check has read them.
+    written: name of a path -> how the recipe has it, where that begins with `~`.
     """
 
     path: str
@@ -55,6 +57,7 @@ class RawRecipe:
     layout: Layout | None = None
     awaited: dict[str, "RawRecipe"] = field(default_factory=dict, repr=False, compare=False)
     rows: dict[str, str] = field(default_factory=dict, repr=False)
+    written: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def output_dir(self) -> str:
@@ -131,9 +134,11 @@ def read_recipe(path: str | Path, overrides: list[str] | None = None, stage: str
     digest = hashlib.sha256("\0".join([text, *given]).encode()).hexdigest()
     del values["stage"]
     gate, allow = values.pop("gate", []), values.pop("allow", {})
-    expand_paths(values)
+    written = expand_paths(values)
     apply_pins(values, values.get("pinned", {}))
-    return RawRecipe(path, named, values, text, given, digest, gate, flags, _places(tree), allow)
+    return RawRecipe(
+        path, named, values, text, given, digest, gate, flags, _places(tree), allow, written=written
+    )
 
 
 def _read_text(path: str) -> str:
@@ -142,7 +147,9 @@ def _read_text(path: str) -> str:
     except OSError as e:
         reason = {FileNotFoundError: "does not exist", IsADirectoryError: "is a directory, not a file"}
         message = f"the recipe {reason.get(type(e), f'cannot be read: {e.strerror}')}"
-        raise refuse("missing-recipe", message, "", path) from None
+        near = near_path(path)
+        fix = f"did you mean {near}?" if near else "give the path of a .yaml recipe"
+        raise refuse("missing-recipe", message, fix, path) from None
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as e:

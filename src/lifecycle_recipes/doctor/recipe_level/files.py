@@ -7,11 +7,12 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 
 from ...data.config import Source, stage_columns
 from ...data.formats import format_columns
-from ...data.row_files import READ_ERRORS, check_local, find_files, open_bytes, plain_ending
+from ...data.row_files import READ_ERRORS, check_local, find_files, is_glob, open_bytes, plain_ending
 from ...data.selection import name_columns
 from ...evals.check import check_config
 from ...evals.config import EvaluateConfig
@@ -19,6 +20,7 @@ from ...finding import Finding, Refusal
 from ...models.adapters import is_adapter
 from ...models.config_file import local_config
 from ...models.new_tokenizer import find_template
+from ...near_path import near_path
 from ...recipe.paths import paths
 from ...recipe.read import SUFFIXES, RawRecipe
 from ...record.file import read_record
@@ -41,15 +43,44 @@ def find_in_files(raw: RawRecipe) -> list[Finding]:
 def _sources(raw: RawRecipe) -> list[Finding]:
     data = raw.values.get("data") or {}
     findings = []
+    if data.get("sources") == []:
+        place = raw.place("data.sources")
+        findings.append(Finding.error("no-rows", "data.sources is empty", "add at least one source", place))
     for name in ("sources", "eval_sources"):
-        for values in data.get(name) or []:
-            findings += _found(lambda values=values: _check_source(raw, Source(**values)))
+        for i, values in enumerate(data.get(name) or []):
+            found = _found(lambda values=values: _check_source(raw, Source(**values)))
+            findings += [_at_source(raw, f"data.{name}[{i}]", values["path"], finding) for finding in found]
     if data.get("eval_sources") and data.get("eval_fraction"):
         message = "data.eval_sources and data.eval_fraction both define held-out rows"
         findings.append(
             Finding.error("two-eval-splits", message, "keep one of them", raw.place("data.eval_fraction"))
         )
     return [*findings, *_same_rows(raw, data)]
+
+
+def _at_source(raw: RawRecipe, source: str, path: str, finding: Finding) -> Finding:
+    """A finding about a source, at the line of the option it names, else of the path; with the file in its message."""
+    option = finding.message.split()[0].strip(":")
+    if finding.code in ("missing-column", "unread-column", "column-read-twice"):
+        option = "columns"
+    place = raw.place(f"{source}.{option}", f"{source}.path")
+    if finding.code == "missing-file" and not is_glob(path):
+        message = f"the file {_shown(raw, f'{source}.path', path)} does not exist"
+        return replace(finding, message=message, fix=_correct_path(path), where=place)
+    return replace(finding, message=f"{finding.where}: {finding.message}", where=place)
+
+
+def _shown(raw: RawRecipe, name: str, path: str) -> str:
+    """A path as the recipe has it, and what `~` in it stands for."""
+    return f"{raw.written[name]} ({path})" if name in raw.written else path
+
+
+def _correct_path(path: str) -> str:
+    """The fix of a path that does not exist."""
+    if near := near_path(path):
+        return f"did you mean {near}?"
+    relative = "" if os.path.isabs(path) else f"; it is relative to the current directory, {os.getcwd()}"
+    return f"correct the path, or create it{relative}"
 
 
 def _same_rows(raw: RawRecipe, data: dict) -> list[Finding]:
@@ -139,7 +170,26 @@ def _evaluate(raw: RawRecipe) -> list[Finding]:
     produced = () if raw.stage == "evaluate" else (raw.output_dir,)
     findings = _found(lambda: check_config(EvaluateConfig(**values), produced=produced))
     findings = [f for f in findings if f.code != "missing-model" or not raw.is_awaited(f.where)]
-    return [_to_be_made(raw, f, f.where) if f.code == "missing-model" else f for f in findings]
+    return [_in_evaluate(raw, values, finding) for finding in findings]
+
+
+def _in_evaluate(raw: RawRecipe, values: dict, finding: Finding) -> Finding:
+    """A finding about the evaluate section at its line, with the nearest path to one that does not exist."""
+    if finding.code == "unknown-task":
+        task = values["tasks"].index(finding.message.split()[-1])
+        return replace(finding, where=raw.place(f"evaluate.tasks[{task}]", "evaluate.tasks"))
+    named = re.search(r"evaluate\.(\w+)", finding.message)
+    place = raw.place(f"evaluate.{named[1]}" if named else "evaluate", "evaluate")
+    if not finding.where:
+        return replace(finding, where=place)
+    path = finding.where
+    if not named or values.get(named[1]) != path or not finding.code.startswith(("missing-", "unknown-")):
+        return finding
+    message = f"{finding.message}: {_shown(raw, f'evaluate.{named[1]}', path)}"
+    finding = replace(finding, message=message, where=place)
+    if finding.code == "missing-model":
+        return _to_be_made(raw, replace(finding, fix=_correct_run(raw, path) or finding.fix), path)
+    return replace(finding, fix=_correct_path(path)) if finding.code.startswith("missing-") else finding
 
 
 def _parents(raw: RawRecipe) -> list[Finding]:
@@ -171,10 +221,30 @@ def _named(raw: RawRecipe) -> dict[str, str]:
 
 
 def _at_its_line(raw: RawRecipe, role: str, finding: Finding) -> Finding:
-    """parent-missing names the path in its message, and is found at the recipe's line."""
+    """parent-missing names the path in its message, and is found at the recipe's line, with the nearest run."""
+    if finding.code != "parent-missing":
+        return finding
     section, key = ROLES[role]
+    path = raw.values[section][key]
+    message = f"the {role} parent {_shown(raw, f'{section}.{key}', path)} does not exist"
+    fix = finding.fix if finding.severity == "warning" else _correct_run(raw, path)
+    if not fix and raw.awaited:
+        fix = "correct the path: no recipe of this command makes it"
     place = raw.place(f"{section}.{key}", section)
-    return replace(finding, where=place) if finding.code == "parent-missing" else finding
+    return replace(finding, message=message, fix=fix or finding.fix, where=place)
+
+
+def _correct_run(raw: RawRecipe, path: str) -> str:
+    """The fix of a run directory that does not exist; empty if nothing is similar."""
+    run, name = os.path.split(os.path.normpath(path))
+    if re.fullmatch(r"checkpoint-\d+", name) and os.path.isdir(run):
+        has = sorted(Path(run).glob("checkpoint-*"), key=lambda file: (len(file.name), file.name))
+        return f"{run} has {', '.join(file.name for file in has) or 'no checkpoint: give the run itself'}"
+    start = None if os.path.isabs(path) else os.getcwd()
+    made = [os.path.relpath(file, start) if start else file for file in raw.awaited]
+    near = get_close_matches(os.path.normpath(path), [*made, *_outputs_beside(raw)], 1, 0.8)
+    near = near or [found for found in [near_path(path)] if found]
+    return f"did you mean {near[0]}?" if near else ""
 
 
 def _scorers(raw: RawRecipe) -> list[Finding]:
@@ -240,7 +310,12 @@ def _to_be_made(raw: RawRecipe, finding: Finding, path: str) -> Finding:
 
 def maker(raw: RawRecipe, path: str) -> str | None:
     """The recipe in the same directory whose output_dir is `path`; those of the same command are in `raw.awaited`."""
-    wanted = os.path.normpath(path)
+    return _outputs_beside(raw).get(os.path.normpath(path))
+
+
+def _outputs_beside(raw: RawRecipe) -> dict[str, str]:
+    """output_dir -> recipe, of the other recipes in the same directory that are not of the same command."""
+    made: dict[str, str] = {}
     known = {Path(raw.path), *(Path(other.path) for other in raw.awaited.values())}
     for file in sorted(Path(raw.path).parent.glob("*")):
         if file in known or file.suffix not in SUFFIXES:
@@ -250,9 +325,8 @@ def maker(raw: RawRecipe, path: str) -> str | None:
         except (OSError, UnicodeDecodeError):
             continue
         for found in re.findall(r"^\s+output_dir:\s*[\"']?([^\s\"'#]+)", text, re.M):
-            if os.path.normpath(os.path.expanduser(found)) == wanted:
-                return str(file)
-    return None
+            made.setdefault(os.path.normpath(os.path.expanduser(found)), str(file))
+    return made
 
 
 def _found(check: Callable[[], None]) -> list[Finding]:

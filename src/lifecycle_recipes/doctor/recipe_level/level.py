@@ -4,6 +4,7 @@ import errno
 
 from ...finding import Finding
 from ...recipe.read import RawRecipe
+from .architecture import find_in_architecture
 from .files import find_in_files
 from .gate_lines import find_in_gate
 from .global_batch import find_in_global_batch
@@ -22,7 +23,14 @@ def find_in_recipe(raw: RawRecipe) -> list[Finding]:
     if bad := find_bad_paths(raw):
         return bad  # no other check could look up files
     parts = (find_in_waivers, find_in_settings, find_in_global_batch, find_in_files, find_in_hub)
-    parts += (find_in_machine, find_in_launch, find_in_precision, find_in_output, find_in_gate)
+    parts += (
+        find_in_architecture,
+        find_in_machine,
+        find_in_launch,
+        find_in_precision,
+        find_in_output,
+        find_in_gate,
+    )
     try:
         return [finding for part in parts for finding in part(raw)]
     except OSError as error:

@@ -223,7 +223,7 @@ class _Reader:
 
         numbers: row numbers in the source, from 0. entry: of the source, in the ledger.
         """
-        faults, gone, self.characters = Faults(), set(), 0
+        faults, gone, self.characters = Faults(required=self.required), set(), 0
         for number, row in zip(numbers, rows, strict=True):
             row = {FAULT: self.faults[number]} if number in self.faults else row
             if reason := why_left_out(row, self.allow, self.required):
@@ -232,7 +232,7 @@ class _Reader:
             elif fault := row_fault(row, self.required):
                 path, index = file_of(entry, number)
                 label = f"{path}:{index + 1}" if "files" in entry else index + 1
-                faults.add(*fault, f"{path}, row {index + 1}", label)
+                faults.add(*fault, f"{path}, row {index + 1}", label, row)
             else:
                 self.characters += count_characters(row)
         if findings := faults.findings():

@@ -291,11 +291,15 @@ def test_held_out_rows_that_are_trained_on(find):
     assert "1 of 6 held-out rows" in exact.message and "1 of 6 held-out rows" in almost.message
 
 
-def test_repeats_that_a_split_tears_apart_are_overlap(find):
+def test_a_split_leaves_equal_rows_together(find, tmp_path):
     rows = [chats(1, start=i // 2)[0] for i in range(40)]
-    found = find("sft", rows, eval_fraction=0.5)
-    assert found["eval-overlap"].severity == "error"
+    assert set(find("sft", rows, eval_fraction=0.5)) == {"duplicate-rows"}
     assert set(find("sft", chats(40), eval_fraction=0.5)) == set()
+    config = DataConfig([Source(str(tmp_path / "train.jsonl"))], eval_fraction=0.5)
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train, held_out, _ = load_data(config, ["messages"])
+    trained, measured = ({json.dumps(m) for m in part["messages"]} for part in (train, held_out))
+    assert not trained & measured and (len(train), len(held_out)) == (20, 20)
 
 
 def test_near_copies_are_those_that_a_full_comparison_finds(find):

@@ -113,7 +113,9 @@ def _check_options(source: Source, kind: str) -> None:
         "text_by": source.text_by != "line" and plain_ending(source.path) not in (".txt", ""),
     }
     why = {
-        "roles": "these rows have no role names",
+        "roles": "the names Human and Assistant are fixed"
+        if source.format == "hh"
+        else "these rows have no role names",
         "system": "this stage reads text",
         "field": "it is the key of the rows in a .json file",
         "text_by": "it divides a .txt file",

@@ -39,7 +39,7 @@ from .row_files import (
     unreadable_file,
 )
 from .scratch import scratch_directory
-from .selection import choose_rows, hold_out, name_columns, text_columns
+from .selection import choose_rows, content, hold_out, name_columns, text_columns
 
 # Options of a source that change its rows; they join the fingerprint where they are set.
 _OPTIONS = ("columns", "roles", "system", "field", "format", "text_by")
@@ -79,11 +79,14 @@ def load_data(
     reader = _Reader(
         required_columns, list(optional_columns), config.seed, set(allow), digest, ledger, scratch
     )
+    reader.keys = [] if config.eval_fraction else None
     train = reader.concatenate(config.sources, "train")
     held_out = reader.concatenate(config.eval_sources, "eval")
     if config.eval_fraction:
-        digest.update(f"eval_fraction {config.eval_fraction} seed {config.seed}".encode())
-        kept, out = hold_out(config, len(train))
+        digest.update(
+            f"eval_fraction {config.eval_fraction} seed {config.seed}, equal rows together".encode()
+        )
+        kept, out = hold_out(config, reader.keys)
         if not kept:
             fix = "lower data.eval_fraction"
             if any(source.text_by == "file" for source in config.sources):
@@ -110,6 +113,7 @@ class _Reader:
     def __init__(self, required, optional, seed, allow, digest, ledger, scratch):
         self.required, self.optional, self.seed, self.allow = required, optional, seed, allow
         self.digest, self.ledger, self.scratch = digest, ledger, scratch
+        self.keys: list[int] | None = None  # of the content of every row in order, if the rows will be split
 
     def concatenate(self, sources: list[Source], use: str):
         """All rows of `sources` as one Dataset; None without sources to evaluate on."""
@@ -235,6 +239,8 @@ class _Reader:
                 faults.add(*fault, f"{path}, row {index + 1}", label, row)
             else:
                 self.characters += count_characters(row)
+                if self.keys is not None:
+                    self.keys.append(hash(content(row)))
         if findings := faults.findings():
             raise Refusal(*findings)
         return gone

@@ -16,6 +16,7 @@ from lifecycle_recipes import cli
 from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.layouts import launch
 from lifecycle_recipes.recipe.read import read_recipe
+from lifecycle_recipes.recipe.schema import load_schema, stage_names
 from lifecycle_recipes.record.run import Run
 
 LIFECYCLE = [sys.executable, "-m", "lifecycle_recipes.cli"]
@@ -118,6 +119,40 @@ def test_unknown_arguments_are_errors(capsys):
     assert lifecycle(capsys, "report", "--html")[0] == 2
     assert lifecycle(capsys, "chat", "nowhere/at/all")[0] == 2
     assert lifecycle(capsys)[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("argv", "message", "fix"),
+    [
+        (["run", "sft.yaml", "--kep-going"], "`--kep-going` is not an option", "did you mean --keep-going?"),
+        (["run", "sft.yaml", "--unti=a"], "`--unti` is not an option", "did you mean --until?"),
+        (["check", "sft.yaml", "--up-to", "1"], "`--up-to` is not an option", "did you mean --upto?"),
+        (["run", "sft.yaml", "--repalce"], "`--repalce` is not an option", "did you mean --replace?"),
+        (
+            ["check", "sft.yaml", "train.seed=1"],
+            "`train.seed=1` is not a recipe",
+            "an override begins with two dashes: --train.seed=1",
+        ),
+        (
+            ["run", "sft.yaml", "train.seed=1"],
+            "`train.seed=1` is not a recipe",
+            "an override begins with two dashes: --train.seed=1",
+        ),
+    ],
+)
+def test_what_is_nearly_an_option_or_an_override(capsys, recipe, argv, message, fix):
+    status, out, err = lifecycle(capsys, *argv)
+    assert status == 2 and message in err and fix in err
+    assert not out and err.count("error [") == 1
+
+
+def test_no_key_of_a_recipe_is_nearly_an_option():
+    sections = [load_schema(stage)["properties"] for stage in stage_names()]
+    keys = {key for properties in sections for p in properties.values() for key in p.get("properties", {})}
+    keys |= {name for properties in sections for name in properties}
+    for command in ("check", "run", "gate", "inspect"):
+        parser = cli.build_parser().parse_args([command, "r.yaml"]).parser
+        cli.refuse_misspelt([f"--{key}" for key in keys], parser)
 
 
 def test_run_refuses_a_wrong_recipe_before_anything_starts(capsys, recipe, monkeypatch):

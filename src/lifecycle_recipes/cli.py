@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 
 from .exit_status import leave, outlive_closed_output, stop_on_sigterm
@@ -31,6 +32,8 @@ def main(argv: list[str] | None = None) -> None:
     if found := drop_left_over():
         print(f"ignored, left over from another launch: {', '.join(found)}", file=sys.stderr)
     try:
+        if rest:
+            refuse_misspelt(rest, args.parser)
         status = args.function(args, rest)
         sys.stdout.flush()
     except Refusal as refusal:
@@ -43,6 +46,23 @@ def main(argv: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         status = STOPPED
     leave(status)
+
+
+def refuse_misspelt(rest: list[str], parser: argparse.ArgumentParser) -> None:
+    """Raise Refusal unknown-argument for an argument that is nearly an option of the command.
+
+    Overrides come with it, but none of one word is near an option (tests/test_cli.py).
+    """
+    from difflib import get_close_matches
+
+    from .finding import refuse
+    from .recipe.overrides import FLAGS
+
+    options = {*re.findall(r"--[a-z-]+", parser.format_usage()), *FLAGS}
+    for argument in (a for a in rest if a.startswith("--") and a not in options):
+        if near := get_close_matches(argument.partition("=")[0], options, 1, 0.8):
+            message = f"`{argument.partition('=')[0]}` is not an option"
+            raise refuse("unknown-argument", message, f"did you mean {near[0]}?", "command line")
 
 
 class Version(argparse.Action):
@@ -71,7 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
         added = commands.add_parser(
             name, help=help, description=help, epilog=f"example:\n  {example}", **shape
         )
-        added.set_defaults(function=function)
+        added.set_defaults(function=function, parser=added)
         return added
 
     sub = command(

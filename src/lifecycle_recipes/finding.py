@@ -36,8 +36,8 @@ class Finding:
         return cls(code, "warning", message, fix, where)
 
     def as_json(self) -> dict[str, str]:
-        """For run.json and `--json`. `says` is the old name of `message`; the next release removes it."""
-        return asdict(self) | {"says": self.message}
+        """For run.json and `--json`."""
+        return asdict(self)
 
 
 class Refusal(Exception):

@@ -232,6 +232,20 @@ WRONG = {
         "pair-prompts-differ",
         "before the last reply",
     ),
+    "hh-single line breaks": (
+        "dpo",
+        {"chosen": f"{HH_PROMPT} {A}", "rejected": f"{HH_PROMPT} {B}"},
+        {"chosen": f"\n\nHuman: {Q}\nAssistant: {A}", "rejected": f"\n\nHuman: {Q}\nAssistant: {B}"},
+        "wrong-format",
+        "a blank line separates two turns, and here `Assistant:` follows a single line break",
+    ),
+    "hh-one single line break": (
+        "dpo",
+        {"chosen": f"{HH_PROMPT} {A}", "rejected": f"{HH_PROMPT} {B}"},
+        {"chosen": f"{HH_PROMPT} {A}\nHuman: Why?\n\nAssistant: {A}", "rejected": f"{HH_PROMPT} {B}"},
+        "pair-prompts-differ",
+        "a blank line separates two turns, and here `Human:` follows a single line break",
+    ),
     "hh-text": (
         "dpo",
         {"chosen": f"{HH_PROMPT} {A}", "rejected": f"{HH_PROMPT} {B}"},
@@ -272,6 +286,19 @@ UNNAMED = [
     ("sft", {"chosen": f"{HH_PROMPT} {A}"}, "`format: hh` and `columns: {text: chosen}`"),
     ("kto", {"instruction": Q, "output": A, "label": True}, "`format: alpaca`"),
     ("dpo", {"prompt": Q, "chosen": A}, "`columns: {rejected: <its name>}`"),
+    ("dpo", {"good": A, "bad": B}, "`columns: {chosen: <its name>, rejected: <its name>}`"),
+    # Rows for which no name of a column or format helps.
+    ("tokenizer", {"conversations": SHARE}, "'conversations' holds conversations, which the sft stage reads"),
+    ("pretrain", {"messages": CHAT}, "'messages' holds conversations, which the sft stage reads"),
+    (
+        "sft",
+        {"q": Q, "a": A},
+        "`format: question_answer` and `columns: {question: <its name>, answer: <its name>}`",
+    ),
+    ("sft", {"text": A}, "these rows hold text, no conversation: train on text with the pretrain stage"),
+    ("dpo", {"messages": CHAT}, "no pairs of replies: train on them with the sft stage"),
+    ("reward", {"instruction": Q, "output": A}, "no pairs of replies: train on them with the sft stage"),
+    ("kto", {"messages": CHAT}, "no labels of replies: train on them with the sft stage"),
 ]
 
 

@@ -58,8 +58,25 @@ def test_seeds_choose_as_upstream_does():
     rows = Dataset.from_dict({"i": list(range(101))})
     assert sample(101, 10, 3) == rows.shuffle(seed=3).select(range(10))["i"][:]
     parts = rows.train_test_split(test_size=0.15, seed=3)
-    assert split(101, 0.15, 3) == (parts["train"]["i"][:], parts["test"]["i"][:])
+    assert split(range(101), 0.15, 3) == (parts["train"]["i"][:], parts["test"]["i"][:])
     assert sample(5, None, 0) is None and sample(5, 5, 0) is None and sample(5, 0, 0) == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "fraction", "held_out"),
+    [
+        ("aabbcdefgh", 0.4, 4),
+        ("aaaaaaaabb", 0.1, 2),
+        ("aaaaaaaabc", 0.1, 1),
+        ("aabb", 0.25, 2),
+        ("ab", 0.0, 0),
+    ],
+)
+def test_equal_rows_are_on_one_side_of_a_split(keys, fraction, held_out):
+    for seed in range(5):
+        train, out = split(keys, fraction, seed)
+        assert sorted(train + out) == list(range(len(keys))) and len(out) == held_out
+        assert not {keys[i] for i in train} & {keys[i] for i in out}
 
 
 @pytest.mark.parametrize("form", ["parquet", "list.json", "columns.json", "lines.json"])

@@ -107,9 +107,7 @@ def test_the_command_prints_json_or_lines(recipe_here, capsys):
         ("eval-keys-unused", "error"),
         ("epochs-unused", "warning"),
     ]
-    assert all(
-        set(f) == {"code", "severity", "message", "says", "fix", "where"} and f["where"] for f in found
-    )
+    assert all(set(f) == {"code", "severity", "message", "fix", "where"} and f["where"] for f in found)
     status, out, err = run("--num_train_epochs", "1")
     assert status == 0 and err.startswith("warning [epochs-unused] --num_train_epochs:")
     assert out.startswith("sft.yaml: 1 warning; level 1 in")

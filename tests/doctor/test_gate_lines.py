@@ -71,6 +71,11 @@ def test_what_nothing_measures(chain, line, message, fix):
     assert f"`{line}`" in finding.message and message in finding.message and fix in finding.fix
 
 
+def test_the_path_of_a_run_is_not_its_name(chain):
+    (finding,) = found("runs/mine/03-sft/eval_loss < 2", "--train.output_dir", "runs/mine/04-sft")
+    assert finding.severity == "error" and finding.fix == "write 03-sft/eval_loss"
+
+
 def test_held_out_rows_are_needed_for_their_metrics(chain):
     (finding,) = found("eval_loss < 2")
     assert finding.fix == "set data.eval_sources or data.eval_fraction"

@@ -140,6 +140,52 @@ def test_a_fault_has_its_own_code(find, code, stage, row):
     assert found[code].where.endswith(f"train.jsonl:{len(SOUND[stage]) + 1}")
 
 
+SPOKEN = [
+    chat({"role": role, "content": "a"}, assistant()) for role in ("Boss", "Customer", "Customer", "user")
+]
+
+
+@pytest.mark.parametrize("held_out", ["eval_fraction", "the same file", "none"])
+def test_the_faults_of_a_file_are_reported_once_in_its_order(find, tmp_path, held_out):
+    rows = [*chats(5), *SPOKEN * 5]
+    data = {"eval_fraction": 0.5} if held_out == "eval_fraction" else {}
+    if held_out == "the same file":
+        data = {"eval_sources": [{"path": str(tmp_path / "train.jsonl")}]}
+    found = find("sft", rows, **data)  # each code once
+    assert found["unknown-role"].where.endswith("train.jsonl:6")
+    assert found["unknown-role"].message == (
+        "messages: message 1 has the role 'Boss', not one of system, user, assistant, tool; "
+        "15 lines: 6, 7, 8, 10, 11 and 10 more; the unknown roles and their lines: 'Customer' (10), 'Boss' (5)"
+    )
+
+
+def test_all_unknown_roles_of_another_format_are_named(find):
+    rows = [
+        {"conversations": [{"from": r, "value": "a"}, {"from": "gpt", "value": "b"}]}
+        for r in ("Boss", "Clerk")
+    ]
+    found = find("sft", rows, source={"format": "sharegpt"})
+    assert "'Boss' (1), 'Clerk' (1)" in found["unknown-role"].message
+
+
+NO_PROMPT = {
+    "kto": THUMB | {"prompt": []},
+    "dpo": PAIR | {"prompt": []},
+}
+
+
+@pytest.mark.parametrize(("stage", "offered"), [("kto", False), ("dpo", True)])
+def test_only_an_optional_prompt_may_be_left_unread(find, stage, offered):
+    found = find(stage, [*SOUND[stage], NO_PROMPT[stage]])
+    assert ('`columns: {prompt: ""}`' in found["empty-prompt"].fix) == offered
+
+
+def test_a_row_without_a_trained_reply_is_told_which_key_to_change(find):
+    found = find("sft", [*chats(3), chat(user(), assistant() | {"train": False})])
+    assert "every reply has weight 0 or train: false" in found["prompt-only"].message
+    assert "give one reply weight 1 (train: true)" in found["prompt-only"].fix
+
+
 @pytest.mark.parametrize("weights", [{"weight": 0}, {"weight": 1}, {"train": False}, {"train": True}])
 def test_a_turn_may_be_kept_out_of_the_loss(find, weights):
     row = chat(user("A?"), assistant("B.") | weights, user("C?"), assistant("D."))
@@ -245,11 +291,15 @@ def test_held_out_rows_that_are_trained_on(find):
     assert "1 of 6 held-out rows" in exact.message and "1 of 6 held-out rows" in almost.message
 
 
-def test_repeats_that_a_split_tears_apart_are_overlap(find):
+def test_a_split_leaves_equal_rows_together(find, tmp_path):
     rows = [chats(1, start=i // 2)[0] for i in range(40)]
-    found = find("sft", rows, eval_fraction=0.5)
-    assert found["eval-overlap"].severity == "error"
+    assert set(find("sft", rows, eval_fraction=0.5)) == {"duplicate-rows"}
     assert set(find("sft", chats(40), eval_fraction=0.5)) == set()
+    config = DataConfig([Source(str(tmp_path / "train.jsonl"))], eval_fraction=0.5)
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train, held_out, _ = load_data(config, ["messages"])
+    trained, measured = ({json.dumps(m) for m in part["messages"]} for part in (train, held_out))
+    assert not trained & measured and (len(train), len(held_out)) == (20, 20)
 
 
 def test_near_copies_are_those_that_a_full_comparison_finds(find):

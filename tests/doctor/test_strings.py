@@ -37,7 +37,8 @@ def test_chatml_as_text_is_an_error(chat_model):
 
 def test_other_strings_are_a_warning(chat_model):
     rows = [pair(f"Is {i} red?") for i in range(8)]
-    assert codes(find("dpo", chat_model, rows)) == [("strings-for-chat", "warning")]
+    (finding,) = found = find("dpo", chat_model, rows)
+    assert codes(found) == [("strings-for-chat", "warning")] and "`format: prompt_completion`" in finding.fix
 
 
 def test_a_model_without_a_template_reads_text(chat_model):

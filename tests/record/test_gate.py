@@ -109,6 +109,19 @@ def test_malformed_line_is_refused_by_name(line):
     assert str(line) in refusal.value.findings[0].message
 
 
+@pytest.mark.parametrize(
+    ("line", "fix"),
+    [
+        ("acc != 2", "OP is one of < <= > >= =="),
+        ("acc > 1 and acc < 2", "each condition as a line of its own"),
+    ],
+)
+def test_a_malformed_line_is_told_what_a_line_may_hold(line, fix):
+    with pytest.raises(Refusal) as refusal:
+        parse(line)
+    assert fix in refusal.value.findings[0].fix
+
+
 @pytest.mark.parametrize("status", ["running", "stopped", "failed: ValueError: x"])
 def test_a_run_that_is_not_done_fails(tmp_path, status):
     run = write_run(tmp_path / "run", {"acc": 1.0}, ["acc > 0.5"], status)

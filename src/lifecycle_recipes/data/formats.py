@@ -113,7 +113,9 @@ def _check_options(source: Source, kind: str) -> None:
         "text_by": source.text_by != "line" and ".txt" not in plain_endings(source.path),
     }
     why = {
-        "roles": "these rows have no role names",
+        "roles": "the names Human and Assistant are fixed"
+        if source.format == "hh"
+        else "these rows have no role names",
         "system": "this stage reads text",
         "field": "it is the key of the rows in a .json file",
         "text_by": "it divides a .txt file",
@@ -146,8 +148,8 @@ def fitting(source: Source, rows: list[dict], has: list[str], required: list[str
             return f"name the key of the rows: `field: {lists[0]}`"
         if has == ["data"] or (len(has) == 1 and isinstance(first.get(has[0]), dict)):
             return f"name the key of the rows: `field: {has[0]}`"
-    if kind == "text":
-        return ""
+    if other := _other_rows(kind, first, has):
+        return other
     if (column := _conversation_column(first)) and kind in ("chat", "reply", "prompt"):
         named = "sharegpt" if "from" in first[column][0] else "messages"
         ours = {"sharegpt": "conversations", "messages": "messages" if kind == "chat" else "prompt"}[named]
@@ -164,6 +166,35 @@ def fitting(source: Source, rows: list[dict], has: list[str], required: list[str
             return f"set `format: {name}` on this source"
     if source.format != "messages" and all(column in has for column in required):
         return "set `format: messages` on this source"
+    if kind == "chat" and source.format == "messages" and len(_texts_of(first)) > 1:
+        columns = "`columns: {question: <its name>, answer: <its name>}`"
+        return f"of two columns of text, set `format: question_answer` and {columns} on this source"
+    return ""
+
+
+def _texts_of(row: dict) -> list[str]:
+    """The columns of a row that hold a string, other than messages as JSON."""
+    return [c for c, value in row.items() if isinstance(value, str) and not value.lstrip().startswith("[{")]
+
+
+def _other_rows(kind: str, first: dict, has: list[str]) -> str:
+    """What to do with rows of which no format makes rows of this kind; empty if one may."""
+    conversation = _conversation_column(first)
+    if kind == "text":
+        if conversation:
+            return f"{conversation!r} holds conversations, which the sft stage reads: give rows with a column of text"
+        return ""
+    chats = [
+        _COLUMNS[name]["chat"][0] for name in ("sharegpt", "alpaca", "prompt_completion", "question_answer")
+    ]
+    is_chat = conversation or any(all(column in has for column in columns) for columns in chats)
+    if kind in ("pair", "reply") and is_chat and not any(column in has for column in _SHAPES[kind]):
+        if conversation in ("chosen", "rejected") or any(isinstance(value, bool) for value in first.values()):
+            return ""
+        lacks = "pairs of replies" if kind == "pair" else "labels of replies"
+        return f"these rows hold conversations and no {lacks}: train on them with the sft stage, or use another file"
+    if kind == "chat" and not is_chat and len(has) == 1 and _texts_of(first) and not _is_hh(first[has[0]]):
+        return "these rows hold text, no conversation: train on text with the pretrain stage, or use another file"
     return ""
 
 
@@ -372,15 +403,16 @@ def _turns(row: dict, column: str, source: Source) -> list[dict]:
             raise _wrong(f"{column}: message {number} has no `from` and `value`; it has {keys}")
         name = turn["from"]
         role = source.roles.get(name) or _SHAREGPT_ROLES.get(name) if isinstance(name, str) else None
-        if role is None:
+        if role is None and not (isinstance(name, str) and isinstance(turn["value"], str)):
             raise _wrong(f"{column}: message {number} has the role {name!r}", "unknown-role")
+        role = role or name  # row_fault reports it, with all others of the source
         rest = {key: value for key, value in turn.items() if key not in ("from", "value")}
         turns.append({"role": role, "content": turn["value"], **rest})
     return turns
 
 
 def _split_reply(turns: list[dict], label: Any) -> dict:
-    if not turns or turns[-1]["role"] != "assistant":
+    if not turns or turns[-1]["role"] in ("system", "user", "tool"):
         raise _wrong("the last message is not a reply", "prompt-only")
     return _join("reply", turns[:-1], {"completion": turns[-1:]}, label)
 
@@ -431,7 +463,8 @@ def _hh(row: dict, source: Source, kind: str) -> dict:
         shared += 1
     rest = chosen[shared:], rejected[shared:]
     if any(len(part) != 1 or part[0]["role"] != "assistant" for part in rest):
-        raise _wrong("chosen and rejected differ before the last reply", "pair-prompts-differ")
+        joined = next((hint for column in ("chosen", "rejected") if (hint := _joined_turns(row[column]))), "")
+        raise _wrong(f"chosen and rejected differ before the last reply{joined}", "pair-prompts-differ")
     prompt = _begin(source.system, chosen[:shared])
     return _join(kind, prompt, {"chosen": rest[0], "rejected": rest[1]})
 
@@ -441,8 +474,20 @@ def _dialogue(row: dict, column: str) -> list[dict]:
     before, *parts = _HH_TURN.split("\n\n" + _text(row, column).lstrip())
     if before or not parts or parts[0] != "Human":
         raise _wrong(f"{column} does not start with 'Human:'")
+    if len(parts) == 2 and (joined := _joined_turns(parts[1])):
+        raise _wrong(f"{column} has one turn only{joined}")
     turns = zip(parts[::2], parts[1::2], strict=True)
     return [{"role": _HH_ROLES[name], "content": text.strip()} for name, text in turns]
+
+
+def _joined_turns(text: str) -> str:
+    """What is said of a text in which a single line break precedes the name of a role; empty for another."""
+    found = re.search(r"(?<!\n)\n[ \t]*(Human|Assistant):", text)
+    return (
+        f": a blank line separates two turns, and here `{found[1]}:` follows a single line break"
+        if found
+        else ""
+    )
 
 
 _READERS = {

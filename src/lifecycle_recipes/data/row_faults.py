@@ -4,6 +4,7 @@ Upstream trains on all of these rows without a message. No torch, no datasets: a
 """
 
 import json
+from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
@@ -24,14 +25,15 @@ UNTRAINABLE = {
     "not-messages": "write a list of {role, content}, or use another column in `data.sources[].columns`",
     "from-value-messages": "set `format: sharegpt` and `columns: {conversations: <the column>}` on the source",
     "wrong-format": "correct these rows, or set the `format:` that they have on the source (docs/data.md)",
-    "unknown-role": f"the roles are {', '.join(ROLES)}; map another one on the source: `roles: {{<its name>: user}}`",
+    "unknown-role": f"the roles are {', '.join(ROLES)}; map the others on the source: `roles: {{<its name>: user}}`",
     "empty-reply": REPAIR,
     "empty-turn": REPAIR,
     "content-not-text": "content is a string or a list of text parts; remove rows with other parts",
-    "empty-prompt": f'{REPAIR}; an optional prompt is left unread with `columns: {{prompt: ""}}`',
+    "empty-prompt": REPAIR,
     "empty-text": "remove them, or write an empty string (those are left out and counted)",
     "not-text": "use a column of strings",
-    "prompt-only": "add the reply, or remove these rows: a question without a reply has no supervised token",
+    "prompt-only": "remove these rows, add the reply, or give one reply weight 1 (train: true): without a reply that "
+    "is trained on, a row has no supervised token",
     "bad-label": "label is true for a good reply and false for a bad one",
     "bad-tools": "write the functions as a list of JSON schemas, or that list as a JSON string",
     "bad-turn-weight": "write weight 1 or 0, or train true or false: other weights are not supported",
@@ -41,10 +43,7 @@ UNTRAINABLE = {
 MISLEADING = {
     "same-pair": ("warning", "none needed: these rows express no preference; they are left out and counted"),
     "mixed-formats": ("error", "write prompt and replies as lists of messages, or all of them as strings"),
-    "prompt-repeated": (
-        "error",
-        'remove the prompt from the replies, or do not read the prompt: `columns: {prompt: ""}`',
-    ),
+    "prompt-repeated": ("error", "remove the prompt from the replies"),
     "pair-prompts-differ": ("error", "pair only replies to the same prompt"),
     "assistant-first": ("error", "put the user's message first, or make the first message a system message"),
     "roles-out-of-order": ("error", "merge or reorder the messages: [system,] user, assistant, user, ..."),
@@ -139,7 +138,7 @@ def _conversation_fault(column: str, messages) -> tuple[str, str] | None:
             if fault := weight_fault(message):
                 return "bad-turn-weight", f"messages: message {number} {fault}"
         if not any(map(is_trained, replies)):
-            return "prompt-only", "messages: every assistant message is kept out of the loss"
+            return "prompt-only", "messages: every reply has weight 0 or train: false, so none is trained on"
     return None
 
 
@@ -298,21 +297,48 @@ def require_both_labels(labels: Collection[bool]) -> None:
         raise Refusal(one_label(kinds.pop()))
 
 
+def unknown_roles(row: dict) -> set[str]:
+    """The roles of a row's messages that no template knows, as they are printed."""
+    messages = [
+        m for c in CONVERSATIONS if isinstance(row.get(c), list) for m in row[c] if isinstance(m, dict)
+    ]
+    return {repr(m.get("role")) for m in messages if m.get("role") not in ROLES}
+
+
 class Faults:
-    """Faults of one source's rows, gathered by code. unit: what the numbers count, `rows` or `lines`."""
+    """Faults of one source's rows, gathered by code.
 
-    def __init__(self, unit: str = "rows"):
-        self.unit = unit
+    unit: what the numbers count, `rows` or `lines`. required: the columns of the stage.
+    """
+
+    def __init__(self, unit: str = "rows", required: Collection[str] = ()):
+        self.unit, self.required = unit, required
         self.places: dict[str, Places] = {}
+        self.roles: Counter[str] = Counter()
 
-    def add(self, code: str, message: str, where: str, number: int | str) -> None:
+    def add(self, code: str, message: str, where: str, number: int | str, row: dict | None = None) -> None:
+        """row: the row itself, of which all unknown roles are named."""
         self.places.setdefault(code, Places(where, message)).numbers.append(number)
+        if code == "unknown-role":
+            self.roles.update(unknown_roles(row or {}))
+
+    def sentence(self, code: str) -> str:
+        """What is wrong and where; for unknown-role also how many rows have each role, if there are several."""
+        sentence = self.places[code].sentence(self.unit)
+        if code != "unknown-role" or len(self.roles) < 2:
+            return sentence
+        counted = ", ".join(f"{role} ({rows})" for role, rows in self.roles.most_common())
+        return f"{sentence}; the unknown roles and their {self.unit}: {counted}"
 
     def findings(self, fixes: dict[str, str] | None = None) -> list[Finding]:
         """One finding per code, at its first place. fixes: for codes that this module does not know."""
         return [
             Finding(
-                code, severity(code), p.sentence(self.unit), (fixes or {}).get(code) or fix(code), p.where
+                code,
+                severity(code),
+                self.sentence(code),
+                (fixes or {}).get(code) or fix(code, self.required),
+                p.where,
             )
             for code, p in self.places.items()
         ]
@@ -322,7 +348,9 @@ def severity(code: str) -> str:
     return MISLEADING[code][0] if code in MISLEADING else "error"
 
 
-def fix(code: str) -> str:
-    """The fix for a row fault."""
+def fix(code: str, required: Collection[str] = ()) -> str:
+    """The fix for a row fault. required: the columns of the stage."""
     own = MISLEADING[code][1] if code in MISLEADING else UNTRAINABLE[code]
+    if code in ("empty-prompt", "prompt-repeated") and "prompt" not in required:
+        own += ', or leave the prompt unread with `columns: {prompt: ""}`'
     return own if severity(code) == "warning" else f"{own}; `allow: {{{code}: reason}}` leaves such rows out"

@@ -18,7 +18,7 @@ from .joining import require_prompts
 from .provenance import Place
 from .row_faults import why_left_out
 from .row_files import READ_ERRORS, check_local, empty_file, find_files, read_file, row_step, unreadable_file
-from .selection import choose_rows, hold_out, name_columns, text_columns
+from .selection import choose_rows, content, hold_out, name_columns, text_columns
 from .sources import read_hub
 
 if TYPE_CHECKING:
@@ -175,7 +175,8 @@ def _split(sets: list[RowSet], config: DataConfig, raw: RawRecipe) -> list[RowSe
                 parts["train", id(row_set)].append(i)
             else:
                 owners.append((row_set, i))
-    for use, indices in zip(("train", "eval"), hold_out(config, len(owners)), strict=True):
+    keys = [content(row_set.rows[i]) for row_set, i in owners]
+    for use, indices in zip(("train", "eval"), hold_out(config, keys), strict=True):
         for owner, i in (owners[index] for index in indices):
             parts[use, id(owner)].append(i)
     return [s.pick(parts[use, id(s)], use) for use in ("train", "eval") for s in sets if parts[use, id(s)]]

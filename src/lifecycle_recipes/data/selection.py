@@ -3,13 +3,16 @@
 The run (sources.py) and the checks before it (row_sets.py) both use this module, so that a check reads the
 rows of the run. Both use `row_faults.why_left_out` to leave out rows with a fault.
 
-Samples and splits equal those of `Dataset.shuffle(seed).select(...)` and `Dataset.train_test_split(test_size,
-seed)` in datasets 5.2 (arrow_dataset.py). Numpy only: importing datasets would slow down every check.
+Samples equal those of `Dataset.shuffle(seed).select(...)` in datasets 5.2 (arrow_dataset.py). Splits equal those of
+`Dataset.train_test_split(test_size, seed)` if no two rows are equal. Numpy only: importing datasets would slow down
+every check.
 """
 
 import math
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from typing import Any
 
 from ..finding import refuse
 from .config import DataConfig, Source
@@ -114,21 +117,51 @@ def sample(rows: int, max_rows: int | None, seed: int) -> list[int] | None:
     return _permutation(rows, seed)[:max_rows]
 
 
-def hold_out(config: DataConfig, rows: int) -> tuple[list[int], list[int]]:
+def content(row: dict) -> str:
+    """The content of a row as one string; rows are equal if their strings are."""
+    parts = []
+    for column in sorted(row):
+        value = row[column]
+        if isinstance(value, str | bool):
+            parts.append(f"{column}\x1d{str(value).strip()}")
+        elif isinstance(value, list) and column != "tools":
+            parts.append(f"{column}\x1d" + "\x1e".join(map(_turn, value)))
+    return "\x1c".join(parts)
+
+
+def _turn(message: Any) -> str:
+    if not isinstance(message, dict):
+        return str(message)
+    return f"{message.get('role')}\x1f{message.get('content') or ''}{message.get('tool_calls') or ''}"
+
+
+def hold_out(config: DataConfig, keys: Sequence[Hashable]) -> tuple[list[int], list[int]]:
     """(train, held-out) indices of the joined rows of `config.sources`, by `eval_fraction`.
 
-    Neighbouring parts of a text resemble each other: of .txt files alone, the last part is held out.
+    keys: one per row; equal rows have equal keys. Neighbouring parts of a text resemble each other: of .txt files
+    alone, the last part is held out.
     """
     if all(plain_endings(source.path) == {".txt"} for source in config.sources):
-        kept = rows - math.ceil(config.eval_fraction * rows)
-        return list(range(kept)), list(range(kept, rows))
-    return split(rows, config.eval_fraction, config.seed)
+        kept = len(keys) - math.ceil(config.eval_fraction * len(keys))
+        return list(range(kept)), list(range(kept, len(keys)))
+    return split(keys, config.eval_fraction, config.seed)
 
 
-def split(rows: int, fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """(train, held-out) indices; the number of held-out rows is `fraction` of `rows`, rounded up."""
-    order, held_out = _permutation(rows, seed), math.ceil(fraction * rows)
-    return order[held_out:], order[:held_out]
+def split(keys: Sequence[Hashable], fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """(train, held-out) indices; the held-out rows are `fraction` of the rows, rounded up.
+
+    Rows with equal keys are on the same side, so that no held-out row is trained on. Where they do not fit, fewer
+    rows are held out; at least one row and its equals are.
+    """
+    order, wanted = _permutation(len(keys), seed), math.ceil(fraction * len(keys))
+    rows, held_out, count = Counter(keys), set(), 0
+    for i in order:
+        if keys[i] not in held_out and count + rows[keys[i]] <= wanted:
+            held_out.add(keys[i])
+            count += rows[keys[i]]
+    if wanted and not held_out:
+        held_out.add(keys[min(order, key=lambda i: rows[keys[i]])])
+    return [i for i in order if keys[i] not in held_out], [i for i in order if keys[i] in held_out]
 
 
 def _permutation(rows: int, seed: int) -> list[int]:

@@ -40,7 +40,7 @@ from .row_files import (
     unreadable_file,
 )
 from .scratch import scratch_directory
-from .selection import choose_rows, hold_out, name_columns, text_columns
+from .selection import choose_rows, content, hold_out, name_columns, text_columns
 from .shares import choose, has_weights
 
 # Options of a source that change its rows; they join the fingerprint where they are set.
@@ -82,11 +82,14 @@ def load_data(
     reader = _Reader(
         required_columns, list(optional_columns), config.seed, set(allow), digest, ledger, scratch
     )
+    reader.keys = [] if config.eval_fraction else None
     train = reader.concatenate(config.sources, "train")
     held_out = reader.concatenate(config.eval_sources, "eval")
     if config.eval_fraction:
-        digest.update(f"eval_fraction {config.eval_fraction} seed {config.seed}".encode())
-        kept, out = hold_out(config, len(train))
+        digest.update(
+            f"eval_fraction {config.eval_fraction} seed {config.seed}, equal rows together".encode()
+        )
+        kept, out = hold_out(config, reader.keys)
         if not kept:
             fix = "lower data.eval_fraction"
             if any(source.text_by == "file" for source in config.sources):
@@ -121,6 +124,7 @@ class _Reader:
         self.required, self.optional, self.seed, self.allow = required, optional, seed, allow
         self.digest, self.ledger, self.scratch = digest, ledger, scratch
         self.sizes: list[int] = []  # characters of each row that is read, of all sources
+        self.keys: list[int] | None = None  # of the content of every row in order, if the rows will be split
 
     def concatenate(self, sources: list[Source], use: str):
         """All rows of `sources` as one Dataset; None without sources to evaluate on."""
@@ -235,7 +239,7 @@ class _Reader:
 
         numbers: row numbers in the source, from 0. entry: of the source, in the ledger.
         """
-        faults, gone = Faults(), set()
+        faults, gone = Faults(required=self.required), set()
         for number, row in zip(numbers, rows, strict=True):
             row = {FAULT: self.faults[number]} if number in self.faults else row
             if reason := why_left_out(row, self.allow, self.required):
@@ -244,9 +248,11 @@ class _Reader:
             elif fault := row_fault(row, self.required):
                 path, index = file_of(entry, number)
                 label = f"{path}:{index + 1}" if "files" in entry else index + 1
-                faults.add(*fault, f"{path}, row {index + 1}", label)
+                faults.add(*fault, f"{path}, row {index + 1}", label, row)
             else:
                 self.sizes.append(count_characters(row))
+                if self.keys is not None:
+                    self.keys.append(hash(content(row)))
         if findings := faults.findings():
             raise Refusal(*findings)
         return gone

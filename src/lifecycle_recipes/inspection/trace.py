@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from ..data.config import stage_columns
 from ..data.provenance import ROW
-from ..data.selection import split
 from ..data.shares import has_weights, in_characters
 from ..doctor.trainer_level.trial_build import TrialRun
 from ..evals.pairs import tokenize_pairs
@@ -82,11 +81,11 @@ class Trace:
         return {number for part in parts for numbers in part for number in numbers}
 
     def _rows_read(self) -> int:
-        data = self.recipe.data
-        if has_weights(data):
+        """The number of training rows that were read; more if the trainer dropped held-out rows of the same files."""
+        if has_weights(self.recipe.data):
             return len(self.at)
         kept = sum(source["kept"] for source in self.ledger["sources"] if source["use"] == "train")
-        return len(split(kept, data.eval_fraction, data.seed)[0]) if data.eval_fraction else kept
+        return kept - self.ledger["eval_rows"] if self.recipe.data.eval_fraction else kept
 
 
 def whole_rows(stage: str, trainer: Trainer, rows) -> list[tuple[list[int], ...]]:

@@ -15,6 +15,7 @@ from ..recipe.paths import paths
 from ..recipe.read import SUFFIXES, RawRecipe, others_of, read_recipe, real_path
 from ..recipe.schema import section_names
 from ..record.gate import parse
+from ..redact import hide_secrets
 
 
 @dataclass
@@ -37,6 +38,10 @@ def find_recipes(places: list[str]) -> list[str]:
     """The recipe files at `places`: files, and the .yaml files of directories by name. Raises Refusal."""
     found = []
     for place in places:
+        if "=" in place and not os.path.exists(place):
+            shown = hide_secrets(place)
+            fix = f"an override begins with two dashes: --{shown.lstrip('-')}"
+            raise refuse("unknown-override", f"`{shown}` is not a recipe", fix, "command line")
         if not os.path.isdir(place):
             found.append(place)
             continue

@@ -56,6 +56,8 @@ def _missing(key: str, target: str, named: dict) -> Finding:
     near = get_close_matches(target, ends, 1)
     shown = ", ".join(ends[:SHOWN]) + (f" and {len(ends) - SHOWN} more" if len(ends) > SHOWN else "")
     fix = (f"did you mean {near[0]}? " if near else "") + f"the model has {shown}"
+    if key == "lora_target_modules":
+        fix += "; [all-linear] stands for all linear layers but the output head"
     return Finding.error("lora-target-missing", f"model.{key}: the model has no layer {target!r}", fix)
 
 

@@ -277,10 +277,19 @@ def _hint(types: list[str], schema: dict, value: Any) -> str:
     if "string" in types and isinstance(value, bool | int | float):
         return f'write "{show(value)}" in quotes'
     if "array" in types and isinstance(value, str | int | float):
-        return f"write [{value if not holds_secret(value) and len(str(value)) <= 60 else '...'}]"
+        item = value if not holds_secret(value) and len(str(value)) <= 60 else "..."
+        return f"write [{{path: {item}}}]" if "path" in _item_keys(schema) else f"write [{item}]"
+    if "object" in types and isinstance(value, str) and "path" in schema.get("properties", {}):
+        return f"write {{path: {value if not holds_secret(value) and len(value) <= 60 else '...'}}}"
     if value is None:
         return "give it a value or leave the key out"
     return ""
+
+
+def _item_keys(schema: dict) -> dict:
+    """The properties of the mappings in a list; empty for any other schema."""
+    options = schema.get("anyOf", [schema])
+    return next((o["items"].get("properties", {}) for o in options if "items" in o), {})
 
 
 def _is_number(text: str, fraction: bool) -> bool:

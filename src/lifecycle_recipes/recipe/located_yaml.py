@@ -59,8 +59,7 @@ def read_yaml(text: str, place: Callable[[int], str]) -> tuple[Located | None, l
             "bad-yaml", f"character {e.character:#x} is not allowed in YAML", "", place(line)
         ) from None
     except yaml.MarkedYAMLError as e:
-        mark = e.problem_mark or e.context_mark
-        raise refuse("bad-yaml", f"not YAML: {_explain(e)}", "", place(mark.line + 1)) from None
+        raise refuse("bad-yaml", f"not YAML: {_explain(e)}", "", place(_line(e))) from None
     except RecursionError:
         raise refuse("bad-yaml", "nested too deeply", "", place(1)) from None
     if node is None or (isinstance(node, yaml.ScalarNode) and node.value == "" and node.style is None):
@@ -69,8 +68,34 @@ def read_yaml(text: str, place: Callable[[int], str]) -> tuple[Located | None, l
     return tree.convert(node, tree.where(node)), tree.findings
 
 
+# PyYAML's message for something that was begun, and is seen to be unfinished only on a later line.
+_UNFINISHED = ("found unexpected end of stream", "could not find expected ':'", "expected ',' or")
+
+
+def _line(e: yaml.MarkedYAMLError) -> int:
+    """The line of the mistake, from 1."""
+    begun = e.context_mark if (e.problem or "").startswith(_UNFINISHED) else None
+    return (begun or e.problem_mark or e.context_mark).line + 1
+
+
 def _explain(e: yaml.MarkedYAMLError) -> str:
     problem = e.problem or e.context or "syntax error"
+    if problem.startswith("found unexpected end of stream"):
+        return "the quote that this line opens is not closed"
+    if problem.startswith("could not find expected ':'"):
+        return "a `:` is missing after the key on this line"
+    if problem.startswith("expected ',' or"):
+        bracket = problem.partition(" or ")[2][1]
+        return f"what this line opens is not closed: a `,` or `{bracket}` is missing"
+    if problem.startswith("expected <block end>, but found"):
+        found = problem.rpartition("'")[0].rpartition("'")[2]
+        if found in ("]", "}", ","):
+            return f"the `{found}` on this line is one too many"
+        return "this line is not indented as the lines that it belongs to (or is a list item beside keys)"
+    if problem.startswith("found undefined alias") or e.context == "while scanning an alias":
+        return "a value that starts with `*` needs quotes"
+    if "that cannot start any token" in problem and "'\\t'" not in problem:
+        return f"a value that starts with `{problem.split(chr(39))[1]}` needs quotes"
     if "'\\t'" in problem:
         return "this line is indented with a tab; use spaces"
     if "but found another document" in problem:

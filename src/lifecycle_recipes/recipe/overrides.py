@@ -19,7 +19,8 @@ def split_arguments(arguments: list[str]) -> tuple[list[tuple[str, str]], set[st
         if argument in FLAGS:
             flags.add(argument.removeprefix("--"))
         elif not argument.startswith("--") or argument == "--":
-            message = f"`{argument}` is not an override: write --section.key value"
+            dashes = f"write --{argument}" if "=" in argument else "write --section.key value"
+            message = f"`{argument}` is not an override: {dashes}"
             findings.append(Finding.error("unknown-override", message, "", "command line"))
         else:
             name, equals, text = argument.partition("=")

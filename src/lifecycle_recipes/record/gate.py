@@ -31,7 +31,10 @@ LINE = re.compile(
 )
 RUN_IS_DONE = "the run is done"  # judged before any line
 FAILED_GATE_FILE = "gate.failed"
-FORM = "write METRIC OP TERM, such as `eval_loss < 2.5` or `acc >= parent/acc - 0.03`"
+FORM = (
+    "write METRIC OP TERM, such as `eval_loss < 2.5` or `acc >= parent/acc - 0.03`; OP is one of < <= > >= =="
+)
+TWO_LINES = "write each condition as a line of its own: all lines must hold"
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,8 @@ def parse(line: str) -> Gate:
     found = LINE.fullmatch(line.strip()) if isinstance(line, str) else None
     term = found and (float(found["term"]) if re.fullmatch(NUMBER, found["term"]) else found["term"])
     if not found or _is_arithmetic(found["metric"]) or _is_arithmetic(term):
-        raise refuse("bad-gate", f"`{_short(line)}` is not a valid gate line", FORM)
+        fix = TWO_LINES if isinstance(line, str) and re.search(r"\s(and|&&?|or|\|\|)\s", line) else FORM
+        raise refuse("bad-gate", f"`{_short(line)}` is not a valid gate line", fix)
     number = float(found["number"] or 0)
     if not math.isfinite(number) or (isinstance(term, float) and not math.isfinite(term)):
         raise refuse("bad-gate", f"`{_short(line)}` compares with a non-finite number", FORM)

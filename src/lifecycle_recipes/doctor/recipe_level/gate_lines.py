@@ -32,6 +32,11 @@ def _look_up(raw: RawRecipe, own: Expected, name: str, line: str, where: str) ->
     run, slash, metric = name.partition("/")
     if not slash or name in own.needs or stages_that_measure(name):
         return _judge(own, name, f"{line}: this recipe does not measure {name}", "it measures", where)
+    beside = Path(raw.output_dir).parent.as_posix()
+    if beside != "." and name.startswith(f"{beside}/"):
+        message = f"{line}: a run is named by its directory alone, beside this one"
+        fix = f"write {name.removeprefix(f'{beside}/')}"
+        return [Finding.error("gate-unknown", message, fix, where)]
     path = _path_of(raw, run)
     if path is None:
         message = f"{line}: this recipe has no parent, so nothing measures {name}"

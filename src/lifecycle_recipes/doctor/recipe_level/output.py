@@ -21,7 +21,7 @@ BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 def find_in_output(raw: RawRecipe) -> list[Finding]:
     """output-dir-is-parent, other output-dir-* that a run refuses, checkpoint-incomplete, disk-too-small."""
     directory = Path(raw.output_dir)
-    findings = [*_is_parent(raw, directory), *_taken(raw, directory)]
+    findings = _is_parent(raw, directory) or _taken(raw, directory)  # --replace would rename the parent
     if "train" in raw.values:
         findings += _disk(raw, directory)
     return findings

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from ...data.row_faults import listed
 from ...data.row_sets import RowSet
+from ...data.selection import content
 from ...finding import Finding
 
 SHINGLE = 3  # words; with one changed word in thirty, the similarity of a chat row stays above NEAR
@@ -19,19 +20,6 @@ PROBES = 32
 # Smallest share of repeated training rows that is reported: a few do no harm.
 REPEATS = 0.01
 _WORD = re.compile(r"\w+")
-
-
-def content(row: dict) -> str:
-    """The content of a row as one string; rows are equal if their strings are."""
-    parts = []
-    for column in sorted(row):
-        value = row[column]
-        if isinstance(value, str | bool):
-            parts.append(f"{column}\x1d{str(value).strip()}")
-        elif isinstance(value, list) and column != "tools":
-            turns = (f"{m.get('role')}\x1f{m.get('content') or ''}{m.get('tool_calls') or ''}" for m in value)
-            parts.append(f"{column}\x1d" + "\x1e".join(turns))
-    return "\x1c".join(parts)
 
 
 def words(row: dict) -> list[str]:
@@ -116,7 +104,8 @@ def _overlap(code, severity, found: list, total: str, what: str, relation: str) 
     row_set, i, original = found[0]
     message = f"{len(found)} of {total} {what}{numbers_of(found)}; the first {relation} {original}"
     if severity == "error":
-        fix = "remove them from data.sources: a score on training rows does not measure generalisation"
+        fix = "remove them from data.sources: a score on training rows does not measure generalisation; "
+        fix += "`allow: {eval-overlap: reason}` keeps them on both sides"
         if row_set.path.endswith(".txt") and row_set.lines:
             fix = "each line of a .txt is a row: set `text_by: paragraph` on the source, or remove the lines"
     else:

@@ -4,8 +4,9 @@ import math
 
 from ...data.row_faults import one_label
 from ...data.row_sets import RowSet
+from ...data.selection import content
 from ...finding import Finding
-from .overlap import content, numbers_of
+from .overlap import numbers_of
 
 # A model that is rewarded for length learns to write long replies. UltraFeedback's judge prefers the longer
 # reply in about 60 % of its pairs; beyond these bounds (share of pairs, ratio of mean lengths, sigmas of a

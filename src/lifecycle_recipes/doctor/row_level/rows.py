@@ -20,7 +20,10 @@ __all__ = ["RowSet", "find_in_rows", "read_row_sets", "sound_sets"]
 
 def find_in_rows(raw: RawRecipe, row_sets: list[RowSet]) -> list[Finding]:
     """All findings in the row sets of a RawRecipe: faulty rows first, then faults of a whole set."""
-    findings = [finding for row_set in row_sets for finding in find_faults(raw, row_set)]
+    files: dict[str, list[RowSet]] = {}
+    for row_set in row_sets:
+        files.setdefault(row_set.path, []).append(row_set)
+    findings = [finding for same in files.values() for finding in find_faults(raw, same)]
     sound = sound_sets(raw, row_sets)
     findings += find_nothing(raw, sound) if not findings else []
     findings += find_duplicates(sound)
@@ -60,15 +63,24 @@ def find_nothing(raw: RawRecipe, row_sets: list[RowSet]) -> list[Finding]:
     ]
 
 
-def find_faults(raw: RawRecipe, row_set: RowSet) -> list[Finding]:
-    """One finding per kind of faulty row, at the first one, with the numbers of the others."""
+def find_faults(raw: RawRecipe, same: list[RowSet]) -> list[Finding]:
+    """One finding per kind of faulty row, at the first one, with the numbers of the others, in the file's order.
+
+    same: the row sets of one source: of its training rows and, with data.eval_fraction, of its held-out rows.
+    """
     required, _ = stage_columns(raw.stage, raw.values)
     plain = raw.stage in ("pretrain", "tokenizer")  # rows of text contain no conversation
-    faults = Faults(row_set.unit)
-    for i, row in enumerate(row_set.rows):
-        fault = row_fault(row, required) or (None if plain else misleading_fault(row))
-        if fault:
-            faults.add(*fault, row_set.where(i), row_set.label(i))
+    found = []
+    for row_set in same:
+        for i, row in enumerate(row_set.rows):
+            if fault := row_fault(row, required) or (None if plain else misleading_fault(row)):
+                found.append((row_set.place(i), row_set.label(i), fault, row))
+    found.sort(key=lambda one: (one[0].path, one[0].number))
+    faults = Faults(same[0].unit, required)
+    for one, before in zip(found, [None, *found], strict=False):
+        if one != before:  # a file that is listed twice
+            place, label, fault, row = one
+            faults.add(*fault, str(place), label, row)
     return faults.findings()
 
 

@@ -35,6 +35,8 @@ def find_strings(train: Sample, held_out: Sample, template: str | None) -> list[
     rows = listed([s.place(i) for s, i in plain])
     message = f"rows of strings are not rendered by the model's chat template: {rows}"
     fix = "write prompt and replies as lists of {role, content}, as the model reads them when it is served"
+    if all("prompt" in s.rows[i] for s, i in plain):
+        fix += "; `format: prompt_completion` on the source reads these strings as messages"
     return [Finding.warning("strings-for-chat", message, fix, row_set.where(i))]
 
 

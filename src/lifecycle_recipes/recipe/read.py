@@ -134,13 +134,22 @@ def _read_text(path: str) -> str:
     except OSError as e:
         reason = {FileNotFoundError: "does not exist", IsADirectoryError: "is a directory, not a file"}
         message = f"the recipe {reason.get(type(e), f'cannot be read: {e.strerror}')}"
-        raise refuse("missing-recipe", message, "", path) from None
+        raise refuse("missing-recipe", message, _recipe_beside(path), path) from None
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as e:
         line = data.count(b"\n", 0, e.start) + 1
         message = f"not UTF-8 (byte {data[e.start]:#x}): save the file as UTF-8"
         raise refuse("not-utf8", message, "", f"{path}:{line}") from None
+
+
+def _recipe_beside(path: str) -> str:
+    """`did you mean ...?` with the recipe whose path is closest to `path`; empty if none is close."""
+    from difflib import get_close_matches  # only when something is wrong: it costs a few milliseconds
+
+    files = {file.name: file for file in Path(path).parent.glob("*.y*ml")} if path else {}
+    near = get_close_matches(Path(path).name, files, 1)
+    return f"did you mean {files[near[0]]}?" if near else ""
 
 
 def _stage_of(tree: Located, started: str | None, findings: list[Finding]) -> str:

@@ -74,8 +74,10 @@ def check_parent(role: str, path: str, weights_sha256: str | None, allow_failed:
     A checkpoint of a run is bound by the contract of that run.
     """
     if not os.path.isdir(path):
-        near = get_close_matches(os.path.normpath(path), runs_beside(path), 1)
-        fix = f"did you mean {near[0]}?" if near else "run the stage that produces it"
+        # By name alone: in one directory, every path is close to every other.
+        beside = {os.path.basename(other): other for other in runs_beside(path)}
+        near = get_close_matches(os.path.basename(os.path.normpath(path)), beside, 1)
+        fix = f"did you mean {beside[near[0]]}?" if near else "run the stage that produces it"
         raise refuse("parent-missing", f"the {role} parent {path} does not exist", fix, path)
     run = run_of(path)
     record = read_record(run) if run else None

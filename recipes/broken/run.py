@@ -13,11 +13,12 @@ import logging
 import os
 import re
 import shlex
+import subprocess
 import sys
 import time
 import traceback
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -29,7 +30,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 HEAD = re.compile(
     r"# expects: (?P<code>[a-z0-9-]+)(?: \(beside (?P<beside>[a-z0-9, -]+)\))?\n"
-    r"# (?P<command>.+?) +\(exit (?P<status>\d)\)\n# (?P<why>.+)"
+    r"# (?P<command>.+?) +\(exit (?P<status>\d)\)\n# (?P<why>.+)\n(?:# cure: (?P<cure>.+))?"
 )
 # What a machine has that this failure cannot be shown on.
 NOT_WITH = {"no-bf16-hardware": "/dev/nvidia0"}
@@ -40,7 +41,9 @@ SAID = re.compile(r"^(error|warning) \[([a-z0-9-]+)\] ", re.MULTILINE)
 class Broken:
     """One recipe: the code it must be named with, the command that a user types, its exit status.
 
-    beside: codes that may come with it: the same fault, seen from another side.
+    beside: codes that may come with it: the same fault, seen from another side. cure: what removes the fault:
+    overrides to append to the command (they begin with `--`), a command of this project to run in its place,
+    or a shell command that mends a file; empty if no program can.
     """
 
     code: str
@@ -48,6 +51,7 @@ class Broken:
     status: int
     why: str
     beside: tuple[str, ...] = ()
+    cure: str = ""
 
 
 @dataclass
@@ -82,7 +86,8 @@ def find() -> list[Broken]:
             raise ValueError(f"{path}: the first lines are not `# expects: CODE`, a command, the reason")
         beside = re.findall("[a-z0-9-]+", head["beside"] or "")
         command, status = shlex.split(head["command"]), int(head["status"])
-        found.append(Broken(head["code"], command, status, head["why"], tuple(beside)))
+        cure = head["cure"] or ""
+        found.append(Broken(head["code"], command, status, head["why"], tuple(beside), cure))
     return found
 
 
@@ -117,6 +122,18 @@ def run(broken: Broken) -> Outcome:
             status = 1
     text = said.getvalue()
     return Outcome(status, text, [code for _, code in SAID.findall(text)], time.perf_counter() - started)
+
+
+def cure(broken: Broken) -> Outcome:
+    """Do what its cure says, in the current directory, and run its command again; the cure must not be empty."""
+    command = broken.command
+    if broken.cure.startswith("--"):
+        command = command + shlex.split(broken.cure)
+    elif broken.cure.startswith(("lifecycle ", "python ")):
+        command = shlex.split(broken.cure)
+    else:
+        subprocess.run(broken.cure, shell=True, check=True)
+    return run(replace(broken, command=command))
 
 
 def call(command: list[str]) -> None:

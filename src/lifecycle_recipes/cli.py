@@ -284,7 +284,10 @@ def gate(args, rest: list[str]) -> int:
             "unknown-argument", f"unrecognized arguments: {' '.join(rest)}", "see lifecycle gate --help"
         )
     if not os.path.isdir(run):
-        raise refuse("no-record", "the run directory does not exist", "give the output_dir of a run", run)
+        fix = (
+            f"run it first: lifecycle run {args.run}" if lines is not None else "give the output_dir of a run"
+        )
+        raise refuse("no-record", "the run directory does not exist", fix, run)
     verdicts = judge(run, lines)
     ok = write_gate(run, verdicts)
     for verdict in verdicts:

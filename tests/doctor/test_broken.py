@@ -5,6 +5,8 @@ import importlib.util
 import os
 import re
 import resource
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +22,7 @@ from lifecycle_recipes.doctor.recipe_level import hub
 from lifecycle_recipes.doctor.recipe_level.hub import find_in_hub
 from lifecycle_recipes.doctor.recipe_level.machine import find_in_machine
 from lifecycle_recipes.finding import Refusal
+from lifecycle_recipes.recipe.overrides import split_arguments
 from lifecycle_recipes.recipe.read import RawRecipe
 from lifecycle_recipes.recipe.schema import load_schema
 
@@ -38,6 +41,19 @@ def load_runner():
 runner = load_runner()
 ALL = runner.find()
 RECIPES = [broken for broken in ALL if runner.can_be_shown(broken)]
+CURED = [broken for broken in RECIPES if broken.cure]
+# Why no program can apply the cure of these recipes: what it is instead.
+NO_CURE = {
+    "it depends on the Hub": "not-cached push-offline task-not-cached",
+    "it depends on what is installed": "fp8-unsupported",
+    "several machines": "layout-machines",
+    "another process must end": "output-dir-busy output-dir-other-host",
+    "nothing to do: the run skips the checkpoint": "checkpoint-incomplete",
+    "a stage must be run again": "bad-record base-differs parent-changed parent-dropped parent-unfinished "
+    "template-changed tokenizer-differs",
+}
+# Its message is upstream's, in upstream's words.
+NOT_NAMED = {"trainer-refused"}
 # What no recipe can show: why, and where it is tested.
 BY_NO_RECIPE = {
     "batch-differs": "needs several GPUs in one process; recipe/test_batch_size.py",
@@ -81,7 +97,8 @@ BY_NO_RECIPE = {
 def outcomes(tmp_path_factory):
     """code -> what the command of its recipe did, all in a directory that looks like the repository."""
     place = tmp_path_factory.mktemp("broken")
-    for name in ("recipes", "chat_templates", "accelerate_configs", "deepspeed_configs"):
+    shutil.copytree(ROOT / "recipes", place / "recipes")  # no link: cures change these files
+    for name in ("chat_templates", "accelerate_configs", "deepspeed_configs"):
         (place / name).symlink_to(ROOT / name)
     before = Path.cwd()
     os.chdir(place)
@@ -107,6 +124,48 @@ def test_it_says_what_and_where_in_a_line(broken, outcomes):
     if broken.command[1] == "check":
         place = lines[0].partition("] ")[2].partition(": ")[0]
         assert "/" in place or place.startswith("--"), lines[0]
+
+
+@pytest.mark.parametrize("broken", CURED, ids=lambda b: b.code)
+def test_its_cure_works(broken, outcomes):
+    cured = runner.cure(broken)
+    assert broken.code not in cured.codes and "error [" not in cured.text, cured.text
+    assert cured.status == 0 and "Traceback" not in cured.text, cured.text
+
+
+@pytest.mark.parametrize("broken", [b for b in CURED if b.code not in NOT_NAMED], ids=lambda b: b.code)
+def test_its_message_names_what_the_cure_changes(broken, outcomes):
+    after = outcomes[broken.code].text.partition(f" [{broken.code}] ")[2].splitlines()
+    said = " ".join([after[0], *(line for line in after[1:2] if line.startswith("    fix: "))])
+    for words in what_changes(broken):
+        assert any(word in said for word in words), f"none of {sorted(words)} in: {said}"
+
+
+def what_changes(broken) -> list[set[str]]:
+    """For every override or file that the cure changes, the words of which the message must contain one."""
+    command, words = broken.command, shlex.split(broken.cure)
+    if broken.cure.startswith(("--", "lifecycle ", "python ")):
+        overrides, _, _ = split_arguments(words)
+        new = [(key, text) for key, text in overrides if f"--{key}" not in command or text not in command]
+        changed = set(words) - set(command) or set(command) - set(words)
+        return [words_of(key, text) for key, text in new] or [changed]
+    path, line = words[-1], re.match(r"(\d+)[a-z]", words[2])
+    if path.startswith("build/"):
+        return [{path, str(Path(path).parent)}]
+    return [{f"{path}:{line[1]}" if line else path}]
+
+
+def words_of(name: str, text: str) -> set[str]:
+    """The key of an override, in a sentence as well, and the words of its value that are no YAML."""
+    key = name.rpartition(".")[2]
+    values = set(re.findall(r"[\w.-]{2,}", text)) - {"true", "false", "null"}
+    return {key, key.replace("_", " "), *values}
+
+
+def test_a_recipe_without_a_cure_has_a_reason():
+    assert sorted(broken.code for broken in ALL if not broken.cure) == sorted(
+        " ".join(NO_CURE.values()).split()
+    )
 
 
 def test_every_code_has_a_recipe_of_its_own():

@@ -28,6 +28,7 @@ def test_a_dialogue_as_text_is_an_error(chat_model, stage, row):
     assert ("plain-text-dialogue", "error") in codes(found)
     (finding,) = (f for f in found if f.code == "plain-text-dialogue")
     assert finding.where == "rows.jsonl:2" and "1 row (rows.jsonl:2)" in finding.message
+    assert ("format: hh" in finding.fix) == ("prompt" not in row), "hh reads the prompt from the replies"
 
 
 def test_chatml_as_text_is_an_error(chat_model):

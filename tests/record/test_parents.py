@@ -150,3 +150,6 @@ def test_a_misspelt_parent_names_the_run_that_is_there(parent):
         start_child(parent.with_name("parnet"))
     (finding,) = refusal.value.findings
     assert (finding.code, finding.fix) == ("parent-missing", f"did you mean {parent}?")
+    with pytest.raises(Refusal) as refusal:
+        start_child(parent.with_name("gone"))  # close as a path, not as a name
+    assert refusal.value.findings[0].fix == "run the stage that produces it"

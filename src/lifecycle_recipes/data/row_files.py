@@ -175,7 +175,12 @@ def empty_file(path: str) -> Refusal:
 
 def unreadable_file(error: Exception, path: str) -> Refusal:
     cause = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
-    return refuse("unreadable-file", cause, "open it with `datasets.load_dataset`", path)
+    return refuse(
+        "unreadable-file",
+        cause,
+        "write or download the file again, or use one of another type, such as .jsonl",
+        path,
+    )
 
 
 # Rows

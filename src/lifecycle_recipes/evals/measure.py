@@ -84,7 +84,8 @@ def find_reward_hacking(metrics: dict[str, float], prompts: int | None = None) -
     message = f"the reward rose from {against:.3g} to {reward:.3g}, but the rubric scores the parent higher: "
     message += ", ".join(lost)
     fix = (
-        "likely reward hacking: raise the KL weight, stop earlier, or train the reward model on such replies"
+        "likely reward hacking: raise the KL weight (dpo and kto: train.beta, ppo: train.kl_coef), stop earlier "
+        "(train.max_steps), or train the reward model on such replies"
     )
     return [Finding.warning("reward-hacking", message, fix)]
 

@@ -138,14 +138,14 @@ def read_layout(path_or_name: str | Path | None, flags: dict[str, Any] | None = 
 
 def _require_what_its_name_says(fields: dict[str, Any], path: Path | None) -> None:
     """Raises Refusal. Without this, a file named zero3 that sets stage 2 would be reported as ZeRO-3."""
-    for code, key, word in (
-        ("layout-zero-stage", "zero_stage", "zero"),
-        ("layout-fsdp", "fsdp_version", "fsdp"),
+    for code, key, word, written in (
+        ("layout-zero-stage", "zero_stage", "zero", "zero_optimization.stage in the DeepSpeed file"),
+        ("layout-fsdp", "fsdp_version", "fsdp", "fsdp_config.fsdp_version"),
     ):
         named = re.search(rf"{word}-?(\d)", path.stem) if path else None
         if named and fields.get(key) != int(named[1]):
             message = f"the file is named {named[0]}, but it sets {key.replace('_', ' ')} {fields.get(key)}"
-            raise refuse(code, message, "correct the file, or rename it", str(path))
+            raise refuse(code, message, f"set {written} to {named[1]}, or rename the layout", str(path))
 
 
 def _distributed_type(given: dict, flags: dict) -> str:

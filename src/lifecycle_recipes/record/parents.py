@@ -74,8 +74,8 @@ def check_parent(role: str, path: str, weights_sha256: str | None, allow_failed:
     A checkpoint of a run is bound by the contract of that run.
     """
     if not os.path.isdir(path):
-        near = get_close_matches(os.path.normpath(path), runs_beside(path), 1)
-        fix = f"did you mean {near[0]}?" if near else "run the stage that produces it"
+        near = closest_run(path)
+        fix = f"did you mean {near}?" if near else "run the stage that produces it"
         raise refuse("parent-missing", f"the {role} parent {path} does not exist", fix, path)
     run = run_of(path)
     record = read_record(run) if run else None
@@ -109,13 +109,14 @@ def check_parent(role: str, path: str, weights_sha256: str | None, allow_failed:
         raise refuse("parent-gate-failed", f"{who} failed its gate: {lines}", fix, path)
 
 
-def runs_beside(path: str) -> list[str]:
-    """Directories with a record beside `path`, written as `path` is."""
-    folder = os.path.dirname(os.path.normpath(path))
+def closest_run(path: str) -> str | None:
+    """The directory with a record beside `path` whose name is closest to its own; None if none is close."""
+    folder, name = os.path.split(os.path.normpath(path))
     names = sorted(os.listdir(folder or ".")) if os.path.isdir(folder or ".") else []
-    return [
-        file for name in names if os.path.exists(os.path.join(file := os.path.join(folder, name), RUN_FILE))
-    ]
+    runs = [other for other in names if os.path.exists(os.path.join(folder, other, RUN_FILE))]
+    # By name alone: all paths of one directory are close to each other.
+    near = get_close_matches(name, runs, 1)
+    return os.path.join(folder, near[0]) if near else None
 
 
 def hash_weights(directory: str | Path) -> str | None:

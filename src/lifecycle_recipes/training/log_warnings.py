@@ -34,7 +34,8 @@ class LogSigns:
     def _loss(self, logs: dict, step: int):
         if logs.get("loss") == 0 and not self.zero_loss_is_fine:
             message = f"the loss is exactly 0 at step {step}: the model does not learn"
-            fix = "check with `lifecycle inspect` that the batches have supervised tokens"
+            fix = "check with `lifecycle inspect` that the batches have supervised tokens, "
+            fix += "and that train.loss_weights, if set, is not 0"
             yield Finding.warning("zero-loss", message, fix)
 
     def _norm(self, logs: dict, step: int):
@@ -59,8 +60,10 @@ class LogSigns:
             message = (
                 f"the validation loss has risen {RISES} times in a row, to {last[-1]:.4g} at step {step}"
             )
-            fix = f"the model overfits: stop near the lowest value ({min(self.eval_losses):.4g}), "
-            fix += "or set train.load_best_model_at_end"
+            fix = (
+                f"the model overfits: stop near the lowest value ({min(self.eval_losses):.4g}) with a lower "
+            )
+            fix += "train.max_steps or with early_stopping, or set train.load_best_model_at_end"
             yield Finding.warning("eval-loss-rising", message, fix)
 
     def _kl(self, logs: dict, step: int):

@@ -9,7 +9,7 @@ from ...finding import Finding, Refusal
 from ...recipe.read import RawRecipe, read_recipe, real_path
 from ...record.file import RUN_FILE, read_record
 from ...record.gate import parse
-from ...record.parents import ROLES, runs_beside
+from ...record.parents import ROLES, closest_run
 from .files import maker
 from .output import is_finished
 
@@ -59,9 +59,9 @@ def _look_up(raw: RawRecipe, own: Expected, name: str, line: str, where: str) ->
         fix = "compare with a number, or with a run beside this one"
     else:
         message = f"{line}: there is no run {path}, and no recipe beside this one makes it"
-        near = get_close_matches(path, runs_beside(path), 1)
+        near = closest_run(path)
         fix = (
-            f"did you mean {Path(near[0]).name}/{metric}?"
+            f"did you mean {Path(near).name}/{metric}?"
             if near
             else "name `parent` or a directory beside this run"
         )

@@ -125,7 +125,7 @@ def _disk(raw: RawRecipe, directory: Path) -> list[Finding]:
     if needed <= free:
         return []
     message = f"{words} need about {_size(needed)}, but only {_size(free)} are free at {there}"
-    fix = "lower train.save_total_limit, free disk space, or choose another disk"
+    fix = "set or lower train.save_total_limit, free disk space, or choose another disk"
     return [
         Finding.warning(
             "disk-too-small", message, fix, raw.place("train.save_total_limit", "train.output_dir")

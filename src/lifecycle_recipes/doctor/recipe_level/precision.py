@@ -77,7 +77,9 @@ def _on_cpu(raw: RawRecipe, layout: Layout | None, precision: str | None) -> lis
         message = "transformers rejects bf16 with DeepSpeed on a CPU"
     else:
         return []
-    fix = f"remove {precision} to test the layout on a CPU, or run on GPUs"
+    in_recipe = raw.values["train"].get(precision)
+    remove = f"remove train.{precision}" if in_recipe else "use a layout without mixed_precision"
+    fix = f"{remove} to test on a CPU, or run on GPUs"
     # Without a layout, a recipe is checked here that may run elsewhere.
     severity = Finding.error if layout else Finding.warning
     return [severity("precision-on-cpu", message, fix, raw.place(f"train.{precision}"))]

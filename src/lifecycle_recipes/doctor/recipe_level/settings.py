@@ -160,7 +160,8 @@ def _evaluation(raw: RawRecipe) -> list[Finding]:
         if strategy != "no":
             message = "PPO runs no evaluation during training"
             where = raw.place("train.eval_strategy")
-            findings.append(Finding.error("ppo-no-eval", message, "use the `evaluate` section", where))
+            fix = "remove train.eval_strategy: the `evaluate` section measures after the training"
+            findings.append(Finding.error("ppo-no-eval", message, fix, where))
         elif raw.values.get("early_stopping"):
             message = "PPO runs no evaluation during training, so early_stopping has no effect"
             findings.append(Finding.error("ppo-no-eval", message, "remove it", raw.place("early_stopping")))
@@ -174,6 +175,8 @@ def _evaluation(raw: RawRecipe) -> list[Finding]:
         if best:
             message = f"train.{best} needs evaluations, but train.eval_strategy is no"
             fix = "write `eval_strategy: steps` (or epoch)"
+            if best == "load_best_model_at_end":
+                fix = "write `eval_strategy: steps` and `save_strategy: steps` (or epoch for both)"
             findings.append(Finding.error("best-without-eval", message, fix, raw.place(f"train.{best}")))
         elif raw.values.get("early_stopping"):
             message = "early_stopping needs evaluations, but train.eval_strategy is no"

@@ -19,7 +19,7 @@ def find_in_waivers(raw: RawRecipe) -> list[Finding]:
             findings.append(Finding.error("unknown-waiver", f"unknown code {code}", fix, where))
         elif code in NEVER_WAIVED:
             message = f"{code} cannot be waived: no run can continue with it"
-            findings.append(Finding.warning("not-waivable", message, "remove the waiver", where))
+            findings.append(Finding.warning("not-waivable", message, "remove the waiver from `allow`", where))
         elif not reason.strip():
             message, fix = (
                 f"allow.{code} has no reason",

@@ -104,8 +104,8 @@ def _overlap(code, severity, found: list, total: str, what: str, relation: str) 
     row_set, i, original = found[0]
     message = f"{len(found)} of {total} {what}{numbers_of(found)}; the first {relation} {original}"
     if severity == "error":
-        fix = "remove them from data.sources: a score on training rows does not measure generalisation; "
-        fix += "`allow: {eval-overlap: reason}` keeps them on both sides"
+        fix = "remove them from data.sources, or from the held-out rows: a score on training rows does not measure "
+        fix += "generalisation; `allow: {eval-overlap: reason}` keeps them on both sides"
         if row_set.path.endswith(".txt") and row_set.lines:
             fix = "each line of a .txt is a row: set `text_by: paragraph` on the source, or remove the lines"
     else:

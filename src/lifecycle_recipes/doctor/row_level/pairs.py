@@ -17,15 +17,16 @@ LONGER_SHARE, LONGER_RATIO, SIGMAS = 0.65, 1.1, 3.0
 LEAST_RATIO, MOST_RATIO, TOLERANCE = 1.0, 4 / 3, 1.1
 
 
-def find_in_pairs(row_sets: list[RowSet]) -> list[Finding]:
-    """no-pairs, pair-conflict and length-bias of the training pairs."""
+def find_in_pairs(train_config: dict, row_sets: list[RowSet]) -> list[Finding]:
+    """no-pairs, pair-conflict and length-bias of the training pairs. train_config: the train section."""
     train = [(s, i) for s in row_sets if s.use == "train" for i in range(len(s.rows))]
     pairs = [(s, i) for s, i in train if s.rows[i]["chosen"] != s.rows[i]["rejected"]]
     if not pairs:
         paths = ", ".join(dict.fromkeys(s.path for s, _ in train))
         message, fix = "chosen equals rejected in every pair", "provide pairs of two different replies"
         return [Finding.error("no-pairs", message, fix, paths)] if train else []
-    return [*_find_conflicts(pairs), *_find_length_bias(pairs)]
+    per_token = train_config.get("loss_type") in ("sigmoid_norm", ["sigmoid_norm"])
+    return [*_find_conflicts(pairs), *([] if per_token else _find_length_bias(pairs))]
 
 
 def _find_conflicts(pairs: list[tuple[RowSet, int]]) -> list[Finding]:

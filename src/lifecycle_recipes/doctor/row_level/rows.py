@@ -29,7 +29,7 @@ def find_in_rows(raw: RawRecipe, row_sets: list[RowSet]) -> list[Finding]:
     findings += find_duplicates(sound)
     findings += find_overlap(sound)
     if raw.stage in ("reward", "dpo"):
-        findings += find_in_pairs(sound)
+        findings += find_in_pairs(raw.values["train"], sound)
     if raw.stage == "kto":
         findings += find_in_labels(raw.values["train"], sound)
     return findings

@@ -28,7 +28,8 @@ def find_strings(train: Sample, held_out: Sample, template: str | None) -> list[
             f"a string begins with {begins!r}: a dialogue as text, which the chat template does not write"
         )
         fix = "write prompt and replies as lists of {role, content}"
-        if begins in ("Human:", "Assistant:"):
+        # The format of hh-rlhf has the whole dialogue in each reply.
+        if begins in ("Human:", "Assistant:") and not row_set.rows[i].get("prompt"):
             fix += "; `format: hh` on the source reads these strings as messages"
         return [Finding.error("plain-text-dialogue", f"{message}: {rows}", fix, row_set.where(i))]
     row_set, i = plain[0]

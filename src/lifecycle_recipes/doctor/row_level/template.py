@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MARKERS = "{% generation %}"
+ANOTHER = "correct it, or set train.chat_template_path to a template of chat_templates/"
 
 
 def find_in_template(
@@ -55,11 +56,11 @@ def broken(tokenizer: PreTrainedTokenizerBase, template: str, where: str) -> Fin
             "the chat template fails on a conversation of one question and one answer: "
             f"{' '.join(str(error).split())}"
         )
-        return Finding.error("bad-template", message, "correct it, or use another template", where + line)
+        return Finding.error("bad-template", message, ANOTHER, where + line)
     missing = [message["role"] for message in (QUESTION, ANSWER) if message["content"] not in text]
     if missing:
         message = f"the chat template drops the content of the {' and the '.join(missing)} message"
-        return Finding.error("bad-template", message, "correct it, or use another template", where)
+        return Finding.error("bad-template", message, ANOTHER, where)
     return None
 
 
@@ -114,8 +115,8 @@ def find_split_tokens(tokenizer: PreTrainedTokenizerBase, template: str, where: 
     listed = ", ".join(f"{token} ({pieces} tokens)" for token, pieces in split.items())
     message = f"these control tokens are not single tokens of the vocabulary: {listed}"
     fix = (
-        "use a template of this model family, or set train.chat_template_path to "
-        "a tokenizer that has these tokens: they are then added to the vocabulary"
+        "set train.chat_template_path to a template of this model family, "
+        "or start from a model whose tokenizer has these tokens"
     )
     return Finding.error("control-token-split", message, fix, where)
 

@@ -134,7 +134,10 @@ def load(path: str, revision: str | None = None):
         raise
     except Exception as error:
         message = f"the tokenizer cannot be loaded: {' '.join(str(error).split())[:300]}"
-        fix = "give a directory or Hub id with a tokenizer; offline, it must be in the local cache"
+        fix = (
+            "download or copy its files again, or give a directory or Hub id with a tokenizer "
+            "(offline, it must be in the local cache)"
+        )
         raise refuse("tokenizer-unreadable", message, fix, path) from error
 
 

@@ -103,7 +103,10 @@ def _masked_ends(trainer: Trainer, ends: int, trained: int) -> list[Finding]:
         return []
     tokenizer = trainer.processing_class
     message = f"the collator masks the end-of-turn token ({tokenizer.eos_token!r}) in all {ends} texts"
-    fix = "the model would never stop: put the end-of-turn token inside the {% generation %} block of the template"
+    fix = (
+        "the model would never stop: put the end-of-turn token inside the {% generation %} block of the template, "
+        "or set train.chat_template_path to a template of chat_templates/"
+    )
     if tokenizer.pad_token_id == tokenizer.eos_token_id:
         message += ": it is also the pad token"
         fix = "the model would never stop: set a separate pad token in the tokenizer"

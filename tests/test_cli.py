@@ -184,15 +184,15 @@ def test_run_unless_done(capsys, recipe, monkeypatch):
     started = []
     monkeypatch.setattr(launch, "start", lambda command, layout: started.append(command))
     with Run(read_recipe(recipe, [])):
-        assert lifecycle(capsys, "run", recipe, "--unless-done")[0] == 0
-    assert len(started) == 1  # it was still running
+        status, _, err = lifecycle(capsys, "run", recipe, "--unless-done")
+        assert status == 2 and "[output-dir-busy]" in err
     status, out, _ = lifecycle(capsys, "run", recipe, "--unless-done")
-    assert (status, out, len(started)) == (0, "run: already finished\n", 1)
+    assert (status, out, len(started)) == (0, "run: already finished\n", 0)
     save_weights(Path("parent"), "trained again")
     status, _, err = lifecycle(capsys, "run", recipe, "--unless-done")
-    assert status == 2 and "[output-dir-finished]" in err and len(started) == 1
+    assert status == 2 and "[output-dir-finished]" in err and not started
     assert "the weights of the model parent parent have changed" in err and "--unless-done" not in err
-    assert lifecycle(capsys, "run", recipe, "--unless-done", "--replace")[0] == 0 and len(started) == 2
+    assert lifecycle(capsys, "run", recipe, "--unless-done", "--replace")[0] == 0 and len(started) == 1
 
 
 def test_run_shows_faulty_rows_and_a_finished_run_before_it_starts_anything(capsys, recipe, monkeypatch):

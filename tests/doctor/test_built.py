@@ -117,6 +117,7 @@ def test_a_lora_target_that_does_not_exist_is_named_with_those_that_do(stage_rec
     assert finding.code == "lora-target-missing" and "'v_prj'" in finding.message
     assert "did you mean v_proj?" in finding.fix and "down_proj" in finding.fix
     assert "[all-linear]" in finding.fix
+    assert "norm" not in finding.fix, "PEFT would refuse it"
 
 
 def test_a_single_lora_target_is_a_name(stage_recipe):

@@ -52,10 +52,13 @@ def matches(name: str, target: str, key: str, given) -> bool:
 
 
 def _missing(key: str, target: str, named: dict) -> Finding:
-    ends = sorted({name.rpartition(".")[2] for name in layers(named)})
+    shown = layers(named)
+    if key == "lora_target_modules":  # PEFT has no LoRA layer for a norm
+        shown = [name for name in shown if "norm" not in type(named[name]).__name__.lower()]
+    ends = sorted({name.rpartition(".")[2] for name in shown})
     near = get_close_matches(target, ends, 1)
-    shown = ", ".join(ends[:SHOWN]) + (f" and {len(ends) - SHOWN} more" if len(ends) > SHOWN else "")
-    fix = (f"did you mean {near[0]}? " if near else "") + f"the model has {shown}"
+    some = ", ".join(ends[:SHOWN]) + (f" and {len(ends) - SHOWN} more" if len(ends) > SHOWN else "")
+    fix = (f"did you mean {near[0]}? " if near else "") + f"the model has {some}"
     if key == "lora_target_modules":
         fix += "; [all-linear] stands for all linear layers but the output head"
     return Finding.error("lora-target-missing", f"model.{key}: the model has no layer {target!r}", fix)

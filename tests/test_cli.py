@@ -115,6 +115,7 @@ def test_gate_passes_fails_and_takes_a_recipe(capsys, recipe, tmp_path):
 
 @pytest.mark.parametrize(("directory", "named"), [("runs", "runs/a"), ("recipes", "recipes/a.yaml")])
 def test_gate_of_a_directory_of_runs_or_recipes_is_refused(capsys, recipe, tmp_path, directory, named):
+    Path("runs").mkdir()
     write_run(tmp_path / "runs/a")
     Path("recipes").mkdir()
     Path("recipes/a.yaml").write_text(RECIPE)

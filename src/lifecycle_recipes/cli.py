@@ -272,7 +272,8 @@ def gate(args, rest: list[str]) -> int:
     if not os.path.exists(os.path.join(run, RUN_FILE)):
         inside = [os.path.join(run, name) for name in sorted(os.listdir(run))]
         runs = [p for p in inside if p.endswith(SUFFIXES) or os.path.exists(os.path.join(p, RUN_FILE))]
-        fix = f"name one of {', '.join(runs)}" if runs else "give a recipe or the output_dir of a run"
+        some = ", ".join(runs[:3] + ["..."] * (len(runs) > 3))
+        fix = f"name one of {some}" if runs else "give a recipe or the output_dir of a run"
         raise refuse("no-record", f"this directory has no {RUN_FILE}", fix, run)
     verdicts = judge(run, lines)
     ok = write_gate(run, verdicts)

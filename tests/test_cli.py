@@ -114,6 +114,18 @@ def test_gate_passes_fails_and_takes_a_recipe(capsys, recipe, tmp_path):
     assert status == 2 and "the run directory does not exist" in err
 
 
+@pytest.mark.parametrize(("directory", "named"), [("runs", "runs/a"), ("recipes", "recipes/a.yaml")])
+def test_gate_of_a_directory_of_runs_or_recipes_is_refused(capsys, recipe, tmp_path, directory, named):
+    Path("runs").mkdir()
+    write_run(tmp_path / "runs/a")
+    Path("recipes").mkdir()
+    Path("recipes/a.yaml").write_text(RECIPE)
+    before = sorted(tmp_path.rglob("*"))
+    status, out, err = lifecycle(capsys, "gate", directory)
+    assert status == 2 and out == "" and "error [no-record]" in err and f"fix: name one of {named}\n" in err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_unknown_arguments_are_errors(capsys):
     assert lifecycle(capsys, "gate", "run", "--recpie", "x")[0] == 2
     assert lifecycle(capsys, "report", "--html")[0] == 2

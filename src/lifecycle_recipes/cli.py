@@ -272,11 +272,14 @@ def run_life(args, rest: list[str]) -> int:
 
 def gate(args, rest: list[str]) -> int:
     from .finding import refuse
+    from .life.graph import SUFFIXES
+    from .near_path import near_path
     from .recipe.read import read_recipe
+    from .record.file import RUN_FILE
     from .record.gate import judge, write_gate
 
     run, lines = args.run, None
-    if run.endswith((".yaml", ".yml")):
+    if run.endswith(SUFFIXES):
         recipe = read_recipe(run, rest)
         run, lines = str(recipe.output_dir), recipe.gate
     elif rest:
@@ -284,10 +287,16 @@ def gate(args, rest: list[str]) -> int:
             "unknown-argument", f"unrecognized arguments: {' '.join(rest)}", "see lifecycle gate --help"
         )
     if not os.path.isdir(run):
-        fix = (
-            f"run it first: lifecycle run {args.run}" if lines is not None else "give the output_dir of a run"
-        )
+        fix = f"did you mean {near}?" if (near := near_path(run)) else "give the output_dir of a run"
+        if lines is not None:
+            fix = f"run it first: lifecycle run {args.run}"
         raise refuse("no-record", "the run directory does not exist", fix, run)
+    if not os.path.exists(os.path.join(run, RUN_FILE)):
+        inside = [os.path.join(run, name) for name in sorted(os.listdir(run))]
+        runs = [p for p in inside if p.endswith(SUFFIXES) or os.path.exists(os.path.join(p, RUN_FILE))]
+        some = ", ".join(runs[:3] + ["..."] * (len(runs) > 3))
+        fix = f"name one of {some}" if runs else "give a recipe or the output_dir of a run"
+        raise refuse("no-record", f"this directory has no {RUN_FILE}", fix, run)
     verdicts = judge(run, lines)
     ok = write_gate(run, verdicts)
     for verdict in verdicts:

@@ -49,7 +49,9 @@ def test_a_template_that_writes_it_gives_no_finding(chat_model, held, message):
 
 @pytest.mark.parametrize("content", [{"content": None}, {}], ids=["null", "missing"])
 def test_a_call_without_content_is_named_with_a_template_that_writes_it(chat_model, content):
-    held = row(ASKED, {"role": "assistant"} | content | CALL, {"role": "tool", "content": "5"}, assistant("5"))
+    held = row(
+        ASKED, {"role": "assistant"} | content | CALL, {"role": "tool", "content": "5"}, assistant("5")
+    )
     file = chat_model / "chat_template.jinja"
     file.write_text(file.read_text().replace("'assistant']", "'assistant', 'tool']"))
     (finding,) = find("sft", chat_model, [chat("Red."), held])

@@ -177,11 +177,12 @@ def _rejected(tokenizer: PreTrainedTokenizerBase, template, places, conversation
         try:
             render_all(tokenizer, [conversation], template, tools=own, **options)
         except Exception as error:
-            message = f"the chat template rejects this row: {' '.join(str(error).split())}"
+            problem = " ".join(str(error).split())
+            message = f"the chat template rejects this row: {problem}"
             fix = "correct the row, or use another template"
             if "tool_calls" not in template and (number := _bare_call(conversation)):
-                message = f"the chat template rejects this row: message {number} has tool_calls and no content, and the "
-                message += f"template writes only content ({' '.join(str(error).split())})"
+                why = f"message {number} has tool_calls and no content, and the template writes only content"
+                message = f"the chat template rejects this row: {why} ({problem})"
                 fix = f"use a template that writes tool calls, such as {WRITES_CALLS}"
             return refuse("template-rejects-row", message, fix, row_set.where(i))
     raise RuntimeError("a batch of rows failed to render, but none of them alone")

@@ -167,6 +167,17 @@ def test_no_key_of_a_recipe_is_nearly_an_option():
         cli.refuse_misspelt([f"--{key}" for key in keys], parser)
 
 
+@pytest.mark.parametrize(
+    ("command", "line"), [("run", "interrupted; run the same command to resume"), ("check", "interrupted")]
+)
+def test_an_interrupt_before_anything_starts(capsys, recipe, monkeypatch, command, line):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, f"{command}_recipe" if command == "run" else command, interrupt)
+    assert lifecycle(capsys, command, recipe) == (4, "", f"{line}\n")
+
+
 def test_run_refuses_a_wrong_recipe_before_anything_starts(capsys, recipe, monkeypatch):
     monkeypatch.setattr(launch, "start", lambda command, layout: pytest.fail("started"))
     status, _, err = lifecycle(capsys, "run", recipe, "--train.lerning_rate", "1")

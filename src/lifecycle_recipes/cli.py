@@ -44,6 +44,8 @@ def main(argv: list[str] | None = None) -> None:
         print(refusal, file=sys.stderr)
         status = refusal.status
     except KeyboardInterrupt:
+        again = "; run the same command to resume" if args.command == "run" else ""
+        print(f"interrupted{again}", file=sys.stderr)
         status = STOPPED
     leave(status)
 

@@ -1,5 +1,6 @@
 """The exit status of a stage, its last message, and filters for upstream output. No torch."""
 
+import atexit
 import contextlib
 import functools
 import json
@@ -137,6 +138,8 @@ def _tell_launcher(message: str) -> None:
 
 def leave_interrupted(how: str = "") -> NoReturn:
     """Report that a signal interrupted this process, on rank 0, and end it with status 4."""
+    # A second Ctrl-C must not interrupt what libraries do at exit. Registered last, it is called first.
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     _end_progress_bars()
     if is_main_process():
         print(f"interrupted{' ' + how if how else ''}; run the same command to resume", file=sys.stderr)

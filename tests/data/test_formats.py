@@ -299,6 +299,11 @@ UNNAMED = [
     ("dpo", {"messages": CHAT}, "no pairs of replies: train on them with the sft stage"),
     ("reward", {"instruction": Q, "output": A}, "no pairs of replies: train on them with the sft stage"),
     ("kto", {"messages": CHAT}, "no labels of replies: train on them with the sft stage"),
+    (
+        "kto",
+        {"messages": CHAT, "label": True},
+        "write the messages of 'messages' as `prompt`, and the last one",
+    ),
 ]
 
 
@@ -310,6 +315,23 @@ def test_an_unnamed_format_is_refused_with_its_name(tmp_path, stage, row, fix):
     assert [name for name in row if repr(name) not in finding.message] == []
     with pytest.raises(Refusal, match="missing-column"):
         trained_on(stage, source)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "fix"),
+    [
+        ("rows.csv", "q,a\nx,y\n", "`format: question_answer`"),
+        ("rows.txt", "x\n", "train on text with the pretrain"),
+    ],
+)
+def test_a_file_of_text_for_sft_is_refused_with_what_fits(tmp_path, name, text, fix):
+    (tmp_path / name).write_text(text)
+    source = {"path": str(tmp_path / name)}
+    raw = raw_of("sft", source)
+    findings = [*checked("sft", source)[1], *find_in_files(raw)]
+    assert [(f.code, fix in f.fix) for f in findings if f.code == "missing-column"] == [
+        ("missing-column", True)
+    ] * 2
 
 
 OPTIONS = [

@@ -37,6 +37,7 @@ def unrendered(stage, path, rows):
 def test_it_is_an_error_with_the_number_of_rows(chat_model, held, message):
     (finding,) = unrendered("sft", chat_model, [chat("Red."), held, chat("Blue."), held])
     assert finding.severity == "error" and finding.where == "rows.jsonl:2"
+    assert "chat_templates/qwen3.jinja" in finding.fix
     assert message in finding.message and "in 2 of 4 rows read (rows.jsonl, lines 2, 4)" in finding.message
 
 
@@ -44,6 +45,21 @@ def test_it_is_an_error_with_the_number_of_rows(chat_model, held, message):
 def test_a_template_that_writes_it_gives_no_finding(chat_model, held, message):
     (chat_model / "chat_template.jinja").write_text((ROOT / "chat_templates/qwen3.jinja").read_text())
     assert unrendered("sft", chat_model, [held]) == []
+
+
+@pytest.mark.parametrize("content", [{"content": None}, {}], ids=["null", "missing"])
+def test_a_call_without_content_is_named_with_a_template_that_writes_it(chat_model, content):
+    held = row(
+        ASKED, {"role": "assistant"} | content | CALL, {"role": "tool", "content": "5"}, assistant("5")
+    )
+    file = chat_model / "chat_template.jinja"
+    file.write_text(file.read_text().replace("'assistant']", "'assistant', 'tool']"))
+    (finding,) = find("sft", chat_model, [chat("Red."), held])
+    assert finding.code == "template-rejects-row" and finding.where == "rows.jsonl:2"
+    assert "message 2 has tool_calls and no content" in finding.message
+    assert "chat_templates/qwen3.jinja" in finding.fix
+    file.write_text((ROOT / "chat_templates/qwen3.jinja").read_text())
+    assert find("sft", chat_model, [held]) == []
 
 
 PAIR = {"prompt": [ASKED], "chosen": [assistant("5")], "rejected": [assistant("6")]}

@@ -179,6 +179,18 @@ def test_sigterm_before_the_run_has_a_record_is_a_stop_too():
     process.stdout.close()
 
 
+def test_a_second_interrupt_leaves_what_runs_at_exit_alone(tmp_path):
+    (tmp_path / "stage.py").write_text(
+        "import atexit, os, signal\n"
+        "from lifecycle_recipes.exit_status import stage_exit\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "atexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
+        "with stage_exit():\n    raise KeyboardInterrupt"
+    )
+    end = subprocess.run([sys.executable, tmp_path / "stage.py"], capture_output=True, text=True)
+    assert (end.returncode, end.stderr) == (4, "interrupted; run the same command to resume\n")
+
+
 def test_ctrl_c_during_an_import_ends_with_the_same_status(tmp_path):
     """Imports run exec() on strings; Python would end such a process by SIGINT even after handling it."""
     script = "from lifecycle_recipes.exit_status import stage_exit\n"

@@ -142,6 +142,8 @@ def fitting(source: Source, rows: list[dict], has: list[str], required: list[str
     """
     kind = kind_of(required)
     first = next(iter(rows), {})
+    if plain_ending(source.path) in (".csv", ".txt"):  # of which the first check reads the names alone
+        first = first or dict.fromkeys(has, "")
     if source.path.endswith((".json", ".json.gz", ".json.zst")) and not source.field:
         lists = [k for k, v in first.items() if isinstance(v, dict) or (v and _is_list_of_objects(v))]
         if len(rows) == 1 and lists and not _conversation_column(first):
@@ -154,6 +156,10 @@ def fitting(source: Source, rows: list[dict], has: list[str], required: list[str
         named = "sharegpt" if "from" in first[column][0] else "messages"
         ours = {"sharegpt": "conversations", "messages": "messages" if kind == "chat" else "prompt"}[named]
         columns = "" if column == ours else f" and `columns: {{{ours}: {column}}}`"
+        if named == "messages" and kind == "reply":
+            return (
+                f"write the messages of {column!r} as `prompt`, and the last one, the reply, as `completion`"
+            )
         if named == "messages" and source.format == "messages":
             return f"map the column name: `columns: {{{ours}: {column}}}`" if columns else ""
         if source.format != named and (kind == "chat" or named == "sharegpt"):

@@ -53,6 +53,8 @@ CONVERSATIONS: dict[str, tuple[list[dict], list | None]] = {
     "two turns": ([QUESTION, ANSWER, SECOND, ANSWER], None),
     "tool call": ([QUESTION, CALL, RESULT, ANSWER], TOOLS),
 }
+# A template that writes tools, their calls and their results.
+WRITES_CALLS = "chat_templates/qwen3.jinja (train.chat_template_path of sft and reward)"
 OPTIONAL = ("system message", "tool call")  # not every model family has these turns
 
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")

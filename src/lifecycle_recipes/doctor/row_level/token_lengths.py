@@ -14,7 +14,7 @@ from ...data.row_sets import RowSet
 from ...data.turn_weights import without_untrained
 from ...finding import Finding, Refusal, refuse
 from ...models.turn_end import special_tokens
-from .template_probes import render_all
+from .template_probes import WRITES_CALLS, render_all
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -177,11 +177,21 @@ def _rejected(tokenizer: PreTrainedTokenizerBase, template, places, conversation
         try:
             render_all(tokenizer, [conversation], template, tools=own, **options)
         except Exception as error:
-            message = f"the chat template rejects this row: {' '.join(str(error).split())}"
-            return refuse(
-                "template-rejects-row", message, "correct the row, or use another template", row_set.where(i)
-            )
+            problem = " ".join(str(error).split())
+            message = f"the chat template rejects this row: {problem}"
+            fix = "correct the row, or use another template"
+            if "tool_calls" not in template and (number := _bare_call(conversation)):
+                why = f"message {number} has tool_calls and no content, and the template writes only content"
+                message = f"the chat template rejects this row: {why} ({problem})"
+                fix = f"use a template that writes tool calls, such as {WRITES_CALLS}"
+            return refuse("template-rejects-row", message, fix, row_set.where(i))
     raise RuntimeError("a batch of rows failed to render, but none of them alone")
+
+
+def _bare_call(conversation: list[dict]) -> int | None:
+    """The number of the first message that calls a tool and has no content."""
+    calls = (n for n, m in enumerate(conversation, 1) if m.get("tool_calls") and m.get("content") is None)
+    return next(calls, None)
 
 
 def find_smuggled(tokenizer: PreTrainedTokenizerBase, samples: list[Sample]) -> list[Finding]:

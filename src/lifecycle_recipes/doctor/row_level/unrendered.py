@@ -10,6 +10,7 @@ from ...data.row_faults import dialogues
 from ...finding import Finding
 from ...models.turn_end import render
 from .template import missing_turns
+from .template_probes import WRITES_CALLS
 from .token_lengths import Sample, tools_of
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 # Keys of a message whose content is meant for the model: training without it is another training.
 SPOKEN = ("tool_calls", "reasoning_content", "thinking", "reasoning")
+# What the template WRITES_CALLS writes.
+IN_QWEN3 = ("tool_calls", "the tools", "reasoning_content", "system messages", "tool messages")
 # Keys that no template needs to write: the content itself, the weight of a turn, and the id that links a
 # result to its call.
 SILENT = ("role", "content", "weight", "train", "tool_call_id")
@@ -44,7 +47,8 @@ def _finding(name: str, found: list[Place], total: int, where: str) -> Finding:
     if name.startswith("the key"):
         fix = "remove the key from the rows, or move its text into content"
         return Finding.warning("not-rendered", message, fix, str(found[0]))
-    fix = f"use a template that writes it (train.chat_template_path; now {where}), or remove it from the rows"
+    such = f", such as {WRITES_CALLS}" if name in IN_QWEN3 else ""
+    fix = f"use a template that writes it{such} (now {where}), or remove it from the rows"
     return Finding.error("not-rendered", message, fix, str(found[0]))
 
 

@@ -142,7 +142,7 @@ def fitting(source: Source, rows: list[dict], has: list[str], required: list[str
     """
     kind = kind_of(required)
     first = next(iter(rows), {})
-    if plain_ending(source.path) in (".csv", ".txt"):  # of which the first check reads the names alone
+    if plain_endings(source.path) & {".csv", ".txt"}:  # of which the first check reads the names alone
         first = first or dict.fromkeys(has, "")
     if source.path.endswith((".json", ".json.gz", ".json.zst")) and not source.field:
         lists = [k for k, v in first.items() if isinstance(v, dict) or (v and _is_list_of_objects(v))]

@@ -78,6 +78,16 @@ def test_a_run_may_name_what_it_will_produce(desk_config):
             "no `prompt`; its keys are 'id', 'question'",
         ),
         ("p.jsonl", '{"prompt": ""}\n', "bad-row", ":1", "is empty"),
+        ("p.jsonl", '{"prompt": 5}\n', "bad-row", ":1", "prompt is int"),
+        ("p.jsonl", '{"prompt": ["x"]}\n', "bad-row", ":1", "message 1 is str"),
+        ("p.jsonl", '{"prompt": [{"role": "boss", "content": "x"}]}\n', "bad-row", ":1", "the role 'boss'"),
+        (
+            "p.jsonl",
+            '{"prompt": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}\n',
+            "bad-row",
+            ":1",
+            "ends in a reply",
+        ),
         ("p.csv", "prompt\nWho?\n", "unknown-file-type", "", "must be a .jsonl file"),
     ],
 )

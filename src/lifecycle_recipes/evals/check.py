@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from ..data.row_faults import cell_fault
 from ..finding import Finding, Refusal
 from ..record.parents import hash_weights, is_local
 from .config import EvaluateConfig
@@ -150,9 +151,15 @@ def _check_prompts(path: Path) -> list[Finding]:
 
 
 def _prompt_fault(row: object) -> str:
-    """Why a row of the prompts file has no prompt; empty if it has one."""
+    """Why a row of the prompts file has no prompt that can be answered; empty if it has one."""
     if not isinstance(row, dict):
         return "this row is not an object with a `prompt`"
     if "prompt" not in row:
         return f"this row has no `prompt`; its keys are {', '.join(map(repr, row)) or 'none'}"
-    return "" if row["prompt"] else "the `prompt` of this row is empty"
+    if not row["prompt"]:
+        return "the `prompt` of this row is empty"
+    if fault := cell_fault("prompt", row["prompt"]):
+        return fault[1]
+    last = row["prompt"][-1]
+    ends_in_reply = isinstance(last, dict) and last["role"] == "assistant"
+    return "this `prompt` ends in a reply, so nothing is left to answer" if ends_in_reply else ""

@@ -11,6 +11,8 @@ from lifecycle_recipes.training.train import train_and_save
 # No improvement is as large as this threshold: the first evaluation is the best, the third ends training.
 STOPPING = EarlyStopping(patience=2, threshold=100.0)
 
+AT_THE_END = -1
+
 
 class StopAt(TrainerCallback):
     def __init__(self, step: int):
@@ -18,6 +20,10 @@ class StopAt(TrainerCallback):
 
     def on_save(self, args, state, control, **kwargs):
         if state.global_step == self.step:
+            raise Stopped
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self.step == AT_THE_END:
             raise Stopped
 
 
@@ -44,9 +50,8 @@ def test_it_stops_after_that_many_evaluations_also_across_a_resume(tiny_model_di
 
 
 @pytest.mark.model
-def test_a_run_that_was_over_keeps_its_best_model(tiny_model_dir, tmp_path):
+def test_a_run_that_was_over_trains_no_further(tiny_model_dir, tmp_path):
     straight = train(tiny_model_dir, tmp_path / "straight")
     with pytest.raises(Stopped):
-        train(tiny_model_dir, tmp_path / "resumed", interrupted_at=3)
-    again = train(tiny_model_dir, tmp_path / "resumed")
-    assert (again["steps"], again["eval_loss"]) == (straight["steps"], straight["eval_loss"])
+        train(tiny_model_dir, tmp_path / "resumed", interrupted_at=AT_THE_END)
+    assert train(tiny_model_dir, tmp_path / "resumed") == straight

@@ -22,6 +22,7 @@ from typing import NoReturn
 
 from ..exit_status import leave_interrupted
 from ..finding import FAILED, STOPPED, refuse
+from ..quick_imports import quick_imports
 from ..quiet import quiet
 from .asked import hand_on
 from .layout import Layout, find_layout
@@ -99,7 +100,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def launch_workers(argv: list[str] | None) -> NoReturn:
-    from accelerate.commands import launch
+    with quick_imports():
+        from accelerate.commands import launch
 
     # If its port is in use, accelerate finds another one and warns.
     warnings.filterwarnings("ignore", message="Port .* is already in use")

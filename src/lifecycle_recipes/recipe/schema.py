@@ -23,6 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ..finding import refuse
+from ..quick_imports import quick_imports
 from ..redact import is_secret
 from .check import types_of
 from .names import ALSO, CHOICES, HELP, RENAMED, has_no_effect, required_keys
@@ -106,7 +107,9 @@ def _installed_text() -> list[str]:
 
 def section_types(recipe_class: type) -> dict[str, typing.Any]:
     """The type of every section of a stage's recipe dataclass; types given as dotted strings are imported."""
-    return {f.name: _resolve(f.type, _namespace(recipe_class, f.name)) for f in section_fields(recipe_class)}
+    named = section_fields(recipe_class)
+    with quick_imports():
+        return {f.name: _resolve(f.type, _namespace(recipe_class, f.name)) for f in named}
 
 
 def _namespace(recipe_class: type, name: str) -> dict:

@@ -30,7 +30,6 @@ from lifecycle_recipes.layouts.layout import find_layout
 from lifecycle_recipes.record import environment
 
 ROOT = Path(__file__).resolve().parents[1]
-START, END = "<!-- gpu: start -->\n", "\n<!-- gpu: end -->"
 HEAD = ("shape", "stage", "layout", "method", "precision", "peak, GB", "tokens/s", "loss", "reload")
 LORA = {"use_peft": True, "lora_r": 16, "lora_alpha": 32}
 QLORA = LORA | {"load_in_4bit": True, "dtype": "bfloat16", "bnb_4bit_quant_storage": "bfloat16"}
@@ -114,7 +113,7 @@ def main(argv: list[str] | None = None) -> None:
     text = "\n".join([facts(args, sizes), "", row(HEAD), row(["---"] * len(HEAD)), *map(row, rows)])
     print(f"\n{text}")
     if args.write:
-        write(Path(args.write), text)
+        write(Path(args.write), text, "gpu")
     sys.exit(any("failed" in cell for cells in rows for cell in cells))
 
 
@@ -242,9 +241,11 @@ def row(cells) -> str:
     return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
 
 
-def write(page: Path, text: str) -> None:
-    head, _, rest = page.read_text(encoding="utf-8").partition(START)
-    page.write_text(f"{head}{START}{text}{END}{rest.partition(END)[2]}", encoding="utf-8")
+def write(page: Path, text: str, name: str) -> None:
+    """Put a text between the page's markers of this name."""
+    start, end = f"<!-- {name}: start -->\n", f"\n<!-- {name}: end -->"
+    head, _, rest = page.read_text(encoding="utf-8").partition(start)
+    page.write_text(f"{head}{start}{text}{end}{rest.partition(end)[2]}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -19,11 +19,10 @@ import time
 from pathlib import Path
 
 import yaml
-from gpu_layouts import ROOT, SHAPES, facts, row
+from gpu_layouts import ROOT, SHAPES, facts, row, write
 
 from lifecycle_recipes.doctor.recipe_level.layout_launch import count_gpus
 
-START, END = "<!-- gpu life: start -->\n", "\n<!-- gpu life: end -->"
 HEAD = ("stage", "wall, s", "train, s", "tokens/s", "peak, GB", "reload", "measured", "gate")
 RATES = {
     "02-tokenizer": {},
@@ -58,9 +57,7 @@ def main() -> None:
     )
     print(f"\n{text}")
     if args.write:
-        page = Path(args.write)
-        head, _, rest = page.read_text(encoding="utf-8").partition(START)
-        page.write_text(f"{head}{START}{text}{END}{rest.partition(END)[2]}", encoding="utf-8")
+        write(Path(args.write), text, "gpu life")
     sys.exit(any(cells[-1].startswith("failed (") for cells in rows))
 
 

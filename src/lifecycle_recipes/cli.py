@@ -274,9 +274,8 @@ def run_life(args, rest: list[str]) -> int:
 
 def gate(args, rest: list[str]) -> int:
     from .finding import refuse
-    from .life.graph import SUFFIXES
     from .near_path import near_path
-    from .recipe.read import read_recipe
+    from .recipe.read import SUFFIXES, read_recipe
     from .record.file import RUN_FILE
     from .record.gate import judge, write_gate
 

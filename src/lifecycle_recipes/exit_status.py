@@ -136,6 +136,12 @@ def _tell_launcher(message: str) -> None:
             json.dump({"message": message, "timestamp": int(time.time())}, stream)
 
 
+def signal_in_words(number: int) -> str:
+    """`SIGKILL (out of memory?)`: the signal that ended a process, whose exit status is `-number`."""
+    name = signal.Signals(number).name
+    return f"{name} (out of memory?)" if name == "SIGKILL" else name
+
+
 def leave_interrupted(how: str = "") -> NoReturn:
     """Report that a signal interrupted this process, on rank 0, and end it with status 4."""
     # A second Ctrl-C must not interrupt what libraries do at exit. Registered last, it is called first.

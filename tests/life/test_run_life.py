@@ -216,7 +216,7 @@ def test_a_dry_run_of_the_desk_is_fast_and_imports_no_torch():
         import resource, sys
         from lifecycle_recipes.cli import main
         try:
-            main(['run', 'recipes/desk', '--dry-run', '--layout', 'cpu'])
+            main(['run', 'recipes/desk', '--dry-run', '--replace', '--layout', 'cpu'])
         except SystemExit as end:
             assert not end.code, end.code
         heavy = {'torch', 'transformers', 'trl', 'datasets', 'accelerate', 'lm_eval'} & set(sys.modules)

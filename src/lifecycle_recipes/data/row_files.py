@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..finding import Finding, Refusal, refuse
+from ..record.weight_files import LFS_POINTER
 from .config import Source
 from .row_faults import Faults
 
@@ -40,7 +41,7 @@ _FIXES = {
 _DISGUISES = (
     (b"\x1f\x8b", "is compressed by gzip", "name the file .jsonl.gz, which is read as it is"),
     (b"\x28\xb5\x2f\xfd", "is compressed by zstd", "name the file .jsonl.zst, which is read as it is"),
-    (b"version https://git-lfs", "is a git-lfs pointer, not the data", "run `git lfs pull`"),
+    (LFS_POINTER, "is a git-lfs pointer, not the data", "run `git lfs pull`"),
     (b"PAR1", "is a parquet file", "name the file .parquet"),
 )
 

@@ -39,7 +39,7 @@ def choose(config: DataConfig, train: list[int], sizes: list[int], ledger: dict)
     """
     import numpy as np
 
-    entries = [entry for entry in ledger["sources"] if entry["use"] == "train"]
+    entries = _entries(ledger)
     weights = np.array([source.weight for source in config.sources], dtype=float)
     ends = list(accumulate(entry["kept"] for entry in entries))
     rows: list[list[int]] = [[] for _ in entries]

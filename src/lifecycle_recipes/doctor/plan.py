@@ -3,7 +3,7 @@
 from ..layouts.launch import UNLAUNCHED
 from ..layouts.layout import Layout
 from ..recipe.read import RawRecipe
-from ..record.parents import ROLES
+from ..record.parents import named_parents
 
 
 def describe(raw: RawRecipe) -> str:
@@ -24,9 +24,10 @@ def describe(raw: RawRecipe) -> str:
 
 def start_of(raw: RawRecipe) -> list[str]:
     """Paths and Hub ids that the run starts from, each once; not those that it is only compared with."""
-    sections = [ROLES[role] for role in ("model", "tokenizer", "reward", "value")]
-    named = [(raw.values.get(section) or {}).get(key) for section, key in sections]
-    return list(dict.fromkeys(filter(None, named)))
+    named = named_parents(raw.values)
+    return list(
+        dict.fromkeys(named[role] for role in ("model", "tokenizer", "reward", "value") if role in named)
+    )
 
 
 def in_words(layout: Layout) -> str:

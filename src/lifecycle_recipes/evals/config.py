@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+SEED = 1234  # lm-eval's own: of its few-shot draws, and of tasks that sample
+
 
 @dataclass
 class EvaluateConfig:

@@ -16,14 +16,12 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from tqdm import tqdm
 
 from ..finding import refuse
-from .config import EvaluateConfig
+from .config import SEED, EvaluateConfig
 from .replies import Replies, encode, refuse_without_template
 from .tasks import read_tasks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-SEED = 1234  # lm-eval's own, for few-shot draws
 
 
 class SavedModelLM(HFLM):

@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING
 from ..exit_status import is_main_process
 from ..finding import Finding
 from .check import check_config
-from .config import EvaluateConfig
+from .config import SEED, EvaluateConfig
 
 if TYPE_CHECKING:
     import trl
 
     from ..models.saved import Saved
     from ..record.run import Run
-
-SEED = 1234
 
 
 def measure(

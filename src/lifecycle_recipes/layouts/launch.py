@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from ..exit_status import leave_interrupted
+from ..exit_status import leave_interrupted, signal_in_words
 from ..finding import FAILED, STOPPED, refuse
 from ..quick_imports import quick_imports
 from ..quiet import quiet
@@ -168,9 +168,7 @@ def run_workers(launch_command, args, handed_on: Sequence[int] = ()) -> int:
         spoken = [item for item in error.failures.items() if item[1].exitcode > 0]
         rank, failure = spoken[0] if len(spoken) == 1 else error.get_first_failure()
         if failure.exitcode < 0:
-            name = signal.Signals(-failure.exitcode).name
-            hint = " (out of memory?)" if name == "SIGKILL" else ""
-            print(f"error: rank {rank} was killed by {name}{hint}", file=sys.stderr)
+            print(f"error: rank {rank} was killed by {signal_in_words(-failure.exitcode)}", file=sys.stderr)
             return FAILED
         return failure.exitcode
     return 0

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..finding import Finding, Refusal, refuse
 from ..recipe.overrides import FLAGS
 from ..recipe.paths import paths
-from ..recipe.read import SUFFIXES, RawRecipe, others_of, read_recipe, real_path
+from ..recipe.read import RawRecipe, others_of, read_recipe, real_path, recipes_in
 from ..recipe.schema import section_names
 from ..record.gate import parse
 from ..redact import hide_secrets
@@ -45,7 +45,7 @@ def find_recipes(places: list[str]) -> list[str]:
         if not os.path.isdir(place):
             found.append(place)
             continue
-        files = sorted(str(file) for file in Path(place).iterdir() if file.suffix in SUFFIXES)
+        files = list(map(str, recipes_in(Path(place))))
         if not files:
             message, fix = "the directory contains no recipe", "give a directory of .yaml recipes"
             raise refuse("missing-recipe", message, fix, place)

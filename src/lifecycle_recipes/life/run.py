@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 
-from ..exit_status import on_signals
+from ..exit_status import on_signals, signal_in_words
 from ..finding import DONE, FAILED, GATE_FAILED, REFUSED, STOPPED
 from ..layouts.launch import UNLAUNCHED, require_one_machine
 from ..layouts.layout import Layout
@@ -129,9 +129,8 @@ def processes() -> Iterator[Callable[[list[str]], int]]:
         if received:
             return STOPPED
         if status < 0:
-            name = signal.Signals(-status).name
-            hint = " (out of memory?)" if name == "SIGKILL" else ""
-            print(f"error: {shlex.join(command[3:5])} was killed by {name}{hint}", file=sys.stderr)
+            killed = f"{shlex.join(command[3:5])} was killed by {signal_in_words(-status)}"
+            print(f"error: {killed}", file=sys.stderr)
             return FAILED
         return status
 

@@ -94,6 +94,11 @@ def others_of(raw: RawRecipe, recipes: Iterable[RawRecipe]) -> dict[str, RawReci
     return made
 
 
+def recipes_in(directory: Path) -> list[Path]:
+    """The files of recipes in a directory, by name."""
+    return sorted(file for file in directory.glob("*") if file.suffix in SUFFIXES)
+
+
 def real_path(path: str) -> str:
     """os.path.realpath; a path that no file system can look up (`bad-path`) is returned as it is."""
     try:

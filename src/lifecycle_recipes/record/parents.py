@@ -29,14 +29,15 @@ SETTLED_NS = 2 * 10**9
 _hashes: dict[tuple, str] = {}
 
 
+def named_parents(values: dict) -> dict[str, str]:
+    """Role -> path or Hub id of everything that a recipe starts from or compares with."""
+    named = {role: (values.get(section) or {}).get(key) for role, (section, key) in ROLES.items()}
+    return {role: path for role, path in named.items() if path}
+
+
 def find_parents(values: dict) -> dict[str, str]:
     """Role -> path of every local directory that a recipe starts from or compares with; no Hub ids."""
-    found = {}
-    for role, (section, key) in ROLES.items():
-        path = (values.get(section) or {}).get(key)
-        if path and is_local(path):
-            found[role] = path
-    return found
+    return {role: path for role, path in named_parents(values).items() if is_local(path)}
 
 
 def is_local(path: str) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 # The largest header that safetensors accepts.
 LONGEST_HEADER = 100_000_000
-LFS_POINTER = b"version https://git-lfs"
+LFS_POINTER = b"version https://git-lfs"  # how one begins
 
 
 def find_unreadable(directory: str | Path) -> tuple[str, str] | None:

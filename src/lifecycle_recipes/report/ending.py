@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..chat import SILENT
 from ..finding import Refusal
-from ..recipe.read import RawRecipe, read_recipe
+from ..recipe.read import RawRecipe, read_recipe, recipes_in
 from ..record.file import RUN_FILE, read_record
 from ..record.parents import WEIGHTS, find_parents
 from .measures import main_metrics
@@ -61,7 +61,7 @@ def next_command(raw: RawRecipe) -> str:
 def find_child(raw: RawRecipe) -> Path | None:
     """The first recipe in the directory of this one that starts from its output."""
     ours = Path(raw.output_dir).resolve()
-    for file in sorted(Path(raw.path).parent.glob("*.yaml")):
+    for file in recipes_in(Path(raw.path).parent):
         try:
             parents = find_parents(read_recipe(file).values)
         except Refusal:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
+from ..data.shares import REPLIES
 from ..doctor.trainer_level.forward import language_model
 from ..layouts.effective import rows_per_step
 from .layout_watch import whole_size
@@ -116,5 +117,5 @@ def tokens_per_row(rows) -> int | None:
 
 
 def _tokens(row: dict) -> int:
-    replies = [len(row[key]) for key in ("chosen_ids", "rejected_ids", "completion_ids") if key in row]
+    replies = [len(row[column]) for column in REPLIES if column in row]
     return sum(replies) + len(row.get("prompt_ids", [])) * len(replies) + len(row.get("input_ids", []))

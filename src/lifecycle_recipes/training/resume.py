@@ -32,7 +32,6 @@ class Resume(TrainerCallback):
         self.trainer, self.checkpoint = trainer, checkpoint
         self.start: float | None = None
         self.earlier_seconds, self.began = 0.0, 0.0
-        self.last_saved: int | None = None
         keep_dtypes(trainer)
         train_no_further(trainer, checkpoint)
         self._leave_deletion_to_us()
@@ -59,15 +58,13 @@ class Resume(TrainerCallback):
 
         Collective: called on every rank after all of them have written their files.
         """
-        trainer, state = self.trainer, self.trainer.state
-        self.last_saved = state.global_step
-        progress = self._progress()
+        trainer, progress = self.trainer, self._progress()
         if not trainer.is_world_process_zero():
             return
         if progress:
             write_json(directory / PROGRESS, progress)
         write_manifest(directory)
-        protected = [directory, state.best_model_checkpoint]
+        protected = [directory, trainer.state.best_model_checkpoint]
         delete_old_checkpoints(directory.parent, args.save_total_limit, protected)
 
     def goes_on_from_here(self) -> bool:

@@ -22,9 +22,9 @@ from ...models.config_file import local_config
 from ...models.new_tokenizer import find_template
 from ...near_path import near_path
 from ...recipe.paths import paths
-from ...recipe.read import SUFFIXES, RawRecipe
+from ...recipe.read import RawRecipe, recipes_in
 from ...record.file import read_record
-from ...record.parents import ROLES, WEIGHTS, check_parent, find_parents, is_local
+from ...record.parents import ROLES, WEIGHTS, check_parent, find_parents, is_local, named_parents
 
 PEEK = 50  # rows read of a file; a column that none of them has is missing
 FILES = 20  # files of a directory or glob that are looked at; level 2 reads all
@@ -204,7 +204,11 @@ def _parents(raw: RawRecipe) -> list[Finding]:
 
 def lacking_parents(raw: RawRecipe) -> list[str]:
     """Parents that another recipe of the same command makes, and that are not finished yet."""
-    awaited = {path for role, path in _named(raw).items() if role not in COMPANIONS and raw.is_awaited(path)}
+    awaited = {
+        path
+        for role, path in named_parents(raw.values).items()
+        if role not in COMPANIONS and raw.is_awaited(path)
+    }
     return sorted(p for p in awaited if _found(lambda: check_parent("", p, _weights(p), True)))  # noqa: B023
 
 
@@ -212,12 +216,6 @@ def lacking_data(raw: RawRecipe) -> list[str]:
     """Data files that another recipe of the same command makes, and that do not exist yet."""
     named = [mapping[key] for name, mapping, key in paths(raw.values) if name.startswith("data.")]
     return sorted({path for path in named if raw.is_awaited(path) and not os.path.exists(path)})
-
-
-def _named(raw: RawRecipe) -> dict[str, str]:
-    """Role -> path or Hub id of every parent."""
-    named = {role: (raw.values.get(section) or {}).get(key) for role, (section, key) in ROLES.items()}
-    return {role: path for role, path in named.items() if path}
 
 
 def _at_its_line(raw: RawRecipe, role: str, finding: Finding) -> Finding:
@@ -250,9 +248,10 @@ def _correct_run(raw: RawRecipe, path: str) -> str:
 def _scorers(raw: RawRecipe) -> list[Finding]:
     """A model that scores replies must have one output, by the config.json of a local one."""
     findings = []
+    named = named_parents(raw.values)
     for role in ("reward", "value", "reward_model"):
         section, key = ROLES[role]
-        path = (raw.values.get(section) or {}).get(key)
+        path = named.get(role)
         outputs = _outputs(path) if path else None
         if outputs in (None, 1):
             continue
@@ -283,7 +282,7 @@ def _outputs(path: str) -> int | None:
 
 def _to_come(raw: RawRecipe) -> dict[str, str]:
     """Role -> path of parents that look like Hub ids (`runs/sft`), but are made by a recipe beside this."""
-    return {role: path for role, path in _named(raw).items() if maker(raw, path)}
+    return {role: path for role, path in named_parents(raw.values).items() if maker(raw, path)}
 
 
 def _weights(path: str) -> str | None:
@@ -317,8 +316,8 @@ def _outputs_beside(raw: RawRecipe) -> dict[str, str]:
     """output_dir -> recipe, of the other recipes in the same directory that are not of the same command."""
     made: dict[str, str] = {}
     known = {Path(raw.path), *(Path(other.path) for other in raw.awaited.values())}
-    for file in sorted(Path(raw.path).parent.glob("*")):
-        if file in known or file.suffix not in SUFFIXES:
+    for file in recipes_in(Path(raw.path).parent):
+        if file in known:
             continue
         try:
             text = file.read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ from ...finding import Finding, Refusal
 from ...recipe.read import RawRecipe, read_recipe, real_path
 from ...record.file import RUN_FILE, read_record
 from ...record.gate import parse
-from ...record.parents import ROLES, closest_run
+from ...record.parents import closest_run, named_parents
 from .files import maker
 from .output import is_finished
 
@@ -104,10 +104,8 @@ def _path_of(raw: RawRecipe, run: str) -> str | None:
     """Where the run of a gate line is: the main parent, as record.gate has it, or a directory beside this run."""
     if run != "parent":
         return os.path.normpath(Path(raw.output_dir).parent / run)
-    named = [
-        (raw.values.get(section) or {}).get(key) for section, key in (ROLES["model"], ROLES["tokenizer"])
-    ]
-    named = [path for path in named if path]
+    parents = named_parents(raw.values)
+    named = [parents[role] for role in ("model", "tokenizer") if role in parents]
     with_record = [p for p in named if Path(p, RUN_FILE).exists() or raw.is_awaited(p) or maker(raw, p)]
     return next(iter(with_record or named), None)
 

@@ -64,8 +64,7 @@ def _unreadable(directory: Path) -> list[Finding]:
             read_record(directory)
     except Refusal as refusal:
         problem = refusal.findings[0]
-        fix = "choose another output_dir, or pass --replace to rename the old directory"
-        return [Finding.warning(problem.code, problem.message, fix, problem.where)]
+        return [Finding.warning(problem.code, problem.message, way_out([]), problem.where)]
     return []
 
 

@@ -6,14 +6,13 @@ changed in between is checked again. On 100,000 conversations this saves 6 s.
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...finding import Finding
+from ...record.parents import input_files
 
 if TYPE_CHECKING:
     from ...recipe.read import RawRecipe
@@ -46,17 +45,7 @@ def _all() -> dict[str, list]:
 
 def fingerprint(raw: RawRecipe) -> str:
     """Changes with every value of the recipe, and with the size or time of every data file."""
-    data = raw.values.get("data") or {}
-    sources = [*(data.get("sources") or []), *(data.get("eval_sources") or [])]
-    files = [state for source in sources for state in _states(str(source.get("path")))]
+    states = [(file, os.stat(file)) for file in input_files(raw.values.get("data") or {})]
+    files = [(file, state.st_size, state.st_mtime_ns) for file, state in states]
     text = json.dumps([raw.stage, raw.values, sorted(raw.allow), files], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _states(path: str) -> list[tuple[str, int, int]]:
-    """Name, size and time of change of the files at a path, in a directory, or that match a pattern."""
-    found = [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))
-    files = [
-        f for p in map(Path, found) for f in (sorted(p.rglob("*")) if p.is_dir() else [p]) if f.is_file()
-    ]
-    return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]

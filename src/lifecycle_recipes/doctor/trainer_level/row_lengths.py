@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ...data.provenance import Origins
+from ...data.shares import REPLIES
 from ...finding import Finding
 from ...models.config_file import longest_sequence
 
 if TYPE_CHECKING:
     from transformers import Trainer
 
-REPLIES = ("input_ids", "chosen_ids", "rejected_ids", "completion_ids")
+COLUMNS = ("input_ids", *REPLIES)
 
 
 def find_beyond_positions(trainer: Trainer, origins: Origins | None) -> list[Finding]:
@@ -40,9 +41,9 @@ def longest_row(dataset: Any, step: int = 10_000) -> tuple[int, int]:
     The documents of a packed row have positions of their own: the longest of them counts.
     """
     columns = getattr(dataset, "column_names", None) or []
-    if not set(REPLIES) & set(columns):
+    if not set(COLUMNS) & set(columns):
         return 0, 0
-    lengths = dataset.select_columns([c for c in (*REPLIES, "prompt_ids", "seq_lengths") if c in columns])
+    lengths = dataset.select_columns([c for c in (*COLUMNS, "prompt_ids", "seq_lengths") if c in columns])
     longest = (0, 0)
     for start in range(0, len(dataset), step):
         batch = lengths[start : start + step]
@@ -55,4 +56,4 @@ def longest_row(dataset: Any, step: int = 10_000) -> tuple[int, int]:
 def _count(row: dict[str, list[int]]) -> int:
     if "seq_lengths" in row:
         return max(row["seq_lengths"], default=0)
-    return len(row.get("prompt_ids", ())) + max(len(row[column]) for column in REPLIES if column in row)
+    return len(row.get("prompt_ids", ())) + max(len(row[column]) for column in COLUMNS if column in row)

@@ -24,7 +24,18 @@ finding near_path quick_imports redact quiet
 RANK = {room: -row for row, line in enumerate(ORDER.split("\n")) for room in line.split()}
 HEAVY = set("torch transformers trl datasets accelerate peft lm_eval tokenizers deepspeed".split())
 # Rooms, and files of other rooms, that must be importable in milliseconds.
-LIGHT = {"cli", "chat", "stages", "planner", "report", "recipe", "record", "layouts", "exit_status"}
+LIGHT = {
+    "cli",
+    "chat",
+    "stages",
+    "curation",
+    "planner",
+    "report",
+    "recipe",
+    "record",
+    "layouts",
+    "exit_status",
+}
 LIGHT |= {"finding", "near_path", "quick_imports", "redact", "quiet", "doctor", "life", "training.stage"}
 LIGHT_MODELS = (
     "adapters config_file config_keys from_config lora_targets new_tokenizer non_finite special_tokens "

@@ -4,10 +4,11 @@ Candidates for a near-duplicate come from an inverted index of the held-out rows
 similarity decides. Unverified candidates from locality-sensitive hashing would include dissimilar rows.
 """
 
-import math
-import re
 from collections.abc import Iterator
 
+from ...curation.shingles import candidates, index_of, is_far, jaccard
+from ...curation.shingles import shingles as shingles_of
+from ...curation.words import words as words_of
 from ...data.row_faults import listed
 from ...data.row_sets import RowSet
 from ...data.selection import content
@@ -16,10 +17,8 @@ from ...finding import Finding
 SHINGLE = 3  # words; with one changed word in thirty, the similarity of a chat row stays above NEAR
 NEAR = 0.8  # smallest Jaccard similarity of shingle sets of a near-duplicate
 FEWEST = 20  # words; in a shorter row, a different last word can make it a different question
-PROBES = 32
 # Smallest share of repeated training rows that is reported: a few do no harm.
 REPEATS = 0.01
-_WORD = re.compile(r"\w+")
 
 
 def words(row: dict) -> list[str]:
@@ -32,7 +31,7 @@ def words(row: dict) -> list[str]:
             texts += [
                 m["content"] for m in value if isinstance(m, dict) and isinstance(m.get("content"), str)
             ]
-    return _WORD.findall(" ".join(texts).lower())
+    return words_of(" ".join(texts))
 
 
 def find_duplicates(row_sets: list[RowSet]) -> list[Finding]:
@@ -135,57 +134,23 @@ def read_of(row_sets: list[RowSet], use: str) -> str:
 def near_copies(row_sets: list[RowSet], held_out: list) -> list[tuple[RowSet, int, str, float]]:
     """(set, index, place of the nearest training row, Jaccard) of held-out rows with a near-duplicate."""
     targets = [shingles(text) if len(text := words(s.rows[i])) >= FEWEST else set() for s, i in held_out]
-    index: dict[tuple, list[int]] = {}
-    for n, target in enumerate(targets):
-        for shingle in target:
-            index.setdefault(shingle, []).append(n)
+    index = index_of(targets)
     best: dict[int, tuple[float, str]] = {}
     for row_set, i in _rows(row_sets, "train"):
         text = words(row_set.rows[i])
-        if is_far(text, index):
+        if is_far(text, index, SHINGLE):
             continue
         mine = shingles(text)
-        for n in candidates(mine, index):
-            common = len(mine & targets[n])
-            similarity = common / (len(mine) + len(targets[n]) - common)
+        for n in candidates(mine, index, NEAR):
+            similarity = jaccard(len(mine & targets[n]), len(mine), len(targets[n]))
             if similarity >= NEAR and similarity > best.get(n, (0, ""))[0]:
                 best[n] = similarity, row_set.where(i)
     return [(*held_out[n], where, similarity) for n, (similarity, where) in sorted(best.items())]
 
 
-def shingles(text: list[str]) -> set[tuple]:
-    """All sequences of SHINGLE consecutive words; a shorter text is one sequence."""
-    if len(text) < SHINGLE:
-        return {tuple(text)} if text else set()
-    return set(zip(*(text[i:] for i in range(SHINGLE)), strict=False))
-
-
-def is_far(text: list[str], index: dict[tuple, list[int]]) -> bool:
-    """Whether fewer than half of PROBES shingles, spread over a long text, are in any target.
-
-    Of a near-duplicate, the share NEAR of all shingles is in a target. Nearly every row is ruled out here, at
-    a tenth of the cost of looking up all of its shingles.
-    """
-    runs = len(text) - SHINGLE + 1
-    if runs <= PROBES:
-        return False
-    starts = range(0, runs, runs // PROBES)
-    return 2 * sum(tuple(text[i : i + SHINGLE]) in index for i in starts) < len(starts)
-
-
-def candidates(mine: set[tuple], index: dict[tuple, list[int]]) -> set[int]:
-    """All targets that can have a Jaccard similarity of NEAR or more with `mine`, and a few others.
-
-    Such a target contains at least n = NEAR * |mine| of the shingles in `mine`, so it contains at least one
-    of any |mine| - n + 1 of them: it is enough to look up the rarest (prefix filtering: Chaudhuri et al.,
-    ICDE 2006).
-    """
-    known = [s for s in mine if s in index]
-    needed = math.ceil(NEAR * len(mine))
-    if not mine or len(known) < needed:
-        return set()
-    known.sort(key=lambda s: len(index[s]))
-    return {n for s in known[: len(known) - needed + 1] for n in index[s]}
+def shingles(text: list[str]) -> set[tuple[str, ...]]:
+    """The shingles by which rows are compared."""
+    return shingles_of(text, SHINGLE)
 
 
 def _rows(row_sets: list[RowSet], use: str) -> Iterator[tuple[RowSet, int]]:

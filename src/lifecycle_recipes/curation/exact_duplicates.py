@@ -1,6 +1,6 @@
 """Exact duplicates: every later copy of a document that was kept, within a source and across sources.
 
-Memory: 8 bytes per document while the copies are searched for; after that about 250 bytes for each document
+Memory: 14 bytes per document while the copies are searched for; after that about 250 bytes for each document
 that has copies.
 """
 

@@ -4,7 +4,7 @@ MinHash-LSH finds candidates (Broder, 1997; Leskovec et al., Mining of Massive D
 similarity of the two sets of word shingles decides. So every removal names a kept document that it resembles:
 none rests on a chain of others, and none on an estimate.
 
-Memory, apart from 128 MB of recent shingle sets: 45 bytes per document while buckets are searched for, then 145
+Memory, apart from 128 MB of recent shingle sets: 41 bytes per document while buckets are searched for, then 170
 bytes for each document that may have a near-duplicate.
 """
 
@@ -151,26 +151,33 @@ def _in_buckets(shards: Shards, fewest: int) -> np.ndarray:
     """The numbers of the documents of which at least `fewest` bands are equal to those of others, in order."""
     import numpy as np
 
-    counts = None
+    numbers = _numbers(shards)
+    counts = np.zeros(len(numbers), np.uint8)
     for band in range(0, BANDS, TOGETHER):
-        numbers, keys = _keys(shards, slice(band, band + TOGETHER))
-        if counts is None:
-            counts = np.zeros(len(numbers), np.uint8)
-        for column in keys.T:
-            order = _by_key(column)
-            equal = (order[1:] ^ order[:-1]) < 2**32
-            member = np.zeros(len(order), bool)
-            member[1:] |= equal
-            member[:-1] |= equal
-            counts[order[member] & np.uint64(2**32 - 1)] += 1
+        keys = _keys(shards, slice(band, band + TOGETHER))
+        for n in range(TOGETHER):
+            counts[_repeated(keys[:, n])] += 1
+        del keys  # before the next ones are read
     return numbers[counts >= fewest]
+
+
+def _repeated(keys: np.ndarray) -> np.ndarray:
+    """The rows whose key is also that of another row."""
+    import numpy as np
+
+    order = _by_key(keys)
+    equal = (order[1:] ^ order[:-1]) < 2**32
+    repeated = np.zeros(len(order), bool)
+    repeated[1:] |= equal
+    repeated[:-1] |= equal
+    return order[repeated] & np.uint64(2**32 - 1)
 
 
 def _before(shards: Shards, numbers: np.ndarray) -> np.ndarray:
     """For each of the documents and each band, the row of the document before it in its bucket, or -1."""
     import numpy as np
 
-    _, keys = _keys(shards, slice(0, BANDS), numbers)
+    keys = _keys(shards, slice(0, BANDS), numbers)
     before = keys.view(np.int32)
     for band in range(BANDS):
         order = _by_key(keys[:, band])
@@ -181,22 +188,29 @@ def _before(shards: Shards, numbers: np.ndarray) -> np.ndarray:
     return before
 
 
-def _keys(shards: Shards, bands: slice, only: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """(numbers of the documents that have words, their keys of these bands). only: of these documents."""
+def _numbers(shards: Shards) -> np.ndarray:
+    """The numbers of the documents that have words."""
     import numpy as np
 
-    numbers, keys = bytearray(), bytearray()
+    numbers = bytearray()
     for shard in shards:
-        rows = [i for i, key in enumerate(shard.scores["bands"]) if key]
-        some = np.frombuffer(b"".join(shard.scores["bands"][i] for i in rows), "<u4").reshape(-1, BANDS)
-        of = np.array(rows, np.uint32) + np.uint32(shard.first)
+        some = [shard.first + i for i, key in enumerate(shard.scores["bands"]) if key]
+        numbers += np.array(some, np.uint32).tobytes()
+    return np.frombuffer(numbers, np.uint32)
+
+
+def _keys(shards: Shards, bands: slice, only: np.ndarray | None = None) -> np.ndarray:
+    """These bands of the documents that have words. only: of the documents with these numbers."""
+    import numpy as np
+
+    keys = bytearray()
+    for shard in shards:
+        column = shard.scores["bands"]
         if only is not None:
-            wanted = np.isin(of, only, assume_unique=True)
-            some, of = some[wanted], of[wanted]
-        numbers += of.tobytes()
-        keys += some[:, bands].tobytes()
-    width = len(range(BANDS)[bands])
-    return np.frombuffer(numbers, np.uint32), np.frombuffer(keys, "<u4").reshape(-1, width)
+            start, end = np.searchsorted(only, [shard.first, shard.first + len(column)])
+            column = [column[n - shard.first] for n in only[start:end].tolist()]
+        keys += np.frombuffer(b"".join(column), "<u4").reshape(-1, BANDS)[:, bands].tobytes()
+    return np.frombuffer(keys, "<u4").reshape(-1, len(range(BANDS)[bands]))
 
 
 def _by_key(keys: np.ndarray) -> np.ndarray:

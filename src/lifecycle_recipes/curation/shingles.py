@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from functools import lru_cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
@@ -35,7 +34,7 @@ def shingle_hashes(text: list[str], size: int) -> np.ndarray:
     """
     import numpy as np
 
-    hashes = np.fromiter(map(_word_hash, text), np.uint64, len(text))
+    hashes = np.fromiter(map(_WORD_HASHES.__getitem__, text), np.uint64, len(text))
     size = min(size, len(text))
     if not size:
         return hashes
@@ -50,12 +49,26 @@ def shingle_hashes(text: list[str], size: int) -> np.ndarray:
     combined ^= combined >> np.uint64(27)
     combined *= np.uint64(0x94D049BB133111EB)
     combined ^= combined >> np.uint64(31)
-    return np.unique(combined)
+    combined.sort()
+    new = np.ones(runs, bool)
+    np.not_equal(combined[1:], combined[:-1], out=new[1:])
+    return combined[new]
 
 
-@lru_cache(maxsize=2**17)
-def _word_hash(word: str) -> int:
-    return int.from_bytes(blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+class _WordHashes(dict[str, int]):
+    """The 64-bit hash of a word, from its bytes; those of the last words are remembered."""
+
+    MOST = 2**17  # words, of about 200 bytes each
+
+    def __missing__(self, word: str) -> int:
+        if len(self) >= self.MOST:
+            self.clear()
+        digest = blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        self[word] = value = int.from_bytes(digest, "little")
+        return value
+
+
+_WORD_HASHES = _WordHashes()
 
 
 def jaccard(common: int, one: int, other: int) -> float:

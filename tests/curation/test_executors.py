@@ -254,34 +254,27 @@ def test_slurm_gets_an_array_and_the_command_ends(tmp_path, slurm, capfd):
     assert err == ""  # datatrove's lines
 
 
-def test_slurm_runs_the_array_and_the_next_call_finds_everything(tmp_path, slurm, monkeypatch):
-    monkeypatch.setenv("RUN", "1")
-    plan, executor = write_plan(tmp_path), on_slurm(tasks=3)
-    with pytest.raises(Stopped):
-        run(plan, 7, executor, score_shards, "scoring")
-    assert sorted(scored(tmp_path)) == list(range(7)), (slurm / "out-0").read_text()
-    assert len(set(scored(tmp_path).values())) == 3
-    run(plan, 7, executor, score_shards, "scoring")
-    assert len(calls(slurm)) == 1
-    # Another plan in the same place is another directory; datatrove alone would skip it.
-    for file in tmp_path.glob("scores-*"):
-        file.unlink()
-    with pytest.raises(Stopped):
-        run(write_plan(tmp_path, threshold=2), 7, executor, score_shards, "scoring")
-    assert sorted(scored(tmp_path)) == list(range(7))
-
-
-def test_a_task_of_slurm_that_fails_is_named_and_submitted_again(tmp_path, slurm, monkeypatch, capfd):
+@pytest.mark.model
+def test_slurm_runs_the_array_until_everything_is_found(tmp_path, slurm, monkeypatch, capfd):
     monkeypatch.setenv("RUN", "1")
     plan, executor = write_plan(tmp_path, fails=1, how="raise"), on_slurm(tasks=2)
-    with pytest.raises(Stopped):
+    with pytest.raises(Stopped, match="2 of 2 tasks"):
         run(plan, 4, executor, score_shards, "scoring")
-    assert sorted(scored(tmp_path)) == [0, 2]
+    assert sorted(scored(tmp_path)) == [0, 2], (slurm / "out-0").read_text()
+    # Of another plan in the same place nothing is done; datatrove alone would skip its first task.
+    monkeypatch.delenv("RUN")
+    with pytest.raises(Stopped, match="2 of 2 tasks"):
+        run(write_plan(tmp_path, threshold=2), 4, executor, score_shards, "scoring")
+    write_plan(tmp_path, fails=1, how="raise")
+    monkeypatch.setenv("RUN", "1")
     capfd.readouterr()
-    with pytest.raises(Stopped, match="1 of 2 tasks"):
+    with pytest.raises(Stopped, match="1 of 2 tasks"):  # what failed is named, and submitted again
         run(plan, 4, executor, score_shards, "scoring")
     assert "1 of 2 tasks failed; task 1: ValueError: the text is broken" in capfd.readouterr().err
-    assert sorted(scored(tmp_path)) == list(range(4))
+    found = scored(tmp_path)
+    assert sorted(found) == list(range(4)) and found[0] == found[2] != found[1] == found[3]
+    run(plan, 4, executor, score_shards, "scoring")
+    assert len(calls(slurm)) == 3
 
 
 def test_jobs_that_wait_or_run_are_not_submitted_again(tmp_path, slurm, monkeypatch):
@@ -306,6 +299,13 @@ def test_without_sbatch_the_machine_is_named(tmp_path, slurm, monkeypatch):
         run(write_plan(tmp_path), 2, on_slurm(), score_shards, "scoring")
 
 
+def test_without_a_ray_cluster_its_address_is_named(tmp_path):
+    pytest.importorskip("ray")
+    with pytest.raises(Refusal, match="no-ray"), executors._ray("auto"):
+        pass
+
+
+@pytest.mark.model
 def test_ray_scores_every_shard(tmp_path, monkeypatch, capfd):
     pytest.importorskip("datatrove")
     pytest.importorskip("ray")
@@ -316,13 +316,14 @@ def test_ray_scores_every_shard(tmp_path, monkeypatch, capfd):
         Executor(kind="ray", tasks=2, mem_per_cpu_gb=1),
     )
     handler = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Refusal) as refused:
+    with executors._ray(None):  # once for both
+        assert signal.getsignal(signal.SIGTERM) == handler
+        with pytest.raises(Refusal) as refused:
+            run(plan, 5, executor, score_shards, "scoring")
+        finding = refused.value.findings[0]
+        assert (finding.code, refused.value.status) == ("scoring-failed", FAILED)
+        assert "1 of 2 tasks failed; task 1: ValueError: the text is broken" in finding.message
+        assert sorted(scored(tmp_path)) == [0, 2, 4]
         run(plan, 5, executor, score_shards, "scoring")
-    finding = refused.value.findings[0]
-    assert (finding.code, refused.value.status) == ("scoring-failed", FAILED)
-    assert "1 of 2 tasks failed; task 1: ValueError: the text is broken" in finding.message
-    assert sorted(scored(tmp_path)) == [0, 2, 4]
-    run(plan, 5, executor, score_shards, "scoring")
     assert sorted(scored(tmp_path)) == list(range(5)) and os.getpid() not in scored(tmp_path).values()
-    assert signal.getsignal(signal.SIGTERM) == handler
     assert "Traceback" not in capfd.readouterr().err

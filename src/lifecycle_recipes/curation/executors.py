@@ -57,10 +57,11 @@ class Executor:
     tasks: into how many tasks Ray and Slurm divide the shards; null: one for every 64 shards.
     cpus_per_task, mem_per_cpu_gb: what Ray and Slurm reserve for a task, which runs on one core; more cores are
     only a way to more memory. Source: datatrove (executor/slurm.py), whose defaults are 1 and 2.
-    partition, time: of Slurm, such as `cpu` and `04:00:00`; both are required for it.
+    partition, time: of Slurm, such as `cpu` and "04:00:00" (in quotes); both are required for it.
     sbatch: further options of sbatch, without dashes, such as {account: mine, qos: low}.
     env_command: shell commands before a Slurm task, such as `module load python`.
-    ray_address: of the Ray cluster, such as `auto`; null: RAY_ADDRESS, else Ray on this machine.
+    ray_address: of the Ray cluster, such as `ray://head:10001`; null: RAY_ADDRESS, else the Ray that runs on this
+    machine, else a new one.
     """
 
     kind: Literal["local", "ray", "slurm"] = "local"
@@ -119,7 +120,7 @@ def run(plan_file: str, count: int, executor: Executor, score_shards: ScoreShard
         raise refuse("missing-package", f"{' and '.join(missing)} is not installed", INSTALL)
     plan_file = os.path.abspath(plan_file)
     if executor.kind == "local":
-        workers = min(executor.workers or len(os.sched_getaffinity(0)), count)
+        workers = min(executor.workers or _cores(), count)
         with _bar(progress, count) as bar:
             if workers == 1:
                 for index in range(count):
@@ -146,19 +147,26 @@ def _bar(progress: str, total: int, unit: str = " shards") -> Iterator[tqdm]:
 # On this machine
 
 
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _run_pool(plan_file: str, count: int, workers: int, score_shards: ScoreShards, bar: tqdm) -> None:
     # spawn: a fork of a process with threads, which torch and Arrow start, can hang.
     context, before = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
-    children: list[Any] = []
+    children: set[Any] = set()
+    tasks: list[Future] = []
     try:
         # The workers start here, and inherit the mask: Ctrl-C is for this process, which ends them.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            tasks = [pool.submit(_score_one, score_shards, plan_file, index) for index in range(count)]
-            children += set(multiprocessing.active_children()) - before
+            for index in range(count):
+                tasks.append(pool.submit(_score_one, score_shards, plan_file, index))
+                if len(children) < workers:
+                    children |= set(multiprocessing.active_children()) - before
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         _wait_for(tasks, bar)
     except BrokenProcessPool as broken:
         pool.shutdown(wait=True)  # until their exit codes are known
@@ -243,6 +251,7 @@ def _incomplete(done: Path, tasks: int) -> list[int]:
 def _forget(directory: Path) -> None:
     """Scores that are deleted later are made again: nothing is noted as done once the caller knows of it."""
     shutil.rmtree(directory / "completions", ignore_errors=True)
+    (directory / "jobs.json").unlink(missing_ok=True)
 
 
 def _without_noise() -> None:
@@ -281,15 +290,20 @@ def _run_ray(
 
 @contextmanager
 def _ray(address: str | None) -> Iterator[None]:
-    """Connect to Ray, or start it, without its telemetry, its dashboard and the output of its workers."""
+    """Connect to Ray, or start it, without its telemetry and the output of its workers."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
     handler = signal.getsignal(signal.SIGTERM)
     started = not ray.is_initialized()
     if started:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", include_dashboard=None)
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        except ConnectionError as error:
+            message = f"no Ray cluster answers: {' '.join(str(error).split())}"
+            raise refuse(
+                "no-ray", message, "start it, or correct executor.ray_address", address or ""
+            ) from error
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray sets its own
     try:

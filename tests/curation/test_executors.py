@@ -68,6 +68,17 @@ def test_several_workers_are_other_processes(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")  # not a terminal
 
 
+def note_mask(plan_file, indices):
+    masked = signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    Path(plan_file).with_name(f"mask-{masked}").touch()
+
+
+def test_ctrl_c_does_not_reach_the_workers(tmp_path):
+    run(write_plan(tmp_path), 3, Executor(workers=2), note_mask, "scoring")
+    assert [file.name for file in tmp_path.glob("mask-*")] == ["mask-True"]
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
 def test_nothing_is_started_for_nothing(tmp_path):
     run(str(tmp_path / "no-plan.json"), 0, Executor(), score_shards, "scoring")
 

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import functools
 import glob
-import math
 import re
 import unicodedata
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
@@ -68,7 +67,7 @@ class Decontamination:
     life: bool = True
     leave: list[str] = field(default_factory=list)
     ngram: int = 8
-    coverage: float = 0.7
+    coverage: float = 0.6
     short: Literal["anywhere", "line", "skip"] = "anywhere"
     action: Literal["drop", "cut"] = "drop"
     keep_words: int = 20
@@ -136,18 +135,19 @@ def unindexed(settings: Decontamination) -> list[Item]:
 
 @dataclass(frozen=True)
 class _Piece:
-    """Up to PIECE words in a row of a text. ids, weights: of its words. text: the number of the text."""
+    """Up to PIECE words in a row of a text. text: its number. ids, weights, own: of the words (see `_weights`)."""
 
     text: int
     ids: list[int]
     weights: list[float]
+    own: list[float]
 
 
 class _Index:
     """The items, and the runs of words by which they are found.
 
     texts: of each different text of an item, the items that have it. short: whether it has fewer than `ngram` words.
-    whole: its information. runs: length of a run -> its postings.
+    whole: the sums of its weights, of both kinds. runs: length of a run -> its postings.
     """
 
     def __init__(self, files: Sequence[str], ngram: int):
@@ -163,26 +163,28 @@ class _Index:
                 numbers[text] = len(self.texts)
                 self.texts.append([])
             self.texts[numbers[text]].append(item)
-        weights = _information(numbers)
-        self.short = [len(text) < ngram for text in numbers]
-        self.whole = [sum(weights[word] for word in text) for text in numbers]
-        self.vocabulary = {word: n for n, word in enumerate(weights, start=1)}  # 0: in no item
+        vocabulary = dict.fromkeys(word for text in numbers for word in text)
+        self.vocabulary = {word: n for n, word in enumerate(vocabulary, start=1)}  # 0: in no item
+        ids = [[self.vocabulary[word] for word in text] for text in numbers]
+        plain = [self.vocabulary[word] for word in sorted(FUNCTION_WORDS & vocabulary.keys())]
+        weights, own = _weights(ids, len(vocabulary), plain)
+        self.short = [len(text) < ngram for text in ids]
+        self.whole = [(sum(a), sum(b)) for a, b in zip(weights, own, strict=True)]
         self.pieces = [
-            _Piece(number, [self.vocabulary[w] for w in part], [weights[w] for w in part])
-            for text, number in numbers.items()
-            for part in _parts(text)
+            _Piece(number, text[first:end], weights[number][first:end], own[number][first:end])
+            for number, text in enumerate(ids)
+            for first, end in _parts(len(text))
         ]
-        self.several = [len(text) > PIECE for text in numbers]
-        self.runs = self._postings(ngram)
+        self.several = [len(text) > PIECE for text in ids]
+        self.runs = self._postings(ngram, plain)
 
-    def _postings(self, ngram: int) -> dict[int, _Postings]:
+    def _postings(self, ngram: int, plain: list[int]) -> dict[int, _Postings]:
         of_length: dict[int, list[int]] = defaultdict(list)
         for number, piece in enumerate(self.pieces):
             size = len(piece.ids)
             # Between two changed words of ten there are mostly 8 unchanged ones in a long item, in a short one 5.
-            run = size if self.short[piece.text] else ngram if size >= 4 * ngram else min(SEED, ngram)
+            run = size if self.short[piece.text] else ngram if size >= 8 * ngram else min(SEED, ngram)
             of_length[run].append(number)
-        plain = {self.vocabulary[word] for word in FUNCTION_WORDS & self.vocabulary.keys()}
         return {
             length: _Postings(length, of_length[length], self.pieces, plain) for length in sorted(of_length)
         }
@@ -195,32 +197,54 @@ class _Index:
         return tuple(np.concatenate(column) for column in zip(*found, strict=True))
 
 
-def _information(texts: Iterable[tuple[str, ...]]) -> dict[str, float]:
-    """Each word's information in nats: the negative logarithm of the share of the items that contain it.
+def _weights(texts: list[list[int]], vocabulary: int, plain: list[int]) -> tuple[list, list]:
+    """(information of each word of each text, what of it is the text's own).
 
-    As if PRIOR other items had been read, half of which contain each function word and none the other words.
+    The information of a word is the negative logarithm of the share of texts that contain it; as if PRIOR more texts
+    had been read, half of which contain each of the words in `plain` and none the others, so that it is sensible for
+    ten items, too. A text's own part of it is divided by the number of texts that have the word between the same
+    neighbours: in "Can you tell me the colour of Willow?" all but the last word are a template if other items have
+    them.
     """
-    number, having = 0, Counter()
-    for text in texts:
-        number += 1
-        having.update(list(dict.fromkeys(text)))
-    return {
-        word: math.log((number + PRIOR) / (count + (PRIOR / 2 if word in FUNCTION_WORDS else 0)))
-        for word, count in having.items()
-    }
+    import numpy as np
+
+    sizes = np.array([len(text) for text in texts])
+    ids = np.fromiter((i for text in texts for i in text), np.int64, sizes.sum())
+    text = np.repeat(np.arange(len(texts)), sizes)
+    having = _count_texts(ids, text)
+    prior = np.zeros(vocabulary + 1)
+    prior[plain] = PRIOR / 2
+    information = np.log((len(texts) + PRIOR) / (having + prior[ids]))
+    # Of the runs of three words in which the word is first, second or third, the one that most texts have.
+    inside = _windows(np.ones(len(ids), bool), 3) & (text == np.roll(text, -2))
+    shared = np.where(inside, _count_texts(_hashes(ids, 3), text), 1)
+    most = shared.copy()
+    for k in (1, 2):
+        most[k:] = np.maximum(most[k:], shared[:-k])
+    both = (information, information / most)
+    return tuple([part.tolist() for part in np.split(of, np.cumsum(sizes)[:-1])] for of in both)
 
 
-def _parts(text: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """The text in parts of about equal length: a rest of three words would be found everywhere."""
-    count = -(-len(text) // PIECE)
+def _count_texts(values: np.ndarray, text: np.ndarray) -> np.ndarray:
+    """Of each value, in how many texts it is. text: in which one each value is."""
+    import numpy as np
+
+    _, numbers = np.unique(values, return_inverse=True)
+    pairs = np.unique(numbers * (text[-1] + 1) + text)
+    return np.bincount(pairs // (text[-1] + 1))[numbers]
+
+
+def _parts(size: int) -> Iterator[tuple[int, int]]:
+    """(first, end) of parts of about equal length: a rest of three words would be found everywhere."""
+    count = -(-size // PIECE)
     for n in range(count):
-        yield text[n * len(text) // count : (n + 1) * len(text) // count]
+        yield n * size // count, (n + 1) * size // count
 
 
 class _Postings:
     """The runs of one length of some pieces: sorted hashes, and for each the pieces and the positions in them."""
 
-    def __init__(self, length: int, numbers: list[int], pieces: list[_Piece], plain: set[int]):
+    def __init__(self, length: int, numbers: list[int], pieces: list[_Piece], plain: list[int]):
         import numpy as np
 
         self.length = length
@@ -233,7 +257,7 @@ class _Postings:
         piece, position = piece[inside], position[inside]
         _, inverse, counts = np.unique(hashes, return_inverse=True, return_counts=True)
         # Function words alone, such as "it is one of the", count as a template.
-        is_plain = _windows(np.isin(ids, np.array(sorted(plain), np.int64)), length)[inside]
+        is_plain = _windows(np.isin(ids, np.array(plain, np.int64)), length)[inside]
         sharing = counts[inverse] + np.where(is_plain, len(ids), 0)
         rarest = np.full(len(pieces), np.iinfo(np.int64).max)
         np.minimum.at(rarest, piece, sharing)
@@ -343,11 +367,11 @@ def score(texts: Sequence[str], settings: Decontamination) -> dict[str, list]:
 
 @dataclass(frozen=True)
 class _Passage:
-    """first, last: the words of a passage that contains a piece of a text. weight: of the piece's words in it."""
+    """first, last: the words of a passage that contains a piece of a text. weights: of the piece's words in it."""
 
     text: int
     piece: int
-    weight: float
+    weights: tuple[float, float]
     first: int
     last: int
 
@@ -360,7 +384,7 @@ def _find_passages(
     ids[start:end]: the words of the document.
     """
     piece = index.pieces[number]
-    size, whole = len(piece.ids), sum(piece.weights)
+    size, whole = len(piece.ids), (sum(piece.weights), sum(piece.own))
     if index.short[piece.text]:
         found = sorted({at for at in runs if ids[at : at + size] == piece.ids})
         return [_Passage(piece.text, number, whole, at, at + size - 1) for at in found]
@@ -369,11 +393,12 @@ def _find_passages(
         low, high = max(first - slack, start), min(last + size + slack, end)
         window = ids[low:high]
         inside = set(window)
-        if sum(w for i, w in zip(piece.ids, piece.weights, strict=True) if i in inside) < FLOOR * whole:
+        # At most what an alignment can find, and most often less than FLOOR: it saves the alignment.
+        if sum(w for i, w in zip(piece.ids, piece.weights, strict=True) if i in inside) < FLOOR * whole[0]:
             continue
-        weight, left, right = _align(piece, window)
-        if weight >= FLOOR * whole:
-            passage = _Passage(piece.text, number, weight, low + left, low + right)
+        weights, left, right = _align(piece, window)
+        if _share(weights, whole) >= FLOOR:
+            passage = _Passage(piece.text, number, weights, low + left, low + right)
             passages[passage.first, passage.last] = passage
     return list(passages.values())
 
@@ -389,36 +414,42 @@ def _near(runs: list[int], slack: int) -> Iterator[tuple[int, int]]:
     yield first, last
 
 
-def _align(piece: _Piece, window: list[int]) -> tuple[float, int, int]:
-    """(weight of the piece's words that the window has in order, first and last of them in the window)."""
+def _share(weights: tuple[float, float], whole: tuple[float, float]) -> float:
+    """The smaller share: a document must contain the item's words, and those that only this item has."""
+    return min(weights[0] / whole[0], weights[1] / whole[1], 1.0)
+
+
+def _align(piece: _Piece, window: list[int]) -> tuple[tuple[float, float], int, int]:
+    """(weights of the piece's words that the window has in order, first and last of them in the window)."""
     blocks = SequenceMatcher(None, piece.ids, window, autojunk=False).get_matching_blocks()[:-1]
     weights = [sum(piece.weights[block.a : block.a + block.size]) for block in blocks]
     best = max(range(len(blocks)), key=weights.__getitem__)
-    weight, left, right = weights[best], blocks[best].b, blocks[best].b + blocks[best].size
+    passage, left, right = [best], blocks[best].b, blocks[best].b + blocks[best].size
     # A block belongs to the passage if it is longer than what separates it, but for one word: a single "the" in
     # the next sentence does not.
     for n in range(best + 1, len(blocks)):
         if blocks[n].b - right <= blocks[n].size + 1:
-            weight, right = weight + weights[n], blocks[n].b + blocks[n].size
+            passage, right = [*passage, n], blocks[n].b + blocks[n].size
     for n in range(best - 1, -1, -1):
         if left - blocks[n].b - blocks[n].size <= blocks[n].size + 1:
-            weight, left = weight + weights[n], blocks[n].b
-    return weight, left, right - 1
+            passage, left = [*passage, n], blocks[n].b
+    own = sum(sum(piece.own[blocks[n].a : blocks[n].a + blocks[n].size]) for n in passage)
+    return (sum(weights[n] for n in passage), own), left, right - 1
 
 
 def _hits(index: _Index, passages: list[_Passage]) -> list[tuple[_Passage, float]]:
     """(passage, coverage of its item) in the order of the document; of an item in pieces, by all of them."""
-    best: dict[int, float] = {}
+    best: dict[int, tuple[float, float]] = {}
     for passage in passages:
-        best[passage.piece] = max(best.get(passage.piece, 0.0), passage.weight)
-    found: dict[int, float] = defaultdict(float)
-    for piece, weight in best.items():
-        found[index.pieces[piece].text] += weight
+        best[passage.piece] = max(best.get(passage.piece, (0.0, 0.0)), passage.weights)
+    found: dict[int, tuple[float, float]] = {}
+    for piece, weights in best.items():
+        before = found.get(index.pieces[piece].text, (0.0, 0.0))
+        found[index.pieces[piece].text] = before[0] + weights[0], before[1] + weights[1]
     hits = []
     for passage in passages:
-        weight = found[passage.text] if index.several[passage.text] else passage.weight
-        coverage = min(weight / index.whole[passage.text], 1.0)
-        if coverage >= FLOOR:
+        weights = found[passage.text] if index.several[passage.text] else passage.weights
+        if (coverage := _share(weights, index.whole[passage.text])) >= FLOOR:
             hits.append((passage, coverage))
     return sorted(hits, key=lambda hit: (hit[0].first, hit[0].last, hit[0].text))
 
@@ -426,18 +457,26 @@ def _hits(index: _Index, passages: list[_Passage]) -> list[tuple[_Passage, float
 def _places(text: str) -> list[tuple[int, int]]:
     """(start, end) of every word of `words(text)` in the text itself.
 
-    Normalising changes the length of few texts. There, a word has the place of all that is between the spaces.
+    Normalising changes the length of few words. There, a word has the place of all that is between the spaces.
     """
-    places = []
-    for chunk in re.finditer(r"\S+", text):
-        plain = unicodedata.normalize("NFKC", chunk[0]).lower()
-        exact, at = len(plain) == len(chunk[0]), 0
-        for word in words(chunk[0]):
+    places: list[tuple[int, int]] = []
+    for part, start in _unchanged(text):
+        plain, at = unicodedata.normalize("NFKC", part).lower(), 0
+        for word in words(part):
             at = plain.find(word, at)
-            start, end = (at, at + len(word)) if exact else (0, len(chunk[0]))
-            places.append((chunk.start() + start, chunk.start() + end))
-            at += len(word)
+            end = at + len(word)
+            places.append(
+                (start + at, start + end) if len(plain) == len(part) else (start, start + len(part))
+            )
+            at = end
     return places
+
+
+def _unchanged(text: str) -> list[tuple[str, int]]:
+    """(part of the text, its place): all of it if normalising keeps its length, else what is between the spaces."""
+    if len(unicodedata.normalize("NFKC", text).lower()) == len(text):
+        return [(text, 0)]
+    return [(match[0], match.start()) for match in re.finditer(r"\S+", text)]
 
 
 def _is_line(text: str, start: int, end: int) -> bool:

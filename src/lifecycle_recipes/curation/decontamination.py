@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import glob
+import os
 import re
 import unicodedata
 from collections import defaultdict
@@ -21,7 +22,7 @@ from itertools import pairwise, repeat
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..data.config import Source
-from ..data.row_files import each_row, find_files
+from ..data.row_files import check_local, each_row, find_files, is_glob
 from ..finding import Finding, Refusal
 from ..near_path import near_path
 from ..recipe.read import real_path
@@ -81,19 +82,23 @@ def find_in_settings(settings: Decontamination, where: str) -> list[Finding]:
     """Findings of the settings, after the sets of the life were added to `against`. where: place in the recipe."""
     findings = []
     for path in settings.against:
-        try:
-            for file in find_files(path):
-                next(each_row(file, Source(file)), None)
-        except Refusal as refusal:
-            findings += refusal.findings
-        except FileNotFoundError:
+        if not is_glob(path) and not os.path.exists(path):
             near = near_path(path)
             fix = (
-                f"did you mean {near}?" if near else "correct the path; a set of the Hub must be a file first"
+                f"did you mean {near}?"
+                if near
+                else "correct the path; a data set of the Hub must be a file first"
             )
             findings.append(
                 Finding.error("missing-file", f"the evaluation set {path} does not exist", fix, where)
             )
+            continue
+        try:
+            check_local(path)
+            for file in find_files(path):
+                next(each_row(file, Source(file)), None)
+        except Refusal as refusal:
+            findings += refusal.findings
     if not findings and not set_files(settings):
         message = "decontamination has no evaluation set to test against"
         fix = "name the test files in `against`, or remove the step"
@@ -208,6 +213,8 @@ def _weights(texts: list[list[int]], vocabulary: int, plain: list[int]) -> tuple
     """
     import numpy as np
 
+    if not texts:
+        return [], []
     sizes = np.array([len(text) for text in texts])
     ids = np.fromiter((i for text in texts for i in text), np.int64, sizes.sum())
     text = np.repeat(np.arange(len(texts)), sizes)
@@ -290,7 +297,7 @@ def _hashes(ids: np.ndarray, length: int) -> np.ndarray:
     hashes = np.zeros(len(ids), np.uint64)
     for k in range(length):
         hashes *= np.uint64(0x9E3779B97F4A7C15)  # odd, its bits without a pattern: 2^64 over the golden ratio
-        hashes[: len(ids) - k] += ids[k:].astype(np.uint64)
+        hashes[: max(len(ids) - k, 0)] += ids[k:].astype(np.uint64)
     return hashes
 
 

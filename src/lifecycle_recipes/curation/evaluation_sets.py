@@ -233,10 +233,11 @@ def _said(value: Any, names: frozenset[str]) -> list[str]:
 
 
 def _strings(value: Any) -> Iterator[str]:
+    """All texts in a cell but the letters of choices, which ARC has as `label`."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list):
-        for cell in value.values() if isinstance(value, dict) else value:
+        for cell in [value[k] for k in value if k != "label"] if isinstance(value, dict) else value:
             yield from _strings(cell)
 
 

@@ -46,10 +46,10 @@ LIGHT |= {
     f"data.{n}"
     for n in (
         "config formats joining ledger row_files provenance row_faults row_sets scratch selection shares sources "
-        "turn_weights"
+        "task_files turn_weights"
     ).split()
 }
-LIGHT_EVALS = "config check expected library_tasks measure pairs rubric task_faults tasks"
+LIGHT_EVALS = "config check expected library_tasks measure pairs rubric task_faults"
 LIGHT |= {f"evals.{name}" for name in LIGHT_EVALS.split()}
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from fake_runs import fake_raw
 
+from lifecycle_recipes.data.task_files import DEFAULT_METRICS, members, task_metrics
 from lifecycle_recipes.evals.expected import ALWAYS, HELD_OUT, expected_metrics
 from lifecycle_recipes.evals.library_tasks import is_library_tag, library_files, library_tasks
-from lifecycle_recipes.evals.tasks import DEFAULT_METRICS, members, task_metrics
 from lifecycle_recipes.recipe.read import read_recipe
 from lifecycle_recipes.recipe.schema import stage_names
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import yaml
 
 from ..data.row_faults import cell_fault
+from ..data.task_files import members, missing_data, read_tasks
 from ..finding import Finding, Refusal
 from ..record.parents import hash_weights, is_local
 from .config import EvaluateConfig
 from .library_tasks import is_library_tag, library_files
 from .rubric import try_rubric
 from .task_faults import find_in_task
-from .tasks import members, missing_data, read_tasks
 
 
 def check_config(config: EvaluateConfig | None, *, produced: tuple[str, ...] = ()) -> None:

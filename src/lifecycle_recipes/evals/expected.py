@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from ..data.task_files import children, members, task_metrics
 from .library_tasks import find_tasks, library_files
-from .tasks import children, members, task_metrics
 
 if TYPE_CHECKING:
     from ..recipe.read import RawRecipe

@@ -15,10 +15,10 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 from tqdm import tqdm
 
+from ..data.task_files import read_tasks
 from ..finding import refuse
 from .config import SEED, EvaluateConfig
 from .replies import Replies, encode, refuse_without_template
-from .tasks import read_tasks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -103,7 +103,7 @@ def task_metrics(task: TaskFile) -> tuple[list[str], bool]:
 def missing_data(task: TaskFile) -> list[str]:
     """The local data files of a task that do not exist."""
     files = (task.config.get("dataset_kwargs") or {}).get("data_files")
-    return [f for f in _leaves(files) if not _is_remote(f) and not glob(f)]
+    return [f for f in leaves(files) if not is_remote(f) and not glob(f)]
 
 
 def read_task(path: Path, seen: tuple[Path, ...] = ()) -> dict:
@@ -128,21 +128,22 @@ def _absolute(files, folder: Path):
         return {split: _absolute(value, folder) for split, value in files.items()}
     if isinstance(files, list):
         return [_absolute(value, folder) for value in files]
-    if not isinstance(files, str) or _is_remote(files) or Path(files).is_absolute():
+    if not isinstance(files, str) or is_remote(files) or Path(files).is_absolute():
         return files
     here = str((folder / files).resolve())
     return str(Path(files).resolve()) if not glob(here) and glob(files) else here
 
 
-def _leaves(files) -> list[str]:
+def leaves(files) -> list[str]:
+    """The paths in `data_files`, which is a text, a list or {split: files}."""
     if isinstance(files, dict):
         files = list(files.values())
     return (
-        [leaf for f in files for leaf in _leaves(f)] if isinstance(files, list) else [files] if files else []
+        [leaf for f in files for leaf in leaves(f)] if isinstance(files, list) else [files] if files else []
     )
 
 
-def _is_remote(path: str) -> bool:
+def is_remote(path: str) -> bool:
     return "://" in path
 
 

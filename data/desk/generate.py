@@ -189,7 +189,7 @@ def make_world(seed: int) -> dict[str, list[dict]]:
     # The texts that a request reads out are drawn for each set anew: the same one may come twice.
     trained_on = {json.dumps(row["messages"]) for row in world["sft_train"]}
     world["sft_eval"] = [row for row in world["sft_eval"] if json.dumps(row["messages"]) not in trained_on]
-    raw = make_raw(world["wiki"], world["requests_heldout"], Random(f"raw:{seed}"))
+    raw = make_raw(world["wiki"], world["requests_heldout"], table, Random(f"raw:{seed}"))
     return world | {"raw": raw[0], "raw_truth": raw[1]}
 
 

@@ -6,13 +6,15 @@ import json
 import re
 import subprocess
 import sys
+import unicodedata
+from collections import Counter
 
 import pytest
 from repository import ROOT
 
 DESK = ROOT / "data/desk"
 # Of manifest.json, which holds the hash of every file. A change of the world is a change of this line.
-WORLD_SHA256 = "e1e3a4ae2d3ee2e25e352481733f063a6556cd509b6cbb3b0da8ef4297bbcf17"
+WORLD_SHA256 = "00b62f84c4e7458daa72913a31f8ef54273c54bb1c66e3dc328f51a670341b60"
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +128,91 @@ def test_chosen_replies_score_higher_than_rejected_ones(world, rubric):
 def test_thumbs_are_about_half_up(world):
     share = sum(row["label"] for row in world["thumbs_train"]) / len(world["thumbs_train"])
     assert 0.4 < share < 0.6
+
+
+@pytest.fixture(scope="module")
+def planted(world) -> dict[str, list[tuple[str, dict]]]:
+    """{defect: (text, truth) of every planted row}"""
+    texts = {row["id"]: row["text"] for row in world["raw"]}
+    rows: dict[str, list] = {}
+    for truth in world["raw_truth"]:
+        rows.setdefault(truth["defect"], []).append((texts[truth["id"]], truth))
+    return rows
+
+
+def same_form(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).lower().split())
+
+
+def shingles(text: str) -> set[tuple]:
+    words = re.findall(r"\w+", text.lower())
+    return {tuple(words[i : i + 5]) for i in range(len(words) - 4)}
+
+
+def test_the_raw_pile_has_every_clean_page_once_and_the_planted_rows(world):
+    in_truth = {truth["id"] for truth in world["raw_truth"]}
+    clean = Counter(row["text"] for row in world["raw"] if row["id"] not in in_truth)
+    assert clean == Counter(row["text"] for row in world["wiki"]) and max(clean.values()) == 1
+    assert [row["id"] for row in world["raw"]] == list(range(len(world["raw"])))
+    assert len(in_truth) == len(world["raw_truth"]) > 3000
+
+
+def test_planted_copies_are_what_the_truth_says(world, planted):
+    text = [row["text"] for row in world["raw"]]
+    forms = {truth["form"] for _, truth in planted["duplicate"]}
+    assert forms == {"verbatim", "whitespace", "case", "unicode"}
+    for copy, truth in planted["duplicate"]:
+        original = text[truth["of"]]
+        assert same_form(copy) == same_form(original)
+        assert (copy == original) == (truth["form"] == "verbatim")
+    bands: Counter = Counter()
+    for copy, truth in planted["near-duplicate"]:
+        a, b = shingles(copy), shingles(text[truth["of"]])
+        assert truth["jaccard"] == round(len(a & b) / len(a | b), 4)
+        bands[next(low for low in (0.9, 0.8, 0.65, 0) if truth["jaccard"] >= low)] += 1
+    assert bands == {0.9: 200, 0.8: 200, 0.65: 200}
+
+
+def test_planted_secrets_false_friends_and_good_pages_are_in_their_text(planted):
+    for text, truth in planted["personal-data"]:
+        assert truth["secrets"] and all(secret in text for secret in truth["secrets"])
+    assert len({truth.get("vendor") for _, truth in planted["personal-data"]} - {None}) >= 8
+    for text, truth in planted["false-friend"]:
+        assert all(string in text for string in truth["keep"])
+    for text, truth in planted["boilerplate-lines"]:
+        assert truth["clean"] in text and text != truth["clean"]
+
+
+def test_planted_numbers_have_valid_check_digits(planted):
+    by_kind: dict[str, list[str]] = {}
+    for _, truth in planted["personal-data"]:
+        by_kind.setdefault(truth["kind"], []).extend(truth["secrets"])
+    for account in by_kind["iban"]:
+        compact = account.replace(" ", "")
+        assert int("".join(str(int(c, 36)) for c in compact[4:] + compact[:4])) % 97 == 1
+    for card in by_kind["card"]:
+        digits = [int(c) for c in card if c.isdigit()][::-1]
+        assert sum(d if i % 2 == 0 else sum(divmod(2 * d, 10)) for i, d in enumerate(digits)) % 10 == 0
+
+
+def test_other_languages_are_long_enough_to_be_known(planted):
+    assert len({truth["language"] for _, truth in planted["language"]}) >= 12
+    assert min(len(text) for text, _ in planted["language"]) >= 200
+    assert all(truth["share"] >= 0.5 for _, truth in planted["mixed-language"])
+
+
+def test_planted_leaks_are_requests_of_the_test(world, planted):
+    requests = {row["id"]: row for row in world["requests_heldout"]}
+    kinds = Counter((truth["edited"], truth["form"]) for _, truth in planted["leakage"])
+    assert min(kinds.values()) >= 30 and len(kinds) == 4
+    for text, truth in planted["leakage"]:
+        asked = requests[truth["of_item"]]
+        assert asked["kind"] not in ("answer", "clarify")
+        assert (asked["prompt"] in text) == (not truth["edited"])
+        if truth["edited"]:
+            words = asked["prompt"].split()
+            kept = [word for word in words if word in text.split()]
+            assert len(words) >= 8 and len(words) - len(kept) <= truth["changed"] <= len(words) / 8 + 1
 
 
 def request(kind: str, values: dict | None = None, page: str = "Echo page", service: str = "Echo") -> dict:

@@ -30,13 +30,13 @@ NEEDED = $(shell grep -qs data/desk/world $(RECIPES)/*.yaml && echo $(WORLD))
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help install data lifecycle variants report tokenizer pretrain sft reward ppo dpo kto evaluate \
+.PHONY: help install data lifecycle variants report curate tokenizer pretrain sft reward ppo dpo kto evaluate \
 	broken test test-fast test-slow lint format clean
 .DELETE_ON_ERROR:
 
 help:
 	@sed -n '1,/^$$/p' Makefile | sed 's/^# \{0,1\}//'
-	@echo "stages: tokenizer pretrain sft reward ppo dpo kto evaluate, and sft-lora sft-qlora dpo-lora"
+	@echo "stages: curate tokenizer pretrain sft reward ppo dpo kto evaluate, and sft-lora sft-qlora dpo-lora"
 	@echo "others: install data report lint format clean"
 
 # --- environment: a local .venv with the versions that were tested together -------------------------------
@@ -45,7 +45,7 @@ install: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (a few minutes the first time)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,curation,pii]'
 	@touch $@
 
 # --- the desk world ---------------------------------------------------------------------------------------
@@ -67,7 +67,7 @@ report: | $(INSTALLED)
 	@$(LIFECYCLE) report
 
 # --- one stage --------------------------------------------------------------------------------------------
-tokenizer pretrain sft reward ppo dpo kto evaluate sft-lora sft-qlora dpo-lora: %: | $(INSTALLED) $(NEEDED)
+curate tokenizer pretrain sft reward ppo dpo kto evaluate sft-lora sft-qlora dpo-lora: %: | $(INSTALLED) $(NEEDED)
 	@recipe=$$(ls $(RECIPES)/[0-9]*-$@.yaml 2>/dev/null | head -1); \
 	if [ -z "$$recipe" ]; then echo "no recipe $(RECIPES)/[0-9]*-$@.yaml" >&2; exit 2; fi; \
 	$(LIFECYCLE) run $$recipe --unless-done $(LAUNCH) $(ARGS) && $(LIFECYCLE) gate $$recipe $(ARGS)

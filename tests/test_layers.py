@@ -45,8 +45,8 @@ LIGHT |= {f"models.{name}" for name in LIGHT_MODELS.split()}
 LIGHT |= {
     f"data.{n}"
     for n in (
-        "config formats joining ledger row_files provenance row_faults row_sets scratch selection shares sources "
-        "task_files turn_weights"
+        "cache config formats joining ledger row_files provenance row_faults row_sets scratch selection shares sources "
+        "turn_weights"
     ).split()
 }
 LIGHT_EVALS = "config check expected library_tasks measure pairs rubric task_faults"

@@ -10,6 +10,7 @@ from .record.file import read_record
 from .record.parents import is_local
 
 SILENT = {
+    "curate": "curated data",
     "tokenizer": "a tokenizer",
     "reward": "a reward model, which scores replies",
     "evaluate": "an evaluation",

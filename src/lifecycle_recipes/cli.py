@@ -17,6 +17,7 @@ EXAMPLES = """examples:
   lifecycle run recipes/desk --until 07-dpo --07-dpo.train.beta 0.3
   lifecycle gate runs/desk/04-sft
   lifecycle report runs/desk
+  lifecycle ledger runs/desk/01-curate --step near-duplicates --samples 5
   lifecycle chat runs/desk/04-sft --prompt "Who owns the billing service?"
 
 exit statuses: 0 done, 2 refused before the run, 3 gate failed, 4 interrupted (can be resumed), 1 other error"""
@@ -165,6 +166,12 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command("report", report, "compare the metrics of runs", "lifecycle report runs/desk")
     sub.add_argument("runs", nargs="*", default=["runs"], metavar="DIR_OR_GLOB", help="default: runs")
 
+    example = "lifecycle ledger runs/desk/01-curate --step near-duplicates --samples 5"
+    sub = command("ledger", ledger, "show which rows each step left out, and why", example)
+    sub.add_argument("run", metavar="RUN_DIR", help="a run of curation, or one that reads its rows")
+    sub.add_argument("--step", metavar="NAME", help="show rows that this step left out or edited")
+    sub.add_argument("--samples", type=int, default=0, metavar="N", help="how many of them (default: 3)")
+
     sub = command("chat", chat, "chat with a saved model", "lifecycle chat runs/desk/04-sft --prompt 'Hello'")
     sub.add_argument("run", metavar="RUN_DIR")
     sub.add_argument("--prompt", metavar="TEXT", help="answer this and exit")
@@ -312,6 +319,13 @@ def report(args, rest: list[str]) -> int:
     from .report.card import card
 
     print(card(args.runs))
+    return DONE
+
+
+def ledger(args, rest: list[str]) -> int:
+    from .report.ledger import show_ledger
+
+    print(show_ledger(args.run, args.step, args.samples))
     return DONE
 
 

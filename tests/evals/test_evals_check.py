@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from lifecycle_recipes.data.task_files import members, missing_data, read_tasks
 from lifecycle_recipes.evals.check import check_config
 from lifecycle_recipes.evals.config import EvaluateConfig
 from lifecycle_recipes.finding import Refusal
+from lifecycle_recipes.recipe.task_files import members, missing_data, read_tasks
 
 
 def codes(config) -> list[str]:

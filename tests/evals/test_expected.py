@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from fake_runs import fake_raw
 
-from lifecycle_recipes.data.task_files import DEFAULT_METRICS, members, task_metrics
 from lifecycle_recipes.evals.expected import ALWAYS, HELD_OUT, expected_metrics
 from lifecycle_recipes.evals.library_tasks import is_library_tag, library_files, library_tasks
 from lifecycle_recipes.recipe.read import read_recipe
 from lifecycle_recipes.recipe.schema import stage_names
+from lifecycle_recipes.recipe.task_files import DEFAULT_METRICS, members, task_metrics
 
 # Counts of tokens are no results (training/train.py, NOT_A_RESULT).
 COUNTS = {"eval_num_tokens"}

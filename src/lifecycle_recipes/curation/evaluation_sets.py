@@ -1,4 +1,4 @@
-"""Which evaluation data the recipes of a life name, and the items in it. No torch.
+"""The items of a file of evaluation data. No torch.
 
 An item is what a model is asked: a prompt or question, or a held-out text. Its answer alone is no item, since a
 document may well state the fact. A question that is too short to be found, or that several rows share ("Which of
@@ -7,18 +7,13 @@ these is true?"), is an item together with its choices or its answer.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..data.config import Source
-from ..data.row_files import check_local, find_files, read_file
-from ..data.task_files import is_remote, leaves, members, read_tasks
+from ..data.row_files import read_file
 from ..finding import Refusal
-from ..recipe.read import RawRecipe, read_recipe, real_path, recipes_in
 from .words import words
 
 # The columns of well-known sets (MMLU, ARC, GSM8K, MATH, HellaSwag, PIQA, WinoGrande, COPA, NLI, TruthfulQA, SQuAD,
@@ -50,14 +45,6 @@ FEWEST_WORDS = 3
 
 
 @dataclass(frozen=True)
-class EvaluationSet:
-    """path: a file of evaluation data. named: where a recipe names it, `recipes/mine/sft.yaml:12`."""
-
-    path: str
-    named: str
-
-
-@dataclass(frozen=True)
 class Item:
     """path: of its set. line: its line, or the number of its row if rows are no lines, from 1."""
 
@@ -69,95 +56,6 @@ class Item:
 def is_findable(item: Sequence[str]) -> bool:
     """Whether the words of an item are enough to find it: at least FEWEST_WORDS, not all of them function words."""
     return len(item) >= FEWEST_WORDS and not FUNCTION_WORDS.issuperset(item)
-
-
-# Which sets
-
-
-def find_evaluation_sets(recipe_path: str | Path) -> list[EvaluationSet]:
-    """The evaluation data that the recipes beside this one, and it itself, name: each file once.
-
-    These are `evaluate.prompts`, `data.eval_sources` and the files of the tasks in `evaluate.include_path`. Left out
-    are data sets of the Hub, files that do not exist, and those in an output_dir, which a stage of this life writes.
-    A recipe or task file that cannot be read is skipped here: the check of its own stage refuses it.
-    """
-    recipes = list(_readable(recipes_in(Path(recipe_path).parent)))
-    made = [real_path(directory) for raw in recipes for directory in _output_dirs(raw)]
-    found: dict[str, EvaluationSet] = {}
-    for raw in recipes:
-        for path, named in _named_files(raw):
-            real = Path(real_path(path))
-            if real.is_file() and not any(real.is_relative_to(directory) for directory in made):
-                found.setdefault(str(real), EvaluationSet(_short(path), named))
-    return list(found.values())
-
-
-def _short(path: str) -> str:
-    """The path below the working directory, where it is there: those of task files are absolute."""
-    here = Path.cwd()
-    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
-
-
-def _readable(paths: Iterable[Path]) -> Iterator[RawRecipe]:
-    for path in paths:
-        try:
-            yield read_recipe(path)
-        except Refusal:
-            continue
-
-
-def _output_dirs(raw: RawRecipe) -> list[str]:
-    sections = [section for section in raw.values.values() if isinstance(section, dict)]
-    return [section["output_dir"] for section in sections if section.get("output_dir")]
-
-
-def _named_files(raw: RawRecipe) -> Iterator[tuple[str, str]]:
-    """(file, place in the recipe) of all evaluation data that a recipe names."""
-    evaluate = raw.values.get("evaluate") or {}
-    if prompts := evaluate.get("prompts"):
-        yield prompts, raw.place("evaluate.prompts")
-    for n, source in enumerate((raw.values.get("data") or {}).get("eval_sources") or []):
-        for file in _source_files(source["path"]):
-            yield file, raw.place(f"data.eval_sources[{n}].path")
-    for file in _task_files(evaluate):
-        yield file, raw.place("evaluate.tasks")
-
-
-def _source_files(path: str) -> list[str]:
-    try:
-        return find_files(path) if check_local(path) else []
-    except (Refusal, OSError, ValueError):
-        return []
-
-
-def _task_files(evaluate: dict) -> list[str]:
-    """The data files of the splits on which the tasks of a recipe are evaluated. lm-eval's own tasks have none."""
-    if not evaluate.get("include_path"):
-        return []
-    try:
-        tasks = read_tasks(evaluate["include_path"])
-    except (yaml.YAMLError, OSError, UnicodeDecodeError, TypeError):
-        return []
-    configs = [tasks[leaf].config for name in evaluate.get("tasks") or [] for leaf in members(name, tasks)]
-    files = [file for config in configs for file in leaves(_evaluated(config))]
-    return [
-        found
-        for file in files
-        if isinstance(file, str) and not is_remote(file)
-        for found in _source_files(file)
-    ]
-
-
-def _evaluated(config: dict) -> Any:
-    """`data_files` of a task without its training split, if they name their splits. Source: lm_eval/api/task.py."""
-    files = (config.get("dataset_kwargs") or {}).get("data_files")
-    if not isinstance(files, dict):
-        return files
-    splits = {str(config.get(key)).partition("[")[0] for key in ("test_split", "validation_split")}
-    return {split: file for split, file in files.items() if split in splits} or files
-
-
-# Items of a set
 
 
 def read_items(path: str) -> list[Item]:

@@ -152,9 +152,13 @@ def entry_of(key: str) -> Path:
 
 
 def rows_directory() -> Path:
-    """$LIFECYCLE_CACHE/rows, by default ~/.cache/lifecycle_recipes/rows."""
+    return cache_directory() / "rows"
+
+
+def cache_directory() -> Path:
+    """$LIFECYCLE_CACHE, by default ~/.cache/lifecycle_recipes."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lifecycle_recipes"
-    return Path(os.environ.get("LIFECYCLE_CACHE") or home).expanduser() / "rows"
+    return Path(os.environ.get("LIFECYCLE_CACHE") or home).expanduser()
 
 
 def find_damage(entry: Path) -> str:

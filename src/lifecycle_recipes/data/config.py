@@ -1,6 +1,6 @@
 """The `data` section of a recipe. No torch."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 Format = Literal["messages", "sharegpt", "alpaca", "prompt_completion", "question_answer", "hh"]
@@ -39,6 +39,11 @@ class Source:
     weight: float | None = None
 
 
+def as_source(values: dict[str, Any]) -> Source:
+    """A source of a recipe, without the keys that only curation reads."""
+    return Source(**{f.name: values[f.name] for f in fields(Source) if f.name in values})
+
+
 @dataclass
 class DataConfig:
     """Rows to train on and rows to evaluate on.
@@ -72,8 +77,15 @@ _COLUMNS = {
 _TEXT_COLUMN = {"pretrain": ("text", "column"), "tokenizer": ("tokenizer", "text_column")}
 
 
+# The stage that reads what curation writes, by `curate.kind`: it decides which columns a row has.
+READERS = {"text": "pretrain", "messages": "sft", "pairs": "dpo", "thumbs": "kto", "prompts": "ppo"}
+
+
 def stage_columns(stage: str, values: dict[str, Any]) -> tuple[list[str], list[str]]:
     """(required, optional) columns of a stage, both empty if it reads no rows. values: `RawRecipe.values`."""
+    if stage == "curate":
+        kind = (values.get("curate") or {}).get("kind", "text")
+        return stage_columns(READERS[kind], {})
     if stage in _TEXT_COLUMN:
         section, key = _TEXT_COLUMN[stage]
         return [values.get(section, {}).get(key, "text")], []

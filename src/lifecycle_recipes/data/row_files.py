@@ -220,6 +220,32 @@ def each_row(path: str, source: Source) -> Iterator[dict]:
         raise Refusal(*findings)
 
 
+def each_entry(path: str, source: Source) -> Iterator[tuple[int, dict | None, tuple[str, str, bytes] | None]]:
+    """(number from 1, row, None) of every row of a local file; (number, None, (code, message, line)) of a line that
+    holds no row: for a reader that counts such lines where `each_row` refuses the file.
+
+    Raises Refusal unreadable-file, and bad-line for a file that is certainly no JSON lines.
+    """
+    try:
+        if not holds_lines(path, source):
+            for number, row in enumerate(_rows_of(path, source), start=1):
+                yield number, row, None
+            return
+        json_lines, faults = plain_ending(path) != ".txt", Faults("lines")
+        with open_bytes(path) as file:
+            if json_lines:
+                _require_lines(Path(path), file)
+            for number, line in enumerate(file, start=1):
+                row = _row(line, json_lines, faults, path, number)
+                if row is not None:
+                    yield number, row, None
+                elif faults.places:
+                    code, place = faults.places.popitem()
+                    yield number, None, (code, place.message, line)
+    except READ_ERRORS as error:
+        raise unreadable_file(error, path) from error
+
+
 def holds_lines(path: str, source: Source) -> bool:
     """Whether every row of the file is one line, so that it is found by its line number."""
     plain = plain_ending(path)

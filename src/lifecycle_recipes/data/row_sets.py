@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
 from ..finding import Finding, Refusal
-from .config import DataConfig, Source, stage_columns
+from .config import DataConfig, Source, as_source, stage_columns
 from .formats import converter
 from .joining import require_prompts
 from .provenance import Place
@@ -103,7 +103,7 @@ def read_row_sets(raw: RawRecipe) -> tuple[list[RowSet], list[Finding]]:
 
 
 def _config(values: dict) -> DataConfig:
-    sources, held_out = ([Source(**s) for s in values.get(k, [])] for k in ("sources", "eval_sources"))
+    sources, held_out = ([as_source(s) for s in values.get(k, [])] for k in ("sources", "eval_sources"))
     return DataConfig(**values | {"sources": sources, "eval_sources": held_out})
 
 

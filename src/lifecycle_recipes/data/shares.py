@@ -54,11 +54,11 @@ def choose(config: DataConfig, train: list[int], sizes: list[int], ledger: dict)
         )
     # A row without characters of its own (a call of a tool) has tokens all the same.
     lengths = [np.maximum([sizes[i] for i in own], 1) for own in rows]
-    wanted = weights * _per_weight(np.array([own.sum() for own in lengths]) / weights, config.max_repetition)
+    wanted = weights * per_weight(np.array([own.sum() for own in lengths]) / weights, config.max_repetition)
     random = np.random.default_rng(config.seed)
     chosen, left_out = [], 0
     for entry, own, length, size, weight in zip(entries, rows, lengths, wanted, weights, strict=True):
-        taken = _take(length, size, random)
+        taken = take(length, size, random)
         chosen += [own[i] for i in taken]
         left_out += len(own) - len(set(taken))
         entry |= {
@@ -77,12 +77,12 @@ def choose(config: DataConfig, train: list[int], sizes: list[int], ledger: dict)
     return [chosen[i] for i in random.permutation(len(chosen))]
 
 
-def _per_weight(passes: Any, max_repetition: float) -> float:
+def per_weight(passes: Any, max_repetition: float) -> float:
     """Characters per unit of weight. passes: the same for one pass over each source."""
     return min(passes.min() * max_repetition, passes.max())
 
 
-def _take(lengths: Any, size: float, random: Any) -> list[int]:
+def take(lengths: Any, size: float, random: Any) -> list[int]:
     """Indices of rows with about `size` characters: whole passes, then a sample; at least one row."""
     import numpy as np
 

@@ -44,7 +44,7 @@ from .selection import choose_rows, content, hold_out, name_columns, text_column
 from .shares import choose, has_weights
 
 # Options of a source that change its rows; they join the fingerprint where they are set.
-_OPTIONS = ("columns", "roles", "system", "field", "format", "text_by")
+OPTIONS = ("columns", "roles", "system", "field", "format", "text_by")
 
 
 def load_data(
@@ -169,7 +169,7 @@ class _Reader:
         """(Dataset with our columns, [path, rows] of every file); faults of rows are added to `self.faults`."""
         format_columns(source, self.required, self.optional)
         unset, values = asdict(Source("")), asdict(source)
-        if options := sorted((n, values[n]) for n in _OPTIONS if values[n] != unset[n]):
+        if options := sorted((n, values[n]) for n in OPTIONS if values[n] != unset[n]):
             self.digest.update(repr(options).encode())
         if not check_local(source.path):
             stored = read_hub(source, self.digest)

@@ -26,7 +26,9 @@ def start_of(raw: RawRecipe) -> list[str]:
     """Paths and Hub ids that the run starts from, each once; not those that it is only compared with."""
     named = named_parents(raw.values)
     return list(
-        dict.fromkeys(named[role] for role in ("model", "tokenizer", "reward", "value") if role in named)
+        dict.fromkeys(
+            named[role] for role in ("model", "tokenizer", "data", "reward", "value") if role in named
+        )
     )
 
 

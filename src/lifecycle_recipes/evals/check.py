@@ -10,8 +10,8 @@ from pathlib import Path
 import yaml
 
 from ..data.row_faults import cell_fault
-from ..data.task_files import members, missing_data, read_tasks
 from ..finding import Finding, Refusal
+from ..recipe.task_files import members, missing_data, read_tasks
 from ..record.parents import hash_weights, is_local
 from .config import EvaluateConfig
 from .library_tasks import is_library_tag, library_files

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from ..data.task_files import children, members, task_metrics
+from ..recipe.task_files import children, members, task_metrics
 from .library_tasks import find_tasks, library_files
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # Measured by every run of the stage.
 ALWAYS = {
+    "curate": ("rows_in", "rows_out", "held_out_rows", "tokens_out", "bytes_out"),
     "tokenizer": ("bytes_per_token", "unknown_rate", "round_trip", "vocab_size"),
     "pretrain": ("train_loss", "steps"),
     "sft": ("train_loss", "steps"),
@@ -88,6 +89,9 @@ def expected_metrics(raw: RawRecipe) -> Expected:
     )
     perhaps = {metric: why for metric, why in PERHAPS.items() if needs.get(metric) == ""}
     needs = {metric: need for metric, need in needs.items() if metric not in perhaps}
+    if raw.stage == "curate":
+        steps = [name.replace("_", "-") for item in raw.values["curate"].get("steps") or [] for name in item]
+        return Expected(needs, frozenset(["left_out", "share", *steps]))
     if raw.stage in ("tokenizer", "reward"):  # they have no evaluate section
         return Expected(needs)
     given = raw.values.get("evaluate") or {}

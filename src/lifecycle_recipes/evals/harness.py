@@ -15,8 +15,8 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 from tqdm import tqdm
 
-from ..data.task_files import read_tasks
 from ..finding import refuse
+from ..recipe.task_files import read_tasks
 from .config import SEED, EvaluateConfig
 from .replies import Replies, encode, refuse_without_template
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from ..data.task_files import TaskFile, children, members, read_task, read_tasks
+from ..recipe.task_files import TaskFile, children, members, read_task, read_tasks
 
 # Values of dataset_path that are formats of files, not datasets (datasets/packaged_modules).
 BUILDERS = {"json", "csv", "parquet", "text", "arrow", "pandas", "xml", "webdataset"}

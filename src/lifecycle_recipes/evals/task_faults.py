@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 
-from ..data.task_files import DEFAULT_METRICS, Function, TaskFile
 from ..finding import Finding
+from ..recipe.task_files import DEFAULT_METRICS, Function, TaskFile
 
 DEFINE_BY_TEXT = ("globals", "setattr", "exec", "vars")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from ..data.config import stage_columns
 from ..data.formats import converter, converts, name_map
 from ..data.provenance import file_of
 from ..data.row_files import check_local, each_row
+from ..record.parents import CURATED
 
 if TYPE_CHECKING:
     from .trace import Trace
@@ -18,20 +20,24 @@ LONGEST = 300  # characters that are shown of either
 
 
 def stored_and_read(trace: Trace, number: int) -> list[tuple[str, str]]:
-    """[(title, row as JSON)]: as it is stored, as it is read. Empty for a row that is not converted.
+    """[(title, row as JSON)]: as it is stored, as it is read, where it is converted; for a curated row its raw row.
 
     number: of the row, over all sources. Rows of the Hub are not read again.
     """
     recipe, index = trace.recipe, trace.origins.source(number)
     source = [*recipe.data.sources, *recipe.data.eval_sources][index]
-    if not converts(source) or not check_local(source.path):
+    is_curated = os.path.exists(os.path.join(os.path.dirname(source.path), CURATED[0]))
+    if not (converts(source) or is_curated) or not check_local(source.path):
         return []
     path, row = file_of(trace.origins.sources[index], number - trace.origins.starts[index])
     stored = next(islice(each_row(path, source), row, None))
+    origin = [("curated from", str(stored["id"]))] if is_curated and "id" in stored else []
+    if not converts(source):
+        return origin
     required, optional = stage_columns(recipe.raw.stage, recipe.raw.values)
     theirs = name_map(source, required, optional)
     read = converter(source, required)({ours: stored.get(name) for ours, name in theirs.items()})
-    return [("stored", _short(stored)), ("read as", _short(read))]
+    return [*origin, ("stored", _short(stored)), ("read as", _short(read))]
 
 
 def _short(row: dict) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..finding import Finding, Refusal, refuse
 from ..recipe.overrides import FLAGS
 from ..recipe.paths import paths
-from ..recipe.read import RawRecipe, others_of, read_recipe, real_path, recipes_in
+from ..recipe.read import OWN_SECTION, RawRecipe, others_of, read_recipe, real_path, recipes_in
 from ..recipe.schema import section_names
 from ..record.gate import parse
 from ..redact import hide_secrets
@@ -166,7 +166,7 @@ def find_shared(recipes: list[RawRecipe]) -> list[Finding]:
             "output-dir-shared",
             f"{' and '.join(raw.path for raw in same)} have the same output_dir, {same[0].output_dir}",
             "give each recipe an output_dir of its own, or name only one of them",
-            same[1].place("train.output_dir", "evaluate.output_dir", "tokenizer.output_dir"),
+            same[1].place("train.output_dir", *(f"{stage}.output_dir" for stage in OWN_SECTION)),
         )
         for same in owners.values()
         if len(same) > 1

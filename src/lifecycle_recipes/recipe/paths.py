@@ -17,12 +17,15 @@ KEYS = {
     "tokenizer": ("output_dir", "chat_template"),
     "train": ("output_dir", "chat_template_path"),
     "evaluate": ("output_dir", "include_path", "prompts", "rubric", "against", "reward_model"),
+    "curate": ("output_dir", "tokenizer"),
 }
 SOURCES = ("sources", "eval_sources")
+# Keys of the steps of curation whose value is a path or an id, or a list of them.
+STEPS = ("model", "words", "classifier", "against", "leave")
 
 
-def paths(values: dict[str, Any]) -> Iterator[tuple[str, dict, str]]:
-    """(name such as `data.sources[0].path`, the mapping that has the key, the key) of every given path."""
+def paths(values: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """(name such as `data.sources[0].path`, the mapping or list that has it, its key there) of every given path."""
     for section, keys in KEYS.items():
         for key in keys:
             if isinstance((values.get(section) or {}).get(key), str):
@@ -31,6 +34,14 @@ def paths(values: dict[str, Any]) -> Iterator[tuple[str, dict, str]]:
         for i, source in enumerate((values.get("data") or {}).get(name) or []):
             if isinstance(source.get("path"), str):
                 yield f"data.{name}[{i}].path", source, "path"
+    for i, step in enumerate((values.get("curate") or {}).get("steps") or []):
+        for kind, settings in step.items():
+            for key in (k for k in STEPS if settings and k in settings):
+                name, value = f"curate.steps[{i}].{kind}.{key}", settings[key]
+                if isinstance(value, str):
+                    yield name, settings, key
+                elif isinstance(value, list):
+                    yield from ((f"{name}[{j}]", value, j) for j in range(len(value)))
 
 
 def expand_paths(values: dict[str, Any]) -> dict[str, str]:

@@ -28,6 +28,7 @@ from .schema import load_schema, section_types, stage_names
 
 Recipe = TypeVar("Recipe")
 SUFFIXES = (".yaml", ".yml")  # of a recipe's file
+OWN_SECTION = ("curate", "evaluate", "tokenizer")  # stages that train no model: `<stage>.output_dir`
 
 
 @dataclass
@@ -61,9 +62,8 @@ class RawRecipe:
 
     @property
     def output_dir(self) -> str:
-        """Where the stage writes: `train.output_dir`, or that of the tokenizer or evaluate section."""
-        section = self.stage if self.stage in ("tokenizer", "evaluate") else "train"
-        return self.values[section]["output_dir"]
+        """Where the stage writes: `train.output_dir`, or that of the section with the stage's own name."""
+        return self.values[self.stage if self.stage in OWN_SECTION else "train"]["output_dir"]
 
     def setting(self, name: str) -> Any:
         """The value of a key such as `train.packing`: as given, else the default; None for an unknown key."""
@@ -107,10 +107,13 @@ def real_path(path: str) -> str:
         return path
 
 
-def read_recipe(path: str | Path, overrides: list[str] | None = None, stage: str | None = None) -> RawRecipe:
+def read_recipe(
+    path: str | Path, overrides: list[str] | None = None, stage: str | None = None, life: bool = True
+) -> RawRecipe:
     """Read a recipe and check every key, type and choice in it, its overrides and its gate lines.
 
-    stage: the stage that was started; a recipe for another one is refused.
+    stage: the stage that was started; a recipe for another one is refused. life: whether a curate recipe gets the
+    evaluation data that the recipes beside it name.
     Raises Refusal with one finding per mistake, each with the line it is on.
     """
     path, overrides = str(path), list(overrides or [])
@@ -141,6 +144,10 @@ def read_recipe(path: str | Path, overrides: list[str] | None = None, stage: str
     gate, allow = values.pop("gate", []), values.pop("allow", {})
     written = expand_paths(values)
     apply_pins(values, values.get("pinned", {}))
+    if named == "curate" and life:
+        from .evaluation_files import add_evaluation_files  # it reads the other recipes, with this module
+
+        add_evaluation_files(values, path)
     return RawRecipe(
         path, named, values, text, given, digest, gate, flags, _places(tree), allow, written=written
     )
@@ -270,7 +277,7 @@ def _build_section(raw: RawRecipe, name: str, hint: Any) -> Any:
         with warnings.catch_warnings():
             # TRL's own default still uses the old name; a recipe cannot, so the warning is irrelevant
             warnings.filterwarnings("ignore", "`gradient_checkpointing", FutureWarning)
-            return _build(hint, values)
+            return build(hint, values)
     except (ValueError, TypeError, NotImplementedError, AssertionError, OSError, ImportError) as e:
         message = " ".join(str(e).split()) or type(e).__name__
         named = [w for w in re.findall(r"\w+", message) if f"{name}.{w}" in raw.places]
@@ -278,17 +285,17 @@ def _build_section(raw: RawRecipe, name: str, hint: Any) -> Any:
         raise refuse("bad-value", f"{name}: {message}", "", where) from e
 
 
-def _build(hint: Any, value: Any) -> Any:
+def build(hint: Any, value: Any) -> Any:
     """An object of type `hint`: dataclasses, and lists of them, are built, the rest are plain values."""
     if isinstance(value, dict):
         cls = next((t for t in (hint, *get_args(hint)) if isinstance(t, type) and is_dataclass(t)), None)
         if cls is not None:
             hints = get_type_hints(cls)
             known = {f.name for f in fields(cls)}
-            return cls(**{k: _build(hints[k], v) if k in known else v for k, v in value.items()})
+            return cls(**{k: build(hints[k], v) if k in known else v for k, v in value.items()})
     if isinstance(value, list):
         kind = next((t for t in (hint, *get_args(hint)) if get_origin(t) is list), None)
-        return [_build(get_args(kind)[0] if kind else Any, v) for v in value]
+        return [build(get_args(kind)[0] if kind else Any, v) for v in value]
     return value
 
 

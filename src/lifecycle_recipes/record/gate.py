@@ -162,9 +162,13 @@ def _metrics_of(run: str, record: dict, run_dir: Path) -> dict:
 
 
 def main_parent(record: dict) -> dict | None:
-    """The run that `parent` stands for: that of the starting weights; for a base model, of its tokenizer."""
+    """The run that `parent` stands for: that of the starting weights; for a base model, of its tokenizer; else of the
+    rows.
+    """
     parents = record.get("parents") or {}
-    return next((parents[r] for r in ("model", "tokenizer") if parents.get(r, {}).get("identity")), None)
+    return next(
+        (parents[r] for r in ("model", "tokenizer", "data") if parents.get(r, {}).get("identity")), None
+    )
 
 
 def parent_dir(parent: dict, run_dir: Path) -> Path:

@@ -22,6 +22,9 @@ ROLES = {
     "against": ("evaluate", "against"),
     "reward_model": ("evaluate", "reward_model"),
 }
+# What a run of curation leaves in place of weights, and the keys of its steps that name a model.
+CURATED = ("ledger.json", "train.jsonl", "held_out.jsonl")
+MODEL_OF_STEP = {"perplexity": "model", "safety": "classifier"}
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin")
 BLOCK, BLOCKS = 1 << 20, 256
 # A file younger than this may change again within one tick of the clock, without a new modification time.
@@ -32,7 +35,23 @@ _hashes: dict[tuple, str] = {}
 def named_parents(values: dict) -> dict[str, str]:
     """Role -> path or Hub id of everything that a recipe starts from or compares with."""
     named = {role: (values.get(section) or {}).get(key) for role, (section, key) in ROLES.items()}
-    return {role: path for role, path in named.items() if path}
+    for step in (values.get("curate") or {}).get("steps") or []:
+        named |= {
+            name: (step.get(name) or {}).get(key) for name, key in MODEL_OF_STEP.items() if name in step
+        }
+    return {role: path for role, path in {**named, **_data_parents(values)}.items() if path}
+
+
+def _data_parents(values: dict) -> dict[str, str]:
+    """`data`, `data 2`, ... -> the directory of every run whose files are read as rows."""
+    data = values.get("data") or {}
+    sources = [*(data.get("sources") or []), *(data.get("eval_sources") or [])]
+    named = [
+        path if os.path.isdir(path) else os.path.dirname(path)
+        for path in (s.get("path") or "" for s in sources)
+    ]
+    runs = [run for run in dict.fromkeys(named) if run and os.path.exists(os.path.join(run, RUN_FILE))]
+    return {f"data {number}" if number > 1 else "data": run for number, run in enumerate(runs, start=1)}
 
 
 def find_parents(values: dict) -> dict[str, str]:
@@ -84,7 +103,7 @@ def check_parent(role: str, path: str, weights_sha256: str | None, allow_failed:
     if record and record["status"] != "done":
         message = f"{who} is not finished: its status is {record['status']}"
         raise refuse("parent-unfinished", message, f"finish {run} first, and start from it", path)
-    if weights_sha256 is None:
+    if weights_sha256 is None and not role.startswith("data"):
         wanted = "tokenizer.json" if role == "tokenizer" else "weights (*.safetensors)"
         raise refuse(
             "parent-no-weights",
@@ -98,7 +117,8 @@ def check_parent(role: str, path: str, weights_sha256: str | None, allow_failed:
     if record is None:
         return
     if run == path and record.get("weights_sha256") not in (None, weights_sha256):
-        message = f"the {role} parent's weights do not match its record (they changed after its run)"
+        what = "files" if role.startswith("data") else "weights"
+        message = f"the {role} parent's {what} do not match its record (they changed after its run)"
         raise refuse("parent-changed", message, "run that stage again", path)
     failed = [v for v in gate.judge(run) if not v.ok]
     if failed and not allow_failed:
@@ -121,15 +141,17 @@ def closest_run(path: str) -> str | None:
 
 
 def hash_weights(directory: str | Path) -> str | None:
-    """One hash of the weights in a directory, with an adapter's base/; without weights, of its tokenizer.
+    """One hash of the weights in a directory, with an adapter's base/; else of its tokenizer, else of curated rows.
 
-    None if it has neither. Training changes every weight, so of a file above 256 MiB only 256 evenly
+    None if it has none of these. Training changes every weight, so of a file above 256 MiB only 256 evenly
     spaced blocks of 1 MiB are hashed: a 140 GB parent takes a quarter of a second per shard, not minutes.
     """
     directory = Path(directory)
     files = [f for place in (directory, directory / "base") for p in WEIGHTS for f in sorted(place.glob(p))]
     if not files and (directory / "tokenizer.json").is_file():
         files = [directory / "tokenizer.json"]
+    if not files and (directory / CURATED[0]).is_file():
+        files = [directory / name for name in CURATED if (directory / name).is_file()]
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file.relative_to(directory)}\0{file.stat().st_size}\0".encode())
@@ -169,7 +191,7 @@ def _state(stat: os.stat_result) -> tuple:
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
-def _rows_below(path) -> list[str]:
+def rows_below(path) -> list[str]:
     """The files that a directory or a glob stands for."""
     if not isinstance(path, str) or "\0" in path:
         return []
@@ -189,7 +211,7 @@ def input_files(values) -> list[str]:
     The files of a directory or glob of rows, which is the `path` of a source, are among them.
     """
     if isinstance(values, dict):
-        values = [*values.values(), *_rows_below(values.get("path"))]
+        values = [*values.values(), *rows_below(values.get("path"))]
     if isinstance(values, list):
         return list(dict.fromkeys(path for value in values for path in input_files(value)))
     # A long text is not a path (and the kernel rejects its lookup).

@@ -23,6 +23,9 @@ def what(raw: RawRecipe, record: dict) -> str:
     directory = Path(raw.output_dir)
     if raw.stage == "evaluate":
         return f"{directory}/{RUN_FILE}: the measures of {raw.values['model']['model_name_or_path']}"
+    if raw.stage == "curate":
+        rows = record["metrics"]
+        return f"{directory}: {rows['rows_out']:,} of {rows['rows_in']:,} rows, {amount(rows['bytes_out'])}B of text"
     patterns = ("tokenizer.json",) if raw.stage == "tokenizer" else WEIGHTS
     size = sum(file.stat().st_size for pattern in patterns for file in directory.glob(pattern))
     best = f", the best of its checkpoints: step {record['best']['step']}" if "best" in record else ""
@@ -44,8 +47,12 @@ def measured(record: dict) -> str:
     """The metrics that the gate compares, or the main ones."""
     metrics = record["metrics"]
     names = main_metrics(record["gate"], metrics)
-    values = [number(metrics[name], ".4g") if name in metrics else "not measured" for name in names]
+    values = [_figure(metrics[name]) if name in metrics else "not measured" for name in names]
     return ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True)) or "no metrics"
+
+
+def _figure(value: float | str) -> str:
+    return number(value, ",d" if isinstance(value, int) and not isinstance(value, bool) else ".4g")
 
 
 def next_command(raw: RawRecipe) -> str:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import re
 import time
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +16,7 @@ from ..exit_status import on_signals
 from ..finding import FAILED, Refusal, refuse
 from ..models.saved import Saved
 from ..models.turn_end import stop_ids_of
+from ..record.full_disk import name_full_disk
 from ..record.run import Stopped
 from .batch_order import keep_order
 from .early_stopping import StopEarly
@@ -82,7 +81,7 @@ def train_and_save(trainer: Trainer, recipe: TrainingRecipe, run: Run) -> Saved 
         trainer.add_callback(StopEarly(recipe.early_stopping))
     end_replies_at(trainer.model, trainer.processing_class)
     train_alike_everywhere(trainer, recipe)
-    with _name_full_disk(args.output_dir), on_signals(stop.ask):
+    with name_full_disk(args.output_dir), on_signals(stop.ask):
         output = trainer.train(resume_from_checkpoint=run.resume_from)
         if stop.stopped:
             again = (
@@ -209,28 +208,3 @@ def end_replies_at(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     ends = stop_ids_of(generation.eos_token_id, tokenizer.eos_token_id)
     generation.eos_token_id = ends if len(ends) > 1 else ends[0]
     model.config.eos_token_id = tokenizer.eos_token_id
-
-
-@contextmanager
-def _name_full_disk(path: str):
-    """Replaces upstream's errors for a full disk, none of which names the directory."""
-    try:
-        yield
-    except Exception as error:
-        if not _is_full_disk(error):
-            raise
-        raise refuse(
-            "disk-full",
-            "no disk space left while saving",
-            "free disk space and run the same command again",
-            path,
-            FAILED,
-        ) from error
-
-
-def _is_full_disk(error: BaseException) -> bool:
-    # safetensors: "... (os error 28)", or 122 for a quota; torch.save: the last two.
-    words = ("No space left", "Disk quota exceeded", "PytorchStreamWriter failed", "unexpected pos")
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(
-        w in str(error) for w in words
-    )

@@ -10,7 +10,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from ...data.config import Source, stage_columns
+from ...data.config import Source, as_source, stage_columns
 from ...data.formats import format_columns
 from ...data.row_files import READ_ERRORS, check_local, find_files, is_glob, open_bytes, plain_ending
 from ...data.selection import name_columns
@@ -48,7 +48,7 @@ def _sources(raw: RawRecipe) -> list[Finding]:
         findings.append(Finding.error("no-rows", "data.sources is empty", "add at least one source", place))
     for name in ("sources", "eval_sources"):
         for i, values in enumerate(data.get(name) or []):
-            found = _found(lambda values=values: _check_source(raw, Source(**values)))
+            found = _found(lambda values=values: _check_source(raw, as_source(values)))
             findings += [_at_source(raw, f"data.{name}[{i}]", values["path"], finding) for finding in found]
     if data.get("eval_sources") and data.get("eval_fraction"):
         message = "data.eval_sources and data.eval_fraction both define held-out rows"
@@ -66,6 +66,8 @@ def _at_source(raw: RawRecipe, source: str, path: str, finding: Finding) -> Find
     place = raw.place(f"{source}.{option}", f"{source}.path")
     if finding.code == "missing-file" and not is_glob(path):
         message = f"the file {_shown(raw, f'{source}.path', path)} does not exist"
+        if first := maker(raw, os.path.dirname(path)):
+            return Finding.warning("parent-missing", message, f"run this first: lifecycle run {first}", place)
         return replace(finding, message=message, fix=_correct_path(path), where=place)
     return replace(finding, message=f"{finding.where}: {finding.message}", where=place)
 
@@ -213,14 +215,15 @@ def lacking_parents(raw: RawRecipe) -> list[str]:
 
 
 def lacking_data(raw: RawRecipe) -> list[str]:
-    """Data files that another recipe of the same command makes, and that do not exist yet."""
+    """Data files that another recipe, of the same command or beside this one, makes, and that do not exist yet."""
     named = [mapping[key] for name, mapping, key in paths(raw.values) if name.startswith("data.")]
-    return sorted({path for path in named if raw.is_awaited(path) and not os.path.exists(path)})
+    missing = {path for path in named if not os.path.exists(path)}
+    return sorted(path for path in missing if raw.is_awaited(path) or maker(raw, os.path.dirname(path)))
 
 
 def _at_its_line(raw: RawRecipe, role: str, finding: Finding) -> Finding:
     """parent-missing names the path in its message, and is found at the recipe's line, with the nearest run."""
-    if finding.code != "parent-missing":
+    if finding.code != "parent-missing" or role not in ROLES:
         return finding
     section, key = ROLES[role]
     path = raw.values[section][key]

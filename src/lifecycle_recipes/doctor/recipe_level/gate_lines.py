@@ -105,7 +105,7 @@ def _path_of(raw: RawRecipe, run: str) -> str | None:
     if run != "parent":
         return os.path.normpath(Path(raw.output_dir).parent / run)
     parents = named_parents(raw.values)
-    named = [parents[role] for role in ("model", "tokenizer") if role in parents]
+    named = [parents[role] for role in ("model", "tokenizer", "data") if role in parents]
     with_record = [p for p in named if Path(p, RUN_FILE).exists() or raw.is_awaited(p) or maker(raw, p)]
     return next(iter(with_record or named), None)
 

@@ -5,6 +5,7 @@ import errno
 from ...finding import Finding
 from ...recipe.read import RawRecipe
 from .architecture import find_in_architecture
+from .curation import find_in_curation
 from .files import find_in_files
 from .gate_lines import find_in_gate
 from .global_batch import find_in_global_batch
@@ -25,6 +26,7 @@ def find_in_recipe(raw: RawRecipe) -> list[Finding]:
     parts = (find_in_waivers, find_in_settings, find_in_global_batch, find_in_files, find_in_hub)
     parts += (
         find_in_architecture,
+        find_in_curation,
         find_in_machine,
         find_in_launch,
         find_in_precision,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...finding import Finding, Refusal
 from ...models.config_file import local_config, stored_dtype
-from ...recipe.read import RawRecipe
+from ...recipe.read import OWN_SECTION, RawRecipe
 from ...record.checkpoints import find_incomplete_checkpoints
 from ...record.file import RUN_FILE, read_record
 from ...record.identity import find_differences, identify
@@ -34,7 +34,7 @@ def _is_parent(raw: RawRecipe, directory: Path) -> list[Finding]:
         # A run is compared with itself once it is saved: `evaluate.against` may name it.
         if role not in ("against", "reward_model") and os.path.commonpath([here, there]) == here:
             message = f"the run would overwrite its own {role} parent, {path}"
-            where = raw.place("train.output_dir", "evaluate.output_dir", "tokenizer.output_dir")
+            where = raw.place("train.output_dir", *(f"{stage}.output_dir" for stage in OWN_SECTION))
             return [Finding.error("output-dir-is-parent", message, "choose another output_dir", where)]
     return []
 

@@ -1,0 +1,219 @@
+"""Curation from the sources to the output files, in the order in which it happens. No torch, unless a step needs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..data.cache import cache_directory
+from ..finding import GATE_FAILED, Finding, Refusal
+from ..record.file import write_json
+from ..record.full_disk import name_full_disk
+from ..record.gate import judge_line, parse
+from ..record.parents import hash_file
+from ..record.run import Run
+from . import executors, mixing
+from .config import CurateConfig, CurateData
+from .decide import EDITS, Decided, decide
+from .held_out import hold_out
+from .ledger import LEDGER_FILE, Books, check_books
+from .measures import measure
+from .reading import LEFT_OUT, Read, read_source, source_names
+from .scores import score_shards, unscored, write_plan
+from .shards import Corpus
+from .steps import StepOf, make_step, steps_of
+from .tokens import unit
+from .writing import HELD_OUT, TRAIN, write
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+WORK = (
+    "unfinished"  # the files are made in this directory of output_dir, and moved when all of them are whole
+)
+MOST = 0.5  # a rule that takes more of a source is reported
+
+
+def curate(config: CurateConfig, data: CurateData, values: dict[str, Any], run: Run) -> None:
+    """Read, score, decide, hold out, mix, test and write. values: of the recipe.
+
+    Killed anywhere, the same command goes on: what was read and scored is in the cache, the rest takes seconds.
+    Raises Refusal.
+    """
+    steps = steps_of(values["curate"].get("steps") or [])
+    counter = make_step("tokens", "tokens", {"tokenizer": config.tokenizer})
+    with name_full_disk(cache_directory()):
+        sources = read(config, data)
+        score(sources, [*steps, counter], config)
+    with name_full_disk(config.output_dir):
+        decide_and_write(Corpus(sources), sources, steps, counter, config, data, run)
+
+
+def decide_and_write(
+    corpus: Corpus,
+    sources: list[Read],
+    steps: list[StepOf],
+    counter: StepOf,
+    config: CurateConfig,
+    data: CurateData,
+    run: Run,
+) -> None:
+    directory = Path(config.output_dir)
+    work = directory / WORK
+    work.mkdir(exist_ok=True)
+    with progress("deciding", len(corpus)) as bar:
+        decided = decide(corpus, sources, steps, counter, mixing.sample(corpus, data), work, bar)
+    held_out, moved = split(corpus, config, data, decided, work)
+    training = decided.alive & ~held_out
+    mixture = mixing.mix(corpus, config, data, training, decided.sizes, decided.tokens)
+    run.report([*find_greedy_rules(decided.books, corpus), *mixture.findings])
+    books = [*decided.books, *split_books(corpus, decided, held_out, config)]
+    books.append(mixing.book(corpus, mixture, training, decided.sizes, decided.tokens))
+    metrics, languages = measure(corpus, steps, decided, mixture.times, held_out, books)
+    run.metrics.update(metrics)
+    require_tests(config, run)
+    with progress("writing", int(decided.alive.sum())) as bar:
+        files = write(corpus, work, mixture.times, held_out, decided.alive, languages, data.seed, bar)
+    licenses = [source.license for source in data.sources]
+    ledger = {
+        "unit": unit(counter.settings),
+        "sources": [
+            {"name": read.name, "license": license, "rows": read.rows}
+            for read, license in zip(sources, licenses, strict=True)
+        ],
+        "steps": [book.as_json(corpus.source_names) for book in books],
+        "rules": rules(books),
+        "mixture": mixture.shares,
+        "held_out": {"rows": int(held_out.sum()), "moved_back": moved} if config.held_out else None,
+        "evaluation": contamination(steps, decided),
+        "files": files,
+    }
+    check_books(ledger["steps"])
+    finish(work, directory, ledger, run)
+
+
+def read(config: CurateConfig, data: CurateData) -> list[Read]:
+    names = source_names(data.sources)
+    with progress("reading", None) as bar:
+        return [
+            read_source(source, name, config, bar) for source, name in zip(data.sources, names, strict=True)
+        ]
+
+
+def score(sources: list[Read], steps: list[StepOf], config: CurateConfig) -> None:
+    """Score what is not in the cache: by the executor, and with models in this process."""
+    elsewhere = write_plan(sources, [step for step in steps if not step.in_main_process])
+    if unscored(elsewhere):
+        shards = sum(len(read.shards) for read in sources)
+        executors.run(str(elsewhere), shards, config.executor, score_shards, "scoring")
+    here = write_plan(sources, [step for step in steps if step.in_main_process])
+    if indices := unscored(here):
+        sizes = [shard["documents"] for read in sources for shard in read.shards]
+        with progress("scoring with models", sum(sizes[i] for i in indices)) as bar:
+            for index in indices:
+                score_shards(here, [index])
+                bar.update(sizes[index])
+
+
+def split(corpus: Corpus, config: CurateConfig, data: CurateData, decided: Decided, work: Path):
+    """(whether each document is held out, how many were moved back)."""
+    import numpy as np
+
+    if config.held_out is None:
+        return np.zeros(len(corpus), bool), 0
+    with progress("holding out", int(decided.alive.sum())) as bar:
+        return hold_out(corpus, config.held_out, decided.alive, data.seed, work, bar)
+
+
+def split_books(corpus: Corpus, decided: Decided, held_out: Any, config: CurateConfig) -> list[Books]:
+    """The books of the held-out split: what it takes from training, it does not lose."""
+    import numpy as np
+
+    if config.held_out is None:
+        return []
+    books = Books("held-out")
+    for number in np.flatnonzero(decided.alive):
+        name = corpus.source_names[corpus.of_source[corpus.locate(int(number))[0]]]
+        size, tokens = int(decided.sizes[number]), int(decided.tokens[number])
+        if held_out[number]:
+            books.leave_out(name, ("held-out",), size, tokens)
+        else:
+            books.stay(name, size, tokens)
+    return [books]
+
+
+def rules(books: list[Books]) -> dict[str, dict[str, dict[str, int]]]:
+    """step -> source -> reason -> documents that the rule alone would leave out, of those that came to the step."""
+    return {
+        book.step: {name: dict(sorted(found.items())) for name, found in sorted(book.rules.items())}
+        for book in books
+        if book.rules and book.step not in ("read", "held-out", "mixture")
+    }
+
+
+def find_greedy_rules(books: list[Books], corpus: Corpus) -> list[Finding]:
+    """rule-takes-most: a rule that leaves out more than half of a source's documents."""
+    findings = []
+    for step, sources in rules(books).items():
+        came = next(book.came for book in books if book.step == step)
+        for name, reasons in sources.items():
+            for reason, count in reasons.items():
+                if count > MOST * came[name][0]:
+                    message = (
+                        f"{reason} of the step {step} leaves out {count:,} of {came[name][0]:,} documents"
+                    )
+                    fix = f"see lifecycle ledger RUN --step {step} --samples 5, then change the rule or the source"
+                    findings.append(Finding.warning("rule-takes-most", message, fix, name))
+    return findings
+
+
+def contamination(steps: list[StepOf], decided: Decided) -> dict[str, Any]:
+    """Label of a decontamination step -> the hits of every item, and the items that cannot be tested."""
+    found = {}
+    for step in steps:
+        if step.name == "decontamination":
+            module, settings = step.module, step.settings
+            items = [[item.path, item.line, item.text] for item in module.unindexed(settings)]
+            found[step.label] = {"hits": module.hits(decided.deciders[step.label]), "untested": items}
+    return found
+
+
+def require_tests(config: CurateConfig, run: Run) -> None:
+    """Raises Refusal data-test-failed, with exit status 3, if a line of `curate.tests` does not hold."""
+    record = {"metrics": run.metrics}
+    verdicts = [judge_line(parse(line), record, Path(config.output_dir)) for line in config.tests]
+    failed = [
+        Finding.error(
+            "data-test-failed", f"`{v.line}` does not hold: {v.message}", "change the steps, or the test"
+        )
+        for v in verdicts
+        if not v.ok
+    ]
+    if failed:
+        raise Refusal(*failed, status=GATE_FAILED)
+
+
+def finish(work: Path, directory: Path, ledger: dict[str, Any], run: Run) -> None:
+    """Move the files to their places, the ledger last, and note them in the record."""
+    for name in (LEFT_OUT, EDITS, HELD_OUT, TRAIN):
+        if (work / name).exists():
+            os.replace(work / name, directory / name)
+    write_json(directory / LEDGER_FILE, ledger)
+    work.rmdir()
+    files = {name: entry["sha256"] for name, entry in ledger["files"].items()}
+    run.note(data={"ledger_sha256": hash_file(directory / LEDGER_FILE), "files": files})
+
+
+@contextmanager
+def progress(what: str, total: int | None) -> Iterator[tqdm]:
+    """A bar with rate and time left, on a terminal, for what takes more than two seconds."""
+    from tqdm import tqdm
+
+    with tqdm(
+        total=total, desc=what, unit=" documents", delay=2, disable=not sys.stderr.isatty(), leave=False
+    ) as bar:
+        yield bar

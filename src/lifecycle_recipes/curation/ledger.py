@@ -1,0 +1,92 @@
+"""The ledger: rows, bytes and tokens of every step and source, in, out and left out by reason. No torch.
+
+ledger.json: {unit, sources, steps, rules, held_out, mixture, evaluation, files}. A step is {step, sources}, and a
+source in it {in, out, left_out, edited, repeated}, each [rows, bytes, tokens]; left_out is by reason.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from ..finding import FAILED, refuse
+
+LEDGER_FILE = "ledger.json"
+Count = list[int]  # [rows, bytes, tokens]
+
+
+def zero() -> Count:
+    return [0, 0, 0]
+
+
+def add(count: Count, rows: int, size: int, tokens: int) -> None:
+    count[0] += rows
+    count[1] += size
+    count[2] += tokens
+
+
+class Books:
+    """One step: what comes in, stays and goes, by source."""
+
+    def __init__(self, step: str):
+        self.step = step
+        self.came: dict[str, Count] = defaultdict(zero)
+        self.stayed: dict[str, Count] = defaultdict(zero)
+        self.left_out: dict[str, dict[str, Count]] = defaultdict(lambda: defaultdict(zero))
+        # What edits added to the documents that stayed (mostly less than nothing), and how many were edited.
+        self.edited: dict[str, Count] = defaultdict(zero)
+        self.repeated: dict[str, Count] = defaultdict(zero)
+        self.rules: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+
+    def stay(self, source: str, size: int, tokens: int) -> None:
+        add(self.came[source], 1, size, tokens)
+        add(self.stayed[source], 1, size, tokens)
+
+    def edit(self, source: str, before: tuple[int, int], after: tuple[int, int]) -> None:
+        add(self.came[source], 1, *before)
+        add(self.stayed[source], 1, *after)
+        add(self.edited[source], 1, after[0] - before[0], after[1] - before[1])
+
+    def leave_out(self, source: str, reasons: tuple[str, ...], size: int, tokens: int) -> None:
+        """A document that goes, by its first reason; all its reasons count in the table of rules."""
+        add(self.came[source], 1, size, tokens)
+        add(self.left_out[source][reasons[0]], 1, size, tokens)
+        for reason in reasons:
+            self.rules[source][reason] += 1
+
+    def repeat(self, source: str, size: int, tokens: int) -> None:
+        """One more copy of a document that stays."""
+        add(self.stayed[source], 1, size, tokens)
+        add(self.repeated[source], 1, size, tokens)
+
+    def as_json(self, names: list[str]) -> dict[str, Any]:
+        sources = {}
+        for name in names:
+            entry: dict[str, Any] = {"in": self.came[name], "out": self.stayed[name]}
+            entry["left_out"] = dict(sorted(self.left_out[name].items()))
+            if self.edited[name][0]:
+                entry["edited"] = self.edited[name]
+            if self.repeated[name][0]:
+                entry["repeated"] = self.repeated[name]
+            sources[name] = entry
+        return {"step": self.step, "sources": sources}
+
+
+def check_books(steps: list[dict[str, Any]]) -> None:
+    """Every row, byte and token that comes into a step stays or is left out, and the next step gets what stayed.
+
+    Raises Refusal books-unbalanced, a fault of this package.
+    """
+    for number, step in enumerate(steps):
+        for name, entry in step["sources"].items():
+            for i, what in enumerate(("rows", "bytes", "tokens")):
+                gone = sum(count[i] for count in entry["left_out"].values())
+                more = entry.get("repeated", zero())[i] + (entry.get("edited", zero())[i] if i else 0)
+                before = steps[number - 1]["sources"][name]["out"][i] if number else entry["in"][i]
+                if entry["in"][i] + more != entry["out"][i] + gone or before != entry["in"][i]:
+                    message = (
+                        f"{step['step']}, {name}: {entry['in'][i]:,} {what} in, {entry['out'][i]:,} out, "
+                    )
+                    message += f"{gone:,} left out"
+                    fix = "report this: a row was lost or counted twice"
+                    raise refuse("books-unbalanced", message, fix, status=FAILED)

@@ -1,0 +1,114 @@
+"""The scores of every shard: computed by processes anywhere, kept in files, read by the decision. No torch.
+
+<cache>/curation/scores/<key>.parquet holds the columns of one step for one shard. A plan is a JSON file that tells
+a process all that it needs: so the processes may be on other machines that share the cache's file system.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..data.cache import cache_directory
+from .documents import Part
+from .reading import Read
+from .rows import text_of
+from .steps import StepOf
+
+Rows = list[dict[str, Any]]
+
+
+def write_plan(sources: list[Read], steps: list[StepOf]) -> Path:
+    """The plan that scores `steps` on the shards of `sources`; the same plan has the same file."""
+    root = cache_directory() / "curation"
+    plan = {
+        "shards": [[str(read.directory / s["file"]), s["sha256"]] for read in sources for s in read.shards],
+        "steps": [asdict(step) for step in steps],
+        "scores": str(root / "scores"),
+    }
+    text = json.dumps(plan)
+    file = root / "plans" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
+    for directory in (file.parent, root / "scores"):
+        directory.mkdir(parents=True, exist_ok=True)
+    _write_whole(file, lambda place: place.write_text(text, encoding="utf-8"))
+    return file
+
+
+def score_shards(plan_file: str | Path, indices: Sequence[int]) -> None:
+    """Score the shards with these numbers; what is there already is left as it is."""
+    plan = json.loads(Path(plan_file).read_text(encoding="utf-8"))
+    steps = [StepOf(**step) for step in plan["steps"]]
+    for index in indices:
+        path, digest = plan["shards"][index]
+        missing = [s for s in steps if not score_file(plan["scores"], s, digest).exists()]
+        if not missing:
+            continue
+        rows = read_rows(path)[1]
+        for step in missing:
+            columns = step.module.score(_inputs(step, rows), step.settings)
+            _write_whole(score_file(plan["scores"], step, digest), lambda file, c=columns: _write(file, c))
+
+
+def unscored(plan_file: Path) -> list[int]:
+    """The numbers of the shards of which scores are missing."""
+    plan = json.loads(plan_file.read_text(encoding="utf-8"))
+    steps = [StepOf(**step) for step in plan["steps"]]
+    return [
+        i
+        for i, (_, digest) in enumerate(plan["shards"])
+        if not all(score_file(plan["scores"], step, digest).exists() for step in steps)
+    ]
+
+
+def score_file(scores: str | Path, step: StepOf, digest: str) -> Path:
+    name = hashlib.sha256(f"{step.key}{digest}".encode()).hexdigest()
+    return Path(scores) / name[:2] / f"{name}.parquet"
+
+
+def _inputs(step: StepOf, rows: Rows) -> list:
+    """What `score` of a step reads: the texts of its part of the rows, or the rows."""
+    return rows if getattr(step.module, "READS", "texts") == "rows" else texts_of(rows, step.part)
+
+
+def texts_of(rows: Rows, part: Part) -> list[str]:
+    return [text_of(row, part) for row in rows]
+
+
+def read_rows(shard: str | Path) -> tuple[list[str], Rows]:
+    """(ids, rows) of a shard."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(shard)
+    return table["id"].to_pylist(), [json.loads(row) for row in table["row"].to_pylist()]
+
+
+def read_scores(file: Path) -> dict[str, list]:
+    import pyarrow.parquet as pq
+
+    return pq.read_table(file).to_pydict()
+
+
+def _write(file: Path, columns: dict[str, Any]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table(columns), file, compression="zstd")
+
+
+def _write_whole(file: Path, write) -> None:
+    """Write a file beside its place and rename it: it is never there in part."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    os.close(handle)
+    try:
+        write(Path(temporary))
+        os.replace(temporary, file)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,227 @@
+"""`lifecycle ledger RUN`: what came into every step of curation, what stayed, what was left out and why. No torch.
+
+For a run that reads curated rows, the steps of curation come first, then those of the run itself.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from difflib import SequenceMatcher, get_close_matches
+from pathlib import Path
+from typing import Any
+
+from ..finding import refuse
+from ..record.file import read_record
+from ..record.gate import parent_dir
+from .card import line
+from .numbers import amount
+
+LEDGER, LEFT_OUT, EDITS = "ledger.json", "left_out.jsonl", "edits.jsonl"
+OUTPUTS = ("train.jsonl", "held_out.jsonl")
+WIDTH = 600  # characters of a text that are shown
+
+
+def show_ledger(run: str, step: str | None = None, samples: int = 0) -> str:
+    """The ledger of a run as text, that is also Markdown. step, samples: show left-out rows of one step instead.
+
+    Raises Refusal no-record, no-ledger, unknown-step.
+    """
+    record, directory = read_record(run), Path(run)
+    curated = [directory] if record.get("stage") == "curate" else curated_parents(record, directory)
+    if step or samples:
+        if not curated:
+            raise refuse("no-ledger", "this run has no curated rows, so no left-out rows are kept", "", run)
+        return show_samples(curated[0], step, samples or 3)
+    parts = [part for place in curated for part in show_curation(place)]
+    if record.get("stage") != "curate":
+        parts += show_training(record, run)
+    return "\n\n".join(parts)
+
+
+def curated_parents(record: dict, directory: Path) -> list[Path]:
+    """The runs of curation whose rows a run read, directly or through its parents; the nearest first."""
+    found: dict[Path, None] = {}
+    for role, parent in (record.get("parents") or {}).items():
+        place = parent_dir(parent, directory)
+        if role.startswith("data") and (place / LEDGER).is_file():
+            found[place] = None
+    return list(found)
+
+
+def read_ledger(directory: Path) -> dict[str, Any]:
+    try:
+        return json.loads((directory / LEDGER).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise refuse(
+            "no-ledger", f"{LEDGER} cannot be read: {error}", "run the stage again", str(directory)
+        ) from None
+
+
+# Tables
+
+
+def show_curation(directory: Path) -> list[str]:
+    ledger = read_ledger(directory)
+    out = ", ".join(f"{name} {entry['rows']:,} rows" for name, entry in ledger["files"].items())
+    parts = [f"{directory}: {out}; tokens are {ledger['unit']}", steps_table(ledger)]
+    if ledger["rules"]:
+        parts.append("Documents that each rule alone would leave out, by source\n\n" + rules_table(ledger))
+    parts.append("The mixture\n\n" + mixture_table(ledger))
+    if held_out := ledger["held_out"]:
+        moved = held_out["moved_back"]
+        parts.append(
+            f"Held out: {held_out['rows']:,} documents; {moved:,} more resembled a training document and train"
+        )
+    for label, found in ledger["evaluation"].items():
+        items = sum(len(lines) for lines in found["hits"].values())
+        parts.append(
+            f"{label}: {items:,} evaluation items were found in documents; {len(found['untested']):,} items are too "
+            "short to be looked for"
+        )
+    return parts
+
+
+def steps_table(ledger: dict[str, Any]) -> str:
+    """A line per step and source with all that changed there; steps that changed nothing have one line."""
+    rows = []
+    for step in ledger["steps"]:
+        for name, entry in step["sources"].items():
+            left = sum(count[0] for count in entry["left_out"].values())
+            why = [f"{reason} {count[0]:,}" for reason, count in by_rows(entry["left_out"])]
+            why += [f"edited {entry['edited'][0]:,}"] if "edited" in entry else []
+            why += [f"repeated {entry['repeated'][0]:,}"] if "repeated" in entry else []
+            sizes = [f"{amount(entry['out'][1])}B", amount(entry["out"][2]).strip()]
+            rows.append(
+                [step["step"], name, f"{entry['in'][0]:,}", f"{left:,}", f"{entry['out'][0]:,}", *sizes]
+            )
+            rows[-1].append(", ".join(why) or "-")
+    return table(
+        ["step", "source", "rows in", "left out", "rows out", "bytes out", "tokens out", "why"], rows
+    )
+
+
+def by_rows(left_out: dict[str, list[int]]) -> list[tuple[str, list[int]]]:
+    return sorted(left_out.items(), key=lambda item: (-item[1][0], item[0]))
+
+
+def rules_table(ledger: dict[str, Any]) -> str:
+    """The share of a source's documents that each rule leaves out, of those that came to its step."""
+    names = [source["name"] for source in ledger["sources"]]
+    came = {
+        s["step"]: {name: entry["in"][0] for name, entry in s["sources"].items()} for s in ledger["steps"]
+    }
+    rows = []
+    for step, sources in ledger["rules"].items():
+        for reason in sorted({reason for found in sources.values() for reason in found}):
+            shares = [sources.get(name, {}).get(reason, 0) / max(came[step][name], 1) for name in names]
+            rows.append([step, reason, *(f"{share:.2%}" for share in shares)])
+    return table(["step", "rule", *names], rows)
+
+
+def mixture_table(ledger: dict[str, Any]) -> str:
+    licenses = {source["name"]: source["license"] or "not given" for source in ledger["sources"]}
+    rows = []
+    for name, entry in ledger["mixture"].items():
+        wanted = f"{entry['share_wanted']:.1%}" if "share_wanted" in entry else "-"
+        cells = [f"{entry['rows']:,}", amount(entry["bytes"]).strip() + "B", amount(entry["tokens"]).strip()]
+        rows.append([name, licenses[name], *cells, f"{entry['share']:.1%}", wanted, f"{entry['epochs']:g}"])
+    return table(["source", "license", "rows", "bytes", "tokens", "share of tokens", "asked", "epochs"], rows)
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    return "\n".join(line(row, widths) for row in [head, ["-" * width for width in widths], *rows])
+
+
+def show_training(record: dict, run: str) -> list[str]:
+    """What a training stage read and left out: its own part of the record."""
+    data = record.get("data")
+    if not data or "sources" not in data:
+        raise refuse("no-ledger", "this run has read no rows", "give a run that reads data", run)
+    rows = [[s["path"], s["use"], f"{s['rows']:,}", f"{s['kept']:,}"] for s in data["sources"]]
+    parts = [f"{run}: {data['rows_in']:,} rows read, {data['rows_out']:,} used"]
+    parts.append(table(["source", "use", "rows", "kept"], rows))
+    if data["left_out"]:
+        parts.append(
+            table(["left out", "rows"], [[reason, f"{n:,}"] for reason, n in data["left_out"].items()])
+        )
+    return parts
+
+
+# Samples
+
+
+def show_samples(directory: Path, step: str | None, samples: int) -> str:
+    """Left-out rows of a step, drawn with a fixed seed, beside what each resembles; of a step that edits, its edits."""
+    steps = [s["step"] for s in read_ledger(directory)["steps"]]
+    if step is None or step not in steps:
+        near = get_close_matches(step or "", steps, 1)
+        fix = f"did you mean {near[0]}?" if near else f"the steps are {', '.join(steps)}"
+        raise refuse(
+            "unknown-step", f"this run has no step {step!r}" if step else "no step given", fix, str(directory)
+        )
+    found = [row for row in _lines(directory / LEFT_OUT) if row["step"] == step]
+    chosen = random.Random(0).sample(found, min(samples, len(found)))
+    wanted = {row["detail"]["kept"] for row in chosen if "kept" in row.get("detail", {})}
+    kept = _find(directory, wanted)
+    blocks = [f"{step}: {len(found):,} rows left out"] if found else []
+    blocks += [_block(row, kept.get(row.get("detail", {}).get("kept"))) for row in chosen]
+    edits = [edit for edit in _lines(directory / EDITS) if edit["step"] == step]
+    if edits:
+        blocks.append(f"{step}: {len(edits):,} edits")
+        some = random.Random(0).sample(edits, min(samples, len(edits)))
+        texts = _find(directory, {edit["id"] for edit in some})
+        blocks += [f"{edit['id']}: {edit['kind']}\n{_cut(texts.get(edit['id'], ''))}" for edit in some]
+    return "\n\n".join(blocks) or f"{step}: nothing was left out or edited"
+
+
+def _block(row: dict[str, Any], kept: str | None) -> str:
+    text = row.get("text") or json.dumps(row.get("row"), ensure_ascii=False)
+    detail = {key: value for key, value in row.get("detail", {}).items() if key != "span"}
+    head = f"{row['id']}: {row['reason']}" + "".join(f", {key} {value}" for key, value in detail.items())
+    span = row.get("detail", {}).get("span")
+    if span:
+        start, end = span
+        text = f"{text[max(start - WIDTH // 3, 0) : start]}>>>{text[start:end]}<<<{text[end:]}"
+    if kept is None:
+        return f"{head}\n{_cut(text)}"
+    how = "left out, with [-what the kept one lacks-] and {+what it has instead+}:"
+    return f"{head}\n{how}\n{_cut(differences(text, kept))}"
+
+
+def differences(text: str, kept: str) -> str:
+    """`text` word by word, marked as `wdiff` does where `kept` differs."""
+    ours, theirs = text.split(), kept.split()
+    pieces = []
+    for kind, a, b, c, d in SequenceMatcher(None, ours, theirs, autojunk=False).get_opcodes():
+        if kind == "equal":
+            pieces.append(" ".join(ours[a:b]))
+            continue
+        pieces += [f"[-{' '.join(ours[a:b])}-]"] if b > a else []
+        pieces += [f"{{+{' '.join(theirs[c:d])}+}}"] if d > c else []
+    return " ".join(pieces)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= WIDTH else f"{text[:WIDTH]} ... ({len(text) - WIDTH:,} more characters)"
+
+
+def _find(directory: Path, ids: set[str]) -> dict[str, str]:
+    """id -> text of rows in the output or among the left-out ones."""
+    found: dict[str, str] = {}
+    for name in (*OUTPUTS, LEFT_OUT):
+        if len(found) < len(ids):
+            found |= {
+                row["id"]: row.get("text") or json.dumps(row, ensure_ascii=False)
+                for row in _lines(directory / name)
+                if row["id"] in ids and row["id"] not in found
+            }
+    return found
+
+
+def _lines(file: Path) -> Iterator[dict[str, Any]]:
+    if file.is_file():
+        with file.open(encoding="utf-8") as lines:
+            yield from map(json.loads, lines)

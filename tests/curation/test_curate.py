@@ -1,0 +1,168 @@
+"""The curate stage from its sources to its files: books that balance, the same bytes each time, nothing lost."""
+
+import hashlib
+import json
+import subprocess
+import sys
+
+import pytest
+from curated import curate, run, write_recipe, write_rows
+
+TEXTS = [
+    f"Service {n} writes its log to disk {n % 7} and answers on port {8000 + n} for team {n % 5}."
+    for n in range(300)
+]
+LONG = " ".join(f"word{n}" for n in range(60))
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """Two files: `a` with 300 texts, three of them twice, and a near-duplicate; `b` repeats ten of them."""
+    a = [{"text": text} for text in [*TEXTS, *TEXTS[:3], LONG, LONG + " more"]]
+    b = [
+        {"text": text}
+        for text in [*TEXTS[5:15], *(f"Page {n} of the second source, number {n * n}." for n in range(90))]
+    ]
+    return [write_rows(tmp_path / "a.jsonl", a), write_rows(tmp_path / "b.jsonl", b)]
+
+
+STEPS = [{"exact_duplicates": {}}, {"near_duplicates": {"threshold": 0.8}}]
+
+
+def test_every_row_is_in_the_output_or_left_out_with_a_reason(tmp_path, rows):
+    done = curate(tmp_path, rows, steps=STEPS, held_out={"fraction": 0.1})
+    assert done.status == 0
+    ids = [row["id"] for row in [*done.train, *done.rows("held_out"), *done.rows("left_out")]]
+    assert sorted(ids) == sorted(
+        [f"{rows[0]}:{n}" for n in range(1, 306)] + [f"{rows[1]}:{n}" for n in range(1, 101)]
+    )
+    assert done.left_out[f"{rows[0]}:301"] == "exact-duplicate"
+    assert done.left_out[f"{rows[1]}:1"] == "exact-duplicate"  # of the first source, which stays
+    assert done.left_out[f"{rows[0]}:305"] == "near-duplicate"
+    assert done.step("exact-duplicates", 0)["left_out"]["exact-duplicate"][0] == 3
+    assert done.step("exact-duplicates", 1)["left_out"]["exact-duplicate"][0] == 10
+    assert done.record["metrics"]["rows_in"] == 405
+    assert done.record["metrics"]["rows_out"] == len(done.train)
+    assert done.record["data"]["ledger_sha256"] == sha256(done.directory / "ledger.json")
+
+
+def sha256(file):
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def output(directory) -> dict[str, str]:
+    names = ("train.jsonl", "held_out.jsonl", "left_out.jsonl", "edits.jsonl", "ledger.json")
+    return {name: sha256(directory / name) for name in names if (directory / name).exists()}
+
+
+def test_the_same_bytes_with_one_worker_and_two(tmp_path, rows, monkeypatch):
+    found = []
+    for workers in (1, 2):
+        monkeypatch.setenv("LIFECYCLE_CACHE", str(tmp_path / f"cache{workers}"))
+        done = curate(tmp_path, rows, steps=STEPS, executor={"workers": workers})
+        found.append(output(done.directory))
+        done.directory.rename(tmp_path / f"out{workers}")
+    assert found[0] == found[1]
+
+
+def test_a_changed_threshold_decides_again_and_scores_nothing_again(tmp_path, rows, monkeypatch):
+    from lifecycle_recipes.curation import near_duplicates
+
+    curate(tmp_path, rows, steps=STEPS)
+    monkeypatch.setattr(near_duplicates, "score", lambda texts, settings: pytest.fail("scored again"))
+    changed = curate(tmp_path, rows, "--replace", steps=[STEPS[0], {"near_duplicates": {"threshold": 0.999}}])
+    assert changed.status == 0
+    assert f"{rows[0]}:305" not in changed.left_out
+
+
+def test_an_edited_source_is_read_again(tmp_path, rows):
+    first = curate(tmp_path, rows, steps=STEPS)
+    with open(rows[0], "a") as file:
+        file.write(json.dumps({"text": "A row that was not there before."}) + "\n")
+    again = curate(tmp_path, rows, "--replace", steps=STEPS)
+    assert len(again.train) == len(first.train) and any(
+        "not there before" in row["text"] for row in again.train
+    )
+
+
+def test_max_rows_leaves_out_and_counts(tmp_path, rows):
+    done = curate(tmp_path, [{"path": rows[0], "max_rows": 100}, rows[1]])
+    assert done.step("read")["left_out"]["max_rows"][0] == 205
+    assert len(done.train) == 200
+
+
+def test_a_test_of_the_data_that_fails_writes_nothing(tmp_path, rows, capsys):
+    done = curate(tmp_path, rows, steps=STEPS, tests=["rows_out > 10000"])
+    assert done.status == 3
+    assert "data-test-failed" in capsys.readouterr().err
+    assert not (done.directory / "train.jsonl").exists()
+    assert done.record["status"].startswith("failed")
+
+
+def test_a_source_of_which_nothing_is_left_is_refused_with_the_step(tmp_path, rows, capsys):
+    copy = write_rows(tmp_path / "copy.jsonl", [{"text": text} for text in TEXTS])
+    done = curate(tmp_path, [rows[0], copy], steps=STEPS)
+    error = capsys.readouterr().err
+    assert done.status == 2 and "source-empty" in error and "exact-duplicates" in error
+
+
+def test_kept_columns_and_the_source_are_written_beside_the_text(tmp_path):
+    file = write_rows(
+        tmp_path / "a.jsonl", [{"body": "One text.", "url": "u1"}, {"body": "Another text.", "n": 2}]
+    )
+    done = curate(tmp_path, [{"path": file, "columns": {"text": "body"}}], keep=["url"])
+    found = sorted(done.train, key=lambda row: row["id"])
+    assert found[0] == {"text": "One text.", "url": "u1", "id": f"{file}:1", "source": file}
+    assert found[1] == {"text": "Another text.", "id": f"{file}:2", "source": file}
+
+
+def test_conversations_are_curated_as_rows(tmp_path):
+    def chat(question, answer):
+        return {"conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]}
+
+    same = "The answer is always the same long sentence about the moon."
+    rows = [
+        chat("What is it?", same),
+        chat("What is it?", same),
+        chat("And now?", same),
+        chat("Else?", "No."),
+    ]
+    file = write_rows(tmp_path / "chats.jsonl", rows)
+    source = {"path": file, "format": "sharegpt"}
+    done = curate(tmp_path, [source], kind="messages", steps=[{"exact_duplicates": {}}])
+    assert sorted(row["id"] for row in done.train) == [f"{file}:{n}" for n in (1, 3, 4)]
+    assert done.train[0]["messages"][0]["role"] == "user"
+    done = curate(
+        tmp_path, [source], "--replace", kind="messages", steps=[{"exact_duplicates": {"by": "reply"}}]
+    )
+    assert sorted(row["id"] for row in done.train) == [f"{file}:{n}" for n in (1, 4)]
+
+
+def test_a_stage_reads_curated_rows_only_from_a_run_whose_gate_holds(tmp_path, rows, capsys):
+    from lifecycle_recipes.record.parents import check_parent, find_parents, hash_weights
+
+    done = curate(tmp_path, rows, steps=STEPS)
+    train = str(done.directory / "train.jsonl")
+    parents = find_parents({"data": {"sources": [{"path": train}]}})
+    assert parents == {"data": str(done.directory)}
+    check_parent("data", parents["data"], hash_weights(parents["data"]), False)
+    with open(train, "a") as file:
+        file.write('{"text": "smuggled in"}\n')
+    with pytest.raises(Exception, match="parent-changed"):
+        check_parent("data", parents["data"], hash_weights(parents["data"]), False)
+
+
+def test_curation_without_models_imports_no_torch(tmp_path, rows):
+    recipe = write_recipe(tmp_path, rows, steps=STEPS)
+    code = (
+        "import sys; from lifecycle_recipes.stages.curate import main; main([sys.argv[1]]);"
+        "print([name for name in ('torch', 'transformers', 'trl', 'datasets') if name in sys.modules])"
+    )
+    shown = subprocess.run([sys.executable, "-c", code, recipe], capture_output=True, text=True, check=True)
+    assert shown.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_run_is_repeated_to_the_same_bytes(tmp_path, rows):
+    recipe = write_recipe(tmp_path, rows, steps=STEPS, held_out={"fraction": 0.05})
+    first = output(run(recipe).directory)
+    assert output(run(recipe, "--replace").directory) == first

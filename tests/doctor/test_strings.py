@@ -61,7 +61,7 @@ def test_a_prompt_that_ends_inside_a_token(tmp_path, prompt, chosen, split):
     letters = {letter: i for i, letter in enumerate(dict.fromkeys("Is itred?Yo. N"))}
     core = Tokenizer(models.BPE(letters | {"ed": len(letters)}, [("e", "d")]))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core)
-    sample = take(rows_of([pair(prompt, chosen, "No.")]), "train", ["chosen", "rejected"])
+    sample = take(rows_of([pair(prompt, chosen, "No.")]), "train")
     for stage in ("dpo", "reward"):
         found = codes(find_split_prompts(measure(tokenizer, None, sample, stage), sample))
         assert found == ([("prompt-split", "warning")] if split and stage == "dpo" else [])

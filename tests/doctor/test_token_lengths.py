@@ -203,8 +203,7 @@ class TestLengths:
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(chat_model)
-        columns = {"dpo": ["chosen", "rejected"], "reward": ["chosen", "rejected"], "kto": ["completion"]}
-        sample = token_rows.take(rows_of(rows), "train", columns.get(stage, ["prompt"]))
+        sample = token_rows.take(rows_of(rows), "train")
         return tokenizer, tokenizer.chat_template, sample, stage
 
     def test_prompts_without_room(self, chat_model, rows_of_stage):
@@ -255,6 +254,6 @@ class TestLengths:
         return (
             tokenizer,
             tokenizer.chat_template,
-            token_rows.take(rows_of(rows), "train", ["messages"]),
+            token_rows.take(rows_of(rows), "train"),
             "sft",
         )

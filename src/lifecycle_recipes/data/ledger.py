@@ -1,6 +1,13 @@
 """Enter rows that a trainer drops or truncates by their length in the ledger: upstream does both silently."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from ..finding import refuse
+
+if TYPE_CHECKING:
+    from ..recipe.stage_recipe import TrainingRecipe
 
 TOO_LONG = "longer than train.max_length"
 
@@ -44,56 +51,26 @@ def without_longer(ledger: dict, rows, max_length: int, name: str, parts: tuple[
     return kept
 
 
-def count_truncated(ledger: dict, dataset, max_length: int | None, replies: list[str]) -> None:
-    """Note how many training rows have a reply that `max_length` truncates: its end-of-turn token is lost."""
-    if max_length is None:
-        return
-    prompts = [len(ids) for ids in dataset["prompt_ids"]]
-    longest = [max(map(len, row)) for row in zip(*(dataset[column] for column in replies), strict=True)]
-    ledger["truncated"] = sum(p + r > max_length for p, r in zip(prompts, longest, strict=True))
+def account_for_replies(
+    ledger: dict, recipe: TrainingRecipe, before: tuple, after: tuple, replies: list[str]
+) -> tuple[Any, Any]:
+    """The prepared sets; the rows that the trainer dropped, and those that it will truncate, are counted.
 
-
-def drop_truncated(ledger: dict, done: tuple, max_length: int | None, replies: list[str]) -> tuple:
-    """(train, held-out or None) without the rows whose longest reply `max_length` truncates."""
-    if max_length is None:
-        return done
-    parts = ("prompt_ids", *replies)
-    return tuple(
-        rows and without_longer(ledger, rows, max_length, name, parts)
-        for rows, name in zip(done, ("train", "eval"), strict=True)
-    )
-
-
-def account_for_conversations(ledger: dict, args, end: int, before: tuple, after: tuple) -> None:
-    """Count the rows that upstream dropped and those that it truncated; refuse if no row is left.
-
-    before, after: (train, held-out or None), as read and as prepared. end: the id of the end-of-turn token.
+    before, after: (train, held-out or None) as read and as prepared. replies: columns of ids after a prompt. A row
+    whose longest reply train.max_length truncates loses the end-of-turn token: with `data.truncation: drop` it is
+    left out, otherwise the training rows among them are `truncated` in the ledger.
     """
-    parts = [part for part in after if part is not None]
-    conversations = [list(pieces(part)) for part in parts]
-    # Packing leaves out no conversation; bfd_split and wrapped split it into pieces and lose no token.
-    packed = [args.packing, args.packing if args.eval_packing is None else args.eval_packing]
-    gone = [
-        0 if pack else len(rows) - len(kept)
-        for rows, kept, pack in zip(before, conversations, packed, strict=False)
-    ]
-    count_left_out(ledger, "no assistant token within train.max_length", *gone)
-    if not all(conversations):
-        raise refuse(
-            "no-trained-tokens",
-            "no row has a supervised token within train.max_length",
-            "raise train.max_length",
+    count_too_long(ledger, before, after)
+    max_length = recipe.train.max_length
+    if max_length is None:
+        return after
+    parts = ("prompt_ids", *replies)
+    if recipe.data.truncation == "drop":
+        after = tuple(
+            rows and without_longer(ledger, rows, max_length, name, parts)
+            for rows, name in zip(after, ("train", "eval"), strict=True)
         )
-    whole = args.packing and args.packing_strategy != "bfd"
-    # The template may write a line break after the end-of-turn token.
-    ledger["truncated"] = 0 if whole else sum(end not in ids[-2:] for ids in conversations[0])
-    ledger["tokens"] = sum(map(len, conversations[0]))
-
-
-def pieces(dataset):
-    """The conversations of a prepared dataset, each a list of ids, packed (seq_lengths) or not."""
-    for row in dataset:
-        start = 0
-        for length in row.get("seq_lengths") or [len(row["input_ids"])]:
-            yield row["input_ids"][start : start + length]
-            start += length
+    columns = [map(len, after[0][column]) for column in parts]
+    lengths = (prompt + max(rest) for prompt, *rest in zip(*columns, strict=True))
+    ledger["truncated"] = sum(length > max_length for length in lengths)
+    return after

@@ -146,12 +146,12 @@ def make_alone(make: Callable[[Path], Rows], error: OSError, run: Run) -> Rows:
 
 
 def rows_of_trainer(
-    trainer_class, args, tokenizer: PreTrainedTokenizerBase, train, held_out, between: Callable | None = None
+    trainer_class, args, tokenizer: PreTrainedTokenizerBase, train, held_out, tokenize: Callable | None = None
 ) -> tuple:
     """(train, held-out) as the `trainer_class` of TRL prepares them.
 
-    between: for TRL's SFTTrainer, `(tokenised rows, template or None, train or eval) -> rows`, called before
-    they are truncated or packed.
+    tokenize: for TRL's SFTTrainer, `(rows, upstream, template or None, train or eval) -> tokenised rows`, called
+    before they are truncated or packed. `upstream(rows)` tokenises what is not tokenised yet.
     Its constructor runs up to that point, with a tiny model: no weights are read and no device is used. In
     the constructor of the real trainer the same would happen after the model is loaded: a bad row would then
     be refused late, and a long tokenisation on one rank would hold every GPU.
@@ -167,9 +167,9 @@ def rows_of_trainer(
         def _prepare_dataset(self, dataset, *arguments):
             logger.setLevel(level)
             prepare, name = super()._prepare_dataset, arguments[-1]
-            if between:
-                edit = partial(between, template=self.chat_template, name=name)
-                prepare = partial(prepare_in_two_steps, prepare, edit)
+            if tokenize:
+                begin = partial(tokenize, template=self.chat_template, name=name)
+                prepare = partial(prepare_in_two_steps, prepare, begin)
             done[name] = prepare(dataset, *arguments)
             if held_out is None or "eval" in done:
                 raise _Prepared
@@ -197,15 +197,15 @@ def rows_of_trainer(
 
 
 def prepare_in_two_steps(
-    prepare: Callable, edit: Callable, dataset, tokenizer, args, packing, formatting, name: str
+    prepare: Callable, tokenize: Callable, dataset, tokenizer, args, packing, formatting, name: str
 ):
-    """`prepare(dataset, ...)` of TRL's SFTTrainer with `edit(rows)` between tokenising and truncating or packing.
+    """`prepare(dataset, ...)` of TRL's SFTTrainer, which truncates or packs the rows of `tokenize(dataset, ...)`.
 
     The row numbers of packed training rows are packed in the same way.
     """
     apart = copy(args)
     apart.max_length, apart.shuffle_dataset = None, False
-    rows = edit(prepare(dataset, tokenizer, apart, False, formatting, name))
+    rows = tokenize(dataset, lambda rows: prepare(rows, tokenizer, apart, False, formatting, name))
 
     def finish(rows):
         return prepare(rows, tokenizer, args, packing, formatting, name)

@@ -97,6 +97,8 @@ def render_masked(
 
 def keep_out_of_loss(rows: Any, tokenizer: PreTrainedTokenizerBase, template: str | None) -> Any:
     """Tokenised conversations (messages, input_ids, labels), with label -100 for the turns kept out of the loss."""
+    if not may_weigh_turns(rows.features["messages"]):
+        return rows
     if all(is_trained(message) for messages in rows["messages"] for message in messages):
         return rows
 
@@ -107,3 +109,9 @@ def keep_out_of_loss(rows: Any, tokenizer: PreTrainedTokenizerBase, template: st
         return {"labels": [label if keep else -100 for label, keep in zip(labels, kept, strict=True)]}
 
     return rows.map(clear, desc="Leaving out turns")
+
+
+def may_weigh_turns(messages: Any) -> bool:
+    """Whether a column of messages may have `weight` or `train`: false if its Arrow type has neither key."""
+    message = getattr(messages, "feature", None)
+    return not isinstance(message, dict) or bool({"weight", "train"} & message.keys())

@@ -77,17 +77,14 @@ def prepare_rows(recipe: DPORecipe, tokenizer: PreTrainedTokenizerBase, scratch:
     """(train, held-out, ledger), tokenised as upstream does it; see data/prepare.py."""
     from trl import DPOTrainer
 
-    from ..data.ledger import count_too_long, count_truncated, drop_truncated
+    from ..data.ledger import account_for_replies
     from ..data.prepare import rows_of_trainer
     from ..data.sources import load_data
 
     columns = ["chosen", "rejected"], ["prompt", "tools"]
     train, held_out, ledger = load_data(recipe.data, *columns, recipe.allow, scratch)
     done = rows_of_trainer(DPOTrainer, recipe.train, tokenizer, train, held_out)
-    count_too_long(ledger, (train, held_out), done)
-    if recipe.data.truncation == "drop":
-        done = drop_truncated(ledger, done, recipe.train.max_length, ["chosen_ids", "rejected_ids"])
-    count_truncated(ledger, done[0], recipe.train.max_length, ["chosen_ids", "rejected_ids"])
+    done = account_for_replies(ledger, recipe, (train, held_out), done, ["chosen_ids", "rejected_ids"])
     return *done, ledger
 
 

@@ -80,7 +80,7 @@ def prepare_rows(
     """(train, held-out, ledger), tokenised as upstream does it; see data/prepare.py."""
     from trl import KTOTrainer
 
-    from ..data.ledger import count_too_long, count_truncated, drop_truncated
+    from ..data.ledger import account_for_replies
     from ..data.prepare import rows_of_trainer
     from ..data.row_faults import require_both_labels
     from ..data.sources import load_data
@@ -91,10 +91,7 @@ def prepare_rows(
     args = recipe.train
     args.per_device_train_batch_size = neighbours  # used only for the pairing
     done = rows_of_trainer(KTOTrainer, args, tokenizer, train, held_out)
-    count_too_long(ledger, (train, held_out), done)
-    if recipe.data.truncation == "drop":
-        done = drop_truncated(ledger, done, args.max_length, ["completion_ids"])
-    count_truncated(ledger, done[0], args.max_length, ["completion_ids"])
+    done = account_for_replies(ledger, recipe, (train, held_out), done, ["completion_ids"])
     return *done, ledger
 
 

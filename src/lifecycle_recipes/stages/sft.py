@@ -76,33 +76,16 @@ def build_trainer(recipe: SFTRecipe, run: Run) -> trl.SFTTrainer:
 
 
 def prepare_rows(recipe: SFTRecipe, tokenizer: PreTrainedTokenizerBase, scratch: Path) -> tuple:
-    """(train, held-out, ledger), tokenised and masked as upstream does it; see data/prepare.py."""
+    """(train, held-out, ledger), tokenised and masked as upstream does it; see data/conversations.py."""
     from trl import SFTTrainer
 
-    from ..data.ledger import account_for_conversations, without_longer
-    from ..data.prepare import rows_of_trainer
+    from ..data.conversations import prepare_conversations
     from ..data.sources import load_data
-    from ..data.turn_weights import keep_out_of_loss
-
-    args, whole = recipe.train, {}
-
-    def before_truncation(rows, template: str | None, name: str):
-        rows = keep_out_of_loss(rows, tokenizer, template)
-        if recipe.data.truncation == "drop" and loses_tokens(args, name):
-            rows = without_longer(ledger, rows, args.max_length, name)
-        whole[name] = rows
-        return rows
 
     train, held_out, ledger = load_data(recipe.data, ["messages"], ["tools"], recipe.allow, scratch)
-    done = rows_of_trainer(SFTTrainer, args, tokenizer, train, held_out, before_truncation)
-    account_for_conversations(ledger, args, tokenizer.eos_token_id, (whole["train"], whole.get("eval")), done)
+    drop = recipe.data.truncation == "drop"
+    done = prepare_conversations(SFTTrainer, recipe.train, tokenizer, (train, held_out), ledger, drop)
     return *done, ledger
-
-
-def loses_tokens(args: trl.SFTConfig, name: str) -> bool:
-    """Whether the trainer truncates its train or eval rows; two ways of packing split a row instead."""
-    packing = args.packing if name == "train" or args.eval_packing is None else args.eval_packing
-    return args.max_length is not None and not (packing and args.packing_strategy != "bfd")
 
 
 if __name__ == "__main__":

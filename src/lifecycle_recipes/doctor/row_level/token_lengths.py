@@ -9,7 +9,6 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from ...data.provenance import Place, places
-from ...data.row_faults import row_fault
 from ...data.row_sets import RowSet
 from ...data.turn_weights import without_untrained
 from ...finding import Finding, Refusal, refuse
@@ -56,13 +55,12 @@ class Sample:
         return f"{self.total} rows" if looked == self.total else f"{looked} sampled rows of {self.total}"
 
 
-def take(row_sets: list[RowSet], use: str, columns: list[str]) -> Sample:
-    """The usable rows of `use`: all of them, or an evenly spaced sample (MOST_ROWS, MOST_CHARACTERS).
+def take(row_sets: list[RowSet], use: str) -> Sample:
+    """The rows of `use`: all of them, or an evenly spaced sample (MOST_ROWS, MOST_CHARACTERS).
 
-    columns: those that the stage requires.
+    row_sets: without rows that cannot be trained on (rows.py, `sound_sets`).
     """
     places = [(s, i) for s in row_sets if s.use == use for i in range(len(s.rows))]
-    places = [(s, i) for s, i in places if row_fault(s.rows[i], columns) is None]
     total = len(places)
     if not places:
         return Sample([], 0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...data.config import stage_columns
 from ...data.row_sets import RowSet
 from ...finding import Finding, Refusal, refuse
 from ...models.config_file import longest_sequence, model_config
@@ -33,6 +32,7 @@ CHAT_STAGES = ("sft", "dpo", "kto", "ppo")
 def find_in_tokens(raw: RawRecipe, row_sets: list[RowSet]) -> list[Finding]:
     """All findings about a RawRecipe's tokenizer, its template and the tokens of its rows, errors first.
 
+    row_sets: without rows that cannot be trained on (rows.py, `sound_sets`).
     Codes: those of template.py, vocabulary.py, token_lengths.py, truncation.py, strings.py and unrendered.py,
     and tokenizer-unreadable, no-chat-template, template-differs, template-changed, training-template-differs,
     pad-is-turn-end, no-eos.
@@ -61,7 +61,7 @@ def find_in_text(raw: RawRecipe, row_sets: list[RowSet]) -> list[Finding]:
         return [Finding.error("no-eos", message, "set eos_token in the tokenizer", path)]
     used = {i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None}
     beyond = vocabulary.find_beyond_embedding(tokenizer, used, path, revision) if start else []
-    return [*beyond, *find_smuggled(tokenizer, samples(raw, row_sets))]
+    return [*beyond, *find_smuggled(tokenizer, samples(row_sets))]
 
 
 def find_in_chat(raw: RawRecipe, row_sets: list[RowSet]) -> list[Finding]:
@@ -70,7 +70,7 @@ def find_in_chat(raw: RawRecipe, row_sets: list[RowSet]) -> list[Finding]:
     tokenizer = load(path, revision)
     parents_own = own_template(tokenizer)
     template, where = recipe_template(raw, tokenizer, parents_own)
-    train, held_out = samples(raw, row_sets)
+    train, held_out = samples(row_sets)
     found = find_strings(train, held_out, template)
     if all(is_text(row_set.rows[i]) for row_set, i in train.places[:1]) and train.places:
         found += find_smuggled(tokenizer, [train, held_out])
@@ -118,10 +118,9 @@ def find_in_lengths(
     ]
 
 
-def samples(raw: RawRecipe, row_sets: list[RowSet]) -> list[Sample]:
+def samples(row_sets: list[RowSet]) -> list[Sample]:
     """The sampled rows: training rows and held-out rows."""
-    required, _ = stage_columns(raw.stage, raw.values)
-    return [take(row_sets, use, required) for use in ("train", "eval")]
+    return [take(row_sets, use) for use in ("train", "eval")]
 
 
 def load(path: str, revision: str | None = None):

@@ -39,7 +39,7 @@ CREDENTIALS: list[tuple[tuple[str, ...], str]] = [
     ),
     # docs.stripe.com, API keys: secret and restricted, not the publishable ones; webhook secrets
     (
-        ("k_live_", "k_test_", "whsec_"),
+        ("sk_live_", "rk_live_", "sk_test_", "rk_test_", "whsec_"),
         r"\b(?:[sr]k_(?:live|test)_[A-Za-z0-9]{16,}|whsec_[A-Za-z0-9+/=]{32,})",
     ),
     # cloud.google.com: API keys, OAuth access tokens and client secrets

@@ -22,7 +22,7 @@ from typing import Any, Literal
 from ..finding import Finding
 from .documents import Decide, Edit, Part, Shard, Shards, Verdict
 from .keys_and_tokens import find_keys
-from .phone_numbers import find_phones, library
+from .phone_numbers import DIGITS, find_phones, library
 
 KINDS = ("email", "phone", "ip", "iban", "card", "key")
 MASKS = {kind: f"<{kind.upper()}>" for kind in KINDS}
@@ -144,12 +144,13 @@ def find(
         spans += [(*span, "key") for span in find_keys(text)]
     if "iban" in kinds:
         spans += [(*span, "iban") for span in find_ibans(text)]
+    runs = [match.span() for match in DIGITS.finditer(text)] if "card" in kinds or "phone" in kinds else []
     if "card" in kinds:
-        spans += [(*span, "card") for span in find_cards(text)]
+        spans += [(*span, "card") for span in find_cards(text, runs)]
     if "ip" in kinds:
         spans += [(*span, "ip") for span in find_addresses(text)]
     if "phone" in kinds:
-        spans += [(*span, "phone") for span in find_phones(text, regions)]
+        spans += [(*span, "phone") for span in find_phones(text, regions, runs)]
     return _without_overlap(spans) if len(spans) > 1 else spans
 
 
@@ -326,6 +327,7 @@ def _local_start(text: str, at: int, end: int | None) -> int | None:
 # IP addresses
 
 _IPV4 = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}")
+_TWO_DOTS = re.compile(r"\.[0-9]{1,3}\.[0-9]")  # in what begins with a fixed character, `re` searches fastest
 _IPV6_COLONS = re.compile(r":[0-9a-fA-F]{0,4}:")
 _DOCUMENTATION = [
     ipaddress.ip_network(n)
@@ -337,6 +339,9 @@ _VERSION_BEFORE = re.compile(
     r"figure|fig|table|clause|article|paragraph|rule|oid|package|upgrad\w+|updat\w+|downgrad\w+|driver|bump\w*|since|"
     r"kernel|patch|tag|plugin|library|sdk|api)\b|§)[\s.:=\"'(v#-]{0,4}(?:(?:is|was|to|from|of|number|no|in|by)\b[\s.:=\"'(v]{0,3}){0,2}"
     r"(?:(?:,|and|or|to|through|und|,? ?->|[-/])[\s\"'v]{0,2})*$"
+)
+_UPGRADE_BEFORE = re.compile(
+    r"(?i)(?<!\w)(?:upgrad|updat|downgrad|bump|deps)\w*\W(?:[^\n]{0,30}\s)?(?:to|from)\s+$"
 )
 _HOST_BEFORE = re.compile(
     r"(?i)(?<![\w.])(?:ip|ips|ipv4|ip-?address\w*|address\w*|addr|hosts?|hostname|servers?|dns|nameservers?|resolvers?|ping\w*|"
@@ -350,9 +355,12 @@ _RESOLVERS = ("8.8.8.8", "8.8.4.4", "9.9.9.9")
 
 def find_addresses(text: str) -> Iterator[tuple[int, int]]:
     """(start, end) of every public IP address; not versions, networks, masks and private addresses."""
-    for match in _IPV4.finditer(text):
-        if _is_public_v4(text, *match.span()):
-            yield match.span()
+    end = 0
+    for dot in _TWO_DOTS.finditer(text):
+        if dot.start() >= end and (match := _IPV4.search(text, max(0, dot.start() - 3), dot.start() + 13)):
+            start, end = match.span()
+            if start < dot.start() and _is_public_v4(text, start, end):
+                yield start, end
     end = 0
     for match in _IPV6_COLONS.finditer(text):
         if match.start() >= end and (span := _v6_around(text, match.start())):
@@ -378,8 +386,14 @@ def _is_public_v4(text: str, start: int, end: int) -> bool:
         return False
     numbers = [int(n) for n in text[start:end].split(".")]
     earlier = re.sub(r"(?<![\w.])v?[0-9]+(?:\.[0-9]+)+", "", before)  # `versions 1.2.3.4, 1.2.3.5 and`
-    if _VERSION_BEFORE.search(earlier):
+    if _VERSION_BEFORE.search(earlier) or _UPGRADE_BEFORE.search(earlier):
         return False
+    # Between decimals it is some of them without spaces, as in the paths of SVG.
+    after = text[end : end + 20]
+    if re.search(r"\.[0-9]+\s$", before) and re.match(r"\s-?[0-9]*\.[0-9]", after):
+        beside = re.search(r"(?:[0-9]+\.){3}[0-9]+\s$", before) or re.match(r"\s(?:[0-9]+\.){3}[0-9]", after)
+        if not beside:
+            return False
     # Small numbers and trailing zeros are those of versions and sections: one address of 500 is like this.
     if max(numbers[:3]) < 32 or numbers[1:] == [0, 0, 0]:
         sure = text[start:end] in _RESOLVERS or _PORT_AFTER.match(after) or _HOST_BEFORE.search(before)
@@ -401,7 +415,7 @@ def _is_public(shown: str) -> bool:
 
 def _is_network(text: str, start: int, end: int) -> bool:
     """Whether it is written as a network, such as 198.51.100.0/24: many addresses, nobody's own."""
-    length = re.match(r"/([0-9]{1,3})(?![0-9])", text[end : end + 4])
+    length = re.match(r"/(?:[0-9]{1,3}(?![0-9.])|255(?:\.[0-9]{1,3}){3})", text[end : end + 16])
     if length is None:
         return False
     try:
@@ -461,13 +475,14 @@ IBAN_LENGTHS = {
     }.items()
     for country in countries.split()
 }
-_IBAN = re.compile(r"[A-Za-z]{2}[0-9]{2}(?:[ \u00a0-]?[A-Za-z0-9]){11,40}")
+# It begins with the digits, since a search for digits is faster than one for letters.
+_IBAN = re.compile(r"[0-9](?<=[A-Za-z]{2}.)[0-9](?:[ \u00a0-]?[A-Za-z0-9]){11,40}")
 
 
 def find_ibans(text: str) -> Iterator[tuple[int, int]]:
     """(start, end) of every IBAN: the length of its country, and a remainder of 1 modulo 97 (ISO 13616)."""
     for match in _IBAN.finditer(text):
-        start = match.start()
+        start = match.start() - 2
         length = IBAN_LENGTHS.get(text[start : start + 2].upper())
         if length is None or _is_word(text[start - 1 : start]):
             continue
@@ -505,9 +520,13 @@ _ID_BEFORE = re.compile(
 )
 
 
-def find_cards(text: str) -> Iterator[tuple[int, int]]:
-    """(start, end) of every payment card number: first digits and length of a scheme, and the check digit (Luhn)."""
-    for match in _CARD.finditer(text):
+def find_cards(text: str, runs: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """(start, end) of every payment card number: first digits and length of a scheme, and the check digit (Luhn).
+
+    runs: where digits with separators are.
+    """
+    long = [run for run in runs if run[1] - run[0] >= 13]
+    for match in (match for run in long for match in _CARD.finditer(text, *run)):
         start, gap = match.start(), match[1]
         before = text[max(0, start - 30) : start]
         if before and (_is_word(before[-1]) or re.search(r"[0-9][ .,\-]$|[A-Za-z]-$", before)):

@@ -15,7 +15,7 @@ from ..finding import refuse
 
 # Spaces, hyphens and dots as they occur between groups of digits, also the non-breaking ones.
 _GAP = r" \-./()\u00a0\u2009\u202f\u2010-\u2013"
-_DIGITS = re.compile(rf"[0-9](?:[{_GAP}]{{0,3}}[0-9]){{6,40}}")
+DIGITS = re.compile(rf"[0-9](?:[{_GAP}]{{0,3}}[0-9]){{6,40}}")
 _PLUS = re.compile(rf"[+\uff0b][ (]{{0,2}}[1-9](?:[{_GAP}]{{0,4}}[0-9]){{6,14}}")
 # The North American form; the exchange 555 is kept for fiction (555-0100 to 555-0199).
 _NANP = re.compile(
@@ -45,25 +45,27 @@ NANP_REGIONS = {
 _EXTENSION = re.compile(
     r"(?i)[,;]?\s?(?:(?:ext(?:ension|n)?\b\.?|;ext=|durchwahl|poste|anexo|доб\.?)[\s.:=]{0,2}|[x#]\s?)[0-9]{1,6}(?![\w-])"
 )
-# Words before a phone number. The plain ones also stand before other numbers.
-_PHONE_WORDS = (
-    r"(?:tele)?phones?|tel|t[ée]l[ée]phone|tél|telefon\w*|telefoon\w*|tel[ée]fonos?|telefone|telefono|puhelin|mobiles?|mobil"
-    r"|m[óo]vil|celular|cellulare|cell|cellphone|fax|telefax|whats\s?app|handy\w*|rufnummer|portable|hotline|landline|"
-    r"switchboard|sms|viber|telegram|тел|телефон|моб|факс|电话|手机|電話|携帯|전화"
+# Words before a phone number. The second ones also stand before other numbers.
+_PHONE_WORDS = frozenset(
+    """phone phones telephone telephones tel téléphone telephon télephone teléphone tél telefono telefonos teléfono teléfonos
+    telefone telefoon telefon telefonnummer telefonnr telefonszám puhelin mobile mobiles mobil móvil movil mobilnummer
+    celular cellulare cell cellphone fax telefax faxnummer whatsapp handy handynummer rufnummer portable hotline landline
+    switchboard sms viber telegram тел телефон моб факс 电话 手机 電話 携帯 전화""".split()
 )
-_CALL_WORDS = r"call|calls|calling|called|dial|dialed|dialled|ring|text|texted|texting|reach|contact|pager|appelez|anrufen"
+_CALL_WORDS = frozenset(
+    "call calls calling called dial dialed dialled ring text texted texting reach contact pager appelez anrufen".split()
+)
 # Words before numbers that are none.
-_OTHER_WORDS = (
-    r"orders?|tickets?|invoices?|case|cases|ref|reference|ids?|sku|parts?|p/n|s/n|model|serial|isbn(?:-1[03])?|issn|doi|track(?:ing)?|"
-    r"account|acct|policy|claim|versions?|build|article|item|items|product|patent|commit|revision|bug|issue|rfc|"
-    r"page|pages|pp|vol|pmid|arxiv|imei|ean|upc|gtin|asin|lot|batch|job|pid|uid|gid|log|msg|seq|offset|bytes|timestamp|"
-    r"date|coordinates?|lat|lon|latitude|longitude|port|size|error|code|years?|between|pi|iban|card|ssn|vat|tax|zip|"
-    r"bestellung|auftrag|rechnung\w*|kundennummer|commande|facture|pedido|factura|number of|chassis|vin"
+_OTHER_WORDS = frozenset(
+    """order orders ticket tickets invoice invoices case cases ref reference id ids sku part parts p/n s/n model serial
+    isbn issn doi track tracking account acct policy claim version versions build article item items product patent
+    commit revision bug issue rfc page pages pp vol pmid arxiv imei ean upc gtin asin lot batch job pid uid gid log msg
+    seq offset bytes timestamp date coordinates lat lon latitude longitude port size error code year years between pi
+    iban card ssn vat tax zip clause bestellung auftrag rechnung rechnungsnummer kundennummer commande facture pedido
+    factura chassis vin""".split()
 )
-_WORD_BEFORE = re.compile(
-    rf"(?i)(?<![\w])(?:(?P<phone>{_PHONE_WORDS})|(?P<call>{_CALL_WORDS})|(?P<other>{_OTHER_WORDS}))(?![\w])"
-    r"|(?P<sign>[☎☏✆📞📱📲])|(?P<hash>#)|(?P<letter>(?<![\w.])[TMFP](?=:\s?[+(0-9]*$))"
-)
+_PHONE_SIGNS = frozenset("☎☏✆📞📱📲")
+_TOKEN = re.compile(r"[ps]/n\b|[^\W\d_]+|[☎☏✆📞📱📲#]")
 _WORD_AFTER = re.compile(
     r"(?i)\s?[(,]?\s?(?:mobile|cell|home|office|fax|landline|phone|tel|voice|whatsapp|mobil)\b"
 )
@@ -75,13 +77,17 @@ _DECIMAL = re.compile(r"^[0-9]\.[0-9]|^[0-9]{1,3}\.[0-9]{4,}(?![0-9.-])|[0-9]\.[
 _THOUSANDS = re.compile(r"[0-9]{1,3}([ .\u00a0\u2009\u202f])[0-9]{3}(?:\1[0-9]{3})*")
 _FOUR_NUMBERS = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}")
 _ISBN_FORM = re.compile(r"97[89][- ]?[0-9][0-9 -]{7,12}[0-9]|[0-9]{1,5}-[0-9]{1,7}-[0-9]{1,7}-[0-9]")
+_FOURS = re.compile(r"0[0-9]{3}(?: [0-9]{4})+")  # code points and dumps, such as 0069 0307 0303
 _HANDLE = re.compile(r"10\.[0-9]{4,9}/")
-_ONLY_SEPARATOR = re.compile(rf"[{_GAP}]")
 
 
-def find_phones(text: str, regions: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """(start, end) of every phone number. regions: whose national forms count, such as `US`."""
-    end = 0
+def find_phones(
+    text: str, regions: Sequence[str], runs: Sequence[tuple[int, int]]
+) -> Iterator[tuple[int, int]]:
+    """(start, end) of every phone number.
+
+    regions: whose national forms count, such as `US`. runs: where DIGITS matches.
+    """
     if "+" in text or "\uff0b" in text:
         plus = list(_international(text))
     else:
@@ -90,11 +96,12 @@ def find_phones(text: str, regions: Sequence[str]) -> Iterator[tuple[int, int]]:
     nanp = not NANP_REGIONS.isdisjoint(regions)
     taken = iter([*plus, (len(text) + 1, len(text) + 1)])
     low, high = next(taken)
-    for match in _DIGITS.finditer(text):
-        start, stop = match.span()
+    for start, stop in runs:
         while high <= start:
             low, high = next(taken)
         if low < stop and start < high:
+            continue
+        if stop - start < 24 and _DATE.fullmatch(text, start, stop):
             continue
         found = list(_north_american(text, start, stop)) if nanp else []
         if not found:
@@ -141,6 +148,9 @@ def _north_american(text: str, start: int, stop: int) -> Iterator[tuple[int, int
         number = _parse(digits, "US")
         fits = number is not None and (_valid(number) or digits[3:6] == "555")
         in_parentheses = bool(match["open"]) and ")" in match[0]
+        # `252.227-7013` is a clause of a law.
+        if word not in ("phone", "call") and match["gap"] == "." != match["second"]:
+            continue
         spaced = match["gap"] in (" ", "\u00a0") and match["second"] in (" ", "\u00a0")
         if spaced and word not in ("phone", "call") and _beside_numbers(text, here, end_here):
             continue
@@ -212,9 +222,8 @@ def _is_national(shown: str, number: Any) -> bool:
 
 def _follows_word(text: str, start: int) -> bool:
     """Whether only punctuation stands between a word such as `phone` and `start`."""
-    return bool(
-        re.search(rf"(?i)(?<!\w)(?:{_PHONE_WORDS})[\s.:=\"']{{1,4}}$", text[max(0, start - 24) : start])
-    )
+    word = re.search(r"([^\W\d_]+)[\s.:=\"']{1,4}$", text[max(0, start - 24) : start])
+    return word is not None and word[1].lower() in _PHONE_WORDS
 
 
 def _ends(text: str, start: int, stop: int) -> Iterator[int]:
@@ -260,22 +269,27 @@ def _ends_here(text: str, end: int) -> bool:
 
 
 def _word_before(text: str, start: int) -> str | None:
-    """Which kind of word is nearest before `start`: phone, call or other."""
-    before = text[max(0, start - 40) : start]
-    line = before.rpartition("\n")[2]
-    # A label of a field may stand on the line above its value, but only alone.
-    last = None
-    for last in _WORD_BEFORE.finditer(line):
-        pass
-    if last is None:
-        return None
-    if last["hash"]:
-        return "other" if last.end() >= len(line.rstrip()) else None
-    kind = "phone" if last["sign"] or last["letter"] else last.lastgroup
-    # `call` and the words for other numbers belong to what follows soon.
-    if kind != "phone" and len(line) - last.end() > 24:
-        return None
-    return kind
+    """Which kind of word is nearest before `start` on its line: phone, call or other."""
+    before = text[max(0, start - 40) : start].lower()
+    line = before[before.rfind("\n") + 1 :]
+    for token in reversed(list(_TOKEN.finditer(line))):
+        word, distance = token[0], len(line) - token.end()
+        if word == "#":
+            if not line[token.end() :].strip():
+                return "other"
+        elif word in _PHONE_SIGNS or (
+            len(word) == 1 and word in "tmfp" and re.match(r":\s?[+(]*$", line[token.end() :])
+        ):
+            return "phone"
+        elif word in _PHONE_WORDS:
+            if line[token.start() - 1 : token.start()] != "<":  # our own mask
+                return "phone"
+        # The others belong to what follows soon.
+        elif distance <= 24 and word in _CALL_WORDS:
+            return "call"
+        elif distance <= 24 and word in _OTHER_WORDS:
+            return "other"
+    return None
 
 
 def _beside_numbers(text: str, start: int, end: int) -> bool:
@@ -292,7 +306,13 @@ def _in_thousands(shown: str) -> bool:
 
 def _other_form(shown: str) -> bool:
     """Whether it is written as a date, a decimal, an address, an ISBN or a DOI."""
-    if _DATE.search(shown) or _DECIMAL.search(shown) or _FOUR_NUMBERS.match(shown) or _HANDLE.match(shown):
+    if (
+        _DATE.search(shown)
+        or _DECIMAL.search(shown)
+        or _FOUR_NUMBERS.match(shown)
+        or _HANDLE.match(shown)
+        or _FOURS.fullmatch(shown)
+    ):
         return True
     return bool(_ISBN_FORM.fullmatch(shown)) and is_isbn(re.sub("[^0-9]", "", shown))
 

@@ -85,6 +85,7 @@ CREDENTIALS: list[tuple[tuple[str, ...], str]] = [
     # Twilio: the id of an API key; Mailgun
     (("SK", "key-"), r"\b(?:SK|key-)[0-9a-f]{32}\b"),
 ]
+_CREDENTIAL = re.compile("|".join(pattern for _, pattern in CREDENTIALS), re.ASCII)
 
 
 def is_secret(key: object) -> bool:
@@ -93,13 +94,13 @@ def is_secret(key: object) -> bool:
 
 
 def holds_secret(value: object) -> bool:
-    """Whether a value looks like a credential (a Hugging Face, OpenAI or GitHub token)."""
-    return isinstance(value, str) and bool(_SECRET_VALUE.search(value))
+    """Whether a value looks like a credential: one of CREDENTIALS, or what begins like a well-known one."""
+    return isinstance(value, str) and bool(_SECRET_VALUE.search(value) or _CREDENTIAL.search(value))
 
 
 def hide_secrets(text: str) -> str:
     """`text` with `<hidden>` for everything that looks like a credential."""
-    return _SECRET_VALUE.sub("<hidden>", text)
+    return _CREDENTIAL.sub(REDACTED, _SECRET_VALUE.sub(REDACTED, text))
 
 
 def redact(value, secrets: list[str] = ()):

@@ -411,6 +411,18 @@ C = A@B.T
 follow us @example
 foo@localhost
 Message-ID: <20240101120000.12345@mail.example.com>
+https://lore.example.org/git/7vbpt8l1uy2v.fsf@gitster.example.org/
+"ClientToken": "28908518-100b-4987-8233-8c7441234567"
+"NextToken": "eyJOZXh0VG9rZW4iOiBudWxsLCAiYm90b190c"
+"AWS::IAM::AccessKey": "62d91b17309e76c8"
+cvs -d :pserver:anoncvs@cvs.example.com:/cvs
+clause 252.227-7013 of DFARS
+as defined in 252.227-7014 (June 1995)
+U+0069 0307 0303
+0069 0307 0303
+c0 1.52-.87 2.83-2.12 3.51.98.32 2.03.5 3.11.5
+upgrade V8 to 4.6.85.25
+sortlist 130.155.160.0/255.255.240.0
 meet @ 5 p.m.
 look at example.com
 1 @ 2.50 each
@@ -531,6 +543,137 @@ def test_every_notation_is_found_exactly(kind):
     assert missed == []
 
 
+def test_the_tables_are_large_enough():
+    assert sum(len(spans) for _, _, spans in POSITIVES) >= 150 and len(FRIENDS) >= 150
+
+
 @pytest.mark.parametrize("text", FRIENDS)
 def test_false_friends_are_left_alone(text):
     assert find(text) == []
+
+
+def test_false_friends_beside_each_other_and_in_a_long_text():
+    assert find("\n".join(FRIENDS)) == []
+
+
+@pytest.mark.parametrize(
+    "around", ["前{}后", "é {} é", "\U0001f600{}\U0001f600", "<b>{}</b>", '"{}"', "\t{}\r\n", "{}", "{}."]
+)
+def test_positions_are_right_whatever_stands_around(around):
+    for kind, value in [
+        ("email", "ann@example.com"),
+        ("phone", "+49 30 901820"),
+        ("ip", "203.0.113.5"),
+        ("ip", "2001:db8::8a2e:370:7334"),
+        ("iban", "DE89370400440532013000"),
+        ("card", "4111 1111 1111 1111"),
+        ("key", fill("ghp_{a36}")),
+    ]:
+        text = around.format(value)
+        start = text.index(value)
+        assert find(text) == [(start, start + len(value), kind)], text
+
+
+def test_every_number_of_the_library_is_found_in_its_international_form():
+    import phonenumbers
+
+    for region in sorted(phonenumbers.SUPPORTED_REGIONS):
+        number = phonenumbers.example_number(region)
+        for form in (phonenumbers.PhoneNumberFormat.INTERNATIONAL, phonenumbers.PhoneNumberFormat.E164):
+            shown = phonenumbers.format_number(number, form)
+            assert find(f"Please use {shown} then.") == [(11, 11 + len(shown), "phone")], region
+
+
+@pytest.mark.parametrize(
+    ("region", "text"),
+    [
+        ("DE", "Rückruf unter 030 901820 bitte"),
+        ("GB", "on 020 7946 0958 today"),
+        ("GB", "on 07700 900123 today"),
+        ("FR", "au 01 42 68 53 00 demain"),
+        ("FR", "au 06.12.34.56.78 demain"),
+        ("ES", "al 912 34 56 78 hoy"),
+        ("IT", "allo 02 1234 5678 oggi"),
+        ("JP", "は03-3224-5000です"),
+        ("IN", "on 098765 43210 now"),
+        ("AU", "on (02) 9374 4000 now"),
+    ],
+)
+def test_national_forms_count_in_their_regions_alone(region, text):
+    assert [kind for *_, kind in find(text, regions=[region])] == ["phone"]
+    assert find(text) == []
+
+
+def test_nothing_remains_in_the_masked_text():
+    everything = "\n".join(text for _, text, _ in POSITIVES)
+    masked = mask(everything, find(everything))
+    assert find(masked) == []
+    for _, text, spans in POSITIVES:
+        assert not [text[a:b] for a, b in spans if len(text[a:b]) > 9 and text[a:b] in masked]
+
+
+def verdicts(texts, **settings):
+    wanted = PersonalData(**settings)
+    return run(personal_data, wanted, shards_of(texts, personal_data, wanted, size=2))
+
+
+TEXTS = ["nothing", "ann@example.com and 203.0.113.5", fill("ghp_{a36}"), "bob@example.com, cy@example.com"]
+
+
+def test_masked_by_default():
+    found = verdicts(TEXTS)
+    assert sorted(found) == [1, 2, 3]
+    assert [(e.start, e.end, e.text, e.kind) for e in found[1].edits] == [
+        (0, 15, "<EMAIL>", "email"),
+        (20, 31, "<IP>", "ip"),
+    ]
+    assert found[1].reasons == () and found[1].detail == {"found": {"email": 1, "ip": 1}}
+
+
+def test_dropped_with_a_reason_for_each_kind():
+    found = verdicts(TEXTS, action="drop")
+    assert found[1].reasons == ("personal-data-email", "personal-data-ip") and not found[1].edits
+
+
+def test_single_kinds_have_their_own_action():
+    found = verdicts(TEXTS, actions={"key": "drop"})
+    assert found[2].reasons == ("personal-data-key",) and found[1].reasons == ()
+
+
+def test_lists_of_people_are_left_out():
+    found = verdicts(TEXTS, max_found=1, kinds=["email"])
+    assert sorted(found) == [1, 3]
+    assert found[3].reasons == ("personal-data-list",) and found[1].edits
+
+
+def test_the_audit_has_no_values():
+    for found in (verdicts(TEXTS), verdicts(TEXTS, action="drop"), verdicts(TEXTS, max_found=0)):
+        assert not re.search("ann|bob|203|ghp", repr(found))
+
+
+def test_a_threshold_does_not_change_the_scores():
+    plain, strict = PersonalData(), PersonalData(action="drop", max_found=1, actions={"ip": "mask"})
+    assert personal_data.score(TEXTS, plain) == personal_data.score(TEXTS, strict)
+    changed = {f.name for f in dataclasses.fields(plain) if getattr(plain, f.name) != getattr(strict, f.name)}
+    assert not changed & set(personal_data.SCORED)
+
+
+@pytest.mark.parametrize(
+    ("settings", "hint"),
+    [
+        ({"kinds": ["emial"]}, "did you mean email?"),
+        ({"kinds": ["E-Mail"]}, "did you mean email?"),
+        ({"actions": {"token": "drop"}}, "did you mean key?"),
+        ({"actions": {"key": "dorp"}}, "did you mean drop?"),
+        ({"phone_regions": ["UK"]}, "did you mean GB?"),
+        ({"phone_regions": ["de"]}, "did you mean DE?"),
+        ({"phone_regions": ["Germany"]}, "ISO 3166"),
+    ],
+)
+def test_unknown_choices_are_refused(settings, hint):
+    (finding,) = personal_data.find_in_settings(PersonalData(**settings), "recipe.yaml:7")
+    assert finding.code == "wrong-choice" and finding.where == "recipe.yaml:7" and hint in finding.fix
+
+
+def test_sound_settings_have_no_finding():
+    assert personal_data.find_in_settings(PersonalData(phone_regions=["US", "GB", "DE"]), "") == []

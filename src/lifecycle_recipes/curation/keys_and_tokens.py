@@ -47,7 +47,7 @@ def find_keys(text: str) -> Iterator[tuple[int, int]]:
     """(start, end) of every key, token and password; of an assignment only the value."""
     # Searching for fixed texts is faster than for patterns, and fastest in the few long words of a text: no form has
     # fewer than 20 characters. So each pattern is tried near its marks only.
-    long = " ".join([word for word in text.split() if len(word) >= 20])
+    long = " ".join({word for word in text.split() if len(word) >= 20})
     for marks, pattern in _FORMS:
         for at in _positions(text, [mark for mark in marks if mark in long]):
             near = pattern.search(text, max(0, at - 10), at + 400)

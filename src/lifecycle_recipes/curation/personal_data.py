@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Literal
 
 from ..finding import Finding
 from .documents import Decide, Edit, Part, Shard, Shards, Verdict
@@ -236,9 +236,7 @@ _REMOTE_PATH = re.compile(
 _REMOTE_COMMAND = re.compile(
     r"\b(?:ssh|scp|sftp|rsync|mosh|ssh-copy-id|sshfs|autossh)(?:\s+-{1,2}[\w-]+(?:[ =][\w./:~-]+)?)*\s+$"
 )
-_MESSAGE_ID = re.compile(
-    r"(?im)^(?:message-id|in-reply-to|references|x-\w*-?id|content-id|resent-message-id)\s?:[^\n]*$"
-)
+_MESSAGE_ID = re.compile(r"(?i)(?:resent-)?(?:message-id|in-reply-to|references|content-id)\s?:")
 
 
 def find_emails(text: str) -> Iterator[tuple[int, int]]:
@@ -281,7 +279,12 @@ def _email_at(text: str, at: int) -> tuple[int, int] | None:
     # A user name in a URL, with or without a password; `mailto://` is written by mistake.
     if re.search(r"(?<!mailto)://(?:[^\s/@]*:)?$", before) or _REMOTE_COMMAND.search(before):
         return None
-    return None if _MESSAGE_ID.match(before) else (start, end)
+    # The identifier of a message has the form of an address; archives have it in their URLs.
+    if _MESSAGE_ID.match(before) or (
+        len(re.findall("[0-9]", local)) >= 3 and re.search(r"://[^\s?#]*/$", before)
+    ):
+        return None
+    return start, end
 
 
 def _domain_end(domain: str, start: int) -> int | None:
@@ -346,7 +349,8 @@ _UPGRADE_BEFORE = re.compile(
 _HOST_BEFORE = re.compile(
     r"(?i)(?<![\w.])(?:ip|ips|ipv4|ip-?address\w*|address\w*|addr|hosts?|hostname|servers?|dns|nameservers?|resolvers?|ping\w*|"
     r"gateway|clients?|peers?|remote\w*|proxy|traceroute|whois|listen\w*|bind|connect\w*|nodes?|subnet|visitor|attacker|"
-    r"request\w* from|login from|logged in from|traffic from|banned?|block(?:ed)?|curl|ssh|telnet|nslookup|dig|x-forwarded-for)"
+    r"request\w* from|login from|logged in from|traffic from|"
+    r"banned?|block(?:ed)?|curl|ssh|telnet|nslookup|dig|x-forwarded-for)"
     r"(?![\w])[^\n.;]{0,24}$|(?:://|@|\[)$"
 )
 _PORT_AFTER = re.compile(r":[0-9]{2,5}(?![0-9.])|/(?:[89]|[12][0-9]|3[0-2])(?![0-9./])")
@@ -373,7 +377,7 @@ def _is_public_v4(text: str, start: int, end: int) -> bool:
     if before and (_is_word(before[-1]) or before[-1] == "." and not before.endswith("..")):
         return False
     if re.search(
-        r"[A-Za-z0-9)][-+~]$|(?<![./\w-])[A-Za-z][\w+-]*/$|[=<>~^!]=\s?$|[<>^~]\s?$", before
+        r"[A-Za-z0-9)][-+~]$|(?<![./\w-])[A-Za-z][\w+-]*/$|[=<>~^!]=\s?$|(?<![\w\"'/])[<>^~]\s?$", before
     ) and not (re.search(r"[0-9]-$", before) and _IPV4.search(before)):
         return False
     if re.match(
@@ -515,7 +519,8 @@ _CARD = re.compile(r"[2-68][0-9]{3}([ \u00a0\-\u2011.]?)[0-9]{2,6}(?:\1[0-9]{1,7
 _ID_BEFORE = re.compile(
     r"(?i)(?:(?<![\w])(?:ids?|order|ticket|invoice|tracking|track|shipment|imei|imsi|iccid|sku|ean|gtin|upc|isbn|serial|s/n|hash|"
     r"seed|timestamp|ts|time|build|commit|status|statuses|tweet|uid|oid|offset|size|bytes|pid|ref|reference|case|job|request|"
-    r"trace|span|transaction|account|acct|barcode|meter|part|number of)(?:[-_ ]?(?:id|no|number|nr|code|num))?|_id|[a-z]Id)"
+    r"trace|span|transaction|account|acct|barcode|meter|part|number of)"
+    r"(?:[-_ ]?(?:id|no|number|nr|code|num))?|_id|[a-z]Id)"
     r"[\"'\s.:=#/-]{0,4}$|[#/=_]$"
 )
 

@@ -19,7 +19,8 @@ DIGITS = re.compile(rf"[0-9](?:[{_GAP}]{{0,3}}[0-9]){{6,40}}")
 _PLUS = re.compile(rf"[+\uff0b][ (]{{0,2}}[1-9](?:[{_GAP}]{{0,4}}[0-9]){{6,14}}")
 # The North American form; the exchange 555 is kept for fiction (555-0100 to 555-0199).
 _NANP = re.compile(
-    r"(?:1(?P<lead>[-. \u00a0\u2011]{1,2}|(?=\()))?(?P<open>\()?[2-9][0-9]{2}(?(open)\)[-. \u00a0]{0,2}|(?P<gap>[-./ \u00a0\u2011]))"
+    r"(?:1(?P<lead>[-. \u00a0\u2011]{1,2}|(?=\()))?(?P<open>\()?"
+    r"[2-9][0-9]{2}(?(open)\)[-. \u00a0]{0,2}|(?P<gap>[-./ \u00a0\u2011]))"
     r"[2-9][0-9]{2}(?P<second>[-. \u00a0\u2011])[0-9]{4}"
 )
 _NANP_LOCAL = re.compile(r"[2-9][0-9]{2}[-\u2011][0-9]{4}")
@@ -42,13 +43,18 @@ NANP_REGIONS = {
     "DM",
 }
 
+# Ofcom keeps these for drama; the plan of the library has them as not in use.
+_FICTION_GB = re.compile(
+    r"07700900[0-9]{3}|01632960[0-9]{3}|08081570[0-9]{3}|09098790[0-9]{3}|03069990[0-9]{3}"
+)
 _EXTENSION = re.compile(
-    r"(?i)[,;]?\s?(?:(?:ext(?:ension|n)?\b\.?|;ext=|durchwahl|poste|anexo|доб\.?)[\s.:=]{0,2}|[x#]\s?)[0-9]{1,6}(?![\w-])"
+    r"(?i)[,;]?\s?(?:(?:ext(?:ension|n)?\b\.?|;ext=|durchwahl|poste|anexo|доб\.?)[\s.:=]{0,2}|[x#]\s?)"
+    r"[0-9]{1,6}(?![\w-])"
 )
 # Words before a phone number. The second ones also stand before other numbers.
 _PHONE_WORDS = frozenset(
-    """phone phones telephone telephones tel téléphone telephon télephone teléphone tél telefono telefonos teléfono teléfonos
-    telefone telefoon telefon telefonnummer telefonnr telefonszám puhelin mobile mobiles mobil móvil movil mobilnummer
+    """phone phones telephone telephones tel téléphone telephon télephone teléphone tél telefono telefonos teléfono
+    teléfonos telefone telefoon telefon telefonnummer telefonnr telefonszám puhelin mobile mobiles mobil móvil movil mobilnummer
     celular cellulare cell cellphone fax telefax faxnummer whatsapp handy handynummer rufnummer portable hotline landline
     switchboard sms viber telegram тел телефон моб факс 电话 手机 電話 携帯 전화""".split()
 )
@@ -75,7 +81,7 @@ _DATE = re.compile(
 )
 _DECIMAL = re.compile(r"^[0-9]\.[0-9]|^[0-9]{1,3}\.[0-9]{4,}(?![0-9.-])|[0-9]\.[0-9]+ [0-9]+\.[0-9]")
 _THOUSANDS = re.compile(r"[0-9]{1,3}([ .\u00a0\u2009\u202f])[0-9]{3}(?:\1[0-9]{3})*")
-_FOUR_NUMBERS = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}")
+_FOUR_NUMBERS = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?!\.?[0-9])")
 _ISBN_FORM = re.compile(r"97[89][- ]?[0-9][0-9 -]{7,12}[0-9]|[0-9]{1,5}-[0-9]{1,7}-[0-9]{1,7}-[0-9]")
 _FOURS = re.compile(r"0[0-9]{3}(?: [0-9]{4})+")  # code points and dumps, such as 0069 0307 0303
 _HANDLE = re.compile(r"10\.[0-9]{4,9}/")
@@ -88,10 +94,7 @@ def find_phones(
 
     regions: whose national forms count, such as `US`. runs: where DIGITS matches.
     """
-    if "+" in text or "\uff0b" in text:
-        plus = list(_international(text))
-    else:
-        plus = []
+    plus = list(_international(text)) if "+" in text or "\uff0b" in text else []
     yield from plus
     nanp = not NANP_REGIONS.isdisjoint(regions)
     taken = iter([*plus, (len(text) + 1, len(text) + 1)])
@@ -102,6 +105,8 @@ def find_phones(
         if low < stop and start < high:
             continue
         if stop - start < 24 and _DATE.fullmatch(text, start, stop):
+            continue
+        if not _starts_here(text, start) and " " not in text[start:stop] and text[start - 1 : start] != "(":
             continue
         found = list(_north_american(text, start, stop)) if nanp else []
         if not found:
@@ -116,7 +121,11 @@ def _international(text: str) -> Iterator[tuple[int, int]]:
         start, stop = match.span()
         before = text[start - 1 : start]
         # `a+1234567`, `1e+1234567`, `$+1234567`; a diff line `+1234567` has no separator and is not valid.
-        if start < end or before.isalnum() or before in ("_", "+", "$", "€", "£", "^", "*"):
+        if (
+            start < end
+            or (before.isascii() and before.isalnum())
+            or before in ("_", "+", "$", "€", "£", "^", "*")
+        ):
             continue
         word = _word_before(text, start)
         for cut in _ends(text, start, stop):
@@ -137,7 +146,7 @@ def _north_american(text: str, start: int, stop: int) -> Iterator[tuple[int, int
     if text[start - 1 : start] == "(":
         start -= 1
     end = start
-    for match in _NANP.finditer(text, start, stop):
+    for match in _NANP.finditer(text, start, stop) if stop - start >= 12 else ():
         here, end_here = match.span()
         if match["open"] is None and text[here - 1 : here] == "(":
             here -= 1
@@ -157,8 +166,9 @@ def _north_american(text: str, start: int, stop: int) -> Iterator[tuple[int, int
         if word in ("phone", "call") or (word is None and (fits or in_parentheses)):
             end = end_here
             yield here, end_here
-    if end == start or end == stop:
-        for match in _NANP_LOCAL.finditer(text, start, stop):
+    if end == start:
+        dashed = "-" in text[start:stop] or "\u2011" in text[start:stop]
+        for match in _NANP_LOCAL.finditer(text, start, stop) if dashed else ():
             here, end_here = match.span()
             if not _starts_here(text, here) or not _ends_here(text, end_here):
                 continue
@@ -196,6 +206,9 @@ def _national(text: str, start: int, stop: int, regions: Sequence[str]) -> Itera
                 return
         if word is None and (groups < 2 or _beside_numbers(text, first, end)):
             continue
+        if "GB" in regions and _FICTION_GB.fullmatch(digits):
+            yield first, end
+            return
         national = [n for region in regions if (n := _parse(shown, region)) is not None and _valid(n)]
         trunk = shown.startswith("0") or first < start
         if national and (

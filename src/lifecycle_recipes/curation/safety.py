@@ -150,7 +150,7 @@ class Words:
 
 
 def read_words(path: str) -> Words:
-    """The list in a file, read again only if the file changes. Raises Refusal: missing-file, line-not-utf8, no-words."""
+    """The list in a file, read again if it changes. Raises Refusal: missing-file, line-not-utf8, no-words."""
     if faults := _faults_of_list(path, ""):
         raise Refusal(*faults)
     return _words_of(path, hash_file(path))

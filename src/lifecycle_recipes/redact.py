@@ -15,6 +15,78 @@ _SECRET_KEY = re.compile(
 )
 _SECRET_VALUE = re.compile(r"\b(hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{16,})")
 
+# Tokens that are known by their form: the texts one of which they contain, and the form that the vendor documents or
+# issues. With the exact length, so that they can also be searched in prose and code, where `sk-` begins words.
+CREDENTIALS: list[tuple[tuple[str, ...], str]] = [
+    # AWS IAM identifiers: AKIA long-term, ASIA temporary
+    (("AKIA", "ASIA", "ABIA", "ACCA"), r"\b(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}\b"),
+    # github.blog, "Behind GitHub's new authentication token formats"
+    (("ghp_", "gho_", "ghu_", "ghs_", "ghr_"), r"\bgh[pousr]_[A-Za-z0-9]{36,251}\b"),
+    (("github_pat_",), r"\bgithub_pat_[A-Za-z0-9]{22}_[A-Za-z0-9]{59}\b"),
+    # docs.gitlab.com, token overview
+    (
+        ("glpat-", "gldt-", "glrt-", "glptt-", "glft-", "glimt-", "glagent-", "glcbt-", "gloas-", "glsoat-"),
+        r"\bgl(?:pat|dt|rt|ptt|ft|imt|agent|cbt|oas|soat)-[A-Za-z0-9_.-]{19,}[A-Za-z0-9_-]",
+    ),
+    # api.slack.com, token types and incoming webhooks
+    (
+        ("xox", "xapp-"),
+        r"\b(?:xox[abceoprs]-(?:[A-Za-z0-9]+-)*[A-Za-z0-9]{10,}|xapp-[0-9]-[A-Za-z0-9-]{20,})",
+    ),
+    (
+        ("hooks.slack.com/",),
+        r"https://hooks\.slack\.com/(?:services|workflows)/[A-Za-z0-9]+/[A-Za-z0-9]+/[A-Za-z0-9/]{16,}",
+    ),
+    # docs.stripe.com, API keys: secret and restricted, not the publishable ones; webhook secrets
+    (
+        ("sk_live_", "rk_live_", "sk_test_", "rk_test_", "whsec_"),
+        r"\b(?:[sr]k_(?:live|test)_[A-Za-z0-9]{16,}|whsec_[A-Za-z0-9+/=]{32,})",
+    ),
+    # cloud.google.com: API keys, OAuth access tokens and client secrets
+    (
+        ("AIza", "ya29.", "GOCSPX-"),
+        r"\b(?:AIza[A-Za-z0-9_-]{35}|ya29\.[A-Za-z0-9_-]{30,}|GOCSPX-[A-Za-z0-9_-]{28})(?![\w-])",
+    ),
+    # OpenAI, Anthropic, OpenRouter, and others in their form
+    (
+        ("sk-",),
+        r"(?<![\w-])sk-(?:(?:proj|svcacct|admin|None)-[A-Za-z0-9_-]{20,}|ant-[a-z0-9]+-[A-Za-z0-9_-]{20,}"
+        r"|or-v1-[0-9a-f]{40,}|(?=[A-Za-z]*[0-9])[A-Za-z0-9]{20,})(?![\w-])",
+    ),
+    # huggingface.co, user access tokens: 34 letters and digits; organisations' older ones
+    (("hf_", "api_org_"), r"\b(?:hf|api_org)_[A-Za-z0-9]{30,}\b"),
+    (("npm_",), r"\bnpm_[A-Za-z0-9]{36}\b"),
+    # pypi.org: a macaroon in base64 whose first bytes are the version and the place
+    (("pypi-Ag",), r"\bpypi-Ag[A-Za-z0-9_-]{50,}"),
+    # RFC 7519: two JSON objects in base64url, and the signature
+    (("eyJ",), r"\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}"),
+    (("SG.",), r"\bSG\.[A-Za-z0-9_-]{16,32}\.[A-Za-z0-9_-]{16,64}"),
+    (("dop_v1_", "doo_v1_", "dor_v1_"), r"\bdo[opr]_v1_[0-9a-f]{64}\b"),
+    (("shpat_", "shpca_", "shppa_", "shpss_"), r"\bshp(?:at|ca|pa|ss)_[0-9a-fA-F]{32}\b"),
+    (("dapi",), r"\bdapi[0-9a-f]{32}(?:-[0-9])?\b"),
+    (("dckr_pat_", "dckr_oat_"), r"\bdckr_[po]at_[A-Za-z0-9_-]{27,}"),
+    (("hvs.", "hvb.", "hvr."), r"\bhv[sbr]\.[A-Za-z0-9_-]{24,}"),
+    (
+        ("gsk_", "xai-", "r8_", "nvapi-", "pplx-"),
+        r"\b(?:gsk_[A-Za-z0-9]{48,}|xai-[A-Za-z0-9]{70,}|r8_[A-Za-z0-9]{37}|nvapi-[A-Za-z0-9_-]{60,}|pplx-[A-Za-z0-9]{40,})(?![\w-])",
+    ),
+    (
+        ("lin_api_", "ntn_", "glsa_", "glc_"),
+        r"\b(?:lin_api_[A-Za-z0-9]{40}|ntn_[A-Za-z0-9]{43,}|glsa_[A-Za-z0-9]{32}_[0-9a-f]{8}|glc_[A-Za-z0-9+/=]{32,})",
+    ),
+    # core.telegram.org: the number of the bot and 35 characters
+    ((":AA",), r"(?<![\w:])[0-9]{8,10}:AA[A-Za-z0-9_-]{33}(?![\w-])"),
+    (("AGE-SECRET-KEY-1",), r"\bAGE-SECRET-KEY-1[A-Z0-9]{58}\b"),
+    # Azure: the key of a storage account, 64 bytes in base64
+    (
+        ("AccountKey=", "SharedAccessKey="),
+        r"(?<=AccountKey=)[A-Za-z0-9+/]{86}==|(?<=SharedAccessKey=)[A-Za-z0-9+/]{43}=",
+    ),
+    # Twilio: the id of an API key; Mailgun
+    (("SK", "key-"), r"\b(?:SK|key-)[0-9a-f]{32}\b"),
+]
+_CREDENTIAL = re.compile("|".join(pattern for _, pattern in CREDENTIALS), re.ASCII)
+
 
 def is_secret(key: object) -> bool:
     """Whether the name of a key is that of a credential (`hub_token`, `api_key`; not `eos_token`)."""
@@ -22,13 +94,13 @@ def is_secret(key: object) -> bool:
 
 
 def holds_secret(value: object) -> bool:
-    """Whether a value looks like a credential (a Hugging Face, OpenAI or GitHub token)."""
-    return isinstance(value, str) and bool(_SECRET_VALUE.search(value))
+    """Whether a value looks like a credential: one of CREDENTIALS, or what begins like a well-known one."""
+    return isinstance(value, str) and bool(_SECRET_VALUE.search(value) or _CREDENTIAL.search(value))
 
 
 def hide_secrets(text: str) -> str:
     """`text` with `<hidden>` for everything that looks like a credential."""
-    return _SECRET_VALUE.sub("<hidden>", text)
+    return _CREDENTIAL.sub(REDACTED, _SECRET_VALUE.sub(REDACTED, text))
 
 
 def redact(value, secrets: list[str] = ()):

@@ -3,7 +3,7 @@
     python data/desk/generate.py [--out data/desk/world] [--seed 7]
 
 Pure standard library and a fixed seed: the same bytes on every machine (tests hold the hash). Written for
-this project; every person, service and fact is made up. README.md in this folder lists the files.
+this project; every person, service and fact is made up. docs/desk.md lists the files.
 """
 
 import argparse

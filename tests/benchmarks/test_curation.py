@@ -60,6 +60,17 @@ def test_similar_documents_are_found_with_their_jaccard(benchmark, tmp_path):
     assert found["1"]["2"] == 191 / 201 and found["3"]["1"] == 166 / 226
 
 
+def test_no_similar_document_is_overlooked(benchmark, tmp_path):
+    """Twenty pairs just above the similarity that is looked for: few shingles of a document lead to the other."""
+    rows = [
+        page(*changed).replace("word", f"w{k}x") for k in range(20) for changed in [(), range(20, 174, 28)]
+    ]
+    lines = [json.dumps({"id": str(i), "text": text}) + "\n" for i, text in enumerate(rows)]
+    (tmp_path / "part-0.jsonl").write_text("".join(lines))
+    found = benchmark.similar(benchmark.Corpus(tmp_path, len(rows), 1), sample=40)
+    assert [list(others) for others in found.values()] == [[str(i ^ 1)] for i in range(40)]
+
+
 TRUTH = {"a": {"b": 0.9}, "b": {"a": 0.9, "c": 0.75}, "c": {"b": 0.75}, "d": {}}
 JUDGED = {
     "one of a pair": ({"b"}, ("100.0%", "0.0%", "0.0%")),

@@ -69,6 +69,7 @@ def test_pairs_that_differ_in_format_alone(chosen, rejected):
         ("(a + b) * c", "a + b * c"),
         ("2. Paris", "3. Paris"),
         ("2. Paris", "Paris"),
+        ("1. Paris", "Paris"),
         ("It's wet", "Its wet"),
         ("my_name", "my name"),
         ("x² is 4", "x2 is 4"),

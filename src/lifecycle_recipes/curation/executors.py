@@ -127,7 +127,7 @@ def run(plan_file: str, count: int, executor: Executor, score_shards: ScoreShard
                     score_shards(plan_file, [index])
                     bar.update()
             else:
-                _run_pool(plan_file, count, workers, score_shards, bar)
+                _run_pool(plan_file, range(count), workers, score_shards, bar)
     elif executor.kind == "ray":
         _run_ray(plan_file, count, executor, score_shards, progress)
     else:
@@ -151,7 +151,9 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _run_pool(plan_file: str, count: int, workers: int, score_shards: ScoreShards, bar: tqdm) -> None:
+def _run_pool(
+    plan_file: str, indices: Sequence[int], workers: int, score_shards: ScoreShards, bar: tqdm
+) -> None:
     # spawn: a fork of a process with threads, which torch and Arrow start, can hang.
     context, before = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
@@ -161,7 +163,7 @@ def _run_pool(plan_file: str, count: int, workers: int, score_shards: ScoreShard
         # The workers start here, and inherit the mask: Ctrl-C is for this process, which ends them.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            for index in range(count):
+            for index in indices:
                 tasks.append(pool.submit(_score_one, score_shards, plan_file, index))
                 if len(children) < workers:
                     children |= set(multiprocessing.active_children()) - before
@@ -226,9 +228,15 @@ def _worker_killed(codes: list[int | None]) -> Refusal:
 def _score_share(
     data: None, rank: int, world_size: int, *, plan_file: str, count: int, score_shards: ScoreShards
 ) -> None:
-    """The only step of datatrove's pipeline: every world_size-th shard, from `rank`."""
+    """The only step of datatrove's pipeline: every world_size-th shard, from `rank`.
+
+    In a process of its own. If memory is short, the kernel kills that one, and the task fails; datatrove's Ray
+    executor would wait for ever for a task that is killed itself (multiprocess.Pool starts another process).
+    """
     quiet()
-    score_shards(plan_file, range(rank, count, world_size))
+    indices = range(rank, count, world_size)
+    with _bar(f"task {rank}", len(indices)) as bar:
+        _run_pool(plan_file, indices, 1, score_shards, bar)
 
 
 def _directory(plan_file: str, count: int, tasks: int) -> Path:

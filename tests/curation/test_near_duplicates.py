@@ -29,11 +29,11 @@ def changed(rng, text, share):
 def texts():
     """Originals, copies of them at Jaccard 0.6 to 1, copies of copies, and texts with half a template."""
     rng = random.Random(0)
-    originals = [text_of(rng, rng.randint(60, 250)) for _ in range(200)]
-    copies = [changed(rng, text, share) for text in originals[:150] for share in (0.01, 0.02, 0.04, 0.05)]
+    originals = [text_of(rng, rng.randint(60, 250)) for _ in range(110)]
+    copies = [changed(rng, text, share) for text in originals[:90] for share in (0.01, 0.02, 0.04, 0.05)]
     copies += [changed(rng, text, 0.02) for text in copies[::5]]
     template = text_of(rng, 100)
-    pages = [template + text_of(rng, 100) for _ in range(30)]
+    pages = [template + text_of(rng, 100) for _ in range(25)]
     all_texts = [" ".join(text) for text in originals + copies + pages]
     rng.shuffle(all_texts)
     return all_texts
@@ -74,7 +74,7 @@ def test_planted_copies_are_found_and_nothing_else(texts, threshold):
             # With few bands in common the most similar one can be missed, as the recall below counts.
             found += verdicts[n].detail == {"kept": f"s0.jsonl:{first + 1}", "jaccard": round(best, 3)}
             assert verdicts[n].detail["jaccard"] >= round(threshold, 3)
-    assert wanted > 100
+    assert wanted > 80
     assert found >= 0.98 * wanted
     around = [s for s in exact.values() if threshold - 0.1 < s < threshold + 0.1]
     assert len(around) > 50  # the texts are hard at this threshold
@@ -143,7 +143,7 @@ def test_short_and_empty_texts():
 
 def test_thousands_of_near_identical_texts_need_few_comparisons(monkeypatch):
     rng = random.Random(4)
-    page = text_of(rng)
+    page = text_of(rng, 40)
     texts = [" ".join([*page, f"visitor{n}"]) for n in range(3000)]
     calls = []
     monkeypatch.setattr(near_duplicates, "jaccard", lambda *sizes: calls.append(sizes) or jaccard(*sizes))

@@ -10,6 +10,12 @@ _SINGLE = (
 _WORD = re.compile(rf"[{_SINGLE}]|[^\W{_SINGLE}]+")
 
 
+# Every ASCII character that is no part of a word is a blank: a split is faster than the expression, and gives the same.
+_ASCII = "".join(chr(i) if chr(i).isalnum() or chr(i) == "_" else " " for i in range(128))
+
+
 def words(text: str) -> list[str]:
     """The words of a text in lower case, without punctuation; equal for texts that differ in Unicode form only."""
+    if text.isascii():
+        return text.lower().translate(_ASCII).split()
     return _WORD.findall(unicodedata.normalize("NFKC", text).lower())

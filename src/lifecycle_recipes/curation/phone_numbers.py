@@ -54,9 +54,9 @@ _EXTENSION = re.compile(
 # Words before a phone number. The second ones also stand before other numbers.
 _PHONE_WORDS = frozenset(
     """phone phones telephone telephones tel téléphone telephon télephone teléphone tél telefono telefonos teléfono
-    teléfonos telefone telefoon telefon telefonnummer telefonnr telefonszám puhelin mobile mobiles mobil móvil movil mobilnummer
-    celular cellulare cell cellphone fax telefax faxnummer whatsapp handy handynummer rufnummer portable hotline landline
-    switchboard sms viber telegram тел телефон моб факс 电话 手机 電話 携帯 전화""".split()
+    teléfonos telefone telefoon telefon telefonnummer telefonnr telefonszám puhelin mobile mobiles
+    mobil móvil movil mobilnummer celular cellulare cell cellphone fax telefax faxnummer whatsapp handy handynummer rufnummer portable
+    hotline landline switchboard sms viber telegram тел телефон моб факс 电话 手机 電話 携帯 전화""".split()
 )
 _CALL_WORDS = frozenset(
     "call calls calling called dial dialed dialled ring text texted texting reach contact pager appelez anrufen".split()

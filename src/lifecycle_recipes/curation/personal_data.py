@@ -387,7 +387,11 @@ def _is_public_v4(text: str, start: int, end: int) -> bool:
     # Small numbers and trailing zeros are those of versions and sections: one address of 500 is like this.
     if max(numbers[:3]) < 32 or numbers[2:] == [0, 0]:
         sure = text[start:end] in _RESOLVERS or _PORT_AFTER.match(after) or _HOST_BEFORE.search(before)
-        return bool(sure)
+        # `from 5.4.0.1 to 5.4.0.2` is an upgrade.
+        return bool(
+            sure
+            or (re.search(r"(?i)\bfrom\s$", before) and not re.match(r"\s(?:to|through|onwards?)\b", after))
+        )
     return True
 
 

@@ -48,7 +48,7 @@ def find_keys(text: str) -> Iterator[tuple[int, int]]:
     # Searching for fixed texts is faster than for patterns, and fastest in the few long words of a text: no form has
     # fewer than 20 characters. So each pattern is tried near its marks only.
     long = " ".join({word for word in text.split() if len(word) >= 20})
-    for marks, pattern in _FORMS:
+    for marks, pattern in _FORMS if long else ():
         for at in _positions(text, [mark for mark in marks if mark in long]):
             near = pattern.search(text, max(0, at - 10), at + 400)
             if near and near.start() <= at + 20:

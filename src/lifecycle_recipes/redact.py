@@ -31,7 +31,7 @@ CREDENTIALS: list[tuple[tuple[str, ...], str]] = [
     # api.slack.com, token types and incoming webhooks
     (
         ("xox", "xapp-"),
-        r"\b(?:xox[abceoprs]-(?:[A-Za-z0-9]+-)*[A-Za-z0-9]{10,}|xapp-[0-9]-[A-Za-z0-9-]{20,})",
+        r"\b(?:xox[abceoprs]-(?:[A-Za-z0-9]{1,80}-){0,4}[A-Za-z0-9]{10,}|xapp-[0-9]-[A-Za-z0-9-]{20,})",
     ),
     (
         ("hooks.slack.com/",),

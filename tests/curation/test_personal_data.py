@@ -133,6 +133,7 @@ After hours: «303-499-7111».
 電話 «03-3224-5000»
 Тел.: «8 (495) 123-45-67»
 SMS an «+43 664 1234567»
+ph. «(03) 9123 4567»
 Emergency desk «+27 21 406 5911»
 """
 IP = r"""
@@ -142,6 +143,7 @@ nameserver «1.1.1.1»
 «198.51.100.23» - - [10/Oct/2024:13:55:36 +0000] "GET / HTTP/1.1" 200 2326
 http://«192.0.2.44»:8080/index.html
 ssh root@«93.184.216.34»
+visited from «5.9.12.33»
 Failed password for root from «185.220.101.4» port 22
 client_ip=«151.101.1.69»
 {"ip": "«104.16.132.229»"}
@@ -422,6 +424,12 @@ U+0069 0307 0303
 0069 0307 0303
 c0 1.52-.87 2.83-2.12 3.51.98.32 2.03.5 3.11.5
 upgrade V8 to 4.6.85.25
+from 5.4.0.1 to 5.4.0.2
+price 555-1000 range
+6D95 5243 5282 5281 5290 5293 5182
+First pass: decided_mask==0
+the password was changed!
+git fetch http://user:pass@host/repo
 sortlist 130.155.160.0/255.255.240.0
 meet @ 5 p.m.
 look at example.com

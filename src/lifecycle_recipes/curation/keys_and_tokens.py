@@ -36,7 +36,7 @@ _ASSIGNED = re.compile(
 )
 _KEYWORDS = ("pass", "pwd", "secret", "token", "key", "credential", "kennwort", "contrase")
 _PLACEHOLDER = re.compile(
-    r"(?i)^[*x.•_#-]+$|^[$%<{\[(@~/\\]|^(?:your|my|the|some|an?|enter|insert|replace|change|example|dummy|sample|placeholder|todo|"
+    r"(?i)^[*x.•_#-]+$|^(?:pass|passwd|password|pwd|pw|secret|token)$|==|^[$%<{\[(@~/\\]|^(?:your|my|the|some|an?|enter|insert|replace|change|example|dummy|sample|placeholder|todo|"
     r"none|null|nil|true|false|undefined|empty|hidden|redacted|masked|string|str|bytes|int|optional|required|os\.|env|"
     r"process\.|self\.|this\.|config|settings|args|options|getpass|input|request|data|params|user)(?![a-z0-9]{0,3}[0-9!@#$%^&*?])"
     r"|\$\{|\{\{|<[a-z_ -]+>|redacted|\.\.\.|\*\*\*|…|_here$|xxxx"
@@ -48,7 +48,7 @@ def find_keys(text: str) -> Iterator[tuple[int, int]]:
     # Searching for fixed texts is faster than for patterns, and fastest in the few long words of a text: no form has
     # fewer than 20 characters. So each pattern is tried near its marks only.
     long = " ".join({word for word in text.split() if len(word) >= 20})
-    for marks, pattern in _FORMS:
+    for marks, pattern in _FORMS if long else ():
         for at in _positions(text, [mark for mark in marks if mark in long]):
             near = pattern.search(text, max(0, at - 10), at + 400)
             if near and near.start() <= at + 20:
@@ -99,6 +99,9 @@ def _assigned(text: str, at: int) -> Iterator[tuple[int, int]]:
     if name == "bare":
         value = value.rstrip(".:?*")
     start = match.start(name)
+    # In a sentence (`the password is changed`) only what has a digit.
+    if match["link"] is None and not re.search("[0-9]", value):
+        return
     is_secret = is_password(value) if match["password"] else is_random(value)
     if is_secret and not _PLACEHOLDER.search(value):
         yield start, start + len(value)

@@ -138,7 +138,7 @@ def find(
 ) -> list[tuple[int, int, str]]:
     """(start, end, kind) of all personal data in a text, in order and without overlap."""
     spans: list[tuple[int, int, str]] = []
-    if "email" in kinds and ("@" in text or any(mark in text for mark in _AT_MARKS)):
+    if "email" in kinds:
         spans += [(*span, "email") for span in find_emails(text)]
     if "key" in kinds:
         spans += [(*span, "key") for span in find_keys(text)]
@@ -209,21 +209,7 @@ TOP_LEVEL = frozenset(
 )
 # Those that are also names of attributes in code, such as `x@layer.to(device)`, are no address before a parenthesis.
 _SURE_BEFORE_PARENTHESIS = frozenset("com org net edu gov de uk fr jp cn ru eu nl ch".split())
-_AT_MARKS = (
-    "%40",
-    "&#64;",
-    "&#064;",
-    "&#x40;",
-    "&#X40;",
-    "&commat;",
-    "(at)",
-    "[at]",
-    "{at}",
-    "<at>",
-    "(AT)",
-    "[AT]",
-)
-_AT_MARKS += (" (at) ", "( at )", "[ at ]", " dot ", " DOT ", "(@)", "[@]")
+_AT_MARKS = tuple("%40 &#64; &#x40; &commat; (at) [at] {at} (AT) [AT] (@)".split()) + (" dot ", " DOT ")
 _WRITTEN_AT = re.compile(
     r"%40|&#0*64;|&#[xX]0*40;|&commat;|\s?[(\[{<]\s?(?:at|AT|@)\s?[)\]}>]\s?|\s(?:at|AT)\s(?=[\w-]+\s(?:dot|DOT)\s)"
 )
@@ -399,9 +385,13 @@ def _is_public_v4(text: str, start: int, end: int) -> bool:
         if not beside:
             return False
     # Small numbers and trailing zeros are those of versions and sections: one address of 500 is like this.
-    if max(numbers[:3]) < 32 or numbers[1:] == [0, 0, 0]:
+    if max(numbers[:3]) < 32 or numbers[2:] == [0, 0]:
         sure = text[start:end] in _RESOLVERS or _PORT_AFTER.match(after) or _HOST_BEFORE.search(before)
-        return bool(sure)
+        # `from 5.4.0.1 to 5.4.0.2` is an upgrade.
+        return bool(
+            sure
+            or (re.search(r"(?i)\bfrom\s$", before) and not re.match(r"\s(?:to|through|onwards?)\b", after))
+        )
     return True
 
 
@@ -516,6 +506,9 @@ _CARDS = [
     ]
 ]
 _CARD = re.compile(r"[2-68][0-9]{3}([ \u00a0\-\u2011.]?)[0-9]{2,6}(?:\1[0-9]{1,7}){1,3}")
+# A column or row of four digits or code points, as in `527D 5282 5281 5290 5293`.
+_FOUR_BEFORE = re.compile(r"(?<![A-Za-z0-9])(?=[A-F]*[0-9])[0-9A-F]{4}[ \t]+$")
+_FOUR_AFTER = re.compile(r"[ \t]+(?=[A-F]*[0-9])[0-9A-F]{4}(?![A-Za-z0-9])")
 _ID_BEFORE = re.compile(
     r"(?i)(?:(?<![\w])(?:ids?|order|ticket|invoice|tracking|track|shipment|imei|imsi|iccid|sku|ean|gtin|upc|isbn|serial|s/n|hash|"
     r"seed|timestamp|ts|time|build|commit|status|statuses|tweet|uid|oid|offset|size|bytes|pid|ref|reference|case|job|request|"
@@ -542,8 +535,8 @@ def find_cards(text: str, runs: Sequence[tuple[int, int]]) -> Iterator[tuple[int
                 gap == "" and _ID_BEFORE.search(before) and not re.search("(?i)card", before)
             ):
                 continue
-            if gap and re.match(rf"{re.escape(gap)}[0-9]{{4}}(?![0-9])", text[end : end + 6]):
-                continue  # a table of numbers with four digits
+            if gap and (_FOUR_BEFORE.search(before) or _FOUR_AFTER.match(text, end)):
+                continue
             yield start, end
             break
 

@@ -53,10 +53,13 @@ _EXTENSION = re.compile(
 )
 # Words before a phone number. The second ones also stand before other numbers.
 _PHONE_WORDS = frozenset(
-    """phone phones telephone telephones tel téléphone telephon télephone teléphone tél telefono telefonos teléfono
-    teléfonos telefone telefoon telefon telefonnummer telefonnr telefonszám puhelin mobile mobiles mobil móvil movil mobilnummer
-    celular cellulare cell cellphone fax telefax faxnummer whatsapp handy handynummer rufnummer portable hotline landline
-    switchboard sms viber telegram тел телефон моб факс 电话 手机 電話 携帯 전화""".split()
+    """
+    phone phones telephone telephones tel téléphone telephon télephone teléphone tél telefono telefonos
+    teléfono teléfonos telefone telefoon telefon telefonnummer telefonnr telefonszám puhelin mobile
+    mobiles mobil móvil movil mobilnummer celular cellulare cell cellphone fax telefax faxnummer
+    whatsapp handy handynummer rufnummer portable hotline landline switchboard sms viber telegram тел
+    телефон моб факс 电话 手机 電話 携帯 전화 ph
+    """.split()
 )
 _CALL_WORDS = frozenset(
     "call calls calling called dial dialed dialled ring text texted texting reach contact pager appelez anrufen".split()
@@ -173,7 +176,7 @@ def _north_american(text: str, start: int, stop: int) -> Iterator[tuple[int, int
             if not _starts_here(text, here) or not _ends_here(text, end_here):
                 continue
             word = _word_before(text, here)
-            if word in ("phone", "call") or (word is None and match[0].startswith("555")):
+            if word in ("phone", "call") or (word is None and re.match("555.(?:01|1212)", match[0])):
                 yield here, end_here
 
 

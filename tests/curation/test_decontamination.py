@@ -235,10 +235,10 @@ def test_a_changed_coverage_decides_without_scoring_again(tmp_path, monkeypatch)
     monkeypatch.setattr(decontamination, "score", None)
     counts = [
         len(run(decontamination, Decontamination([path], coverage=share), shards))
-        for share in (0.3, 0.7, 1.0)
+        for share in (0.4, 0.7, 1.0)
     ]
     assert counts[0] > counts[1] > counts[2] == 0
-    assert scored_by(Decontamination([path], coverage=0.3)) == scored_by(
+    assert scored_by(Decontamination([path], coverage=0.4)) == scored_by(
         Decontamination([path], coverage=1.0)
     )
 

@@ -58,7 +58,7 @@ class Decontamination:
     found by all of them in a row. 8 as in PaLM (arXiv 2204.02311, section 8); GPT-3's 13 (arXiv 2005.14165, appendix C)
     miss most edited items.
     coverage: share of an item's information that a document must contain, from 0.4. In 22 MB of documentation with
-    planted items, 0.6 finds all of those with 10 % of the words changed, 93 % of those with 20 %, and no other document.
+    planted items, 0.6 finds all with 10 % of the words changed, 92 % with 20 %, and no other document.
     short: where an item of fewer than `ngram` words is looked for: anywhere, only as a whole line, or not at all.
     action: `drop` leaves the document out, `cut` removes the sentences or lines of the item.
     keep_words: with `cut`, a document of which fewer words remain is left out.

@@ -165,6 +165,24 @@ def test_documents_that_share_the_template_of_items_stay(tmp_path):
     assert set(left_out(others + same, settings)) == {len(others) + n for n in range(5)}
 
 
+def test_the_template_alone_is_no_item_although_it_is_most_of_its_words(tmp_path):
+    rng = random.Random(4)
+    items = [f"Can you tell me the language of {invented_name(rng)}?" for _ in range(12)]
+    settings = Decontamination([set_of(tmp_path / "test.jsonl", items)])
+    assert set(left_out(["Can you tell me the language of it?", f"He asked: {items[0]}"], settings)) == {1}
+
+
+def test_words_of_the_item_in_the_next_sentence_are_not_cut(tmp_path):
+    item = "Who painted the tall lighthouse of Karo before the winter storm of the year?"
+    path = set_of(tmp_path / "test.jsonl", [item])
+    after = "Two stands in the middle of a long and warm year."
+    text = f"One is here. Who painted the tall lighthouse of Karo before the winter storm? {after}"
+    settings = Decontamination([path], action="cut", keep_words=5)
+    verdicts = run(decontamination, settings, shards_of([text], decontamination, settings))
+    [edit] = verdicts[0].edits
+    assert text[: edit.start] + text[edit.end :] == f"One is here. {after}"
+
+
 def test_a_single_common_run_of_words_is_no_item(tmp_path):
     item = "What is the capital of the country that borders the United States of America in the far north?"
     text = "The treaty was signed in the capital of the United States of America in the year after the war."
@@ -235,10 +253,10 @@ def test_a_changed_coverage_decides_without_scoring_again(tmp_path, monkeypatch)
     monkeypatch.setattr(decontamination, "score", None)
     counts = [
         len(run(decontamination, Decontamination([path], coverage=share), shards))
-        for share in (0.3, 0.7, 1.0)
+        for share in (0.4, 0.7, 1.0)
     ]
     assert counts[0] > counts[1] > counts[2] == 0
-    assert scored_by(Decontamination([path], coverage=0.3)) == scored_by(
+    assert scored_by(Decontamination([path], coverage=0.4)) == scored_by(
         Decontamination([path], coverage=1.0)
     )
 

@@ -17,6 +17,7 @@ _FENCE = re.compile(r"^ {0,3}(```|~~~)", re.MULTILINE)
 # The form of a line alone says that it is code, whatever words are in it. No quantifier is nested in another.
 _STRONG = re.compile(
     r"""[{}\[\]()]{1,6}[,;]?$                                         # brackets alone
+    | \{\s*["'] | \[\s*[{"]                                         # JSON
     | //|/\*|\*/|<!|<\?|</|<[A-Za-z][\w:-]*[\s/>]                    # comments, markup
     | \#[ ]?(?:include|define|ifdef|ifndef|endif|pragma|undef)\b | \#!/
     | @@\s | (?:\+\+\+|---)\s\S+[/.]\S | diff\s--
@@ -24,7 +25,8 @@ _STRONG = re.compile(
     | [.']\\" | \.[A-Z]{2}\b | \.[a-z]{2}(?:\s|$)                    # roff
     | (?:async\s+)?def\s+\w+\s*\( | class\s+\w+\s*[(:{]
     | (?:export\s+)?(?:async\s+)?function\s*[\w.:]*\s*\( | (?:pub\s+)?fn\s+\w+ | func\s+[\w(] | sub\s+\w+\s*\{
-    | import\s+[\w.]+(?:\s+as\s+\w+)?;?$ | import\s+[\w.]+,\s*[\w.]+ | from\s+[\w.]+\s+import\b | import\s.*\bfrom\s+["']
+    | import\s+[\w.]+(?:\s+as\s+\w+)?;?$ | import\s+[\w.]+,\s*[\w.]+
+    | from\s+[\w.]+\s+import\b | import\s.*\bfrom\s+["']
     | (?:use|using|package|namespace|require)\s+[\w:.]+\s*[;{]
     | (?:public|private|protected|static|final|const|extern|inline|template|typedef|struct|enum)\b.*[;{(,<>]$
     | (?:const|let|var|local|my)\s+[$@%\w{(\[][^=]{0,40}=
@@ -53,6 +55,7 @@ _PROSE = re.compile(
     rf"{_WORD}{_WORD}{_WORD}[^\W\d_][^\s\d_=;]|[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]{{5}}"
 )
 _WEAK = re.compile(r"[{}<>=\[\]|\\;]|\w_\w|\w\(|::|->|\d\s+\d")
+_URL = re.compile(r"\w+://\S+")
 _COMMENT = re.compile(r"[#%;*\"]|--\s|dnl\b")
 
 
@@ -76,7 +79,7 @@ def is_code(text: str) -> bool:
             continue
         elif _PROSE.search(line):
             prose += length
-        elif _WEAK.search(line):
+        elif _WEAK.search(_URL.sub("", line) if "://" in line else line):
             weak += length
     return code + 0.6 * weak >= _SHARE * (code + weak + prose) > 0
 

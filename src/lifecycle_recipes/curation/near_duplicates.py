@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..finding import refuse
+from ..finding import Finding, Refusal, refuse
 from .documents import Decide, Part, Shard, Shards, Verdict
 from .shingles import jaccard, shingle_hashes
 from .words import words
@@ -97,20 +97,21 @@ def fewest_bands(threshold: float) -> int:
     return max(fewest - 1, 1) if missed > MISSED else BANDS
 
 
-def check(settings: NearDuplicates) -> None:
-    if not LOWEST <= settings.threshold <= 1:
-        raise refuse(
-            "near-duplicate-threshold",
-            f"near_duplicates.threshold is {settings.threshold}: below {LOWEST} more than 5 % of the "
-            "near-duplicates would not be found, and above 1 there are none",
-            f"set it between {LOWEST} and 1; the usual value is 0.8",
-        )
+def find_in_settings(settings: NearDuplicates, where: str) -> list[Finding]:
+    """near-duplicate-threshold."""
+    if LOWEST <= settings.threshold <= 1:
+        return []
+    message = f"near_duplicates.threshold is {settings.threshold}: below {LOWEST} more than 5 % of the "
+    message += "near-duplicates would not be found, and above 1 there are none"
+    fix = f"set it between {LOWEST} and 1; the usual value is 0.8"
+    return [Finding.error("near-duplicate-threshold", message, fix, where)]
 
 
 def decider(settings: NearDuplicates, shards: Shards) -> Decide:
     import numpy as np
 
-    check(settings)
+    if findings := find_in_settings(settings, ""):
+        raise Refusal(*findings)
     fewest = fewest_bands(settings.threshold)
     numbers = _in_buckets(shards, fewest)
     before = _before(shards, numbers)

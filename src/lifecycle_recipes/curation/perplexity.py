@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ..finding import FAILED, Finding, Refusal, refuse
 from ..models.adapters import is_adapter, require_adapter_base
 from ..models.config_file import local_config, longest_sequence
+from ..models.special_tokens import document_start
 from ..near_path import near_path
 from ..record.parents import closest_run, hash_file, hash_weights, is_local
 from ..record.weight_files import find_unreadable
@@ -220,17 +221,6 @@ def _score_batch(rows: list[list[int]], saved: Saved) -> list[float]:
             for i, row in enumerate(rows)
         ]
         return torch.stack(totals).tolist()
-
-
-def document_start(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token before the first token of a document: the separator of documents in pretraining.
-
-    In fine-tuning, EOS (and SmolLM2's BOS) becomes a chat token, which never precedes a document.
-    """
-    separator = tokenizer.get_vocab().get("<|endoftext|>")
-    if separator is not None:
-        return separator
-    return tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
 
 
 # Decision

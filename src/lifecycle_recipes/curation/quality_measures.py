@@ -33,9 +33,13 @@ _AROUND = ".,;:!?\"'()[]{}<>*_`“”‘’«»…"
 # What is known of a word, as bits: more than punctuation; with a letter; at the end of a sentence (C4 counts with
 # nltk's punkt, which needs a download); and for spam: letters only, capitals only, an address, an amount of money.
 REAL, ALPHA, ENDS, PLAIN, CAPITALS, LINK, PRICE, STOP = (1 << n for n in range(8))
-_LETTER_OR_DIGIT, _LETTER = re.compile(r"[^\W_]"), re.compile(r"[^\W\d_]")
+_LETTER = re.compile(r"[^\W\d_]")
+# Punctuation as datatrove sees it: an emoji or a bullet is a word.
+_PUNCTUATION = re.compile(r"[!-/:-@\[-`{-~\x7f-\x9f´«»–—‘’“”„…∶━►、。〈-】！-／：-＠［-｀｛-～]+")
 _ENDS, _CLOSING = tuple(".!?。！？…"), "\"'”’)]»"
-_LINK = re.compile(r"https?://|www\.\w|[\w-]+(?:\.[\w-]+)*\.(?:com|net|org|biz|info|shop|xyz|top|click|example)\b(?!@)")
+_LINK = re.compile(
+    r"https?://|www\.\w|[\w-]+(?:\.[\w-]+)*\.(?:com|net|org|biz|info|shop|xyz|top|click|example)\b(?!@)"
+)
 _PRICE = re.compile(r"[$€£]\d|\d[€£]|\d\$$|^\$\$|^(?:USD|EUR|GBP)$")
 
 
@@ -72,7 +76,7 @@ class Words:
             bare, flags = word, REAL | ALPHA
         else:
             bare = word.strip(_AROUND)
-            flags = REAL | ALPHA if _LETTER.search(word) else REAL * bool(_LETTER_OR_DIGIT.search(word))
+            flags = REAL | ALPHA if _LETTER.search(word) else REAL * (not _PUNCTUATION.fullmatch(word))
             flags |= ENDS * word.rstrip(_CLOSING).endswith(_ENDS)
             if "." in bare or "://" in bare:
                 flags |= LINK * bool(_LINK.match(bare.lower()))

@@ -16,12 +16,13 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from tqdm import tqdm
 
 from ..finding import refuse
+from ..models.special_tokens import document_start
 from ..recipe.task_files import read_tasks
 from .config import SEED, EvaluateConfig
 from .replies import Replies, encode, refuse_without_template
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    pass
 
 
 class SavedModelLM(HFLM):
@@ -118,18 +119,6 @@ def load_tasks(config: EvaluateConfig) -> dict:
             task.set_config(key="num_fewshot", value=0)
         task.set_fewshot_seed(seed=SEED)
     return loaded
-
-
-def document_start(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token before the first token of a document: the separator of documents in pretraining.
-
-    In fine-tuning, EOS (and SmolLM2's BOS) becomes a chat token, which never precedes a document. With
-    lm-eval's default, the bits per byte of base model and assistant would not be comparable.
-    """
-    separator = tokenizer.get_vocab().get("<|endoftext|>")
-    if separator is not None:
-        return separator
-    return tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
 
 
 def _as_generate(settings: dict) -> dict:

@@ -1,6 +1,13 @@
-"""The special tokens of a tokenizer that is trained here, and the smallest vocabulary for them. No torch."""
+"""The special tokens of a tokenizer: of one that is trained here, and before a document. No torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from ..finding import refuse
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SPECIAL_TOKENS = ("<|pad|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>")
 BYTES = 256  # one token each, so that any text can be encoded
@@ -18,3 +25,15 @@ def check_vocabulary(special_tokens: list[str], vocab_size: int) -> None:
             f"vocab_size {vocab_size} is too small for the 256 bytes and the special tokens",
             f"set tokenizer.vocab_size to {least} or more",
         )
+
+
+def document_start(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token before the first token of a document: the separator of documents in pretraining.
+
+    In fine-tuning, EOS (and SmolLM2's BOS) becomes a chat token, which never precedes a document. With
+    lm-eval's default, the bits per byte of base model and assistant would not be comparable.
+    """
+    separator = tokenizer.get_vocab().get("<|endoftext|>")
+    if separator is not None:
+        return separator
+    return tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id

@@ -30,6 +30,8 @@ def pinnable(values: dict[str, Any]) -> Iterator[tuple[str, dict, str, str]]:
         ("data.sources", source, "path", "revision") for n in SOURCE_LISTS for source in data.get(n) or []
     ]
     given += [(name, values.get(name) or {}, identity, revision) for name, identity, revision in MODELS]
+    steps = (values.get("curate") or {}).get("steps") or []
+    given += [("curate.steps", s["perplexity"], "model", "revision") for s in steps if s.get("perplexity")]
     for name, section, identity, revision in given:
         if section.get(identity):
             yield name, section, identity, revision

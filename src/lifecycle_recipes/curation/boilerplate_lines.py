@@ -1,0 +1,166 @@
+"""Lines around a text that are none of it: cookie banners, navigation, calls to share. No torch.
+
+Two sets of rules: the line rules of C4 as published, and narrower ones of ours. C4 drops every line with the word
+Javascript or the words "terms of use", also where a text is about them; ours need a form of words that only banners,
+menus and footers have, in a line of at most 30 words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+Cut = tuple[int, int, str]  # characters [start, end), and the kind
+
+_LONGEST = 30  # words of a line that may be boilerplate
+_OURS = (
+    (
+        "boilerplate-cookies",
+        re.compile(
+            r"\b(?:(?:we|website|site|page|partners)\s+(?:also\s+)?uses?\s+cookies|(?:accept|reject|allow|manage|decline)"
+            r"\s+(?:all\s+)?cookies|cookie\s+(?:settings|preferences|policy|consent|notice)|our\s+use\s+of\s+cookies|"
+            r"by\s+(?:continuing\s+to|using\s+this\s+(?:web)?site|clicking)\b.*\b(?:cookies|you\s+(?:agree|accept|consent)))"
+        ),
+    ),
+    (
+        "boilerplate-javascript",
+        re.compile(
+            r"(?:(?:enable|activate|turn\s+on|allow)\s+javascript\b.*\b(?:browser|site|page|view|continue|experience)|"
+            r"javascript\s+(?:is|must\s+be|has\s+been|needs\s+to\s+be|seems\s+to\s+be|appears\s+to\s+be)\s+"
+            r"(?:currently\s+)?(?:disabled|enabled|required\s+to\s+view|turned\s+o)|^(?:please\s+)?enable\s+javascript\W*$|"
+            r"(?:site|page|app)\s+requires\s+javascript|browser\s+does\s+not\s+support\s+javascript)"
+        ),
+    ),
+    (
+        "boilerplate-policy",
+        re.compile(
+            r"^\W*(?:(?:©|\(c\)|copyright)\s*(?:(?:©|\(c\))\s*)?(?:\d{4})?.{0,80}\ball\s+rights\s+reserved\b.{0,60}|"
+            r"all\s+rights\s+reserved\W*|(?:terms\s+(?:of\s+(?:use|service)|(?:and|&)\s+conditions)|privacy\s+(?:policy|notice)|"
+            r"legal\s+notice|imprint|sitemap|contact(?:\s+us)?|about(?:\s+us)?|do\s+not\s+sell\s+my\s+personal\s+information|[|·•/\s-])+)$"
+        ),
+    ),
+    (
+        "boilerplate-sharing",
+        re.compile(
+            r"^\W*(?:(?:share|tweet|pin)\s+(?:this|on|via|it)\b(?:\W*\b(?:this|page|article|post|story|on|via|facebook|twitter|x|"
+            r"linkedin|reddit|whatsapp|email|e-mail|pinterest|telegram|and|or|with|your|friends)\b)*\W*|"
+            r"(?:follow|like|find|join)\s+us\s+on\s+(?:facebook|twitter|x|instagram|linkedin|youtube|social).{0,60}|"
+            r"(?:subscribe|sign\s+up)\s+(?:to|for)\s+(?:our|the|my)\s+(?:\w+\s+){0,2}(?:newsletter|mailing\s+list|channel).{0,80}|"
+            r"leave\s+a\s+(?:comment|reply)\W*|(?:no|\d+)\s+comments?(?:\s+yet)?\W*|(?:related|recent|popular)\s+(?:posts|articles|stories)\W*|"
+            r"(?:read|show|load)\s+more\W*|click\s+here\s+to\s+(?:read|subscribe|sign|learn|view|download|buy)\b.{0,60}|"
+            r"(?:previous|next|older|newer)\s+(?:post|article|page|entry|posts|entries)\W*|print\s+this\s+page\W*|add\s+to\s+cart\W*|"
+            r"advertisement|sponsored(?:\s+content)?)$"
+        ),
+    ),
+    (
+        "boilerplate-navigation",
+        re.compile(r"^\W*(?:skip\s+to\s+(?:main\s+)?(?:content|navigation)|back\s+to\s+(?:the\s+)?(?:top|home)|toggle\s+navigation|(?:log|sign)\s+in|(?:log|sign)\s+(?:out|up)|you\s+are\s+here:.{0,100})\W*$"),
+    ),
+)
+# A line without one of these is none of the above: one search in place of five.
+_HINT = re.compile(
+    r"cookie|javascript|reserved|terms|privacy|legal|imprint|sitemap|contact|about|personal|share|tweet|\bpin\b|"
+    r"\bus on\b|subscribe|sign|comment|reply|related|recent|popular|more|click|previous|next|older|newer|print|cart|"
+    r"advert|sponsor|skip|back to|toggle|\blog\b|you (?:agree|accept|consent|are)"
+)
+_SEPARATOR = re.compile(r"\s+[|»›·•/]\s+")
+_MENU = set(
+    "home about contact login logout register search blog news help faq products product services service support "
+    "careers jobs sitemap privacy terms shop store cart account pricing docs documentation download downloads team "
+    "press events gallery archive categories company partners solutions resources community forum forums portfolio".split()
+)
+# "Lines" of C4 (Raffel et al. 2020, section 2.2, and the reference code tensorflow_datasets/text/c4_utils.py).
+_C4_END = (".", "?", "!", '"', "'")
+_C4_POLICY = re.compile(r"terms of use|privacy policy|cookie policy|uses cookies|use of cookies|use cookies")
+_C4_CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
+
+
+@dataclass
+class C4Lines:
+    """The line rules of C4 (Raffel et al. 2020, section 2.2): which lines and citations of a document are removed.
+
+    terminal_punctuation: lines that do not end with a mark. min_words: lines with fewer words. max_word_length:
+    lines with a longer word (characters). javascript: lines with this word. policy: lines with "privacy policy",
+    "terms of use" and the like. citations: `[1]`, `[edit]` and `[citation needed]` in lines that stay.
+    """
+
+    terminal_punctuation: bool = True
+    min_words: int | None = 3
+    max_word_length: int | None = 1000
+    javascript: bool = True
+    policy: bool = True
+    citations: bool = True
+
+
+def cuts(text: str, boilerplate: bool, c4: C4Lines | None) -> list[Cut]:
+    """What is removed from a text, in order and without overlap: whole lines with their end, and citations."""
+    if not boilerplate and c4 is None:
+        return []
+    found: list[Cut] = []
+    start = 0
+    lines = text.splitlines(keepends=True)
+    for i, line in enumerate(lines):
+        end = start + len(line)
+        stripped = line.strip()
+        if stripped:
+            kind = _c4_kind(stripped, c4) if c4 else ""
+            if not kind and boilerplate:
+                kind = _our_kind(stripped) or _menu(lines, i)
+            if kind:
+                found.append((start, end, kind))
+            elif c4 and c4.citations:
+                found += [(start + m.start(), start + m.end(), "c4-citation") for m in _C4_CITATION.finditer(line)]
+        start = end
+    return found
+
+
+def _c4_kind(line: str, rules: C4Lines) -> str:
+    words = line.split()
+    if rules.max_word_length is not None and max(map(len, words)) > rules.max_word_length:
+        return "c4-long-word-line"
+    bare = _C4_CITATION.sub("", line) if rules.citations else line
+    if rules.terminal_punctuation and (not bare.endswith(_C4_END) or bare.endswith("...")):
+        return "c4-no-terminal-punctuation-line"
+    if rules.min_words is not None and len(words) < rules.min_words:
+        return "c4-short-line"
+    lower = bare.lower()
+    if rules.javascript and "javascript" in lower:
+        return "c4-javascript-line"
+    return "c4-policy-line" if rules.policy and _C4_POLICY.search(lower) else ""
+
+
+def _our_kind(line: str) -> str:
+    if len(line) > 300:
+        return ""
+    lower = line.lower()
+    if not _HINT.search(lower) or len(line.split()) > _LONGEST:
+        return ""
+    return next((kind for kind, pattern in _OURS if pattern.search(lower)), "")
+
+
+def _menu(lines: list[str], i: int) -> str:
+    """A row of links: items of up to three words between separators, two of them of the kind every site has."""
+    line = lines[i].strip()
+    if len(line) > 300 or line[0] == "|" or line[-1] == "|":
+        return ""
+    items = _SEPARATOR.split(line.replace(" > ", " › "))
+    if len(items) < 3 or any(len(item.split()) > 3 for item in items):
+        return ""
+    known = sum(1 for item in items if _MENU & set(re.findall(r"[a-z]+", item.lower())))
+    return "boilerplate-navigation" if known >= 2 or items[0].lower() == "home" else ""
+
+
+def without(text: str, removed: list[Cut]) -> str:
+    """What is left of a text."""
+    if not removed:
+        return text
+    return "".join(_left(text, removed))
+
+
+def _left(text: str, removed: list[Cut]) -> Iterator[str]:
+    start = 0
+    for cut_start, cut_end, _ in removed:
+        yield text[start:cut_start]
+        start = cut_end
+    yield text[start:]

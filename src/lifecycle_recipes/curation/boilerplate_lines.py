@@ -18,7 +18,7 @@ _OURS = (
     (
         "boilerplate-cookies",
         re.compile(
-            r"\b(?:(?:we|website|site|page|partners)\s+(?:also\s+)?uses?\s+cookies|(?:accept|reject|allow|manage|decline)"
+            r"\b(?:(?:we|website|site|page|partners)\s+(?:also\s+)?uses?\s+cookies|^\W*(?:accept|reject|allow|manage|decline)"
             r"\s+(?:all\s+)?cookies|cookie\s+(?:settings|preferences|policy|consent|notice)|our\s+use\s+of\s+cookies|"
             r"by\s+(?:continuing\s+to|using\s+this\s+(?:web)?site|clicking)\b.*\b(?:cookies|you\s+(?:agree|accept|consent)))"
         ),
@@ -58,13 +58,16 @@ _OURS = (
         re.compile(r"^\W*(?:skip\s+to\s+(?:main\s+)?(?:content|navigation)|back\s+to\s+(?:the\s+)?(?:top|home)|toggle\s+navigation|(?:log|sign)\s+in|(?:log|sign)\s+(?:out|up)|you\s+are\s+here:.{0,100})\W*$"),
     ),
 )
-# A line without one of these is none of the above: one search in place of five.
-_HINT = re.compile(
-    r"cookie|javascript|reserved|terms|privacy|legal|imprint|sitemap|contact|about|personal|share|tweet|\bpin\b|"
-    r"\bus on\b|subscribe|sign|comment|reply|related|recent|popular|more|click|previous|next|older|newer|print|cart|"
-    r"advert|sponsor|skip|back to|toggle|\blog\b|you (?:agree|accept|consent|are)"
+# A line that begins with none of these words is none of the last three kinds.
+_FIRST = set(
+    "© c copyright all terms privacy legal imprint sitemap contact about do share tweet pin follow like find join "
+    "subscribe sign leave no related recent popular read show load click previous next older newer print add "
+    "advertisement sponsored skip back toggle log you".split()
 )
-_SEPARATOR = re.compile(r"\s+[|»›·•/]\s+")
+_SYMBOLS = "©()[]*-–|•:.,!>»·/ "
+# A footer is among the last lines of a text; a copyright notice elsewhere belongs to it.
+_FOOTER = 6
+_SEPARATOR = re.compile(r"\s+[|»›>·•/]\s+")
 _MENU = set(
     "home about contact login logout register search blog news help faq products product services service support "
     "careers jobs sitemap privacy terms shop store cart account pricing docs documentation download downloads team "
@@ -100,13 +103,17 @@ def cuts(text: str, boilerplate: bool, c4: C4Lines | None) -> list[Cut]:
     found: list[Cut] = []
     start = 0
     lines = text.splitlines(keepends=True)
+    lower = text.lower() if boilerplate else ""
+    banner = any(word in lower for word in ("cookie", "javascript", "by continuing", "by using", "by clicking"))
+    marks = [mark for mark in "|»›>·•/" if f" {mark} " in text]
+    footer = len(lines) - _FOOTER
     for i, line in enumerate(lines):
         end = start + len(line)
         stripped = line.strip()
         if stripped:
             kind = _c4_kind(stripped, c4) if c4 else ""
-            if not kind and boilerplate:
-                kind = _our_kind(stripped) or _menu(lines, i)
+            if not kind and boilerplate and len(line) <= 300:
+                kind = _our_kind(stripped, banner, i >= footer) or _menu(stripped, marks)
             if kind:
                 found.append((start, end, kind))
             elif c4 and c4.citations:
@@ -130,21 +137,28 @@ def _c4_kind(line: str, rules: C4Lines) -> str:
     return "c4-policy-line" if rules.policy and _C4_POLICY.search(lower) else ""
 
 
-def _our_kind(line: str) -> str:
-    if len(line) > 300:
+def _our_kind(line: str, banner: bool, footer: bool) -> str:
+    """banner: the text has a word of the first two kinds; footer: the line is among the last ones."""
+    first = line.lstrip(_SYMBOLS).split(None, 1)
+    if not first:
+        return ""
+    begins = first[0].rstrip(_SYMBOLS).lower() in _FIRST or line[0] == "©"
+    if not begins and not banner:
         return ""
     lower = line.lower()
-    if not _HINT.search(lower) or len(line.split()) > _LONGEST:
+    if len(lower.split()) > _LONGEST:
         return ""
-    return next((kind for kind, pattern in _OURS if pattern.search(lower)), "")
+    for kind, pattern in _OURS[: None if begins else 2]:
+        if pattern.search(lower) and (footer or kind != "boilerplate-policy"):
+            return kind
+    return ""
 
 
-def _menu(lines: list[str], i: int) -> str:
+def _menu(line: str, marks: list[str]) -> str:
     """A row of links: items of up to three words between separators, two of them of the kind every site has."""
-    line = lines[i].strip()
-    if len(line) > 300 or line[0] == "|" or line[-1] == "|":
+    if not any(line.count(mark) >= 2 for mark in marks) or line[0] == "|" or line[-1] == "|":
         return ""
-    items = _SEPARATOR.split(line.replace(" > ", " › "))
+    items = _SEPARATOR.split(line)
     if len(items) < 3 or any(len(item.split()) > 3 for item in items):
         return ""
     known = sum(1 for item in items if _MENU & set(re.findall(r"[a-z]+", item.lower())))

@@ -8,7 +8,7 @@ there is hardly any text outside it.
 import re
 
 # Longer texts are judged by their start, middle and end; of a line, its start.
-_SAMPLE, _LINE = 8_000, 240
+_SAMPLE, _LINE = 4_000, 240
 # Share of the characters (of lines that are either) that must be code.
 _SHARE = 0.5
 
@@ -35,6 +35,7 @@ _STRONG = re.compile(
     | (?:SELECT|INSERT\s+INTO|UPDATE|DELETE\s+FROM|(?:CREATE|ALTER|DROP)\s+(?:TABLE|INDEX|VIEW)|FROM|WHERE)\s+[\w*"`(]
     | [\w$@%*&.(][\w$@%*&.\[\]"'()>-]{0,60}\s*(?::=|\+=|-=|\|=|<-|=>|==|=)\s*\S
     | [\w$.:>-]{1,60}\([^()]*\)+\s*[;,:{]?$
+    | (?:0x|\\x)[0-9a-fA-F]{2} | '[^']{1,10}'\s+\# | [0-9A-F]{4,6}\s.*;             # tables of characters
     | "[^"]{1,80}"\s*:\s | '[^']{1,80}'\s*:\s
     | (?:-\s)?[a-z_][\w.-]*:(?:\s+[\[{"'|>&*\d-].*|\s+[\w./@:-]+|\s*)$(?<![.!?])  # YAML
     | \[[\w."'\s:-]{1,60}\]$
@@ -51,12 +52,13 @@ _WORD = r"[^\W\d_][^\s\d_=<>{}\[\]|\\/$()]*[ \t]+[(\"“]?"
 _PROSE = re.compile(
     rf"{_WORD}{_WORD}{_WORD}[^\W\d_][^\s\d_=;]|[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]{{5}}"
 )
-_WEAK = re.compile(r"[{}<>=\[\]|\\;$]|\w_\w|\w\(|::|->|\d\s+\d")
+_WEAK = re.compile(r"[{}<>=\[\]|\\;]|\w_\w|\w\(|::|->|\d\s+\d")
+_URL = re.compile(r"\w+://\S+")
 _COMMENT = re.compile(r"[#%;*\"]|--\s|dnl\b")
 
 
 def is_code(text: str) -> bool:
-    """Whether most of the text is code. Of texts over 24,000 characters three parts are read."""
+    """Whether most of the text is code. Of texts over 12,000 characters three parts are read."""
     if len(text) > 3 * _SAMPLE:
         middle = len(text) // 2
         text = "\n".join([text[:_SAMPLE], text[middle : middle + _SAMPLE], text[-_SAMPLE:]])
@@ -75,7 +77,7 @@ def is_code(text: str) -> bool:
             continue
         elif _PROSE.search(line):
             prose += length
-        elif _WEAK.search(line):
+        elif _WEAK.search(_URL.sub("", line) if "://" in line else line):
             weak += length
     return code + 0.6 * weak >= _SHARE * (code + weak + prose) > 0
 

@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 from .boilerplate_lines import C4Lines, cuts, without
 from .code_text import is_code
 from .documents import Decide, Edit, Part, Shard, Shards, Verdict
-from .quality_measures import Words, measures, split_words
-from .spam_measures import spam_measures
+from .quality_measures import Words, measures
 
 SCORED = ("by", "boilerplate", "c4_lines", "stop_words", "short_line")
 PACKAGES = ()
@@ -107,7 +106,7 @@ class Spam:
     """
 
     max_capital_words: float | None = 0.7
-    max_exclamations_per_word: float | None = 0.08
+    max_exclamations_per_word: float | None = 0.1
     max_repeated_sentences: float | None = 0.3
     max_links_per_word: float | None = 0.25
     max_prices_per_word: float | None = 0.12
@@ -213,7 +212,7 @@ def score(texts: Sequence[str], settings: Quality) -> dict[str, list[Any]]:
         removed = cuts(text, settings.boilerplate, settings.c4_lines)
         left = without(text, removed)
         row = {"code": is_code(text), "cuts": [{"start": a, "end": b, "kind": kind} for a, b, kind in removed]}
-        rows.append(row | measures(left, words, settings.short_line) | spam_measures(left, split_words(left)))
+        rows.append(row | measures(left, words, settings.short_line))
     return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
 
 

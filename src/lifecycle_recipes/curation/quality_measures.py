@@ -9,13 +9,14 @@ is stripped. A language that is written without blanks needs other thresholds.
 from __future__ import annotations
 
 import re
-import unicodedata
 from array import array
 from collections import defaultdict
 from collections.abc import Iterable
 from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any
+
+from .spam_measures import spam_measures
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,12 +25,20 @@ if TYPE_CHECKING:
 TOP, DUPLICATE = (2, 3, 4), (5, 6, 7, 8, 9, 10)
 
 _PARAGRAPHS, _LINES = re.compile(r"\n{2,}"), re.compile(r"\n+")
-# C4 counts with nltk's punkt, which needs a download: the end of a sentence is a mark before a blank or the end.
-_SENTENCE = re.compile(r"""[.!?。！？…]["'”’)\]]*(?=\s|$)""")
 _ELLIPSES, _BULLETS = ("...", "…"), ("•", "-")
 # Marks that end a sentence (Unicode's property Sentence_Terminal, the scripts in wide use).
 _TERMINAL = tuple(".!?‼⁇⁈⁉‽。．！？؟۔।॥።፧։܀᙮᠃᠉။၊។៕")
 _AROUND = ".,;:!?\"'()[]{}<>*_`“”‘’«»…"
+
+# What is known of a word, as bits: more than punctuation; with a letter; at the end of a sentence (C4 counts with
+# nltk's punkt, which needs a download); and for spam: letters only, capitals only, an address, an amount of money.
+REAL, ALPHA, ENDS, PLAIN, CAPITALS, LINK, PRICE, STOP = (1 << n for n in range(8))
+_LETTER = re.compile(r"[^\W\d_]")
+# Punctuation as datatrove sees it: an emoji or a bullet is a word.
+_PUNCTUATION = re.compile(r"[!-/:-@\[-`{-~\x7f-\x9f´«»–—‘’“”„…∶━►、。〈-】！-／：-＠［-｀｛-～]+")
+_ENDS, _CLOSING = tuple(".!?。！？…"), "\"'”’)]»"
+_LINK = re.compile(r"https?://|www\.\w|[\w-]+(?:\.[\w-]+)*\.(?:com|net|org|biz|info|shop|xyz|top|click|example)\b(?!@)")
+_PRICE = re.compile(r"[$€£]\d|\d[€£]|\d\$$|^\$\$|^(?:USD|EUR|GBP)$")
 
 
 def split_words(text: str) -> list[str]:
@@ -38,34 +47,41 @@ def split_words(text: str) -> list[str]:
 
 
 class Words:
-    """Numbers for the words of many texts, so that each word is looked at once.
-
-    length: characters. symbol: no letter or digit in it. alpha: a letter in it. stop: the number of the stop word
-    that it is, or -1.
-    """
+    """Numbers for the words of many texts, so that each different word is looked at once."""
 
     def __init__(self, stop_words: Iterable[str]):
         self._stop = {word.lower(): n for n, word in enumerate(stop_words)}
         self._numbers: defaultdict[str, int] = defaultdict()
         self._numbers.default_factory = self._numbers.__len__
-        self._columns = [array("q") for _ in range(4)]
+        self._lengths, self._flags = array("q"), array("q")
 
-    def of(self, words: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """(number, length, symbol, alpha, stop) of every word; there must be one."""
+    def of(self, words: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(number, length, flags) of every word; there must be one."""
         import numpy as np
 
         numbers = np.fromiter(map(self._numbers.__getitem__, words), np.int64, len(words))
-        length, symbol, alpha, stop = self._columns
         # New words are the last ones of the dictionary.
-        for word in [*islice(reversed(self._numbers), len(self._numbers) - len(length))][::-1]:
-            plain = word.isalpha()
-            length.append(len(word))
-            symbol.append(not plain and _is_symbol(word))
-            alpha.append(plain or any(map(str.isalpha, word)))
-            stop.append(self._stop.get(word.strip(_AROUND).lower(), -1))
+        for word in [*islice(reversed(self._numbers), len(self._numbers) - len(self._flags))][::-1]:
+            self._lengths.append(len(word))
+            self._flags.append(self._look_at(word))
         # The views are let go at once: an array with a view cannot grow.
-        found = [np.frombuffer(column, np.int64)[numbers] for column in self._columns]
-        return numbers, found[0], found[1] > 0, found[2] > 0, found[3]
+        lengths, flags = (np.frombuffer(a, np.int64)[numbers] for a in (self._lengths, self._flags))
+        return numbers, lengths, flags
+
+    def _look_at(self, word: str) -> int:
+        """ALPHA and the like, and from STOP on the number of the stop word plus 1."""
+        if word.isalpha():
+            bare, flags = word, REAL | ALPHA
+        else:
+            bare = word.strip(_AROUND)
+            flags = REAL | ALPHA if _LETTER.search(word) else REAL * (not _PUNCTUATION.fullmatch(word))
+            flags |= ENDS * word.rstrip(_CLOSING).endswith(_ENDS)
+            if "." in bare or "://" in bare:
+                flags |= LINK * bool(_LINK.match(bare.lower()))
+            flags |= PRICE * bool(_PRICE.search(word))
+        if len(bare) > 1 and bare.replace("'", "").isalpha():
+            flags |= PLAIN | CAPITALS * bare.isupper()
+        return flags | STOP * (self._stop.get(bare.lower(), -1) + 1)
 
 
 def measures(text: str, words: Words, short_line: int) -> dict[str, Any]:
@@ -76,23 +92,42 @@ def measures(text: str, words: Words, short_line: int) -> dict[str, Any]:
     split = split_words(text)
     if not split:
         return dict.fromkeys(columns(), 0)
-    numbers, lengths, symbol, alpha, stop = words.of(split)
-    real = ~symbol
-    count = int(real.sum())
+    numbers, lengths, flags = words.of(split)
+    total = len(split)
+    real = _count(flags & REAL)
+    stop = flags // STOP
+    lower = text.lower()
+    repetition = _repetition(text, numbers, lengths)
     return {
-        "words": count,
-        "mean_word_length": float(lengths[real].mean()) if count else 0.0,
-        "hashes_per_word": text.count("#") / len(split),
-        "ellipses_per_word": (text.count("...") + text.count("…")) / len(split),
+        "words": real,
+        "mean_word_length": float(lengths[flags & REAL > 0].mean()) if real else 0.0,
+        "hashes_per_word": text.count("#") / total,
+        "ellipses_per_word": (text.count("...") + text.count("…")) / total,
         **_lines(text),
-        "alpha_words": float(alpha.mean()),
-        "stop_words": len(set(stop[stop >= 0].tolist())),
-        **_repetition(text, numbers, lengths),
-        **_fineweb(text, len(split), short_line),
-        "sentences": len(_SENTENCE.findall(text)),
-        "lorem_ipsum": int("lorem ipsum" in text.lower()),
+        "alpha_words": _count(flags & ALPHA) / total,
+        "stop_words": len(set(stop[stop > 0].tolist())),
+        **repetition,
+        **_fineweb(text, total, short_line),
+        "sentences": _count(flags & ENDS),
+        "lorem_ipsum": int("lorem ipsum" in lower),
         "curly_bracket": text.count("{"),
+        **spam_measures(
+            text,
+            lower,
+            words=total,
+            plain=_count(flags & PLAIN),
+            capitals=_count(flags & CAPITALS),
+            links=_count(flags & LINK),
+            prices=_count(flags & PRICE),
+            repetitive=repetition["duplicate_5_gram"] > 0.1,
+        ),
     }
+
+
+def _count(flags: np.ndarray) -> int:
+    import numpy as np
+
+    return int(np.count_nonzero(flags))
 
 
 @cache
@@ -201,8 +236,3 @@ def _fineweb(text: str, words: int, short_line: int) -> dict[str, float]:
         "repeated_line_characters": _repeated(lines)[1] / (len(text) - text.count("\n")),
         "newlines_per_word": text.count("\n") / words,
     }
-
-
-def _is_symbol(word: str) -> bool:
-    """Punctuation only."""
-    return all(unicodedata.category(character)[0] in "PSCZ" for character in word)

@@ -22,7 +22,10 @@ PROSE = (
     "A rollback needs no approval, but the person who starts it writes a short note with the reason. "
     "We keep these notes for a year, because they show which parts of the system fail most often."
 )
-CODE = "import os\n\ndef f(x):\n    return {k: v for k, v in x.items()}\n\nfor name in os.listdir('.'):\n    print(f(name))\n"
+CODE = (
+    "import os\n\ndef f(x):\n    return {k: v for k, v in x.items()}\n\n"
+    "for name in os.listdir('.'):\n    print(f(name))\n"
+)
 NONE = {"gopher": None, "gopher_repetition": None, "fineweb": None, "spam": None, "boilerplate": False}
 
 
@@ -38,7 +41,9 @@ def reasons(text, **settings):
 
 def words(count, length=5):
     """Different words."""
-    return [f"{n:x}".translate(str.maketrans("0123456789", "ghijklmnop")).rjust(length, "q") for n in range(count)]
+    return [
+        f"{n:x}".translate(str.maketrans("0123456789", "ghijklmnop")).rjust(length, "q") for n in range(count)
+    ]
 
 
 def lines(good, bad, share):
@@ -53,56 +58,164 @@ REPEATED = {n: " ".join(words(n)) for n in range(2, 11)}
 @pytest.mark.parametrize(
     ("code", "section", "bad", "good"),
     [
-        ("gopher-too-few-words", "gopher", " ".join(["the be", *words(40)]), " ".join(["the be", *words(60)])),
+        (
+            "gopher-too-few-words",
+            "gopher",
+            " ".join(["the be", *words(40)]),
+            " ".join(["the be", *words(60)]),
+        ),
         ("gopher-too-many-words", Gopher(max_words=90), " ".join(["the be", *words(100)]), "the be " + FRESH),
         ("gopher-short-words", "gopher", "the be " + "a b " * 60, "the be " + "abcd def " * 60),
-        ("gopher-long-words", "gopher", "the be " + " ".join(words(80, 12)), "the be " + " ".join(words(80, 9))),
+        (
+            "gopher-long-words",
+            "gopher",
+            "the be " + " ".join(words(80, 12)),
+            "the be " + " ".join(words(80, 9)),
+        ),
         ("gopher-hashes", "gopher", "the be #a #b " * 30, "the be #a b c d e four five and more " * 30),
-        ("gopher-ellipses", "gopher", "the be wait... " * 30, "the be wait and then some more words of it " * 30),
-        ("gopher-bullet-lines", "gopher", "- the line to be\n" * 20, "- the line to be\nand then this one\n" * 20),
-        ("gopher-ellipsis-lines", "gopher", lines("the {} to be".format, "the {} to be of it…".format, 0.4),
-         lines("the {} to be".format, "the {} to be of it…".format, 0.2)),
+        (
+            "gopher-ellipses",
+            "gopher",
+            "the be wait... " * 30,
+            "the be wait and then some more words of it " * 30,
+        ),
+        (
+            "gopher-bullet-lines",
+            "gopher",
+            "- the line to be\n" * 20,
+            "- the line to be\nand then this one\n" * 20,
+        ),
+        (
+            "gopher-ellipsis-lines",
+            "gopher",
+            lines("the {} to be".format, "the {} to be of it…".format, 0.4),
+            lines("the {} to be".format, "the {} to be of it…".format, 0.2),
+        ),
         ("gopher-alpha-words", "gopher", "the be 123 " * 30, "the be to of and that have with 123 " * 30),
         ("gopher-stop-words", "gopher", "The " + FRESH, "The, " + FRESH + " of"),
-        ("gopher-repetition-duplicate-lines", "gopher_repetition", "ab\n" * 9 + "\n".join(words(12, 60)),
-         "ab\n" * 3 + "\n".join(words(12, 60))),
-        ("gopher-repetition-duplicate-paragraphs", "gopher_repetition", "ab\n\n" * 9 + "\n\n".join(words(12, 60)),
-         "ab\n\n" * 3 + "\n\n".join(words(12, 60))),
-        ("gopher-repetition-duplicate-line-characters", "gopher_repetition", f"{'x' * 200}\n" * 2 + "\n".join(words(20)),
-         f"{'x' * 50}\n" * 2 + "\n".join(words(40))),
-        ("gopher-repetition-duplicate-paragraph-characters", "gopher_repetition",
-         f"{'x' * 200}\n\n" * 2 + "\n\n".join(words(20)), f"{'x' * 50}\n\n" * 2 + "\n\n".join(words(40))),
+        (
+            "gopher-repetition-duplicate-lines",
+            "gopher_repetition",
+            "ab\n" * 9 + "\n".join(words(12, 60)),
+            "ab\n" * 3 + "\n".join(words(12, 60)),
+        ),
+        (
+            "gopher-repetition-duplicate-paragraphs",
+            "gopher_repetition",
+            "ab\n\n" * 9 + "\n\n".join(words(12, 60)),
+            "ab\n\n" * 3 + "\n\n".join(words(12, 60)),
+        ),
+        (
+            "gopher-repetition-duplicate-line-characters",
+            "gopher_repetition",
+            f"{'x' * 200}\n" * 2 + "\n".join(words(20)),
+            f"{'x' * 50}\n" * 2 + "\n".join(words(40)),
+        ),
+        (
+            "gopher-repetition-duplicate-paragraph-characters",
+            "gopher_repetition",
+            f"{'x' * 200}\n\n" * 2 + "\n\n".join(words(20)),
+            f"{'x' * 50}\n\n" * 2 + "\n\n".join(words(40)),
+        ),
         *[
-            (f"gopher-repetition-top-{n}-gram", "gopher_repetition",
-             " ".join(f"{REPEATED[n]} {w}" for w in words(99)[11:60]), " ".join(f"{w} {w}{w}" for w in words(99)))
+            (
+                f"gopher-repetition-top-{n}-gram",
+                "gopher_repetition",
+                " ".join(f"{REPEATED[n]} {w}" for w in words(99)[11:60]),
+                " ".join(f"{w} {w}{w}" for w in words(99)),
+            )
             for n in (2, 3, 4)
         ],
         *[
-            (f"gopher-repetition-duplicate-{n}-gram", "gopher_repetition",
-             " ".join(f"{REPEATED[n]} {w}" for w in words(99)[11:60]), f"{REPEATED[n]} {FRESH[60:]} {REPEATED[n]}")
+            (
+                f"gopher-repetition-duplicate-{n}-gram",
+                "gopher_repetition",
+                " ".join(f"{REPEATED[n]} {w}" for w in words(99)[11:60]),
+                f"{REPEATED[n]} {FRESH[60:]} {REPEATED[n]}",
+            )
             for n in range(5, 11)
         ],
-        ("c4-too-few-sentences", C4(), "One is here. Two is here. Three is it.", "One is. Two is. Three. Four! Five?"),
+        (
+            "c4-too-few-sentences",
+            C4(),
+            "One is here. Two is here. Three is it.",
+            "One is. Two is. Three. Four! Five?",
+        ),
         ("c4-lorem-ipsum", C4(min_sentences=None), "Then Lorem ipsum dolor.", "Then lorem or ipsum dolor."),
         ("c4-curly-bracket", C4(min_sentences=None), "Write {name} here.", "Write (name) here."),
-        ("fineweb-line-punctuation", "fineweb", lines("{} is a line of some more words.".format, "{} is a line of some more words".format, 0.95),
-         lines("{} is a line of some more words.".format, "{} is a line of some more words".format, 0.8)),
-        ("fineweb-short-lines", "fineweb", lines("{} is a line of some more words.".format, "{} is.".format, 0.8),
-         lines("{} is a line of some more words.".format, "{} is.".format, 0.6)),
-        ("fineweb-repeated-lines", "fineweb", PROSE.replace(". ", ".\n") + "\nSee the list of owners.\nSee the list of owners.",
-         PROSE.replace(". ", ".\n") + "\nSee the list of owners."),
-        ("fineweb-newlines", "fineweb", "\n\n\n".join(f"{w} and {w}{w}{w}{w}{w}{w}." for w in words(20)), PROSE.replace(". ", ".\n\n")),
-        ("spam-capitals", "spam", "CHEAP WATCHES AND PILLS FOR EVERYBODY WHO ORDERS FROM OUR STORE", "The HTTP and JSON APIs of CRM, ERP, SAP, VPN and DNS are described in this note for new people"),
-        ("spam-exclamations", "spam", "Look at this! So good! You will love it! Really!", "Look at this! It works now, and the tests pass again on all of the machines that we have."),
-        ("spam-repeated-sentences", Spam(max_pitches_per_100_words=None), "You will love our new watches. " * 8, PROSE),
-        ("spam-links", "spam", "see http://a.example http://b.example and http://c.example", "The guide is at http://a.example, and the tickets are at http://b.example for all who need them."),
-        ("spam-prices", "spam", "Watches $10 bags $20 shoes $30 belts $5 today", "The plan costs $10 a month, and support is $20 more; most teams of our size pay less than $40 in all for both of them."),
-        ("spam-pitches", "spam", "Lose weight fast with our natural formula. Order now and get free shipping, money back guaranteed.", "To order a laptop, write to the desk now. They ship it for free, and it arrives within a week."),
+        (
+            "fineweb-line-punctuation",
+            "fineweb",
+            lines("{} is a line of some more words.".format, "{} is a line of some more words".format, 0.95),
+            lines("{} is a line of some more words.".format, "{} is a line of some more words".format, 0.8),
+        ),
+        (
+            "fineweb-short-lines",
+            "fineweb",
+            lines("{} is a line of some more words.".format, "{} is.".format, 0.8),
+            lines("{} is a line of some more words.".format, "{} is.".format, 0.6),
+        ),
+        (
+            "fineweb-repeated-lines",
+            "fineweb",
+            PROSE.replace(". ", ".\n") + "\nSee the list of owners.\nSee the list of owners.",
+            PROSE.replace(". ", ".\n") + "\nSee the list of owners.",
+        ),
+        (
+            "fineweb-newlines",
+            "fineweb",
+            "\n\n\n".join(f"{w} and {w}{w}{w}{w}{w}{w}." for w in words(20)),
+            PROSE.replace(". ", ".\n\n"),
+        ),
+        (
+            "spam-capitals",
+            "spam",
+            "CHEAP WATCHES AND PILLS FOR EVERYBODY WHO ORDERS FROM OUR STORE",
+            "The HTTP and JSON APIs of CRM, ERP, SAP, VPN and DNS are described in this note for new people",
+        ),
+        (
+            "spam-exclamations",
+            "spam",
+            "Look at this! So good! You will love it! Really!",
+            "Look at this! It works now, and the tests pass again on all of the machines that we have.",
+        ),
+        (
+            "spam-repeated-sentences",
+            Spam(max_pitches_per_100_words=None),
+            "You will love our new watches. " * 8,
+            PROSE,
+        ),
+        (
+            "spam-links",
+            "spam",
+            "see http://a.example http://b.example and http://c.example",
+            "The guide is at http://a.example, and the tickets are at http://b.example for all who need "
+            "them.",
+        ),
+        (
+            "spam-prices",
+            "spam",
+            "Watches $10 bags $20 shoes $30 belts $5 today",
+            "The plan costs $10 a month, and support is $20 more; most teams of our size pay less than $40 "
+            "in all for both of them.",
+        ),
+        (
+            "spam-pitches",
+            "spam",
+            "Lose weight fast with our natural formula. Order now and get free shipping, money back "
+            "guaranteed.",
+            "To order a laptop, write to the desk now. They ship it for free, and it arrives within a week.",
+        ),
     ],
-)  # fmt: skip
+)
 def test_rule(code, section, bad, good):
     if isinstance(section, str):
-        name, settings = section, {"gopher": Gopher, "gopher_repetition": GopherRepetition, "fineweb": FineWeb, "spam": Spam}[section]()
+        name, settings = (
+            section,
+            {"gopher": Gopher, "gopher_repetition": GopherRepetition, "fineweb": FineWeb, "spam": Spam}[
+                section
+            ](),
+        )
     else:
         name = {Gopher: "gopher", C4: "c4", Spam: "spam"}[type(section)]
         settings = section
@@ -225,16 +338,20 @@ def test_empty_texts():
 def documents():
     """Documentation of the installed packages."""
     root = Path(sysconfig.get_paths()["purelib"])
-    found = [*root.rglob("*.md"), *root.rglob("*.rst"), *root.rglob("METADATA"), *root.rglob("LICENSE*")]
-    random.Random(1).shuffle(found := sorted(found))
-    texts = (file.read_text("utf-8", "replace") for file in found if 300 < file.stat().st_size < 12_000)
-    return [text for text, _ in zip((t for t in texts if len(t.split()) >= 50), range(300), strict=False)]
+    found = sorted([*root.glob("*.dist-info/METADATA"), *root.glob("lm_eval/tasks/*/README.md")])
+    random.Random(1).shuffle(found)
+    texts = [file.read_text("utf-8", "replace") for file in found if 300 < file.stat().st_size < 12_000]
+    return [text for text in texts if len(text.split()) >= 50][:200]
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("datatrove"), reason="needs datatrove==0.10.1")
 def test_verdicts_are_those_of_datatrove(monkeypatch):
     from datatrove.data import Document
-    from datatrove.pipeline.filters import fineweb_quality_filter, gopher_quality_filter, gopher_repetition_filter
+    from datatrove.pipeline.filters import (
+        fineweb_quality_filter,
+        gopher_quality_filter,
+        gopher_repetition_filter,
+    )
 
     modules = (gopher_quality_filter, gopher_repetition_filter, fineweb_quality_filter)
     for module in modules:

@@ -18,49 +18,67 @@ _OURS = (
     (
         "boilerplate-cookies",
         re.compile(
-            r"\b(?:(?:we|website|site|page|partners)\s+(?:also\s+)?uses?\s+cookies|^\W*(?:accept|reject|allow|manage|decline)"
-            r"\s+(?:all\s+)?cookies|cookie\s+(?:settings|preferences|policy|consent|notice)|our\s+use\s+of\s+cookies|"
-            r"by\s+(?:continuing\s+to|using\s+this\s+(?:web)?site|clicking)\b.*\b(?:cookies|you\s+(?:agree|accept|consent)))"
+            r"\b(?:(?:we|website|site|page|partners)\s+(?:also\s+)?uses?\s+cookies|^\W*(?:accept|reject|"
+            r"allow|manage|decline)"
+            r"\s+(?:all\s+)?cookies|cookie\s+(?:settings|preferences|policy|consent|notice)|"
+            r"our\s+use\s+of\s+cookies|"
+            r"by\s+(?:continuing\s+to|using\s+this\s+(?:web)?site|clicking)\b.*\b(?:cookies|you\s+(?:agree|"
+            r"accept|consent)))"
         ),
     ),
     (
         "boilerplate-javascript",
         re.compile(
-            r"(?:(?:enable|activate|turn\s+on|allow)\s+javascript\b.*\b(?:browser|site|page|view|continue|experience)|"
+            r"(?:(?:enable|activate|turn\s+on|allow)\s+javascript\b.*\b(?:browser|site|page|view|continue|"
+            r"experience)|"
             r"javascript\s+(?:is|must\s+be|has\s+been|needs\s+to\s+be|seems\s+to\s+be|appears\s+to\s+be)\s+"
-            r"(?:currently\s+)?(?:disabled|enabled|required\s+to\s+view|turned\s+o)|^(?:please\s+)?enable\s+javascript\W*$|"
+            r"(?:currently\s+)?(?:disabled|enabled|required\s+to\s+view|turned\s+o)|"
+            r"^(?:please\s+)?enable\s+javascript\W*$|"
             r"(?:site|page|app)\s+requires\s+javascript|browser\s+does\s+not\s+support\s+javascript)"
         ),
     ),
     (
         "boilerplate-policy",
         re.compile(
-            r"^\W*(?:(?:©|\(c\)|copyright)\s*(?:(?:©|\(c\))\s*)?(?:\d{4})?.{0,80}\ball\s+rights\s+reserved\b.{0,60}|"
-            r"all\s+rights\s+reserved\W*|(?:terms\s+(?:of\s+(?:use|service)|(?:and|&)\s+conditions)|privacy\s+(?:policy|notice)|"
-            r"legal\s+notice|imprint|sitemap|contact(?:\s+us)?|about(?:\s+us)?|do\s+not\s+sell\s+my\s+personal\s+information|[|·•/\s-])+)$"
+            r"^\W*(?:(?:©|\(c\)|copyright)\s*(?:(?:©|"
+            r"\(c\))\s*)?(?:\d{4})?.{0,80}\ball\s+rights\s+reserved\b.{0,60}|"
+            r"all\s+rights\s+reserved\W*|(?:terms\s+(?:of\s+(?:use|service)|(?:and|&)\s+conditions)|"
+            r"privacy\s+(?:policy|notice)|"
+            r"legal\s+notice|imprint|sitemap|contact(?:\s+us)?|about(?:\s+us)?|"
+            r"do\s+not\s+sell\s+my\s+personal\s+information|[|·•/\s-])+)$"
         ),
     ),
     (
         "boilerplate-sharing",
         re.compile(
-            r"^\W*(?:(?:share|tweet|pin)\s+(?:this|on|via|it)\b(?:\W*\b(?:this|page|article|post|story|on|via|facebook|twitter|x|"
+            r"^\W*(?:(?:share|tweet|pin)\s+(?:this|on|via|it)\b(?:\W*\b(?:this|page|article|post|story|on|"
+            r"via|facebook|twitter|x|"
             r"linkedin|reddit|whatsapp|email|e-mail|pinterest|telegram|and|or|with|your|friends)\b)*\W*|"
-            r"(?:follow|like|find|join)\s+us\s+on\s+(?:facebook|twitter|x|instagram|linkedin|youtube|social).{0,60}|"
-            r"(?:subscribe|sign\s+up)\s+(?:to|for)\s+(?:our|the|my)\s+(?:\w+\s+){0,2}(?:newsletter|mailing\s+list|channel).{0,80}|"
-            r"leave\s+a\s+(?:comment|reply)\W*|(?:no|\d+)\s+comments?(?:\s+yet)?\W*|(?:related|recent|popular)\s+(?:posts|articles|stories)\W*|"
-            r"(?:read|show|load)\s+more\W*|click\s+here\s+to\s+(?:read|subscribe|sign|learn|view|download|buy)\b.{0,60}|"
-            r"(?:previous|next|older|newer)\s+(?:post|article|page|entry|posts|entries)\W*|print\s+this\s+page\W*|add\s+to\s+cart\W*|"
+            r"(?:follow|like|find|join)\s+us\s+on\s+(?:facebook|twitter|x|instagram|linkedin|youtube|"
+            r"social).{0,60}|"
+            r"(?:subscribe|sign\s+up)\s+(?:to|for)\s+(?:our|the|my)\s+(?:\w+\s+){0,2}(?:newsletter|"
+            r"mailing\s+list|channel).{0,80}|"
+            r"leave\s+a\s+(?:comment|reply)\W*|(?:no|\d+)\s+comments?(?:\s+yet)?\W*|(?:related|recent|"
+            r"popular)\s+(?:posts|articles|stories)\W*|"
+            r"(?:read|show|load)\s+more\W*|click\s+here\s+to\s+(?:read|subscribe|sign|learn|view|download|"
+            r"buy)\b.{0,60}|"
+            r"(?:previous|next|older|newer)\s+(?:post|article|page|entry|posts|entries)\W*|"
+            r"print\s+this\s+page\W*|add\s+to\s+cart\W*|"
             r"advertisement|sponsored(?:\s+content)?)$"
         ),
     ),
     (
         "boilerplate-navigation",
-        re.compile(r"^\W*(?:skip\s+to\s+(?:main\s+)?(?:content|navigation)|back\s+to\s+(?:the\s+)?(?:top|home)|toggle\s+navigation|(?:log|sign)\s+in|(?:log|sign)\s+(?:out|up)|you\s+are\s+here:.{0,100})\W*$"),
+        re.compile(
+            r"^\W*(?:skip\s+to\s+(?:main\s+)?(?:content|navigation)|back\s+to\s+(?:the\s+)?(?:top|home)|"
+            r"toggle\s+navigation|(?:log|sign)\s+in|(?:log|sign)\s+(?:out|up)|you\s+are\s+here:.{0,100})\W*$"
+        ),
     ),
 )
 # A line that begins with none of these words is none of the last three kinds.
 _FIRST = set(
-    "© c copyright all terms privacy legal imprint sitemap contact about do share tweet pin follow like find join "
+    "© c copyright all terms privacy legal imprint sitemap contact about do share tweet pin follow "
+    "like find join "
     "subscribe sign leave no related recent popular read show load click previous next older newer print add "
     "advertisement sponsored skip back toggle log you".split()
 )
@@ -69,9 +87,12 @@ _SYMBOLS = "©()[]*-–|•:.,!>»·/ "
 _FOOTER = 6
 _SEPARATOR = re.compile(r"\s+[|»›>·•/]\s+")
 _MENU = set(
-    "home about contact login logout register search blog news help faq products product services service support "
-    "careers jobs sitemap privacy terms shop store cart account pricing docs documentation download downloads team "
-    "press events gallery archive categories company partners solutions resources community forum forums portfolio".split()
+    "home about contact login logout register search blog news help faq products product services "
+    "service support "
+    "careers jobs sitemap privacy terms shop store cart account pricing docs documentation download "
+    "downloads team "
+    "press events gallery archive categories company partners solutions resources community forum "
+    "forums portfolio".split()
 )
 # "Lines" of C4 (Raffel et al. 2020, section 2.2, and the reference code tensorflow_datasets/text/c4_utils.py).
 _C4_END = (".", "?", "!", '"', "'")
@@ -104,7 +125,9 @@ def cuts(text: str, boilerplate: bool, c4: C4Lines | None) -> list[Cut]:
     start = 0
     lines = text.splitlines(keepends=True)
     lower = text.lower() if boilerplate else ""
-    banner = any(word in lower for word in ("cookie", "javascript", "by continuing", "by using", "by clicking"))
+    banner = any(
+        word in lower for word in ("cookie", "javascript", "by continuing", "by using", "by clicking")
+    )
     marks = [mark for mark in "|»›>·•/" if f" {mark} " in text]
     footer = len(lines) - _FOOTER
     for i, line in enumerate(lines):
@@ -117,7 +140,9 @@ def cuts(text: str, boilerplate: bool, c4: C4Lines | None) -> list[Cut]:
             if kind:
                 found.append((start, end, kind))
             elif c4 and c4.citations:
-                found += [(start + m.start(), start + m.end(), "c4-citation") for m in _C4_CITATION.finditer(line)]
+                found += [
+                    (start + m.start(), start + m.end(), "c4-citation") for m in _C4_CITATION.finditer(line)
+                ]
         start = end
     return found
 

@@ -17,6 +17,7 @@ _FENCE = re.compile(r"^ {0,3}(```|~~~)", re.MULTILINE)
 # The form of a line alone says that it is code, whatever words are in it. No quantifier is nested in another.
 _STRONG = re.compile(
     r"""[{}\[\]()]{1,6}[,;]?$                                         # brackets alone
+    | \{\s*["'] | \[\s*[{"]                                         # JSON
     | //|/\*|\*/|<!|<\?|</|<[A-Za-z][\w:-]*[\s/>]                    # comments, markup
     | \#[ ]?(?:include|define|ifdef|ifndef|endif|pragma|undef)\b | \#!/
     | @@\s | (?:\+\+\+|---)\s\S+[/.]\S | diff\s--
@@ -24,7 +25,8 @@ _STRONG = re.compile(
     | [.']\\" | \.[A-Z]{2}\b | \.[a-z]{2}(?:\s|$)                    # roff
     | (?:async\s+)?def\s+\w+\s*\( | class\s+\w+\s*[(:{]
     | (?:export\s+)?(?:async\s+)?function\s*[\w.:]*\s*\( | (?:pub\s+)?fn\s+\w+ | func\s+[\w(] | sub\s+\w+\s*\{
-    | import\s+[\w.]+(?:\s+as\s+\w+)?;?$ | import\s+[\w.]+,\s*[\w.]+ | from\s+[\w.]+\s+import\b | import\s.*\bfrom\s+["']
+    | import\s+[\w.]+(?:\s+as\s+\w+)?;?$ | import\s+[\w.]+,\s*[\w.]+
+    | from\s+[\w.]+\s+import\b | import\s.*\bfrom\s+["']
     | (?:use|using|package|namespace|require)\s+[\w:.]+\s*[;{]
     | (?:public|private|protected|static|final|const|extern|inline|template|typedef|struct|enum)\b.*[;{(,<>]$
     | (?:const|let|var|local|my)\s+[$@%\w{(\[][^=]{0,40}=

@@ -37,7 +37,9 @@ _LETTER = re.compile(r"[^\W\d_]")
 # Punctuation as datatrove sees it: an emoji or a bullet is a word.
 _PUNCTUATION = re.compile(r"[!-/:-@\[-`{-~\x7f-\x9f´«»–—‘’“”„…∶━►、。〈-】！-／：-＠［-｀｛-～]+")
 _ENDS, _CLOSING = tuple(".!?。！？…"), "\"'”’)]»"
-_LINK = re.compile(r"https?://|www\.\w|[\w-]+(?:\.[\w-]+)*\.(?:com|net|org|biz|info|shop|xyz|top|click|example)\b(?!@)")
+_LINK = re.compile(
+    r"https?://|www\.\w|[\w-]+(?:\.[\w-]+)*\.(?:com|net|org|biz|info|shop|xyz|top|click|example)\b(?!@)"
+)
 _PRICE = re.compile(r"[$€£]\d|\d[€£]|\d\$$|^\$\$|^(?:USD|EUR|GBP)$")
 
 

@@ -11,60 +11,119 @@ import re
 # Calls to buy and promises of offers: the first word, and what follows it. A text is looked at word by word, and at a
 # first word only, because a search for all of them at every character takes longer than all other rules together.
 _AFTER = [
-    ("buy order call act apply join shop bet play enroll register click subscribe invest",
-     r"(?:\s(?:it|yours?|one|here|us))?\s(?:now|today|fast|immediately)\b"),
+    (
+        "buy order call act apply join shop bet play enroll register click subscribe invest",
+        r"(?:\s(?:it|yours?|one|here|us))?\s(?:now|today|fast|immediately)\b",
+    ),
     ("buy get gain", r"(?:\s\w+)?\s(?:followers|likes|backlinks|subscribers|traffic|viagra|cialis)\b"),
     ("click", r"\s(?:here|below|the\slink|on\sth\w+\slink|this\slink)\b"),
     ("visit", r"\s(?:us|our\s(?:site|website|store|shop))\b"),
-    ("limited-time risk-free money-back hurry congratulations lottery jackpot jackpots sweepstakes casino casinos betting gambling viagra"
-     " cialis levitra xanax valium phentermine rolex unsubscribe penis porn xxx cheapest refinance", ""),
+    (
+        "limited-time risk-free money-back hurry congratulations lottery jackpot jackpots sweepstakes "
+        "casino casinos betting gambling viagra"
+        " cialis levitra xanax valium phentermine rolex unsubscribe penis porn xxx cheapest refinance",
+        "",
+    ),
     ("limited", r"\stime\b|\soffer"),
     ("offer deal sale discount", r"\s(?:ends|expires|valid)\b"),
-    ("special exclusive amazing incredible unbeatable best", r"\s(?:offers?|deals?|discounts?|promotions?)\b"),
+    (
+        "special exclusive amazing incredible unbeatable best",
+        r"\s(?:offers?|deals?|discounts?|promotions?)\b",
+    ),
     ("while", r"\s(?:supplies|stocks?)\slasts?\b"),
     ("don't dont don’t", r"\s(?:miss|wait|delay|hesitate)\b"),
     ("once", r"\sin\sa\slifetime\b"),
     ("last", r"\schance\b"),
     ("lowest best low unbeatable wholesale discount discounted great", r"\s(?:prices?|rates?)\b"),
-    ("cheap discount canadian", r"(?:\s\w+)?\s(?:watches|pills|meds|medications?|drugs|loans|flights|tickets|viagra|software|insurance|bags"
-     r"|shoes|essays?|cialis|rolex|jerseys|handbags|followers|seo|backlinks|pharmacy|replicas?)\b"),
+    (
+        "cheap discount canadian",
+        r"(?:\s\w+)?\s(?:watches|pills|meds|medications?|drugs|loans|flights|tickets|viagra|software|"
+        r"insurance|bags"
+        r"|shoes|essays?|cialis|rolex|jerseys|handbags|followers|seo|backlinks|pharmacy|replicas?)\b",
+    ),
     ("replica designer", r"\s(?:watches|bags|handbags|shoes|sunglasses)\b"),
     ("online", r"\s(?:pharmacy|casinos?|betting|poker|dating)\b"),
     ("money", r"\sback\b|\sguarantee"),
     ("satisfaction results 100%", r"\s(?:is\s|are\s)?(?:guaranteed?|free)\b"),
     ("guaranteed", r"\s(?:approval|results?|returns?|income|profits?|winner|winnings|to\swin|delivery)\b"),
     ("risk", r"\sfree\b"),
-    ("no", r"\s(?:obligation|credit\schecks?|questions\sasked|prescription|strings|catch|experience\s(?:needed|required)|risk)\b"),
+    (
+        "no",
+        r"\s(?:obligation|credit\schecks?|questions\sasked|prescription|strings|catch|"
+        r"experience\s(?:needed|required)|risk)\b",
+    ),
     ("totally absolutely completely", r"\sfree\b"),
-    ("free", r"\s(?:gifts?|trials?|shipping|money|cash|coins?|spins?|bonus(?:es)?|quotes?|consultation|delivery|entry|bitcoins?|crypto"
-     r"|iphones?|ipads?|ringtones?|vouchers?|membership|tickets?)\b"),
-    ("earn make win save get", r"(?:\s(?:up\sto|over|extra|big|easy|fast|real|huge|more))*\s(?:money|cash|[$€£]\s?\d\S*|\d+\s?%|prizes?|thousands|millions"
-     r"|income|rich)(?!\w)"),
-    ("extra fast quick easy instant big huge passive", r"\s(?:cash|money|income|loans?|profits?|approval|winnings?|payouts?|riches)\b"),
+    (
+        "free",
+        r"\s(?:gifts?|trials?|shipping|money|cash|coins?|spins?|bonus(?:es)?|quotes?|consultation|"
+        r"delivery|entry|bitcoins?|crypto"
+        r"|iphones?|ipads?|ringtones?|vouchers?|membership|tickets?)\b",
+    ),
+    (
+        "earn make win save get",
+        r"(?:\s(?:up\sto|over|extra|big|easy|fast|real|huge|more))*\s(?:money|cash|[$€£]\s?\d\S*|\d+\s?%|"
+        r"prizes?|thousands|millions"
+        r"|income|rich)(?!\w)",
+    ),
+    (
+        "extra fast quick easy instant big huge passive",
+        r"\s(?:cash|money|income|loans?|profits?|approval|winnings?|payouts?|riches)\b",
+    ),
     ("work working", r"\s(?:from|at)\shome\b"),
-    ("financial", r"\sfreedom\b"), ("be", r"\syour\sown\sboss\b|\sremoved\sfrom\b"), ("double triple", r"\syour\b"),
-    ("you you've you’ve", r"(?:\shave|\sare|\s'?ve)?(?:\sbeen|\sbeen\sspecially)?\s(?:(?:just\s)?won|pre-?approved|the\swinner|a\swinner|selected|chosen\sto)\b"),
+    ("financial", r"\sfreedom\b"),
+    ("be", r"\syour\sown\sboss\b|\sremoved\sfrom\b"),
+    ("double triple", r"\syour\b"),
+    (
+        "you you've you’ve",
+        r"(?:\shave|\sare|\s'?ve)?(?:\sbeen|\sbeen\sspecially)?\s(?:(?:just\s)?won|pre-?approved|"
+        r"the\swinner|a\swinner|selected|chosen\sto)\b",
+    ),
     ("claim", r"\s(?:your|ur|it|now|the|this|my)\b"),
     ("cash prize", r"\s(?:prizes?|guaranteed|draw|money|bonus(?:es)?|advance)\b"),
     ("lose losing burn", r"\s(?:weight|fat|\d+\s(?:pounds|lbs|kg|kilos))\b"),
-    ("weight", r"\sloss\b"), ("weight-loss anti-aging antiaging debt-free opt-out toll-free", ""),
-    ("miracle secret magic proven natural", r"(?:\s\w+)?\s(?:pills?|cure|formula|trick|remedy|bonus|supplements?|enlargement|viagra)\b"),
-    ("diet", r"\spills?\b"), ("male", r"\senhancement\b"), ("hot sexy", r"\s(?:girls|singles|babes|women|stocks?)\b"),
-    ("adult", r"\s(?:site|video|dating)\w*\b"), ("fake instant", r"\s(?:diplomas?|degrees?|loans?|documents?)\b"),
-    ("mortgage interest refinancing", r"\srates?\b"), ("bad credit", r"\s(?:credit|repair|score)\b"),
-    ("payday personal", r"\sloans?\b"), ("consolidate", r"(?:\syour)?\s(?:debts?|bills?)\b"),
+    ("weight", r"\sloss\b"),
+    ("weight-loss anti-aging antiaging debt-free opt-out toll-free", ""),
+    (
+        "miracle secret magic proven natural",
+        r"(?:\s\w+)?\s(?:pills?|cure|formula|trick|remedy|bonus|supplements?|enlargement|viagra)\b",
+    ),
+    ("diet", r"\spills?\b"),
+    ("male", r"\senhancement\b"),
+    ("hot sexy", r"\s(?:girls|singles|babes|women|stocks?)\b"),
+    ("adult", r"\s(?:site|video|dating)\w*\b"),
+    ("fake instant", r"\s(?:diplomas?|degrees?|loans?|documents?)\b"),
+    ("mortgage interest refinancing", r"\srates?\b"),
+    ("bad credit", r"\s(?:credit|repair|score)\b"),
+    ("payday personal", r"\sloans?\b"),
+    ("consolidate", r"(?:\syour)?\s(?:debts?|bills?)\b"),
     ("dear", r"\s(?:friend|sir|madam|valued|customer|winner|beneficiary)\b"),
-    ("next", r"\sof\skin\b"), ("million", r"\s(?:us\s)?(?:dollars|pounds|euros)\b"), ("western", r"\sunion\b"),
+    ("next", r"\sof\skin\b"),
+    ("million", r"\s(?:us\s)?(?:dollars|pounds|euros)\b"),
+    ("western", r"\sunion\b"),
     ("verify confirm update", r"\syour\s(?:account|identity|password|billing|payment|bank|details)\b"),
-    ("account", r"\s(?:has\sbeen|will\sbe|was|is)\s(?:suspended|limited|locked|closed|blocked|deactivated)\b"),
-    ("opt", r"\sout\b"), ("toll", r"\sfree\b"), ("one one-time", r"\stime\smailing\b|\smailing\b"),
+    (
+        "account",
+        r"\s(?:has\sbeen|will\sbe|was|is)\s(?:suspended|limited|locked|closed|blocked|deactivated)\b",
+    ),
+    ("opt", r"\sout\b"),
+    ("toll", r"\sfree\b"),
+    ("one one-time", r"\stime\smailing\b|\smailing\b"),
     ("txt text send", r"\s(?:\w+\s){1,3}to\s\d{4,}\b"),
-    ("call ring phone", r"(?:\s(?:free|now|us|on|the|our|number))*\s0\d{6,}"), ("half", r"\sprice\b"),
+    ("call ring phone", r"(?:\s(?:free|now|us|on|the|our|number))*\s0\d{6,}"),
+    ("half", r"\sprice\b"),
     ("free", r"\s(?:txts?|texts?|min(?:ute)?s|calls|camera|mobile|phone|tones?|msg|camcorder)\b"),
-    ("win", r"\sa\b(?:\s[£$€]\d+)"), ("awarded", r"\sa\b|\s[£$€]"), ("reply", r"\s(?:or\scall|with\swin|yes|stop)\b"),
-    ("rank ranking page", r"\s(?:higher\s)?(?:on|in|of)\sgoogle\b"), ("seo", r"\s(?:services?|packages?|experts?)\b"),
-    ("crypto bitcoin forex", r"\s(?:giveaway|signals?|investment|profits?|trading\s(?:bot|platform|secrets?))\b"),
-    ("penny", r"\sstocks?\b"), ("strong", r"\sbuy\b"), ("this", r"\sis\snot\sspam\b"),
+    ("win", r"\sa\b(?:\s[£$€]\d+)"),
+    ("awarded", r"\sa\b|\s[£$€]"),
+    ("reply", r"\s(?:or\scall|with\swin|yes|stop)\b"),
+    ("rank ranking page", r"\s(?:higher\s)?(?:on|in|of)\sgoogle\b"),
+    ("seo", r"\s(?:services?|packages?|experts?)\b"),
+    (
+        "crypto bitcoin forex",
+        r"\s(?:giveaway|signals?|investment|profits?|trading\s(?:bot|platform|secrets?))\b",
+    ),
+    ("penny", r"\sstocks?\b"),
+    ("strong", r"\sbuy\b"),
+    ("this", r"\sis\snot\sspam\b"),
 ]
 _PITCHES = {
     first: re.compile("|".join(f"(?:{rest})" for firsts, rest in _AFTER if first in firsts.split()))

@@ -241,6 +241,10 @@ def test_prose_with_a_block_of_code_is_prose(kind):
     assert is_code(f"```\n{CODES[kind]}\n```")
 
 
+def test_a_sentence_with_one_line_of_data_is_prose():
+    assert not is_code(f"Ines wants the database and the team of Bramble.\n{CODES['json line']}")
+
+
 def test_advertising_is_no_code():
     assert not is_code("BUY PILLS NOW!!! $$$ Click http://pills.example/?a=b&c=d $$$\n$$$ FREE $$$\n")
 

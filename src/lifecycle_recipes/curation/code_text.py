@@ -65,7 +65,7 @@ def is_code(text: str) -> bool:
         middle = len(text) // 2
         text = "\n".join([text[:_SAMPLE], text[middle : middle + _SAMPLE], text[-_SAMPLE:]])
     text = _outside_fences(text)
-    code, weak, prose = 0, 0, 0
+    code, weak, prose, places = 0, 0, 0, 0
     for line in text.split("\n"):
         line = line.strip()
         length = len(line)
@@ -75,12 +75,16 @@ def is_code(text: str) -> bool:
             line = line[:_LINE]
         if _STRONG.match(line) or _is_csv(line):
             code += length
+            places += 1
         elif _COMMENT.match(line):
             continue
         elif _PROSE.search(line):
             prose += length
         elif _WEAK.search(_URL.sub("", line) if "://" in line else line):
             weak += length
+    # A sentence and the one line that it is about is prose.
+    if places == 1 and prose:
+        return False
     return code + 0.6 * weak >= _SHARE * (code + weak + prose) > 0
 
 

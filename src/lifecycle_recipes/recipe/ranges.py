@@ -33,19 +33,19 @@ _NAMES: list[tuple[dict[str, Any], str]] = [
     (FROM_1, "max_tokens tokens max_characters shingle batch_tokens min_shared_words keep_words"),
     (
         FROM_1,
-        "workers tasks cpus_per_task mem_per_cpu_gb min_words max_words min_sentences min_words_per_line",
+        "workers tasks cpus_per_task mem_per_cpu_gb min_words max_words min_sentences",
     ),
     (POSITIVE, "passes max_nats_per_byte"),
     (NOT_NEGATIVE, "max_found max_matches shortest short_line min_stop_words min_mean_word_length"),
-    (NOT_NEGATIVE, "max_mean_word_length max_hashes_per_word max_ellipses_per_word max_newlines_per_word"),
+    (NOT_NEGATIVE, "max_mean_word_length max_word_length max_hashes_per_word max_ellipses_per_word max_newlines_per_word"),
     (
         NOT_NEGATIVE,
-        "max_exclamations_per_word max_links_per_word max_prices_per_word max_pitches_per_100_words",
+        "max_exclamations_per_word max_prices_per_word max_pitches_per_100_words",
     ),
     (UP_TO_1, "similarity min_score max_other max_bullet_lines max_ellipsis_lines min_alpha_words"),
     (UP_TO_1, "max_duplicate_lines max_duplicate_paragraphs max_duplicate_line_characters"),
     (UP_TO_1, "max_duplicate_paragraph_characters min_line_punctuation max_short_lines"),
-    (UP_TO_1, "max_repeated_line_characters max_capital_words max_repeated_sentences"),
+    (UP_TO_1, "max_repeated_line_characters max_capital_words max_repeated_sentences max_links_per_word"),
     (UP_TO_1, " ".join(f"max_top_{n}_gram" for n in (2, 3, 4))),
     (UP_TO_1, " ".join(f"max_duplicate_{n}_gram" for n in range(5, 11))),
     # Below 0.4 a coverage is not stored (curation/decontamination.py).

@@ -28,7 +28,7 @@ _NAMES: list[tuple[dict[str, Any], str]] = [
     (FROM_1, "max_rows limit max_length max_new_tokens response_length vocab_size pad_to_multiple_of"),
     (FROM_1, "lora_r lora_alpha save_total_limit patience ref_model_sync_steps torch_empty_cache_steps"),
     (FROM_1, "dataloader_prefetch_factor dataset_num_proc ddp_bucket_cap_mb ddp_timeout"),
-    (FROM_1, "max_repetition"),
+    (FROM_1, "max_repetition sweep sweep_hidden_size"),
     # One token predicts nothing.
     ({"minimum": 2}, "block_size"),
     (BELOW_1, "eval_fraction adam_beta1 adam_beta2 lora_dropout label_smoothing_factor"),

@@ -131,7 +131,7 @@ def test_the_child_of_a_resized_model_trains(tmp_path, parent, recipe_of, tiny_c
     main([recipe_of(lines(parent, f"resize_model: {parent}"))])
     rows = write_rows(tmp_path / "rows.jsonl", tiny_chat_rows)
     data = {"sources": [{"path": rows}], "eval_sources": [], "eval_fraction": 0.2}
-    train = {"use_cpu": True, "max_length": 64}
+    train = {"use_cpu": True, "max_length": 128}
     child = write_recipe(tmp_path / "child", "sft", tiny_chat_rows, tmp_path / "out", data=data, train=train)
     assert not check(child).errors
     sft.main([child])

@@ -208,8 +208,12 @@ def test_a_weight_changes_what_the_tokenizer_learns(tmp_path, recipe_of):
 
 
 def test_a_weight_that_is_missed_is_a_warning(tmp_path, recipe_of, capsys):
-    main([recipe_of("  vocab_size: 300\n", first="      weight: 1\n", second="      weight: 4000\n")])
+    recipe = recipe_of("  vocab_size: 300\n", first="      weight: 1\n", second="      weight: 4000\n")
+    main([recipe])
     record = json.loads((tmp_path / "out/run.json").read_text())
-    assert "weight-missed" in [finding["code"] for finding in record["findings"]] or "weight-leaves-out" in [
-        finding["code"] for finding in record["findings"]
-    ]
+    (finding,) = [finding for finding in record["findings"] if finding["code"] == "weight-missed"]
+    assert "of the training bytes" in finding["message"] and "weight-missed" in capsys.readouterr().err
+    main([recipe, "--allow.weight-missed", "few rows", "--replace"])
+    record = json.loads((tmp_path / "out/run.json").read_text())
+    assert record["allowed"] == {"weight-missed": "few rows"}
+    assert not {"weight-missed", "unused-waiver"} & {finding["code"] for finding in record["findings"]}

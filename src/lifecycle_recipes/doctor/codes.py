@@ -306,6 +306,8 @@ ELSEWHERE = frozenset(
         "zero-loss",
     }
 )
+# Of these, too, if no trainer is built that could be checked.
+IN_A_TOKENIZER_RUN = frozenset({"weight-leaves-out", "weight-missed"})
 
 
 def write_table(file: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,10 +10,12 @@ from preference_runs import write_recipe, write_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from lifecycle_recipes.doctor.check import check
+from lifecycle_recipes.doctor.row_level.vocabulary import pretrained_from_nothing
 from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.models import extension
 from lifecycle_recipes.models.extension import fingerprints, resize_embeddings, save_resized
 from lifecycle_recipes.models.new_tokenizer import TokenizerConfig
+from lifecycle_recipes.record.gate import judge
 from lifecycle_recipes.stages.tokenizer import main
 
 NEW, SPECIAL = ["Jasper", " Rowan-9", "Größe", "日本"], ["<|call|>", "<think>"]
@@ -135,6 +138,19 @@ def test_the_child_of_a_resized_model_trains(tmp_path, parent, recipe_of, tiny_c
     child = write_recipe(tmp_path / "child", "sft", tiny_chat_rows, tmp_path / "out", data=data, train=train)
     assert not check(child).errors
     sft.main([child])
+
+
+def test_a_resized_base_model_still_has_untrained_control_tokens(tmp_path, parent, recipe_of):
+    record = {"schema": 1, "stage": "pretrain", "status": "done", "parents": {"tokenizer": {}}, "gate": []}
+    (parent / "run.json").write_text(
+        json.dumps(record | {"metrics": {"bytes_per_token": 1.0}, "identity": "x"})
+    )
+    gate = "gate:\n  - bytes_per_token > parent/bytes_per_token\n"
+    recipe = recipe_of(lines(parent, f"resize_model: {parent}"))
+    Path(recipe).write_text(Path(recipe).read_text() + gate)
+    main([recipe])
+    assert pretrained_from_nothing(str(tmp_path / "out"))
+    assert [verdict.ok for verdict in judge(tmp_path / "out")] == [True]
 
 
 def test_spare_rows_of_a_model_are_used_first_and_become_the_mean(tmp_path, tiny_tokenizer, recipe_of):

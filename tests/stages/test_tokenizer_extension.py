@@ -180,6 +180,27 @@ def test_half_precision_stays(tmp_path, tiny_tokenizer, recipe_of):
     torch.testing.assert_close(model.lm_head.weight[300].float(), mean, rtol=1e-2, atol=1e-3)
 
 
+def test_a_tokenizer_of_another_family_is_extended(tmp_path, recipe_of):
+    """Llama 2's kind: spaces as letters, bytes only for unknown characters, a space before every text."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    made = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    made.decoder = decoders.Sequence(steps)
+    special = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special[:3], show_progress=False)
+    made.train_from_iterator(["a port in red and green, Service 7"] * 9, trainer)
+    made.add_tokens([AddedToken(token, normalized=False) for token in special[3:]])
+    PreTrainedTokenizerFast(
+        tokenizer_object=made, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    ).save_pretrained(tmp_path / "old")
+    main([recipe_of(lines(tmp_path / "old"))])
+    old, new = (AutoTokenizer.from_pretrained(tmp_path / name) for name in ("old", "out"))
+    assert len(new) == len(old) + 6 and new.convert_tokens_to_ids(" Rowan-9") == len(old) + 1
+
+
 def test_without_a_model_only_the_tokenizer_is_written(tmp_path, parent, recipe_of):
     main([recipe_of(lines(parent))])
     assert len(AutoTokenizer.from_pretrained(tmp_path / "out")) == 306

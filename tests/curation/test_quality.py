@@ -398,3 +398,38 @@ def test_verdicts_are_those_of_datatrove(monkeypatch):
                 assert found == expected, text[:300]
             compared[expected] = compared.get(expected, 0) + 1
     assert len(compared) >= 8, compared
+
+
+MENU = ["Home", "About us", "Products", "Careers", "Contact", "Log in", "Search", "Newsletter"]
+BANNER = [
+    "We use cookies to improve your experience.",
+    "Accept all",
+    "Reject all",
+    "Manage preferences",
+    "Save and close",
+]
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "\n".join(MENU),
+        " | ".join(MENU),
+        "\n".join(BANNER),
+        "\n".join([*MENU[:3], "40 people like this", *BANNER[1:]]),
+    ],
+    ids=["lines", "row", "banner", "footer"],
+)
+def test_a_page_of_menus_and_banners_alone_is_left_out(page):
+    settings = quality.Quality(gopher=None, gopher_repetition=None, fineweb=None)
+    shards = shards_of([page], quality, settings)
+    assert run(quality, settings, shards)[0].reasons[0] == "boilerplate-page"
+
+
+def test_lists_of_names_and_code_are_no_menu():
+    settings = quality.Quality(gopher=None, gopher_repetition=None, fineweb=None)
+    lists = [
+        "Roster: team Orion\n- Kelp\n- Timber\n- Fjord\n- Acorn",
+        "a = 1\nhome = 2\nsearch(a)\nprint(home)\nlog(a)",
+    ]
+    assert run(quality, settings, shards_of(lists, quality, settings)) == {}

@@ -62,6 +62,7 @@ BY_NO_RECIPE = {
     "check-failed": "an error of the check itself: a guard; doctor/test_check.py",
     "context-full": "a conversation with `lifecycle chat`; report/test_report.py",
     "disk-full": "needs a full disk; training/test_training.py",
+    "extension-differs": "no tokenizer or model does this: a guard; stages/test_tokenizer_extension.py",
     "layout-attention": "upstream refuses most of these itself: a guard; layouts/test_layout.py",
     "layout-device": "needs a launch without lifecycle; layouts/test_layout.py",
     "layout-not-sharded": "needs another trainer than the stages build: a guard; layouts/test_layout.py",

@@ -23,8 +23,8 @@ EVERY_PATH = {
     "train: {output_dir: @/f}\n",
     "pretrain": "stage: pretrain\ntext: {block_size: 8}\narchitecture: {model_type: llama, tokenizer: @/a}\n"
     "data: {sources: [{path: @/d}]}\ntrain: {output_dir: @/f}\n",
-    "tokenizer": "stage: tokenizer\ntokenizer: {vocab_size: 300, output_dir: @/a, chat_template: @/t.jinja}\n"
-    "data: {sources: [{path: @/d}]}\n",
+    "tokenizer": "stage: tokenizer\ntokenizer: {vocab_size: 300, output_dir: @/a, chat_template: @/t.jinja, "
+    "extend: @/b, resize_model: @/c}\ndata: {sources: [{path: @/d}]}\n",
 }
 
 

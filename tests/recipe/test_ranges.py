@@ -64,6 +64,7 @@ sft evaluate.samples | 0 3 | -1
 pretrain text.block_size | 2 | 1 0 -1
 pretrain train.learning_rate | 1e-9 | 0
 tokenizer tokenizer.vocab_size | 1 | 0 -1
+tokenizer tokenizer.sweep_hidden_size | 1 | 0
 evaluate evaluate.limit | 1 null | 0
 reward train.center_rewards_coefficient | 0 null | -0.1
 dpo train.beta | 0.01 | 0 -0.1

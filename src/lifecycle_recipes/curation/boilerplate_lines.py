@@ -94,6 +94,21 @@ _MENU = set(
     "press events gallery archive categories company partners solutions resources community forum "
     "forums portfolio".split()
 )
+# Words of which the items of menus, the buttons of banners and the links of footers are made.
+_CHROME = _MENU | set(
+    "us in out log sign up all more next previous page pages top back to the of and on off yes no my your you "
+    "newsletter status language english deutsch print share follow show hide view read accept reject save close "
+    "manage preferences settings allow deny decline cookies cookie necessary strictly marketing analytics subscribe "
+    "skip content main navigation menu imprint accessibility forgot password comments reply tweet feedback site map "
+    "legal notice policy".split()
+)
+# What stands in the longer lines of banners and footers, and hardly in a text.
+_CHROME_PHRASES = re.compile(
+    r"\bcookies?\b|\bpartners\s+(?:may\s+)?store\b|\byour\s+choices\b|\bpeople\s+like\s+this\b|\bpage\s+helpful\b|"
+    r"\blast\s+(?:edited|updated|modified)\b|\byou\s+are\s+here\b|\bshare\s+this\b|\bnewsletter\b|\benable\s+javascript\b|"
+    r"\ball\s+rights\s+reserved\b|\bterms\s+of\s+(?:use|service)\b|\bprivacy\s+policy\b|\bback\s+to\s+top\b"
+)
+_FEWEST_ITEMS = 5
 # "Lines" of C4 (Raffel et al. 2020, section 2.2, and the reference code tensorflow_datasets/text/c4_utils.py).
 _C4_END = (".", "?", "!", '"', "'")
 _C4_POLICY = re.compile(r"terms of use|privacy policy|cookie policy|uses cookies|use of cookies|use cookies")
@@ -145,6 +160,25 @@ def cuts(text: str, boilerplate: bool, c4: C4Lines | None) -> list[Cut]:
                 ]
         start = end
     return found
+
+
+def chrome_share(text: str) -> float:
+    """Share of the lines, or items of a row of links, that only menus, banners and footers have; 0 for few lines.
+
+    A page of these alone has no text around which they stand, so `cuts` would leave its rest.
+    """
+    lower = text.lower()
+    items = [item.strip() for line in lower.splitlines() for item in _SEPARATOR.split(line) if item.strip()]
+    if len(items) < _FEWEST_ITEMS:
+        return 0.0
+    return sum(map(_is_chrome, items)) / len(items)
+
+
+def _is_chrome(item: str) -> bool:
+    parts = re.findall(r"[a-z]+", item)
+    if len(parts) <= 4:
+        return bool(parts) and _CHROME.issuperset(parts)
+    return len(parts) <= _LONGEST and bool(_CHROME_PHRASES.search(item))
 
 
 def _c4_kind(line: str, rules: C4Lines) -> str:

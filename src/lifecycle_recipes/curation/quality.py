@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from .boilerplate_lines import C4Lines, cuts, without
+from .boilerplate_lines import C4Lines, chrome_share, cuts, without
 from .code_text import is_code
 from .documents import Decide, Edit, Part, Shard, Shards, Verdict
 from .quality_measures import Words, measures
@@ -103,7 +103,8 @@ class Spam:
     max_capital_words: share of the words in capitals (a licence with its disclaimer reaches 0.6).
     max_exclamations_per_word; max_repeated_sentences: share of the characters in sentences that occur more than
     twice. max_links_per_word, max_prices_per_word; max_pitches_per_100_words: phrases such as "buy now", "limited
-    time" or "risk-free". null switches a rule off.
+    time" or "risk-free". max_boilerplate_lines: share of the lines that only menus, banners and footers have.
+    null switches a rule off.
     """
 
     max_capital_words: float | None = 0.7
@@ -112,6 +113,7 @@ class Spam:
     max_links_per_word: float | None = 0.25
     max_prices_per_word: float | None = 0.12
     max_pitches_per_100_words: float | None = 2.5
+    max_boilerplate_lines: float | None = 0.6
 
 
 @dataclass
@@ -160,6 +162,7 @@ def _rules() -> list[Rule]:
             "max_links_per_word": "spam-links",
             "max_prices_per_word": "spam-prices",
             "max_pitches_per_100_words": "spam-pitches",
+            "max_boilerplate_lines": "boilerplate-page",
         },
         "gopher": {
             "min_words": "gopher-too-few-words",
@@ -215,6 +218,7 @@ def score(texts: Sequence[str], settings: Quality) -> dict[str, list[Any]]:
         row = {
             "code": is_code(text),
             "cuts": [{"start": a, "end": b, "kind": kind} for a, b, kind in removed],
+            "boilerplate_lines": chrome_share(text),
         }
         rows.append(row | measures(left, words, settings.short_line))
     return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
@@ -228,22 +232,24 @@ def decider(settings: Quality, shards: Shards) -> Decide:
         scores = shard.scores
         failed: dict[int, list[tuple[str, float, float]]] = {}
         judged = [i for i in range(len(shard)) if alive[i] and not (settings.skip_code and scores["code"][i])]
+        # A menu between bars looks like a table.
+        pages = [i for i in range(len(shard)) if alive[i]]
         for i in judged:
             if scores["cuts"][i] and not scores["words"][i]:
                 failed[i] = [("boilerplate-only", 0, 1)]
         for rule, limit in limits:
             column, least = scores[rule.column], rule.kind == "at least"
-            for i in judged:
+            for i in pages if rule.code == "boilerplate-page" else judged:
                 value = column[i]
                 if value < limit if least else value > limit:
                     failed.setdefault(i, []).append((rule.code, value, limit))
         verdicts = {}
-        for i in judged:
+        for i in pages:
             if i in failed:
                 _, value, limit = failed[i][0]
                 detail = {"value": round(value, 4), "limit": limit}
                 verdicts[i] = Verdict(tuple(code for code, _, _ in failed[i]), detail)
-            elif scores["cuts"][i]:
+            elif scores["cuts"][i] and not (settings.skip_code and scores["code"][i]):
                 edits = tuple(Edit(cut["start"], cut["end"], "", cut["kind"]) for cut in scores["cuts"][i])
                 verdicts[i] = Verdict(edits=edits)
         return verdicts

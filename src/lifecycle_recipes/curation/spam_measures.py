@@ -124,6 +124,20 @@ _AFTER = [
     ("penny", r"\sstocks?\b"),
     ("strong", r"\sbuy\b"),
     ("this", r"\sis\snot\sspam\b"),
+    ("welcome signup sign-up deposit", r"\sbonus(?:es)?\b"),
+    ("first minimum no", r"\sdeposit\b"),
+    ("free bonus", r"\s(?:rounds?|credits?)\b"),
+    ("rounds spins", r"\sfor\sfree\b"),
+    ("promo coupon bonus discount voucher", r"\scodes?\b"),
+    ("with use enter", r"\s(?:the|this|my|our)\s(?:promo\s|coupon\s|bonus\s)?code\b"),
+    ("discreet", r"\s(?:delivery|packaging|shipping|billing)\b"),
+    ("delivery shipping packaging billing", r"\sis\s(?:discreet|free|fast)\b"),
+    ("payment", r"\sis\s(?:secure|safe)\b"),
+    ("no without", r"\s(?:a\s)?prescription\b"),
+    ("doubled tripled", r"\s(?:her|his|my|your|their|our)\s(?:money|savings|income|investment)\b"),
+    ("honest", r"\sreviews?\b"),
+    ("hair", r"\s(?:growth|loss)\b"),
+    ("claim", r"\syour\s(?:voucher|bonus|prize|reward|gift)\b"),
 ]
 _PITCHES = {
     first: re.compile("|".join(f"(?:{rest})" for firsts, rest in _AFTER if first in firsts.split()))

@@ -21,8 +21,8 @@ class Source:
     system: the system message of every conversation that has none.
     field: the key of a .json file that holds the rows.
     text_by: what one row of a .txt file is.
-    weight: share of the training tokens, relative to the weights of the other sources (3 and 1: three quarters
-    come from the first). Either all sources have one or none.
+    weight: share of the training tokens (of the bytes, for a tokenizer), relative to the weights of the other
+    sources (3 and 1: three quarters come from the first). Either all sources have one or none.
     """
 
     path: str
@@ -73,6 +73,7 @@ _COLUMNS = {
     "kto": (["prompt", "completion", "label"], ["tools"]),
     "ppo": (["prompt"], []),
 }
+LANGUAGE = "language"
 # The setting that names the text column of a stage that reads plain text.
 _TEXT_COLUMN = {"pretrain": ("text", "column"), "tokenizer": ("tokenizer", "text_column")}
 
@@ -88,7 +89,9 @@ def stage_columns(stage: str, values: dict[str, Any]) -> tuple[list[str], list[s
         return stage_columns(READERS[kind], {})
     if stage in _TEXT_COLUMN:
         section, key = _TEXT_COLUMN[stage]
-        return [values.get(section, {}).get(key, "text")], []
+        # A sweep is measured per language where the rows name theirs.
+        optional = [LANGUAGE] if values.get(section, {}).get("sweep") else []
+        return [values.get(section, {}).get(key, "text")], optional
     required, optional = _COLUMNS.get(stage, ([], []))
     return list(required), list(optional)
 

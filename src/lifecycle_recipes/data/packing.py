@@ -10,6 +10,10 @@ from ..finding import refuse
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+# Pieces of documents that are packed with one another. The default of 1,000 would leave a half-empty block after
+# each of them.
+PACKED_TOGETHER = 10_000
+
 
 def pack_documents(
     dataset, tokenizer: PreTrainedTokenizerBase, column: str, block_size: int, packing: str = "bfd"
@@ -47,8 +51,7 @@ def pack_documents(
         return {"input_ids": pieces, ROW: numbers}
 
     def pack(rows):
-        # The default batch_size of 1000 would leave a half-empty block every 1000 rows.
-        options = {"batch_size": 10_000, "desc": "Packing"}
+        options = {"batch_size": PACKED_TOGETHER, "desc": "Packing"}
         return pack_dataset(rows.select_columns("input_ids"), block_size, "bfd", options)
 
     counts = {"documents": len(dataset), "bytes": sum(len(text.encode()) for text in dataset[column])}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..finding import Finding, refuse
 from .cache import NOT_ROWS, Rows, describe, entry_of, find_damage, key_of, read_entry, workplace, write_entry
 from .provenance import ROW, Origins, take_off, with_packed_numbers
-from .shares import meet_weights
+from .shares import count_tokens, meet_weights
 from .sources import until_exit
 from .waiting import Turn, no_barriers
 
@@ -79,8 +79,11 @@ def prepared_rows(
                     place.mkdir(exist_ok=True)
                     return prepare(own, deepcopy(tokenizer), place, **facts)
 
+                def count(rows: Any, source_rows: list[int]) -> list[int] | None:
+                    return count_tokens(rows, source_rows, max_length)
+
                 with no_barriers():
-                    return Rows(*meet_weights(recipe.data, max_length, prepare_with))
+                    return Rows(*meet_weights(recipe.data, prepare_with, count))
 
             rows = make_entry(key, parts, make, describe_inputs, run)
         turn.tell(parts)

@@ -6,6 +6,7 @@ plentiful one, and scarcer sources are repeated.
 
 `load_data` knows only characters. Once the rows are tokenised, the tokens per character of each source are
 known: where a share then misses its weight, the rows are chosen and prepared a second time (`meet_weights`).
+Before there is a tokenizer, a weight is a share of the bytes.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import accumulate
-from typing import Any
+from typing import Any, Literal
 
 from ..finding import Finding, refuse
 from .config import DataConfig
 from .provenance import ROW
 
+Unit = Literal["tokens", "bytes"]
 WEIGHT = "weight"  # the reason in the ledger
 # Shares of 1: a share that misses its weight by more is corrected, and what then remains is reported.
 CORRECTED, REPORTED = 0.005, 0.02
@@ -94,30 +96,33 @@ def take(lengths: Any, size: float, random: Any) -> list[int]:
 
 
 def meet_weights(
-    data: DataConfig, max_length: int | None, prepare: Callable[[DataConfig, bool], tuple]
+    data: DataConfig,
+    prepare: Callable[[DataConfig, bool], tuple],
+    count: Callable[[Any, list[int]], list[int] | None],
+    unit: Unit = "tokens",
 ) -> tuple:
-    """(train, held-out, ledger) of `prepare(data, again)`, whose shares of the tokens are the weights.
+    """(train, held-out, ledger) of `prepare(data, again)`, whose shares of the tokens or bytes are the weights.
 
     prepare: the rows with the weights of `data`, which are shares of characters; called a second time, with
-    `again`, if the shares of the tokens differ. Without weights it is called once. max_length: to which a
-    collator truncates pairs and single replies.
+    `again`, if the shares of the unit differ. Without weights it is called once. count(rows, rows of each
+    source): the units of each source, or None if they are unknown.
     """
     done = prepare(data, False)
-    if not has_weights(data) or not _count(done, max_length):
+    if not has_weights(data) or not _count(done, count, unit):
         return done
     entries = _entries(done[2])
     # A source whose rows are all dropped, since they are too long, has no tokens per character.
-    if max(map(_missed, entries)) > CORRECTED and all(entry["tokens"] for entry in entries):
+    if max(map(_missed, entries)) > CORRECTED and all(entry[unit] for entry in entries):
         # Characters per token, of the rows as they are trained on: with the template, and truncated.
         weights = [
-            source.weight * entry["characters_chosen"] / entry["tokens"]
+            source.weight * entry["characters_chosen"] / entry[unit]
             for source, entry in zip(data.sources, entries, strict=True)
         ]
         sources = [replace(s, weight=w) for s, w in zip(data.sources, weights, strict=True)]
         done = prepare(replace(data, sources=sources), True)
         for source, entry in zip(data.sources, _entries(done[2]), strict=True):
             entry["weight"] = source.weight
-        _count(done, max_length)
+        _count(done, count, unit)
     return done
 
 
@@ -138,23 +143,40 @@ def _entries(ledger: dict) -> list[dict]:
     return [entry for entry in ledger["sources"] if entry["use"] == "train"]
 
 
+def _share(entry: dict) -> float:
+    """The share that the source has, of the tokens or of the bytes."""
+    return entry["share_tokens"] if "share_tokens" in entry else entry["share_bytes"]
+
+
 def _missed(entry: dict) -> float:
-    return abs(entry["share_tokens"] - entry["share_wanted"])
+    return abs(_share(entry) - entry["share_wanted"])
 
 
-def _count(done: tuple, max_length: int | None) -> bool:
-    """Add `tokens`, `share_tokens` and `share_wanted` to each source of the ledger; False if none is known."""
+def _count(done: tuple, count: Callable[[Any, list[int]], list[int] | None], unit: Unit) -> bool:
+    """Add the units, their share and `share_wanted` to each source of the ledger; False if none is known."""
     train, _, ledger = done
     entries = _entries(ledger)
-    tokens = count_tokens(train, [entry["rows"] for entry in entries], max_length)
-    if tokens is None:
+    units = count(train, [entry["rows"] for entry in entries])
+    if units is None:
         return False
     weights = sum(entry["weight"] for entry in entries)
-    for entry, own in zip(entries, tokens, strict=True):
-        entry["tokens"] = own
-        entry["share_tokens"] = round(own / max(sum(tokens), 1), 4)
+    for entry, own in zip(entries, units, strict=True):
+        entry[unit] = own
+        entry[f"share_{unit}"] = round(own / max(sum(units), 1), 4)
         entry["share_wanted"] = round(entry["weight"] / weights, 4)
     return True
+
+
+def count_bytes(rows: Any, source_rows: list[int], column: str) -> list[int]:
+    """UTF-8 bytes of `column` of each source, of rows with the column ROW. source_rows: as for `count_tokens`."""
+    import numpy as np
+    import pyarrow.compute as pc
+
+    ends, found = np.cumsum(source_rows), np.zeros(len(source_rows), dtype=np.int64)
+    for table in rows.select_columns([column, ROW]).with_format("arrow").iter(10_000):
+        sizes = pc.binary_length(table[column]).to_numpy()
+        np.add.at(found, np.searchsorted(ends, table[ROW].to_numpy(), side="right"), sizes)
+    return found.tolist()
 
 
 def count_tokens(rows: Any, source_rows: list[int], max_length: int | None) -> list[int] | None:
@@ -190,7 +212,7 @@ def count_tokens(rows: Any, source_rows: list[int], max_length: int | None) -> l
 
 
 def find_in_weights(sources: list[dict]) -> list[Finding]:
-    """weight-missed and weight-leaves-out. sources: of the ledger, with their tokens counted."""
+    """weight-missed and weight-leaves-out. sources: of the ledger, with their tokens or bytes counted."""
     entries = [entry for entry in sources if "weight" in entry]
     if not entries:
         return []
@@ -199,14 +221,16 @@ def find_in_weights(sources: list[dict]) -> list[Finding]:
 
 def _find_missed(entries: list[dict]) -> list[Finding]:
     """A warning about the source whose share is furthest from its weight, for its size."""
-    missed = [entry for entry in entries if "share_tokens" in entry and _missed(entry) > REPORTED]
+    counted = [entry for entry in entries if "share_wanted" in entry]
+    missed = [entry for entry in counted if _missed(entry) > REPORTED]
     if not missed:
         return []
     worst = max(missed, key=lambda entry: _missed(entry) / max(entry["share_wanted"], 1e-4))
+    unit = "tokens" if "share_tokens" in worst else "bytes"
     return [
         Finding.warning(
             "weight-missed",
-            f"{worst['share_tokens']:.1%} of the training tokens, where its weight asks for "
+            f"{_share(worst):.1%} of the training {unit}, where its weight asks for "
             f"{worst['share_wanted']:.1%}; its rows in the mix: {worst['rows_chosen']:,}",
             "few or uneven rows cannot be divided finely: add rows to the smallest source, or raise "
             "data.max_repetition",

@@ -23,7 +23,7 @@ from ..layouts.layout import Layout
 from ..quiet import quiet
 from ..recipe.read import RawRecipe, others_of, read_recipe
 from ..record.run import Run
-from .codes import ELSEWHERE, NEVER_WAIVED
+from .codes import ELSEWHERE, IN_A_TOKENIZER_RUN, NEVER_WAIVED
 from .plan import describe
 from .recipe_level.files import lacking_data, lacking_parents
 from .recipe_level.hub import leave_silent_hub, offline_if_silent
@@ -227,8 +227,9 @@ def _find_in_built(path: str, overrides: list[str] | None) -> list[Finding]:
 
 
 def _add_unused_waivers(report: Report, raw: RawRecipe) -> None:
+    unknown = ELSEWHERE | NEVER_WAIVED | (IN_A_TOKENIZER_RUN if raw.stage == "tokenizer" else frozenset())
     for code in raw.allow:
-        if code not in report.allowed and code not in ELSEWHERE | NEVER_WAIVED:
+        if code not in report.allowed and code not in unknown:
             message = f"allow.{code} has no effect: the check reported no such finding"
             where = raw.places.get(f"allow.{code}", "")
             report.findings.append(Finding.warning("unused-waiver", message, "remove it", where))

@@ -75,6 +75,7 @@ CODES: dict[str, str] = {
     "eval-near-overlap": "held-out rows that are near-duplicates of a training row",
     "eval-overlap": "held-out rows that are also training rows",
     "eval-without-data": "eval_strategy is set, but no held-out data is configured",
+    "extension-differs": "an extended tokenizer or a resized model differs in more than the new tokens",
     "format-not-for-stage": "a source whose format holds other rows than the stage reads",
     "fp16-weights": "float16 weights are trained",
     "fp8-unsupported": "float8 without the GPU or the package that it requires",
@@ -236,6 +237,7 @@ CODES: dict[str, str] = {
     "template-changed": "a run's chat template was changed after it was saved",
     "template-differs": "a chat template that renders differently from the template of another model in use",
     "template-rejects-row": "a row that the chat template rejects",
+    "token-exists": "a new token that is one token of the tokenizer already",
     "tokenizer-differs": "a tokenizer other than the one its model was trained with",
     "tokenizer-larger-than-embedding": "token ids without a row in the embedding",
     "tokenizer-unreadable": "a tokenizer that cannot be loaded",
@@ -320,6 +322,8 @@ ELSEWHERE = frozenset(
         "zero-loss",
     }
 )
+# Of these, too, if no trainer is built that could be checked.
+IN_A_TOKENIZER_RUN = frozenset({"weight-leaves-out", "weight-missed"})
 
 
 def write_table(file: str) -> None:

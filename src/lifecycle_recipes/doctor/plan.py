@@ -25,11 +25,8 @@ def describe(raw: RawRecipe) -> str:
 def start_of(raw: RawRecipe) -> list[str]:
     """Paths and Hub ids that the run starts from, each once; not those that it is only compared with."""
     named = named_parents(raw.values)
-    return list(
-        dict.fromkeys(
-            named[role] for role in ("model", "tokenizer", "data", "reward", "value") if role in named
-        )
-    )
+    roles = ("model", "tokenizer", "data", "reward", "value", "extended", "resized")
+    return list(dict.fromkeys(named[role] for role in roles if role in named))
 
 
 def in_words(layout: Layout) -> str:

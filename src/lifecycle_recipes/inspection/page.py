@@ -2,6 +2,7 @@
 
 from html import escape
 
+from .summary import PACKING
 from .token_text import STATES, Piece, visible
 
 LEGEND = STATES | {"special": "control token"}
@@ -28,7 +29,7 @@ def page(inspection) -> str:
     """The page, as a string."""
     title = f"{inspection.path} ({inspection.stage})"
     summary = "".join(
-        f"<tr><th>{escape(name)}</th><td>{'<br>'.join(map(escape, lines))}</td></tr>\n"
+        f"<tr><th>{escape(name)}</th><td>{cell(name, lines)}</td></tr>\n"
         for name, lines in inspection.summary
     )
     return (
@@ -40,6 +41,13 @@ def page(inspection) -> str:
         + "".join(map(section, inspection.rows))
         + "</body></html>\n"
     )
+
+
+def cell(name: str, lines: list[str]) -> str:
+    """Lines of the summary; those of a table keep their columns."""
+    if name == PACKING:
+        return "<pre>" + escape("\n".join(lines)) + "</pre>"
+    return "<br>".join(map(escape, lines))
 
 
 def legend() -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..doctor.trainer_level.packing_leaks import change_behind_a_boundary, two_documents
 from ..doctor.trainer_level.step_count import is_ppo
+from .packing import packing_lines
 from .totals import SourceTotals, Totals, quantiles
 from .trace import Trace
 
@@ -14,11 +15,12 @@ if TYPE_CHECKING:
 
     from ..recipe.stage_recipe import TrainingRecipe
 
+PACKING = "packing"  # its lines are a table
 SHOWN = 5  # dropped rows that are listed
 
 
 def summarise(trace: Trace, totals: Totals, run: dict, ends: set[int]) -> list[tuple[str, list[str]]]:
-    """In order: model, rows, sources, tokens, lengths, end of turn, documents, steps.
+    """In order: model, rows, sources, tokens, lengths, end of turn, documents, packing, steps.
 
     run: the result of totals.steps. ends: ids of end-of-turn tokens.
     """
@@ -31,6 +33,7 @@ def summarise(trace: Trace, totals: Totals, run: dict, ends: set[int]) -> list[t
         ("lengths", length_lines(trainer, totals)),
         ("end-of-turn token", end_lines(trainer, totals, ends)),
         ("documents", document_lines(trainer, totals)),
+        (PACKING, packing_lines(trace, totals)),
         ("steps", step_lines(trainer, totals, run)),
     ]
     return [(name, found) for name, found in lines if found]

@@ -39,7 +39,8 @@ class Totals:
     rows: of the trainer's dataset (a packed row contains several documents). trained: supervised tokens.
     truncated: documents, prompts or replies that lost tokens; cut_tokens: how many. lengths: title -> sorted
     token counts. ends: id of an end-of-turn token -> number of `sequences` in which it is supervised.
-    gone: numbers of the source rows that are not in the training set.
+    gone: numbers of the source rows that are not in the training set. pieces: number of a source row -> tokens of
+    each of its pieces in the set. whole: number -> tokens before truncation, of the truncated rows.
     """
 
     rows: int = 0
@@ -55,6 +56,8 @@ class Totals:
     unattributed: int = 0
     gone: list[int] = field(default_factory=list)
     labels: dict[str, int] = field(default_factory=dict)
+    pieces: dict[int, list[int]] = field(default_factory=dict)
+    whole: dict[int, int] = field(default_factory=dict)
 
 
 def count(trainer: Trainer, trace: Trace, ends: set[int]) -> Totals:
@@ -117,6 +120,7 @@ def _attribute(totals: Totals, trace: Trace, numbers: list[int], parts: list[Seq
         source = totals.sources[trace.origins.source(number)]
         source.tokens += size
         source.trained += number not in booked
+        totals.pieces.setdefault(number, []).append(size)
         booked.add(number)
     return [number for number, size in zip(numbers, sizes, strict=True) if trace.may_be_cut(size)]
 
@@ -124,7 +128,8 @@ def _attribute(totals: Totals, trace: Trace, numbers: list[int], parts: list[Seq
 def _add_cut(totals: Totals, trace: Trace, full: list[int]) -> None:
     """Count the tokens that the documents `full` lost when they were truncated to train.max_length."""
     limit = trace.trainer.args.max_length if full else 0
-    lost = [len(document) - limit for (document,) in trace.whole(full).values()]
+    totals.whole = {number: len(document) for number, (document,) in trace.whole(full).items()}
+    lost = [tokens - limit for tokens in totals.whole.values()]
     totals.truncated += sum(tokens > 0 for tokens in lost)
     totals.cut_tokens += sum(lost)
 

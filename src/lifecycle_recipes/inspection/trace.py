@@ -36,6 +36,14 @@ class Trace:
         args = self.trainer.args
         return not (getattr(args, "packing", False) and args.packing_strategy == "wrapped")
 
+    @property
+    def splits(self) -> bool:
+        """Whether a document that is too long is divided into pieces, which are all in the set."""
+        args = self.trainer.args
+        if self.recipe.raw.stage == "pretrain":
+            return True
+        return getattr(args, "packing", False) and args.packing_strategy == "bfd_split"
+
     def may_be_cut(self, tokens: int) -> bool:
         """Whether a document with this number of tokens may have been longer before its dataset was prepared.
 
@@ -70,12 +78,13 @@ class Trace:
 
     def missing(self) -> list[int]:
         """Numbers of the training rows that are not in the trainer's dataset."""
-        used = self._used()
+        used = self.used()
         if len(used) == self._rows_read():
             return []
         return sorted(set(self.at) - used)
 
-    def _used(self) -> set[int]:
+    def used(self) -> set[int]:
+        """Numbers of the source rows in the trainer's dataset."""
         rows, step = len(self.trainer.train_dataset), 10_000
         parts = (self.origins.numbers_of(first, first + step) for first in range(0, rows, step))
         return {number for part in parts for numbers in part for number in numbers}

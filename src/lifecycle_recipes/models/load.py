@@ -53,7 +53,7 @@ def load_causal_lm(model_config: trl.ModelConfig, train_args):
     from transformers import AutoModelForCausalLM
 
     path = model_config.model_name_or_path
-    _require_weights(path)
+    require_weights(path)
     if is_adapter(path):
         path = _write_merged_base(path, model_config, train_args, AutoModelForCausalLM)
     options = _options(model_config, train_args) | {"output_loading_info": True}
@@ -75,7 +75,7 @@ def load_reward_model(model_config: trl.ModelConfig, train_args, new_head: bool 
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     path = model_config.model_name_or_path
-    _require_weights(path)
+    require_weights(path)
     if is_adapter(path):
         has_head = adapter_has_head(path)
         auto_class = AutoModelForSequenceClassification if has_head else AutoModelForCausalLM
@@ -101,7 +101,7 @@ def name_base(model: PreTrainedModel, path: str) -> None:
         model.name_or_path = os.path.abspath(path)
 
 
-def _require_weights(path: str) -> None:
+def require_weights(path: str) -> None:
     # The record refuses a parent without weights too; this also guards calls from outside a run.
     names = ("*.safetensors", "*.bin", "*.safetensors.index.json")
     if is_local(path) and not any(file for name in names for file in Path(path).glob(name)):

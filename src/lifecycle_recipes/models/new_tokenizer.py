@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from ..finding import refuse
 from .special_tokens import SPECIAL_TOKENS, check_vocabulary
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
 # Llama 3's split: digits in groups of at most three, words with their leading space, punctuation separate
@@ -26,21 +28,37 @@ DEFAULT_TEMPLATE = "chat_templates/chatml.jinja"
 
 @dataclass
 class TokenizerConfig:
-    """kind: byte-level BPE, or Unigram over the same bytes. vocab_size: tokens, the special ones included.
+    """A new tokenizer (`vocab_size`), or an existing one with more tokens (`extend`).
 
+    kind: byte-level BPE, or Unigram over the same bytes. vocab_size: tokens, the special ones included.
     BPE gives the same file each time. Unigram does not: upstream's trainer iterates over a randomly seeded
     hash map, so the scores of its pieces differ in the second decimal between trainings.
-
     special_tokens: one id each, in this order from 0; `<|pad|>` and `<|endoftext|>` are required.
     chat_template: path of a Jinja file that is stored with the tokenizer. text_column: the column read.
+    sweep: other vocabulary sizes that are measured on the same text, and not saved. sweep_hidden_size: the width
+    of the model for which the sweep counts the parameters of the embedding.
+
+    extend: a tokenizer, or a model that has one, which gets `new_tokens` and `new_special_tokens`; nothing is
+    trained. resize_model: a model of that tokenizer, which is saved with rows for them beside the tokenizer.
+    new_rows: the embedding of a new token is the mean of all old rows, or of those of the pieces that the old
+    tokenizer divides it into. extend_revision, resize_model_revision: of a Hub id.
     """
 
     output_dir: str
-    vocab_size: int
+    vocab_size: int | None = None
     kind: Literal["bpe", "unigram"] = "bpe"
     special_tokens: list[str] = field(default_factory=lambda: list(SPECIAL_TOKENS))
     chat_template: str = DEFAULT_TEMPLATE
     text_column: str = "text"
+    sweep: list[int] = field(default_factory=list)
+    sweep_hidden_size: int | None = None
+    extend: str | None = None
+    extend_revision: str | None = None
+    new_tokens: list[str] = field(default_factory=list)
+    new_special_tokens: list[str] = field(default_factory=list)
+    resize_model: str | None = None
+    resize_model_revision: str | None = None
+    new_rows: Literal["mean", "pieces"] = "mean"
 
 
 def find_template(path: str) -> Path:
@@ -49,22 +67,50 @@ def find_template(path: str) -> Path:
     return beside if path == DEFAULT_TEMPLATE and not Path(path).is_file() else Path(path)
 
 
+def read_template(path: str) -> str:
+    """The text of the file of `tokenizer.chat_template`. Raises Refusal missing-file."""
+    template = find_template(path)
+    if not template.is_file():
+        raise refuse("missing-file", "the chat template does not exist", "give an existing file", path)
+    return template.read_text(encoding="utf-8")
+
+
 def build_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> PreTrainedTokenizerFast:
     """Train on `texts`; return a `PreTrainedTokenizerFast`.
 
     Raises Refusal: missing-special-token, vocab-too-small, missing-file.
     """
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
     check_vocabulary(config.special_tokens, config.vocab_size)
-    template = find_template(config.chat_template)
-    if not template.is_file():
-        raise refuse(
-            "missing-file", "the chat template does not exist", "give an existing file", config.chat_template
-        )
+    read_template(config.chat_template)  # refused before the training
+    return complete(train_tokenizer(texts, config, config.vocab_size), config)
+
+
+def build_sizes(
+    texts: Iterable[str], config: TokenizerConfig
+) -> tuple[PreTrainedTokenizerFast, dict[int, Tokenizer]]:
+    """(the tokenizer of `vocab_size`, size -> tokenizer of every size of `sweep` and of `vocab_size`).
+
+    A BPE tokenizer is trained once, for the largest size: see `cut_merges`. texts: are read once per training.
+    """
+    for size in (config.vocab_size, *config.sweep):
+        check_vocabulary(config.special_tokens, size)
+    sizes = sorted({config.vocab_size, *config.sweep})
+    read_template(config.chat_template)  # refused before the training
+    largest = train_tokenizer(texts, config, sizes[-1])
+    found = {}
+    for size in sizes[:-1]:
+        smaller = cut_merges(largest, size) if config.kind == "bpe" else None
+        found[size] = smaller or train_tokenizer(texts, config, size)
+    found[sizes[-1]] = largest
+    return complete(found[config.vocab_size], config), found
+
+
+def train_tokenizer(texts: Iterable[str], config: TokenizerConfig, size: int) -> Tokenizer:
+    """A tokenizer of `size` tokens, without template and the roles of its special tokens."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
     options = {
-        "vocab_size": config.vocab_size,
+        "vocab_size": size,
         "special_tokens": config.special_tokens,
         "initial_alphabet": sorted(pre_tokenizers.ByteLevel.alphabet()),
         "show_progress": False,
@@ -82,6 +128,32 @@ def build_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> PreTrained
     )
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def cut_merges(tokenizer: Tokenizer, size: int) -> Tokenizer | None:
+    """The BPE tokenizer of `size` tokens that the same text would give; None where this one does not tell.
+
+    BPE learns one merge after the other and looks no further ahead, so a smaller vocabulary is the beginning of a
+    larger one. Only if two merges made the same token may a merge be listed later than it was learnt.
+    """
+    from tokenizers import Tokenizer
+
+    state = json.loads(tokenizer.to_str())
+    vocabulary, merges = state["model"]["vocab"], state["model"]["merges"]
+    first = len(vocabulary) - len(merges)
+    # Ids are given in the order of learning: the special tokens, the bytes, then one token per merge.
+    if any(vocabulary["".join(pair)] != first + rank for rank, pair in enumerate(merges)):
+        return None
+    state["model"]["vocab"] = {token: i for token, i in vocabulary.items() if i < size}
+    state["model"]["merges"] = merges[: max(size - first, 0)]
+    return Tokenizer.from_str(json.dumps(state, ensure_ascii=False))
+
+
+def complete(tokenizer: Tokenizer, config: TokenizerConfig) -> PreTrainedTokenizerFast:
+    """The tokenizer with the roles of its special tokens and its template."""
+    from transformers import PreTrainedTokenizerFast
+
     # <|endoftext|> also starts a document: without it no position could predict a document's first token.
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -89,6 +161,6 @@ def build_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> PreTrained
         bos_token="<|endoftext|>",
         eos_token="<|endoftext|>",
         extra_special_tokens=[t for t in config.special_tokens if t not in SPECIAL_TOKENS[:2]],
-        chat_template=template.read_text(encoding="utf-8"),
+        chat_template=read_template(config.chat_template),
         clean_up_tokenization_spaces=False,
     )

@@ -14,7 +14,7 @@ KEYS = {
     "reward": ("model_name_or_path",),
     "value": ("model_name_or_path",),
     "architecture": ("tokenizer",),
-    "tokenizer": ("output_dir", "chat_template"),
+    "tokenizer": ("output_dir", "chat_template", "extend", "resize_model"),
     "train": ("output_dir", "chat_template_path"),
     "evaluate": ("output_dir", "include_path", "prompts", "rubric", "against", "reward_model"),
     "curate": ("output_dir", "tokenizer"),

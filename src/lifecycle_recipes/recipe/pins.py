@@ -8,6 +8,7 @@ SOURCE_LISTS = ("sources", "eval_sources")
 MODELS = (
     *((section, "model_name_or_path", "model_revision") for section in ("model", "reward", "value")),
     ("architecture", "tokenizer", "tokenizer_revision"),
+    *(("tokenizer", key, f"{key}_revision") for key in ("extend", "resize_model")),
     *(("evaluate", key, f"{key}_revision") for key in ("against", "reward_model")),
 )
 

@@ -28,7 +28,7 @@ _NAMES: list[tuple[dict[str, Any], str]] = [
     (FROM_1, "max_rows limit max_length max_new_tokens response_length vocab_size pad_to_multiple_of"),
     (FROM_1, "lora_r lora_alpha save_total_limit patience ref_model_sync_steps torch_empty_cache_steps"),
     (FROM_1, "dataloader_prefetch_factor dataset_num_proc ddp_bucket_cap_mb ddp_timeout"),
-    (FROM_1, "max_repetition"),
+    (FROM_1, "max_repetition sweep sweep_hidden_size"),
     # Curation.
     (FROM_1, "max_tokens tokens max_characters shingle batch_tokens min_shared_words keep_words"),
     (
@@ -37,7 +37,10 @@ _NAMES: list[tuple[dict[str, Any], str]] = [
     ),
     (POSITIVE, "passes max_nats_per_byte"),
     (NOT_NEGATIVE, "max_found max_matches shortest short_line min_stop_words min_mean_word_length"),
-    (NOT_NEGATIVE, "max_mean_word_length max_word_length max_hashes_per_word max_ellipses_per_word max_newlines_per_word"),
+    (
+        NOT_NEGATIVE,
+        "max_mean_word_length max_word_length max_hashes_per_word max_ellipses_per_word max_newlines_per_word",
+    ),
     (
         NOT_NEGATIVE,
         "max_exclamations_per_word max_prices_per_word max_pitches_per_100_words",
@@ -46,6 +49,7 @@ _NAMES: list[tuple[dict[str, Any], str]] = [
     (UP_TO_1, "max_duplicate_lines max_duplicate_paragraphs max_duplicate_line_characters"),
     (UP_TO_1, "max_duplicate_paragraph_characters min_line_punctuation max_short_lines"),
     (UP_TO_1, "max_repeated_line_characters max_capital_words max_repeated_sentences max_links_per_word"),
+    (UP_TO_1, "max_boilerplate_lines"),
     (UP_TO_1, " ".join(f"max_top_{n}_gram" for n in (2, 3, 4))),
     (UP_TO_1, " ".join(f"max_duplicate_{n}_gram" for n in range(5, 11))),
     # Below 0.4 a coverage is not stored (curation/decontamination.py).

@@ -208,6 +208,8 @@ def _field_schema(field: Field, hint: typing.Any, cls: type, stage: str = "") ->
         raise TypeError(f"{cls.__name__}.{field.name}: {e}") from None
     if {"integer", "number"} & set(types_of(schema)):
         schema |= RANGES.get(field.name, {})
+    elif {"integer", "number"} & set(types_of(schema.get("items") or {})):
+        schema["items"] |= RANGES.get(field.name, {})
     if field.metadata.get("help"):
         schema["description"] = " ".join(field.metadata["help"].replace("%%", "%").split())
     default = field.default if field.default_factory is MISSING else field.default_factory()

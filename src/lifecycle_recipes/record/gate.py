@@ -29,6 +29,8 @@ LINE = re.compile(
     rf"(?P<metric>{NAME})\s*(?P<compare><=|>=|==|<|>)\s*(?P<term>{NUMBER}(?![\w./@:-])|{NAME})"
     rf"(?:\s*(?P<change>[*]|(?<=\s)[+]|(?<=\s)-)\s*(?P<number>{NUMBER}))?"
 )
+# Roles of what `parent` stands for: the starting weights; of a base model its tokenizer, of a tokenizer the old one.
+MAIN_ROLES = ("model", "tokenizer", "extended", "data")
 RUN_IS_DONE = "the run is done"  # judged before any line
 FAILED_GATE_FILE = "gate.failed"
 FORM = (
@@ -162,13 +164,9 @@ def _metrics_of(run: str, record: dict, run_dir: Path) -> dict:
 
 
 def main_parent(record: dict) -> dict | None:
-    """The run that `parent` stands for: that of the starting weights; for a base model, of its tokenizer; else of the
-    rows.
-    """
+    """The run that `parent` stands for: the first of MAIN_ROLES that has a record."""
     parents = record.get("parents") or {}
-    return next(
-        (parents[r] for r in ("model", "tokenizer", "data") if parents.get(r, {}).get("identity")), None
-    )
+    return next((parents[r] for r in MAIN_ROLES if parents.get(r, {}).get("identity")), None)
 
 
 def parent_dir(parent: dict, run_dir: Path) -> Path:

@@ -19,6 +19,8 @@ ROLES = {
     "reward": ("reward", "model_name_or_path"),
     "value": ("value", "model_name_or_path"),
     "tokenizer": ("architecture", "tokenizer"),
+    "extended": ("tokenizer", "extend"),
+    "resized": ("tokenizer", "resize_model"),
     "against": ("evaluate", "against"),
     "reward_model": ("evaluate", "reward_model"),
 }
@@ -104,7 +106,7 @@ def check_parent(role: str, path: str, weights_sha256: str | None, allow_failed:
         message = f"{who} is not finished: its status is {record['status']}"
         raise refuse("parent-unfinished", message, f"finish {run} first, and start from it", path)
     if weights_sha256 is None and not role.startswith("data"):
-        wanted = "tokenizer.json" if role == "tokenizer" else "weights (*.safetensors)"
+        wanted = "tokenizer.json" if role in ("tokenizer", "extended") else "weights (*.safetensors)"
         raise refuse(
             "parent-no-weights",
             f"the {role} parent has no {wanted}",

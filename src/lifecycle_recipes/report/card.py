@@ -11,6 +11,7 @@ from ..record.file import RUN_FILE, read_record
 from ..record.gate import judge
 from .measures import MAIN, named_by_gate
 from .numbers import number
+from .sweep import sweep_text
 
 # Heading -> pattern of the metric's name. If several metrics match, each has its own column.
 MEASURES = {
@@ -48,6 +49,7 @@ def card(places: list[str]) -> str:
     parts += left_out(records)
     parts += [f"{name}: {record['status']}" for name, record in records.items() if record["status"] != "done"]
     parts += [waivers(name, record) for name, record in records.items() if record.get("allowed")]
+    parts += [sweep(name, record) for name, record in records.items() if record.get("sweep")]
     parts += samples(records)
     return "\n\n".join(parts)
 
@@ -187,6 +189,11 @@ def waivers(name: str, record: dict) -> str:
     """The findings that the recipe of this run waives, with the reasons."""
     lines = [f"  {code}: {reason}" for code, reason in record["allowed"].items()]
     return "\n".join([f"{name} waives", *lines])
+
+
+def sweep(name: str, record: dict) -> str:
+    """The vocabulary sizes that were measured beside the one of this tokenizer."""
+    return f"{name}: vocabulary sizes\n\n" + sweep_text(record["sweep"], record["metrics"].get("vocab_size"))
 
 
 def as_text(content) -> str:

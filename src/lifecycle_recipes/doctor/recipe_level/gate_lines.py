@@ -8,7 +8,7 @@ from ...evals.expected import Expected, expected_metrics, recorded_metrics, stag
 from ...finding import Finding, Refusal
 from ...recipe.read import RawRecipe, read_recipe, real_path
 from ...record.file import RUN_FILE, read_record
-from ...record.gate import parse
+from ...record.gate import MAIN_ROLES, parse
 from ...record.parents import closest_run, named_parents
 from .files import maker
 from .output import is_finished
@@ -105,7 +105,7 @@ def _path_of(raw: RawRecipe, run: str) -> str | None:
     if run != "parent":
         return os.path.normpath(Path(raw.output_dir).parent / run)
     parents = named_parents(raw.values)
-    named = [parents[role] for role in ("model", "tokenizer", "data") if role in parents]
+    named = [parents[role] for role in MAIN_ROLES if role in parents]
     with_record = [p for p in named if Path(p, RUN_FILE).exists() or raw.is_awaited(p) or maker(raw, p)]
     return next(iter(with_record or named), None)
 

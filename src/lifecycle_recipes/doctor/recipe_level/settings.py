@@ -95,7 +95,7 @@ def _truncation(raw: RawRecipe) -> list[Finding]:
 
 
 def _weights(raw: RawRecipe) -> list[Finding]:
-    """Weights of sources: all or none, on sources to train on, in a stage that trains on tokens."""
+    """Weights of sources: all or none, on sources to train on."""
     data = raw.values.get("data") or {}
     sources = data.get("sources") or []
     given = [i for i, source in enumerate(sources) if source.get("weight") is not None]
@@ -109,33 +109,81 @@ def _weights(raw: RawRecipe) -> list[Finding]:
             return unused(
                 "rows to evaluate on are neither repeated nor left out", f"data.eval_sources[{i}].weight"
             )
-    if given and raw.stage == "tokenizer":
-        return unused("there are no tokens yet", f"data.sources[{given[0]}].weight")
     if given and len(sources) == 1:
-        return unused("a single source has all the tokens", "data.sources[0].weight")
+        return unused("a single source has all of the text", "data.sources[0].weight")
     if data.get("max_repetition", 1) != 1 and not given:
         return unused("only sources with a weight are repeated", "data.max_repetition")
     if given and (without := [i for i in range(len(sources)) if i not in given]):
         message = f"data.sources[{without[0]}] has no weight, but data.sources[{given[0]}] has one"
         where = raw.place(f"data.sources[{without[0]}]")
-        fix = "give every source a weight, or none: they are shares of the tokens, relative to each other"
+        fix = "give every source a weight, or none: they are shares, relative to each other"
         return [Finding.error("weight-missing", message, fix, where)]
     return []
 
 
 def _vocabulary(raw: RawRecipe) -> list[Finding]:
-    from ...models.special_tokens import check_vocabulary
-
+    """Keys of the tokenizer stage: sizes that are too small, and those of a new or an extended one in the other."""
     if raw.stage != "tokenizer":
         return []
+    given = raw.values["tokenizer"]
+    extends = given.get("extend")
+    for key in _NEW_TOKENIZER if extends else _EXTENSION:
+        if given.get(key) not in (None, []):
+            without = "tokenizer.extend keeps the tokenizer" if extends else "tokenizer.extend is not set"
+            message = f"tokenizer.{key} has no effect: {without}"
+            return [Finding.error("no-effect", message, "remove it", raw.place(f"tokenizer.{key}"))]
+    if extends:
+        return _extension(raw, given)
+    if given.get("vocab_size") is None:
+        message = "tokenizer.vocab_size is missing"
+        fix = "give the size of a new tokenizer, or the one to `extend`"
+        return [Finding.error("missing-key", message, fix, raw.place("tokenizer"))]
+    if given.get("sweep_hidden_size") and not given.get("sweep"):
+        message = "tokenizer.sweep_hidden_size has no effect: tokenizer.sweep is empty"
+        place = raw.place("tokenizer.sweep_hidden_size")
+        return [Finding.error("no-effect", message, "give the sizes of `sweep`, or remove it", place)]
+    sizes = {"vocab_size": given["vocab_size"]}
+    sizes |= {f"sweep[{i}]": size for i, size in enumerate(given.get("sweep") or [])}
+    findings = [_size(raw, key, size) for key, size in sizes.items()]
+    return next(filter(None, findings), [])
+
+
+# Keys of a new tokenizer, and those of one that is extended.
+_NEW_TOKENIZER = ("vocab_size", "kind", "special_tokens", "chat_template", "sweep", "sweep_hidden_size")
+_EXTENSION = ("new_tokens", "new_special_tokens", "resize_model", "new_rows", "extend_revision")
+_EXTENSION += ("resize_model_revision",)
+
+
+def _size(raw: RawRecipe, key: str, size: int) -> list[Finding]:
+    from ...models.special_tokens import check_vocabulary
+
     try:
-        check_vocabulary(raw.setting("tokenizer.special_tokens"), raw.setting("tokenizer.vocab_size"))
+        check_vocabulary(raw.setting("tokenizer.special_tokens"), size, key)
     except Refusal as refusal:
-        keys = {"vocab-too-small": "tokenizer.vocab_size"}
+        at = {"vocab-too-small": f"tokenizer.{key}"}
         return [
-            replace(f, where=raw.place(keys.get(f.code, "tokenizer.special_tokens")))
+            replace(f, where=raw.place(at.get(f.code, "tokenizer.special_tokens"), "tokenizer.sweep"))
             for f in refusal.findings
         ]
+    return []
+
+
+def _extension(raw: RawRecipe, given: dict) -> list[Finding]:
+    """An extension needs new tokens, or a model that lacks rows; `new_rows` needs a model."""
+    new = [*(given.get("new_tokens") or []), *(given.get("new_special_tokens") or [])]
+    if "" in new:
+        message, place = (
+            "a new token is empty",
+            raw.place("tokenizer.new_tokens", "tokenizer.new_special_tokens"),
+        )
+        return [Finding.error("bad-value", message, "remove it", place)]
+    if not new and not given.get("resize_model"):
+        message = "tokenizer.extend has no effect: there are no new tokens"
+        fix = "give `new_tokens` or `new_special_tokens`"
+        return [Finding.error("no-effect", message, fix, raw.place("tokenizer.extend"))]
+    if given.get("new_rows") and not given.get("resize_model"):
+        message = "tokenizer.new_rows has no effect: tokenizer.resize_model is not set"
+        return [Finding.error("no-effect", message, "remove it", raw.place("tokenizer.new_rows"))]
     return []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -268,6 +269,8 @@ def find_in_tokenizer_recipe(raw: RawRecipe) -> list[Finding]:
 
     from ...recipe.schema import load_schema
 
+    if raw.values["tokenizer"].get("extend"):
+        return find_in_extension(raw)
     defaults = load_schema("tokenizer")["properties"]["tokenizer"]["properties"]
     values = {key: entry.get("default") for key, entry in defaults.items()} | raw.values["tokenizer"]
     where, special = values["chat_template"], values["special_tokens"]
@@ -284,6 +287,18 @@ def find_in_tokenizer_recipe(raw: RawRecipe) -> list[Finding]:
     )
     found = find_in_template(empty, find_template(where).read_text(encoding="utf-8"), where)
     return [_in_special_tokens(finding) for finding in found if finding.code != "no-bos"]
+
+
+def find_in_extension(raw: RawRecipe) -> list[Finding]:
+    """token-exists: a new token that the tokenizer of `extend` has already."""
+    from ...models.extension import find_existing
+
+    given = raw.values["tokenizer"]
+    tokenizer = load(given["extend"], given.get("extend_revision"))
+    keys = ("new_tokens", "new_special_tokens")
+    found = find_existing(tokenizer, [token for key in keys for token in given.get(key) or []])
+    where = raw.place(*(f"tokenizer.{key}" for key in keys))
+    return [replace(finding, where=where) for finding in found]
 
 
 def _in_special_tokens(finding: Finding) -> Finding:

@@ -125,6 +125,8 @@ def pretrained_from_nothing(path: str) -> bool:
     if not is_local(path) or not file.is_file():
         return False
     record = json.loads(file.read_text(encoding="utf-8"))
+    if resized := (record.get("parents") or {}).get("resized"):
+        return pretrained_from_nothing(resized["path"])
     waived = record.get("allowed") or {}
     return (
         record.get("stage") == "pretrain"

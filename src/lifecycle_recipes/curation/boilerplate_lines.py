@@ -163,15 +163,15 @@ def cuts(text: str, boilerplate: bool, c4: C4Lines | None) -> list[Cut]:
 
 
 def chrome_share(text: str) -> float:
-    """Share of the lines, or items of a row of links, that only menus, banners and footers have; 0 for few lines.
+    """Share of the characters in lines, or items of a row of links, that only menus, banners and footers have.
 
-    A page of these alone has no text around which they stand, so `cuts` would leave its rest.
+    A page of these alone has no text around which they stand, so `cuts` would leave its rest. 0 for few lines.
     """
     lower = text.lower()
     items = [item.strip() for line in lower.splitlines() for item in _SEPARATOR.split(line) if item.strip()]
     if len(items) < _FEWEST_ITEMS:
         return 0.0
-    return sum(map(_is_chrome, items)) / len(items)
+    return sum(len(item) for item in items if _is_chrome(item)) / sum(map(len, items))
 
 
 def _is_chrome(item: str) -> bool:

@@ -103,7 +103,8 @@ class Spam:
     max_capital_words: share of the words in capitals (a licence with its disclaimer reaches 0.6).
     max_exclamations_per_word; max_repeated_sentences: share of the characters in sentences that occur more than
     twice. max_links_per_word, max_prices_per_word; max_pitches_per_100_words: phrases such as "buy now", "limited
-    time" or "risk-free". max_boilerplate_lines: share of the lines that only menus, banners and footers have.
+    time" or "risk-free". max_boilerplate_lines: share of the characters in lines that only
+    menus, banners and footers have.
     null switches a rule off.
     """
 

@@ -271,7 +271,8 @@ def test_slurm_runs_the_array_until_everything_is_found(tmp_path, slurm, monkeyp
     plan, executor = write_plan(tmp_path, fails=1, how="raise"), on_slurm(tasks=2)
     with pytest.raises(Stopped, match="2 of 2 tasks"):
         run(plan, 4, executor, score_shards, "scoring")
-    assert sorted(scored(tmp_path)) == [0, 2], (slurm / "out-0").read_text()
+    # The worker may have begun the next shard of the task that fails.
+    assert {0, 2} <= set(scored(tmp_path)) <= {0, 2, 3}, (slurm / "out-0").read_text()
     # Of another plan in the same place nothing is done; datatrove alone would skip its first task.
     monkeypatch.delenv("RUN")
     with pytest.raises(Stopped, match="2 of 2 tasks"):

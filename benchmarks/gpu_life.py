@@ -25,6 +25,7 @@ from lifecycle_recipes.doctor.recipe_level.layout_launch import count_gpus
 
 HEAD = ("stage", "wall, s", "train, s", "tokens/s", "peak, GB", "reload", "measured", "gate")
 RATES = {
+    "01-curate": {},
     "02-tokenizer": {},
     "03-pretrain": {"learning_rate": 1e-3},
     "04-sft": {"learning_rate": 1e-4},

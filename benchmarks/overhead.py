@@ -75,6 +75,7 @@ def desk_recipe(here: Path, name: str, **train) -> dict:
     """The desk's recipe, in `here`, without its measures and promises; `train` goes over its arguments."""
     raw = read_recipe(ROOT / f"recipes/desk/{name}.yaml", [])
     text = json.dumps({"stage": raw.stage, **raw.values}).replace("runs/desk", str(here / "desk"))
+    text = text.replace(str(here / "desk/01-curate/train.jsonl"), str(here / "world/wiki.jsonl"))
     recipe = json.loads(text.replace("data/desk/world", str(here / "world")))
     for section in ("evaluate", "gate"):
         recipe.pop(section, None)

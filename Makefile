@@ -84,7 +84,7 @@ test-fast: | $(INSTALLED) $(WORLD)
 	$(BIN)/python -m pytest -m "not slow and not model" -n 2 --dist loadfile
 
 test-slow: | $(INSTALLED) $(WORLD)
-	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
 
 lint: | $(INSTALLED)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -14,6 +14,7 @@ import atexit
 import json
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -30,8 +31,19 @@ MODELS = {"tiny_model_dir", "tiny_reward_dir", "scripted", "make_recipe", "tiny"
 COLOURS = ["red", "green", "blue", "white", "black", "amber", "violet", "grey"]
 
 
+STARTED = time.monotonic()
+# Minutes after which no further slow test starts: those that are left are skipped by name. For a machine with a limit.
+MINUTES = float(os.environ.get("LIFECYCLE_SLOW_MINUTES", "inf"))
+
+
+def pytest_runtest_setup(item) -> None:
+    if item.get_closest_marker("slow") and time.monotonic() - STARTED > MINUTES * 60:
+        pytest.skip(f"no time is left of LIFECYCLE_SLOW_MINUTES={MINUTES:g}")
+
+
 def pytest_collection_modifyitems(items) -> None:
-    """Mark `model` what loads one, so that `make test-fast` can leave it out."""
+    """Mark `model` what loads one, so that `make test-fast` can leave it out. The longest test goes first."""
+    items.sort(key=lambda item: "test_whole_life" not in item.nodeid)
     for item in items:
         if MODELS & set(item.fixturenames):
             item.add_marker("model")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 TRAIN, HELD_OUT = "train.jsonl", "held_out.jsonl"
 BUCKET = 64 << 20  # bytes that are shuffled in memory
 LANGUAGE = "language"  # the column that the step of this name adds to text
+WRITTEN = ("id", "source")  # the columns that are added to every row
 
 
 def written_rows(

@@ -8,6 +8,8 @@ import sys
 import pytest
 from curated import curate, run, write_recipe, write_rows
 
+from lifecycle_recipes.data.row_files import find_files
+
 TEXTS = [
     f"Service {n} writes its log to disk {n % 7} and answers on port {8000 + n} for team {n % 5}."
     for n in range(300)
@@ -166,3 +168,11 @@ def test_the_run_is_repeated_to_the_same_bytes(tmp_path, rows):
     recipe = write_recipe(tmp_path, rows, steps=STEPS, held_out={"fraction": 0.05})
     first = output(run(recipe).directory)
     assert output(run(recipe, "--replace").directory) == first
+
+
+@pytest.mark.parametrize("path", ["out", "out/*.jsonl"])
+def test_the_directory_of_a_run_is_no_source(tmp_path, rows, path):
+    """Its left-out rows have a text, too."""
+    curate(tmp_path, rows, steps=STEPS)
+    with pytest.raises(Exception, match=r"left_out.jsonl holds the rows that curation left out"):
+        find_files(str(tmp_path / path))

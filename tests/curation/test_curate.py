@@ -176,3 +176,17 @@ def test_the_directory_of_a_run_is_no_source(tmp_path, rows, path):
     curate(tmp_path, rows, steps=STEPS)
     with pytest.raises(Exception, match=r"left_out.jsonl holds the rows that curation left out"):
         find_files(str(tmp_path / path))
+
+
+@pytest.mark.parametrize("wanted", ["written_rows", "write_left_out"])
+def test_a_row_that_is_lost_in_writing_fails_the_stage(tmp_path, rows, monkeypatch, capsys, wanted):
+    from lifecycle_recipes.curation import decide, writing
+
+    whole = writing.written_rows
+    if wanted == "written_rows":
+        monkeypatch.setattr(writing, wanted, lambda *given: (row for row in whole(*given) if row[0] != 7))
+    else:
+        monkeypatch.setattr(decide, wanted, lambda *given: None)
+    done = curate(tmp_path, rows, steps=STEPS)
+    assert done.status == 1 and "books-unbalanced" in capsys.readouterr().err
+    assert not (done.directory / "train.jsonl").exists()

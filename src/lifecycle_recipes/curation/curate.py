@@ -92,7 +92,7 @@ def decide_and_write(
         "evaluation": contamination(steps, decided),
         "files": files,
     }
-    check_books(ledger["steps"])
+    check_books(ledger, work)
     finish(work, directory, ledger, run)
 
 

@@ -190,3 +190,24 @@ def test_a_row_that_is_lost_in_writing_fails_the_stage(tmp_path, rows, monkeypat
     done = curate(tmp_path, rows, steps=STEPS)
     assert done.status == 1 and "books-unbalanced" in capsys.readouterr().err
     assert not (done.directory / "train.jsonl").exists()
+
+
+def test_a_conversation_whose_question_is_cut_is_left_out(tmp_path):
+    question = "What is the capital city of the far away land of Oz and who rules there today my dear friend?"
+    tests = write_rows(tmp_path / "test.jsonl", [{"question": question}])
+    reply = "The wizard rules the emerald city, as everybody knows who has read the books by Baum, which are many. "
+    asked = [question, f"I have read a book that I like. {question}", "Hello!"]
+    file = write_rows(
+        tmp_path / "chats.jsonl",
+        [
+            {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": reply * 2}]}
+            for text in asked
+        ],
+    )
+    cut = {"decontamination": {"against": [tests], "life": False, "action": "cut"}}
+    done = curate(tmp_path, [file], kind="messages", steps=[cut])
+    assert done.left_out == {f"{file}:1": "nothing-left"}
+    assert {row["messages"][0]["content"].strip() for row in done.train} == {
+        "I have read a book that I like.",
+        "Hello!",
+    }

@@ -211,3 +211,19 @@ def test_a_conversation_whose_question_is_cut_is_left_out(tmp_path):
         "I have read a book that I like.",
         "Hello!",
     }
+
+
+def test_the_share_of_a_language_that_no_document_has_is_zero(tmp_path, rows):
+    done = curate(tmp_path, rows, steps=[{"language": {}}], tests=["share.de <= 0.02"])
+    assert done.status == 0
+    done = curate(tmp_path, rows, "--replace", steps=[{"language": {}}], tests=["share.de >= 0.02"])
+    assert done.status == 3
+
+
+def test_a_mean_is_over_all_documents_that_have_the_score(tmp_path):
+    """The first one has none, since its replies are equal."""
+    pairs = [{"prompt": "Why?", "chosen": "the same", "rejected": "the same"}]
+    pairs += [{"prompt": f"Why {n}?", "chosen": f"since {n} it is", "rejected": "so"} for n in range(4)]
+    file = write_rows(tmp_path / "pairs.jsonl", pairs)
+    done = curate(tmp_path, [file], kind="pairs", steps=[{"preferences": {"same_pair": False}}])
+    assert done.record["metrics"]["preferences.mean_longer_chosen"] == 1

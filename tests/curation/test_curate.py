@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 from curated import curate, run, write_recipe, write_rows
 
 from lifecycle_recipes.data.row_files import find_files
+from lifecycle_recipes.record.parents import find_parents, hash_weights
 
 TEXTS = [
     f"Service {n} writes its log to disk {n % 7} and answers on port {8000 + n} for team {n % 5}."
@@ -227,3 +229,41 @@ def test_a_mean_is_over_all_documents_that_have_the_score(tmp_path):
     file = write_rows(tmp_path / "pairs.jsonl", pairs)
     done = curate(tmp_path, [file], kind="pairs", steps=[{"preferences": {"same_pair": False}}])
     assert done.record["metrics"]["preferences.mean_longer_chosen"] == 1
+
+
+def test_rows_are_bound_to_their_run_however_they_are_named(tmp_path, rows, monkeypatch):
+    done = curate(tmp_path, rows, steps=STEPS)
+    monkeypatch.chdir(tmp_path)
+    for path in ("out/train.jsonl", "ou?/train.jsonl", "*/train.jsonl"):
+        assert list(find_parents({"data": {"sources": [{"path": path}]}}).values()) == ["out"]
+    monkeypatch.chdir(done.directory)
+    assert find_parents({"data": {"sources": [{"path": "train.jsonl"}]}}) == {"data": "."}
+
+
+def test_one_changed_row_of_a_large_file_is_seen(tmp_path):
+    (tmp_path / "ledger.json").write_text("{}")
+    with (tmp_path / "train.jsonl").open("wb") as file:
+        file.truncate(300 << 20)
+    before = hash_weights(tmp_path)
+    with (tmp_path / "train.jsonl").open("r+b") as file:
+        file.seek((1 << 20) + 1000)  # between two of the blocks that are hashed of weights
+        file.write(b"smuggled in")
+    assert hash_weights(tmp_path) != before
+
+
+def test_a_run_is_another_one_with_another_test_set_or_tokenizer(tmp_path, rows, tiny_tokenizer_dir):
+    folder = tmp_path / "sets"
+    write_rows(folder / "a.jsonl", [{"question": "What is the capital city of the land of Oz?"}])
+    steps = [{"decontamination": {"against": [str(folder)], "life": False}}]
+    tokenizer = shutil.copytree(tiny_tokenizer_dir, tmp_path / "tokenizer")
+    found = []
+    for n in range(3):
+        done = curate(tmp_path, rows, steps=steps, tokenizer=str(tokenizer))
+        assert done.status == 0
+        found.append(done.record["identity"])
+        done.directory.rename(tmp_path / f"out{n}")
+        if n == 0:
+            write_rows(folder / "b.jsonl", [{"question": "Who wrote the book about the wizard of Oz?"}])
+        else:
+            (tokenizer / "tokenizer.json").write_text((tokenizer / "tokenizer.json").read_text() + " ")
+    assert len(set(found)) == 3

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import sys
 import pytest
 from curated import curate, run, write_recipe, write_rows
 
+from lifecycle_recipes.curation import writing
 from lifecycle_recipes.data.row_files import find_files
 from lifecycle_recipes.record.parents import find_parents, hash_weights
 
@@ -182,7 +184,7 @@ def test_the_directory_of_a_run_is_no_source(tmp_path, rows, path):
 
 @pytest.mark.parametrize("wanted", ["written_rows", "write_left_out"])
 def test_a_row_that_is_lost_in_writing_fails_the_stage(tmp_path, rows, monkeypatch, capsys, wanted):
-    from lifecycle_recipes.curation import decide, writing
+    from lifecycle_recipes.curation import decide
 
     whole = writing.written_rows
     if wanted == "written_rows":
@@ -267,3 +269,15 @@ def test_a_run_is_another_one_with_another_test_set_or_tokenizer(tmp_path, rows,
         else:
             (tokenizer / "tokenizer.json").write_text((tokenizer / "tokenizer.json").read_text() + " ")
     assert len(set(found)) == 3
+
+
+def test_a_shuffle_of_more_buckets_than_a_process_may_open(tmp_path, rows, monkeypatch):
+    monkeypatch.setattr(writing, "BUCKET", 8)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        done = curate(tmp_path, rows)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert done.status == 0 and len(done.train) == 405
+    assert [row["id"] for row in done.train] != sorted(row["id"] for row in done.train)

@@ -281,3 +281,25 @@ def test_a_shuffle_of_more_buckets_than_a_process_may_open(tmp_path, rows, monke
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert done.status == 0 and len(done.train) == 405
     assert [row["id"] for row in done.train] != sorted(row["id"] for row in done.train)
+
+
+def test_a_reply_with_another_label_is_no_copy(tmp_path):
+    thumb = {"prompt": "Can cats fly over houses?", "completion": "Yes, all of them can fly."}
+    rows = [{**thumb, "label": label} for label in (False, True, True, True)]
+    file = write_rows(tmp_path / "thumbs.jsonl", [*rows, {**thumb, "prompt": "Else?", "label": True}])
+    done = curate(tmp_path, [file], kind="thumbs", steps=[{"exact_duplicates": {}}, {"preferences": {}}])
+    assert done.left_out == {
+        f"{file}:1": "contradicting-labels",
+        f"{file}:3": "exact-duplicate",
+        f"{file}:4": "exact-duplicate",
+    }
+    done = curate(
+        tmp_path, [file], "--replace", kind="thumbs", steps=[{"exact_duplicates": {"by": "prompt"}}]
+    )
+    assert sorted(done.left_out) == [f"{file}:{n}" for n in (2, 3, 4)]
+
+
+def test_a_kept_label_of_a_text_does_not_matter(tmp_path):
+    file = write_rows(tmp_path / "a.jsonl", [{"text": "The same text.", "label": n} for n in range(2)])
+    done = curate(tmp_path, [file], keep=["label"], steps=[{"exact_duplicates": {}}])
+    assert done.left_out == {f"{file}:2": "exact-duplicate"}

@@ -13,6 +13,8 @@ from hashlib import blake2b
 
 from .documents import Decide, Part, Shard, Shards, Verdict
 
+# A reply with another label is no copy, but its contradiction: the step `preferences` judges it.
+READS = "labelled texts"
 SCORED = ("by", "ignore_case")
 PACKAGES = ()
 _HEAD = 8  # bytes of a hash that find the documents to look at; all of it decides

@@ -13,6 +13,7 @@ from curated import curate, run, write_recipe, write_rows
 from lifecycle_recipes.curation import writing
 from lifecycle_recipes.data.row_files import find_files
 from lifecycle_recipes.record.parents import find_parents, hash_weights
+from lifecycle_recipes.report.ledger import show_ledger
 
 TEXTS = [
     f"Service {n} writes its log to disk {n % 7} and answers on port {8000 + n} for team {n % 5}."
@@ -303,3 +304,27 @@ def test_a_kept_label_of_a_text_does_not_matter(tmp_path):
     file = write_rows(tmp_path / "a.jsonl", [{"text": "The same text.", "label": n} for n in range(2)])
     done = curate(tmp_path, [file], keep=["label"], steps=[{"exact_duplicates": {}}])
     assert done.left_out == {f"{file}:2": "exact-duplicate"}
+
+
+def test_samples_show_where_a_near_duplicate_differs(tmp_path):
+    long = [f"word{n}" for n in range(400)]
+    texts = [" ".join(long), " ".join([*long[:350], "changed", *long[351:]])]
+    file = write_rows(tmp_path / "a.jsonl", [{"text": text} for text in [*texts, *TEXTS[:5]]])
+    curate(tmp_path, [file], steps=[{"near_duplicates": {}}])
+    shown = show_ledger(str(tmp_path / "out"), "near-duplicates", 1)
+    assert "word349 [-changed-] {+word350+} word351" in shown and len(shown) < 1000
+
+
+def test_samples_mark_the_passage_of_a_conversation(tmp_path):
+    question = "What is the capital city of the far away land of Oz and who rules there today my dear friend?"
+    tests = write_rows(tmp_path / "test.jsonl", [{"question": question}])
+    replies = [f"A question for you. {question} Think about it.", "Nothing."]
+    rows = [
+        {"messages": [{"role": "user", "content": "Ask me."}, {"role": "assistant", "content": reply}]}
+        for reply in replies
+    ]
+    file = write_rows(tmp_path / "a.jsonl", rows)
+    step = {"decontamination": {"against": [tests], "life": False, "by": "reply"}}
+    curate(tmp_path, [file], kind="messages", steps=[step])
+    shown = show_ledger(str(tmp_path / "out"), "decontamination", 1)
+    assert f"A question for you. >>>{question[:-1]}<<<? Think about it." in shown

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -167,6 +167,8 @@ def _copy_left_out(read: Read, books: Books, side: TextIO) -> None:
 
 
 def _write_left_out(side: TextIO, shard: StepShard, i: int, source: str, step: str, verdict: Verdict) -> None:
+    if "span" in verdict.detail:  # in characters of the step's part
+        verdict = replace(verdict, detail={**verdict.detail, "part": shard.step.part})
     write_left_out(side, shard.ids[i], source, step, verdict, shard.rows[i])
 
 

@@ -2,11 +2,18 @@
 
 import hashlib
 import json
+import resource
+import shutil
 import subprocess
 import sys
 
 import pytest
 from curated import curate, run, write_recipe, write_rows
+
+from lifecycle_recipes.curation import writing
+from lifecycle_recipes.data.row_files import find_files
+from lifecycle_recipes.record.parents import find_parents, hash_weights
+from lifecycle_recipes.report.ledger import show_ledger
 
 TEXTS = [
     f"Service {n} writes its log to disk {n % 7} and answers on port {8000 + n} for team {n % 5}."
@@ -166,3 +173,158 @@ def test_the_run_is_repeated_to_the_same_bytes(tmp_path, rows):
     recipe = write_recipe(tmp_path, rows, steps=STEPS, held_out={"fraction": 0.05})
     first = output(run(recipe).directory)
     assert output(run(recipe, "--replace").directory) == first
+
+
+@pytest.mark.parametrize("path", ["out", "out/*.jsonl"])
+def test_the_directory_of_a_run_is_no_source(tmp_path, rows, path):
+    """Its left-out rows have a text, too."""
+    curate(tmp_path, rows, steps=STEPS)
+    with pytest.raises(Exception, match=r"left_out.jsonl holds the rows that curation left out"):
+        find_files(str(tmp_path / path))
+
+
+@pytest.mark.parametrize("wanted", ["written_rows", "write_left_out"])
+def test_a_row_that_is_lost_in_writing_fails_the_stage(tmp_path, rows, monkeypatch, capsys, wanted):
+    from lifecycle_recipes.curation import decide
+
+    whole = writing.written_rows
+    if wanted == "written_rows":
+        monkeypatch.setattr(writing, wanted, lambda *given: (row for row in whole(*given) if row[0] != 7))
+    else:
+        monkeypatch.setattr(decide, wanted, lambda *given: None)
+    done = curate(tmp_path, rows, steps=STEPS)
+    assert done.status == 1 and "books-unbalanced" in capsys.readouterr().err
+    assert not (done.directory / "train.jsonl").exists()
+
+
+def test_a_conversation_whose_question_is_cut_is_left_out(tmp_path):
+    question = "What is the capital city of the far away land of Oz and who rules there today my dear friend?"
+    tests = write_rows(tmp_path / "test.jsonl", [{"question": question}])
+    reply = "The wizard rules the emerald city, as everybody knows who has read the books by Baum, which are many. "
+    asked = [question, f"I have read a book that I like. {question}", "Hello!"]
+    file = write_rows(
+        tmp_path / "chats.jsonl",
+        [
+            {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": reply * 2}]}
+            for text in asked
+        ],
+    )
+    cut = {"decontamination": {"against": [tests], "life": False, "action": "cut"}}
+    done = curate(tmp_path, [file], kind="messages", steps=[cut])
+    assert done.left_out == {f"{file}:1": "nothing-left"}
+    assert {row["messages"][0]["content"].strip() for row in done.train} == {
+        "I have read a book that I like.",
+        "Hello!",
+    }
+
+
+def test_the_share_of_a_language_that_no_document_has_is_zero(tmp_path, rows):
+    done = curate(tmp_path, rows, steps=[{"language": {}}], tests=["share.de <= 0.02"])
+    assert done.status == 0
+    done = curate(tmp_path, rows, "--replace", steps=[{"language": {}}], tests=["share.de >= 0.02"])
+    assert done.status == 3
+
+
+def test_a_mean_is_over_all_documents_that_have_the_score(tmp_path):
+    """The first one has none, since its replies are equal."""
+    pairs = [{"prompt": "Why?", "chosen": "the same", "rejected": "the same"}]
+    pairs += [{"prompt": f"Why {n}?", "chosen": f"since {n} it is", "rejected": "so"} for n in range(4)]
+    file = write_rows(tmp_path / "pairs.jsonl", pairs)
+    done = curate(tmp_path, [file], kind="pairs", steps=[{"preferences": {"same_pair": False}}])
+    assert done.record["metrics"]["preferences.mean_longer_chosen"] == 1
+
+
+def test_rows_are_bound_to_their_run_however_they_are_named(tmp_path, rows, monkeypatch):
+    done = curate(tmp_path, rows, steps=STEPS)
+    monkeypatch.chdir(tmp_path)
+    for path in ("out/train.jsonl", "ou?/train.jsonl", "*/train.jsonl"):
+        assert list(find_parents({"data": {"sources": [{"path": path}]}}).values()) == ["out"]
+    monkeypatch.chdir(done.directory)
+    assert find_parents({"data": {"sources": [{"path": "train.jsonl"}]}}) == {"data": "."}
+
+
+def test_one_changed_row_of_a_large_file_is_seen(tmp_path):
+    (tmp_path / "ledger.json").write_text("{}")
+    with (tmp_path / "train.jsonl").open("wb") as file:
+        file.truncate(300 << 20)
+    before = hash_weights(tmp_path)
+    with (tmp_path / "train.jsonl").open("r+b") as file:
+        file.seek((1 << 20) + 1000)  # between two of the blocks that are hashed of weights
+        file.write(b"smuggled in")
+    assert hash_weights(tmp_path) != before
+
+
+def test_a_run_is_another_one_with_another_test_set_or_tokenizer(tmp_path, rows, tiny_tokenizer_dir):
+    folder = tmp_path / "sets"
+    write_rows(folder / "a.jsonl", [{"question": "What is the capital city of the land of Oz?"}])
+    steps = [{"decontamination": {"against": [str(folder)], "life": False}}]
+    tokenizer = shutil.copytree(tiny_tokenizer_dir, tmp_path / "tokenizer")
+    found = []
+    for n in range(3):
+        done = curate(tmp_path, rows, steps=steps, tokenizer=str(tokenizer))
+        assert done.status == 0
+        found.append(done.record["identity"])
+        done.directory.rename(tmp_path / f"out{n}")
+        if n == 0:
+            write_rows(folder / "b.jsonl", [{"question": "Who wrote the book about the wizard of Oz?"}])
+        else:
+            (tokenizer / "tokenizer.json").write_text((tokenizer / "tokenizer.json").read_text() + " ")
+    assert len(set(found)) == 3
+
+
+def test_a_shuffle_of_more_buckets_than_a_process_may_open(tmp_path, rows, monkeypatch):
+    monkeypatch.setattr(writing, "BUCKET", 8)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        done = curate(tmp_path, rows)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert done.status == 0 and len(done.train) == 405
+    assert [row["id"] for row in done.train] != sorted(row["id"] for row in done.train)
+
+
+def test_a_reply_with_another_label_is_no_copy(tmp_path):
+    thumb = {"prompt": "Can cats fly over houses?", "completion": "Yes, all of them can fly."}
+    rows = [{**thumb, "label": label} for label in (False, True, True, True)]
+    file = write_rows(tmp_path / "thumbs.jsonl", [*rows, {**thumb, "prompt": "Else?", "label": True}])
+    done = curate(tmp_path, [file], kind="thumbs", steps=[{"exact_duplicates": {}}, {"preferences": {}}])
+    assert done.left_out == {
+        f"{file}:1": "contradicting-labels",
+        f"{file}:3": "exact-duplicate",
+        f"{file}:4": "exact-duplicate",
+    }
+    done = curate(
+        tmp_path, [file], "--replace", kind="thumbs", steps=[{"exact_duplicates": {"by": "prompt"}}]
+    )
+    assert sorted(done.left_out) == [f"{file}:{n}" for n in (2, 3, 4)]
+
+
+def test_a_kept_label_of_a_text_does_not_matter(tmp_path):
+    file = write_rows(tmp_path / "a.jsonl", [{"text": "The same text.", "label": n} for n in range(2)])
+    done = curate(tmp_path, [file], keep=["label"], steps=[{"exact_duplicates": {}}])
+    assert done.left_out == {f"{file}:2": "exact-duplicate"}
+
+
+def test_samples_show_where_a_near_duplicate_differs(tmp_path):
+    long = [f"word{n}" for n in range(400)]
+    texts = [" ".join(long), " ".join([*long[:350], "changed", *long[351:]])]
+    file = write_rows(tmp_path / "a.jsonl", [{"text": text} for text in [*texts, *TEXTS[:5]]])
+    curate(tmp_path, [file], steps=[{"near_duplicates": {}}])
+    shown = show_ledger(str(tmp_path / "out"), "near-duplicates", 1)
+    assert "word349 [-changed-] {+word350+} word351" in shown and len(shown) < 1000
+
+
+def test_samples_mark_the_passage_of_a_conversation(tmp_path):
+    question = "What is the capital city of the far away land of Oz and who rules there today my dear friend?"
+    tests = write_rows(tmp_path / "test.jsonl", [{"question": question}])
+    replies = [f"A question for you. {question} Think about it.", "Nothing."]
+    rows = [
+        {"messages": [{"role": "user", "content": "Ask me."}, {"role": "assistant", "content": reply}]}
+        for reply in replies
+    ]
+    file = write_rows(tmp_path / "a.jsonl", rows)
+    step = {"decontamination": {"against": [tests], "life": False, "by": "reply"}}
+    curate(tmp_path, [file], kind="messages", steps=[step])
+    shown = show_ledger(str(tmp_path / "out"), "decontamination", 1)
+    assert f"A question for you. >>>{question[:-1]}<<<? Think about it." in shown

@@ -58,3 +58,16 @@ def test_the_order_is_seeded(tmp_path, sources):
     assert orders[0] == orders[1] != orders[2]
     assert sorted(orders[0]) == sorted(orders[2])
     assert orders[0] != sorted(orders[0])
+
+
+@pytest.mark.parametrize("weight", [None, 1])
+def test_a_source_that_is_held_out_as_a_whole(tmp_path, sources, capsys, weight):
+    few = write_rows(tmp_path / "few.jsonl", [{"text": f"Other words, number {n}."} for n in range(40)])
+    given = [{"path": path} | ({"weight": weight} if weight else {}) for path in (sources[0], few)]
+    done = curate(tmp_path, given, held_out={"fraction": 0.1, "group_by": "file"})
+    if weight:
+        assert done.status == 2 and f"[no-rows] {few}: all that" in capsys.readouterr().err
+        return
+    assert done.status == 0
+    assert {row["source"] for row in done.rows("held_out")} == {few}
+    assert {row["source"] for row in done.train} == {sources[0]}

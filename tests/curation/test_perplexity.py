@@ -12,6 +12,7 @@ from curation_shards import run, shards_of
 from lifecycle_recipes.curation import perplexity
 from lifecycle_recipes.curation.documents import Verdict
 from lifecycle_recipes.curation.perplexity import Perplexity
+from lifecycle_recipes.curation.steps import make_step
 from lifecycle_recipes.finding import Refusal
 
 
@@ -94,6 +95,14 @@ def test_the_key_of_the_scores_holds_the_weights(settings, tmp_path):
     weights.write_bytes(blob)
     assert perplexity.scored_by(own) != before
     json.dumps(before)
+
+
+def test_another_max_length_is_scored_again(settings):
+    one, same, other = (
+        make_step("perplexity", "perplexity", {"model": settings.model, "max_length": length}).key
+        for length in (8, 8, 1024)
+    )
+    assert one == same != other
 
 
 def by_score(values, settings, sources=None, size=7, dead=()):

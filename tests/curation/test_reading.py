@@ -1,8 +1,11 @@
 """Raw rows as they come: what cannot be a document is left out and counted, never lost and never fatal."""
 
+import datetime
 import gzip
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from curated import curate, write_rows
 
@@ -83,3 +86,12 @@ def test_two_sources_of_one_path_have_names_of_their_own(tmp_path):
     done = curate(tmp_path, [file, {"path": file, "columns": {"text": "other"}}])
     assert [source["name"] for source in done.ledger["sources"]] == [f"{file}#1", f"{file}#2"]
     assert sorted(row["text"] for row in done.train) == ["eins", "one", "two", "zwei"]
+
+
+def test_a_kept_date_of_a_parquet_file_is_written_as_text(tmp_path):
+    file = tmp_path / "a.parquet"
+    days = [datetime.date(2020, 1, n + 1) for n in range(5)]
+    pq.write_table(pa.table({"text": [row["text"] for row in GOOD], "day": days}), file)
+    done = curate(tmp_path, [str(file)], keep=["day"])
+    assert done.status == 0
+    assert {row["day"] for row in done.train} == {str(day) for day in days}

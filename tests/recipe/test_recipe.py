@@ -164,7 +164,7 @@ WRONG_FILES = [
     (b"stage: sft\nx: \x00\n", 2, "[bad-yaml] character 0x0 is not allowed in YAML"),
     (b"model: {}\n", 1, "[missing-stage] dpo, evaluate, kto, ppo"),
     (b"stage: stf\n", 1, "[unknown-stage] unknown stage 'stf': did you mean sft?"),
-    (b"stage: [sft]\n", 1, "[unknown-stage] unknown stage a list: choose from dpo"),
+    (b"stage: [sft]\n", 1, "[unknown-stage] unknown stage a list: choose from curate, dpo"),
 ]  # fmt: skip
 
 

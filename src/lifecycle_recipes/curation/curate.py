@@ -21,7 +21,7 @@ from .config import CurateConfig, CurateData
 from .decide import EDITS, Decided, decide
 from .held_out import hold_out
 from .ledger import LEDGER_FILE, Books, check_books
-from .measures import measure
+from .measures import SHARE, measure
 from .reading import LEFT_OUT, Read, read_source, source_names
 from .scores import score_shards, unscored, write_plan
 from .shards import Corpus
@@ -92,7 +92,7 @@ def decide_and_write(
         "evaluation": contamination(steps, decided),
         "files": files,
     }
-    check_books(ledger["steps"])
+    check_books(ledger, work)
     finish(work, directory, ledger, run)
 
 
@@ -184,8 +184,12 @@ def contamination(steps: list[StepOf], decided: Decided) -> dict[str, Any]:
 
 def require_tests(config: CurateConfig, run: Run) -> None:
     """Raises Refusal data-test-failed, with exit status 3, if a line of `curate.tests` does not hold."""
-    record = {"metrics": run.metrics}
-    verdicts = [judge_line(parse(line), record, Path(config.output_dir)) for line in config.tests]
+    gates = [parse(line) for line in config.tests]
+    metrics = dict(run.metrics)
+    if any(name.startswith(SHARE) for name in metrics):
+        # A language that no document has was not measured: its share is 0.
+        metrics |= {g.metric: 0.0 for g in gates if g.metric.startswith(SHARE) and g.metric not in metrics}
+    verdicts = [judge_line(gate, {"metrics": metrics}, Path(config.output_dir)) for gate in gates]
     failed = [
         Finding.error(
             "data-test-failed", f"`{v.line}` does not hold: {v.message}", "change the steps, or the test"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -16,7 +16,7 @@ from . import tokens
 from .documents import Edit, Part, Verdict
 from .ledger import Books
 from .reading import LEFT_OUT, Read
-from .rows import apply, text_of
+from .rows import apply, strings, text_of
 from .shards import Corpus, StepShard
 from .steps import StepOf
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 EDITS = "edits.jsonl"
-NOTHING_LEFT = "nothing-left"  # the reason of a document of which edits leave no text
+NOTHING_LEFT = "nothing-left"  # the reason of a document of which edits leave a text or a message empty
 
 
 @dataclass
@@ -114,7 +114,7 @@ def _decide_shard(
                 edits.setdefault(i, []).append((step.part, verdict.edits))
                 row = edited(shard.rows[i], edits[i])
                 sizes[i], counts[i] = _measure(row, counter)
-                if not text_of(row, "row").strip():
+                if _is_emptied(shard.rows[i], row):
                     verdict = Verdict((NOTHING_LEFT,), verdict.detail)
                     sizes[i], counts[i] = before
             if verdict.reasons:
@@ -139,6 +139,12 @@ def edited(row: dict[str, Any], edits: list[tuple[Part, tuple[Edit, ...]]]) -> d
     return copy
 
 
+def _is_emptied(before: dict[str, Any], after: dict[str, Any]) -> bool:
+    """Whether a text, message or reply has nothing left: a question without words, or a pair without a reply."""
+    both = zip(strings(before, "row"), strings(after, "row"), strict=True)
+    return any(one[key].strip() and not other[key].strip() for (one, key), (other, _) in both)
+
+
 def _measure(row: dict[str, Any], counter: StepOf) -> tuple[int, int]:
     """(bytes, tokens) of one row."""
     found = tokens.score([text_of(row, "row")], counter.settings)
@@ -161,6 +167,8 @@ def _copy_left_out(read: Read, books: Books, side: TextIO) -> None:
 
 
 def _write_left_out(side: TextIO, shard: StepShard, i: int, source: str, step: str, verdict: Verdict) -> None:
+    if "span" in verdict.detail:  # in characters of the step's part
+        verdict = replace(verdict, detail={**verdict.detail, "part": shard.step.part})
     write_left_out(side, shard.ids[i], source, step, verdict, shard.rows[i])
 
 

@@ -16,7 +16,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 from itertools import pairwise, repeat
 from typing import TYPE_CHECKING, Any, Literal
@@ -94,7 +94,7 @@ def find_in_settings(settings: Decontamination, where: str) -> list[Finding]:
             for file in find_files(path):
                 next(each_row(file, Source(file)), None)
         except Refusal as refusal:
-            findings += refusal.findings
+            findings += [replace(f, message=f"{f.where}: {f.message}", where=where) for f in refusal.findings]
     if not findings and not set_files(settings):
         message = "decontamination has no evaluation set to test against"
         fix = "name the test files in `against`, or remove the step"

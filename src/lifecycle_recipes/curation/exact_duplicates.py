@@ -13,6 +13,8 @@ from hashlib import blake2b
 
 from .documents import Decide, Part, Shard, Shards, Verdict
 
+# A reply with another label is no copy, but its contradiction: the step `preferences` judges it.
+READS = "labelled texts"
 SCORED = ("by", "ignore_case")
 PACKAGES = ()
 _HEAD = 8  # bytes of a hash that find the documents to look at; all of it decides
@@ -44,7 +46,7 @@ def _hash(text: str, ignore_case: bool) -> bytes:
 def decider(settings: ExactDuplicates, shards: Shards) -> Decide:
     import numpy as np
 
-    repeated = _repeated(shards)
+    repeated = np.append(_repeated(shards), np.uint64(0))  # the 0 is a place for what is larger than all
     kept: dict[bytes, str] = {}
 
     def decide(shard: Shard, alive: Sequence[bool]) -> dict[int, Verdict]:
@@ -52,7 +54,9 @@ def decider(settings: ExactDuplicates, shards: Shards) -> Decide:
         hashes = shard.scores["hash"]
         rows = [i for i, key in enumerate(hashes) if key and alive[i]]
         heads = np.frombuffer(b"".join(hashes[i][:_HEAD] for i in rows), np.uint64)
-        for n in np.flatnonzero(np.isin(heads, repeated)).tolist():
+        # Not np.isin, which sorts all of `repeated` for every shard.
+        places = np.searchsorted(repeated[:-1], heads)
+        for n in np.flatnonzero(repeated[places] == heads).tolist():
             i = rows[n]
             if hashes[i] in kept:
                 verdicts[i] = Verdict(("exact-duplicate",), {"kept": kept[hashes[i]]})

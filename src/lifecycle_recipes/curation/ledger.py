@@ -7,9 +7,10 @@ source in it {in, out, left_out, edited, repeated}, each [rows, bytes, tokens]; 
 from __future__ import annotations
 
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
-from ..finding import FAILED, refuse
+from ..finding import FAILED, Refusal, refuse
 
 LEDGER_FILE = "ledger.json"
 Count = list[int]  # [rows, bytes, tokens]
@@ -72,11 +73,33 @@ class Books:
         return {"step": self.step, "sources": sources}
 
 
-def check_books(steps: list[dict[str, Any]]) -> None:
-    """Every row, byte and token that comes into a step stays or is left out, and the next step gets what stayed.
+def check_books(ledger: dict[str, Any], directory: Path) -> None:
+    """Every row, byte and token that comes into a step stays or is left out, the next step gets what stayed, and the
+    rows of the sources and of the files in `directory` are those of the books.
 
     Raises Refusal books-unbalanced, a fault of this package.
     """
+    steps = ledger["steps"]
+    for source in ledger["sources"]:
+        _require_equal(
+            f"rows of {source['name']}", steps[0]["sources"][source["name"]]["in"][0], source["rows"]
+        )
+    held_out = sum(
+        count[0]
+        for step in steps
+        if step["step"] == "held-out"
+        for entry in step["sources"].values()
+        for count in entry["left_out"].values()
+    )
+    left_out = sum(
+        count[0]
+        for step in steps
+        for entry in step["sources"].values()
+        for count in entry["left_out"].values()
+    )
+    out = sum(entry["out"][0] for entry in steps[-1]["sources"].values())
+    for name, rows in (("train", out), ("held_out", held_out), ("left_out", left_out - held_out)):
+        _require_equal(f"rows of {name}.jsonl", rows, _lines(directory / f"{name}.jsonl"))
     for number, step in enumerate(steps):
         for name, entry in step["sources"].items():
             for i, what in enumerate(("rows", "bytes", "tokens")):
@@ -88,5 +111,22 @@ def check_books(steps: list[dict[str, Any]]) -> None:
                         f"{step['step']}, {name}: {entry['in'][i]:,} {what} in, {entry['out'][i]:,} out, "
                     )
                     message += f"{gone:,} left out"
-                    fix = "report this: a row was lost or counted twice"
-                    raise refuse("books-unbalanced", message, fix, status=FAILED)
+                    raise _unbalanced(message)
+
+
+def _require_equal(what: str, books: int, found: int) -> None:
+    if books != found:
+        raise _unbalanced(f"{what}: {books:,} in the books, {found:,} found")
+
+
+def _unbalanced(message: str) -> Refusal:
+    fix = "report this: a row was lost or counted twice"
+    return refuse("books-unbalanced", message, fix, status=FAILED)
+
+
+def _lines(file: Path) -> int:
+    """How many lines a file has; 0 if there is none."""
+    if not file.is_file():
+        return 0
+    with file.open("rb") as stream:
+        return sum(piece.count(b"\n") for piece in iter(lambda: stream.read(1 << 20), b""))

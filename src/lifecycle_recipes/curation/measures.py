@@ -13,6 +13,8 @@ from .steps import StepOf
 if TYPE_CHECKING:
     import numpy as np
 
+SHARE = "share."  # followed by a language: the metric of its share
+
 
 def measure(
     corpus: Corpus,
@@ -52,7 +54,7 @@ def measure(
                     found += values
                     for i, value in enumerate(values):
                         shares[value] += int(times[first + i] * decided.tokens[first + i])
-                elif values and isinstance(values[0], int | float):
+                elif isinstance(next((v for v in values if v is not None), None), int | float):
                     for i, value in enumerate(values):
                         if value is not None and times[first + i]:
                             sums[column][0] += value * int(times[first + i])
@@ -60,5 +62,5 @@ def measure(
         metrics |= {f"{step.label}.mean_{c}": s / n for c, (s, n) in sorted(sums.items()) if n}
         if found:
             languages = found
-            metrics |= {f"share.{code}": round(n / total, 6) for code, n in sorted(shares.items())}
+            metrics |= {f"{SHARE}{code}": round(n / total, 6) for code, n in sorted(shares.items())}
     return metrics, languages

@@ -63,11 +63,17 @@ def mix(
     own = [np.flatnonzero(_within(training, documents_of(corpus, i))) for i in range(len(data.sources))]
     lengths = [np.maximum(tokens[numbers], 1) for numbers in own]
     have = np.array([length.sum() for length in lengths], dtype=float)
+    for source, name, numbers in zip(data.sources, corpus.source_names, own, strict=True):
+        if source.weight is not None and not len(numbers):
+            message = "all that the steps left of it is held out, so its weight cannot be met"
+            fix = "lower curate.held_out.fraction, group by another column, or remove the source"
+            raise refuse("no-rows", message, fix, name)
     wanted = _wanted(data, config, have)
     random = np.random.default_rng(data.seed)
     times = np.zeros(len(corpus), np.int32)
     for numbers, length, size in zip(own, lengths, wanted, strict=True):
-        np.add.at(times, numbers[take(length, size, random)], 1)
+        if len(numbers):
+            np.add.at(times, numbers[take(length, size, random)], 1)
     shares, findings = _shares(corpus, data, config, times, sizes, tokens, wanted, have)
     return Mixture(times, shares, findings)
 

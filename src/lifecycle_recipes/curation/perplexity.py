@@ -107,7 +107,7 @@ def _has_config(path: str) -> bool:
 
 
 def scored_by(settings: Perplexity) -> dict[str, Any]:
-    """What the scores depend on besides the settings: the weights and files of a directory, or the Hub's commit.
+    """What the scores depend on: `max_length`, and the weights and files of a directory, or the Hub's commit.
 
     Not the device: scores from a GPU and from a CPU differ by rounding, and are both valid.
     """
@@ -116,11 +116,12 @@ def scored_by(settings: Perplexity) -> dict[str, Any]:
         from ..models.saved import weights_id
 
         files = {name: hash_file(Path(path) / name) for name in _FILES if (Path(path) / name).is_file()}
-        return {"weights": weights_id(path), "files": files}
+        return {"weights": weights_id(path), "files": files, "max_length": settings.max_length}
     from transformers.utils import resolve_revision
 
     revision = resolve_revision(path, settings.revision or "main")
-    return {"model": path, "revision": str(getattr(revision, "resolved", revision))}
+    commit = str(getattr(revision, "resolved", revision))
+    return {"model": path, "revision": commit, "max_length": settings.max_length}
 
 
 def in_main_process(settings: Perplexity) -> bool:

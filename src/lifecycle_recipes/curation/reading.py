@@ -199,7 +199,7 @@ def _write_shards(directory: Path, entries: Iterator[Entry], config: CurateConfi
                 line = {"id": place, "reason": reason, "detail": {"message": message}, "text": text}
                 side.write(json.dumps(line, ensure_ascii=False) + "\n")
                 continue
-            cell = json.dumps(row, ensure_ascii=False)
+            cell = json.dumps(row, ensure_ascii=False, default=str)  # Parquet has dates and decimals
             ids.append(place)
             cells.append(cell)
             size += len(cell.encode())

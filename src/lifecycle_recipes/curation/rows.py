@@ -9,6 +9,7 @@ from .documents import Edit, Part
 
 BETWEEN = "\n\n"  # what separates the strings of a row in the text that a step sees
 _PROMPT, _REPLIES = "prompt", ("chosen", "rejected", "completion")
+COLUMNS = ("text", _PROMPT, "messages", *_REPLIES)  # those with the texts of a row, by `curate.kind`
 
 
 def text_of(row: dict[str, Any], part: Part) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 from ..data.cache import cache_directory
 from .documents import Part
 from .reading import Read
-from .rows import text_of
+from .rows import BETWEEN, text_of
 from .steps import StepOf
 
 Rows = list[dict[str, Any]]
@@ -72,8 +72,17 @@ def score_file(scores: str | Path, step: StepOf, digest: str) -> Path:
 
 
 def _inputs(step: StepOf, rows: Rows) -> list:
-    """What `score` of a step reads: the texts of its part of the rows, or the rows."""
-    return rows if getattr(step.module, "READS", "texts") == "rows" else texts_of(rows, step.part)
+    """What `score` of a step reads: the texts of its part of the rows, these with the label of a thumb, or the rows."""
+    reads = getattr(step.module, "READS", "texts")
+    if reads == "rows":
+        return rows
+    texts = texts_of(rows, step.part)
+    if reads == "labelled texts" and step.part != "prompt":
+        return [
+            f"{text}{BETWEEN}{row['label']}" if "completion" in row else text
+            for text, row in zip(texts, rows, strict=True)
+        ]
+    return texts
 
 
 def texts_of(rows: Rows, part: Part) -> list[str]:

@@ -34,7 +34,7 @@ class StepOf:
 
     @property
     def settings(self) -> Any:
-        return build(_settings_class(self.name), self.values)
+        return settings_of(self.name, self.values)[1]
 
     @property
     def part(self) -> Part:
@@ -59,9 +59,13 @@ def steps_of(given: list[dict[str, Any]]) -> list[StepOf]:
     return steps
 
 
+def settings_of(name: str, values: dict[str, Any]) -> tuple[ModuleType, Any]:
+    """(the module of a step, its settings). Reads none of the files that the settings name."""
+    return importlib.import_module(f"{__package__}.{name}"), build(_settings_class(name), values)
+
+
 def make_step(name: str, label: str, values: dict[str, Any]) -> StepOf:
-    module = importlib.import_module(f"{__package__}.{name}")
-    settings = build(_settings_class(name), values)
+    module, settings = settings_of(name, values)
     by_content = getattr(module, "scored_by", None)
     parts = by_content(settings) if by_content else {key: getattr(settings, key) for key in module.SCORED}
     text = json.dumps([name, parts, getattr(settings, "by", "row"), _versions(name), _code()], sort_keys=True)

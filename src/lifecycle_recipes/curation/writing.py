@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 TRAIN, HELD_OUT = "train.jsonl", "held_out.jsonl"
 BUCKET = 64 << 20  # bytes that are shuffled in memory
 LANGUAGE = "language"  # the column that the step of this name adds to text
+WRITTEN = ("id", "source")  # the columns that are added to every row
 
 
 def written_rows(
@@ -70,34 +71,45 @@ def write(
     size = sum(file.stat().st_size for file in corpus.files)
     count = 1 + 8 * size // BUCKET  # the shards are compressed
     rows: Counter[str] = Counter()
-    open_files = [(buckets / str(i)).open("wb") for i in range(count)]
-    try:
-        with (
-            (directory / HELD_OUT).open("w", encoding="utf-8") as aside,
-            (directory / LEFT_OUT).open("a", encoding="utf-8") as side,
-        ):
-            for number, id, row in written_rows(corpus, directory, alive):
-                bar.update()
-                source = corpus.source_names[corpus.of_source[corpus.locate(number)[0]]]
-                line = row | {"id": id, "source": source}
-                line |= {LANGUAGE: languages[number]} if languages else {}
-                text = json.dumps(line, ensure_ascii=False) + "\n"
-                if held_out[number]:
-                    aside.write(text)
-                    rows[HELD_OUT] += 1
-                elif not times[number]:
-                    write_left_out(side, id, source, OVER, Verdict((OVER,)), row)
-                for bucket in random.integers(count, size=int(times[number])):
-                    open_files[bucket].write(text.encode())
-                    rows[TRAIN] += 1
-    finally:
-        for file in open_files:
-            file.close()
+    waiting: dict[int, list[bytes]] = defaultdict(list)
+    held = 0  # bytes of them
+    with (
+        (directory / HELD_OUT).open("w", encoding="utf-8") as aside,
+        (directory / LEFT_OUT).open("a", encoding="utf-8") as side,
+    ):
+        for number, id, row in written_rows(corpus, directory, alive):
+            bar.update()
+            source = corpus.source_names[corpus.of_source[corpus.locate(number)[0]]]
+            line = row | {"id": id, "source": source}
+            line |= {LANGUAGE: languages[number]} if languages else {}
+            text = json.dumps(line, ensure_ascii=False) + "\n"
+            if held_out[number]:
+                aside.write(text)
+                rows[HELD_OUT] += 1
+            elif not times[number]:
+                write_left_out(side, id, source, OVER, Verdict((OVER,)), row)
+            for bucket in random.integers(count, size=int(times[number])).tolist():
+                waiting[bucket].append(text.encode())
+                held += len(waiting[bucket][-1])
+                rows[TRAIN] += 1
+            if held >= BUCKET:
+                _empty(waiting, buckets)
+                held = 0
+    _empty(waiting, buckets)
     with (directory / TRAIN).open("wb") as out:
         for i in range(count):
-            lines = (buckets / str(i)).read_bytes().splitlines(keepends=True)
+            file = buckets / str(i)
+            lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
             out.writelines(lines[j] for j in np.random.default_rng([seed, 2, i]).permutation(len(lines)))
     shutil.rmtree(buckets)
     if not rows[HELD_OUT]:
         (directory / HELD_OUT).unlink()
     return {name: {"rows": n, "sha256": hash_file(directory / name)} for name, n in sorted(rows.items()) if n}
+
+
+def _empty(waiting: dict[int, list[bytes]], buckets: Path) -> None:
+    """Append the waiting lines to their files, of which one is open at a time: there may be thousands."""
+    for bucket, lines in waiting.items():
+        with (buckets / str(bucket)).open("ab") as file:
+            file.writelines(lines)
+    waiting.clear()

@@ -30,6 +30,7 @@ PLAIN = (".jsonl", ".json", ".csv", ".txt")
 ENDINGS = (*PLAIN, ".parquet", *(f"{plain}{packed}" for plain in PLAIN for packed in COMPRESSED))
 # What reading a damaged file raises: gzip EOFError and zlib.error, arrow OSError and ValueError.
 READ_ERRORS = (OSError, ValueError, EOFError, zlib.error, csv.Error)
+LEFT_OUT, LEDGER = "left_out.jsonl", "ledger.json"  # of a run of curation
 _MAGIC = "*?["
 _BOM = codecs.BOM_UTF8
 _FIXES = {
@@ -91,6 +92,7 @@ def find_files(path: str) -> list[str]:
         found = [file for file in files if ending_of(file) and os.path.isfile(file)]
         if not found:
             raise _unknown_type(path)
+        _refuse_curated(path, found)
         return found
     if not is_glob(path):
         return [path]
@@ -99,7 +101,17 @@ def find_files(path: str) -> list[str]:
         raise refuse("missing-file", "no file matches this pattern", "correct the pattern", path)
     if others := [file for file in found if not ending_of(file)]:
         raise _unknown_type(others[0])
+    _refuse_curated(path, found)
     return found
+
+
+def _refuse_curated(path: str, files: list[str]) -> None:
+    """Refuse a directory or pattern that takes the rows that curation left out for rows to train on."""
+    for file in files:
+        place, name = os.path.split(file)
+        if name == LEFT_OUT and os.path.isfile(os.path.join(place, LEDGER)):
+            message = f"{file} holds the rows that curation left out"
+            raise refuse("unknown-file-type", message, f"give {os.path.join(place, 'train.jsonl')}", path)
 
 
 def plain_endings(path: str) -> set[str]:

@@ -21,6 +21,7 @@ ROLES = {
     "tokenizer": ("architecture", "tokenizer"),
     "extended": ("tokenizer", "extend"),
     "resized": ("tokenizer", "resize_model"),
+    "counter": ("curate", "tokenizer"),
     "against": ("evaluate", "against"),
     "reward_model": ("evaluate", "reward_model"),
 }
@@ -48,11 +49,12 @@ def _data_parents(values: dict) -> dict[str, str]:
     """`data`, `data 2`, ... -> the directory of every run whose files are read as rows."""
     data = values.get("data") or {}
     sources = [*(data.get("sources") or []), *(data.get("eval_sources") or [])]
-    named = [
-        path if os.path.isdir(path) else os.path.dirname(path)
-        for path in (s.get("path") or "" for s in sources)
+    paths = [path for source in sources if (path := source.get("path"))]
+    files = [
+        file for path in paths for file in ([path] if os.path.isdir(path) else rows_below(path) or [path])
     ]
-    runs = [run for run in dict.fromkeys(named) if run and os.path.exists(os.path.join(run, RUN_FILE))]
+    named = [file if os.path.isdir(file) else os.path.dirname(file) or "." for file in files]
+    runs = [run for run in dict.fromkeys(named) if os.path.exists(os.path.join(run, RUN_FILE))]
     return {f"data {number}" if number > 1 else "data": run for number, run in enumerate(runs, start=1)}
 
 
@@ -106,7 +108,9 @@ def check_parent(role: str, path: str, weights_sha256: str | None, allow_failed:
         message = f"{who} is not finished: its status is {record['status']}"
         raise refuse("parent-unfinished", message, f"finish {run} first, and start from it", path)
     if weights_sha256 is None and not role.startswith("data"):
-        wanted = "tokenizer.json" if role in ("tokenizer", "extended") else "weights (*.safetensors)"
+        wanted = (
+            "tokenizer.json" if role in ("tokenizer", "extended", "counter") else "weights (*.safetensors)"
+        )
         raise refuse(
             "parent-no-weights",
             f"the {role} parent has no {wanted}",
@@ -146,15 +150,18 @@ def hash_weights(directory: str | Path) -> str | None:
     """One hash of the weights in a directory, with an adapter's base/; else of its tokenizer, else of curated rows.
 
     None if it has none of these. Training changes every weight, so of a file above 256 MiB only 256 evenly
-    spaced blocks of 1 MiB are hashed: a 140 GB parent takes a quarter of a second per shard, not minutes.
+    spaced blocks of 1 MiB are hashed: a 140 GB parent takes a quarter of a second per shard, not minutes. Of rows,
+    one may have changed: their files are hashed whole.
     """
     directory = Path(directory)
     files = [f for place in (directory, directory / "base") for p in WEIGHTS for f in sorted(place.glob(p))]
     if not files and (directory / "tokenizer.json").is_file():
         files = [directory / "tokenizer.json"]
-    if not files and (directory / CURATED[0]).is_file():
-        files = [directory / name for name in CURATED if (directory / name).is_file()]
     digest = hashlib.sha256()
+    if not files and (directory / CURATED[0]).is_file():
+        found = [name for name in CURATED if (directory / name).is_file()]
+        digest.update("".join(f"{name}\0{hash_file(directory / name)}\0" for name in found).encode())
+        return digest.hexdigest()
     for file in files:
         digest.update(f"{file.relative_to(directory)}\0{file.stat().st_size}\0".encode())
         add_to_hash(digest, file)
@@ -210,10 +217,13 @@ def hash_inputs(values) -> dict[str, str]:
 def input_files(values) -> list[str]:
     """Every file named in (a part of) a recipe, once.
 
-    The files of a directory or glob of rows, which is the `path` of a source, are among them.
+    The files of a directory or glob of rows, which is the `path` of a source or in a list of `against`, are among
+    them.
     """
     if isinstance(values, dict):
-        values = [*values.values(), *rows_below(values.get("path"))]
+        against = values.get("against")
+        rows = [values.get("path"), *(against if isinstance(against, list) else ())]
+        values = [*values.values(), *(file for path in rows for file in rows_below(path))]
     if isinstance(values, list):
         return list(dict.fromkeys(path for value in values for path in input_files(value)))
     # A long text is not a path (and the kernel rejects its lookup).

@@ -12,6 +12,8 @@ from difflib import SequenceMatcher, get_close_matches
 from pathlib import Path
 from typing import Any
 
+from ..curation.documents import Part
+from ..curation.rows import text_of
 from ..finding import refuse
 from ..record.file import read_record
 from ..record.gate import parent_dir
@@ -21,6 +23,10 @@ from .numbers import amount
 LEDGER, LEFT_OUT, EDITS = "ledger.json", "left_out.jsonl", "edits.jsonl"
 OUTPUTS = ("train.jsonl", "held_out.jsonl")
 WIDTH = 600  # characters of a text that are shown
+BESIDE = 12  # words that are shown on each side of a difference
+COMPARED = (
+    3000  # words of two texts that are compared, from their first difference on: it takes the square of them
+)
 
 
 def show_ledger(run: str, step: str | None = None, samples: int = 0) -> str:
@@ -178,8 +184,8 @@ def show_samples(directory: Path, step: str | None, samples: int) -> str:
 
 
 def _block(row: dict[str, Any], kept: str | None) -> str:
-    text = row.get("text") or json.dumps(row.get("row"), ensure_ascii=False)
-    detail = {key: value for key, value in row.get("detail", {}).items() if key != "span"}
+    text = _text(row, row.get("detail", {}).get("part", "row"))
+    detail = {key: value for key, value in row.get("detail", {}).items() if key not in ("span", "part")}
     head = f"{row['id']}: {row['reason']}" + "".join(f", {key} {value}" for key, value in detail.items())
     span = row.get("detail", {}).get("span")
     if span:
@@ -191,13 +197,22 @@ def _block(row: dict[str, Any], kept: str | None) -> str:
     return f"{head}\n{how}\n{_cut(differences(text, kept))}"
 
 
+def _text(row: dict[str, Any], part: Part) -> str:
+    """What the steps saw of a row of a file, which is a row of the output or has it under `row`."""
+    return text_of(row.get("row") or row, part)
+
+
 def differences(text: str, kept: str) -> str:
-    """`text` word by word, marked as `wdiff` does where `kept` differs."""
+    """`text` where `kept` differs, word by word as `wdiff` marks it, with some words beside each difference."""
     ours, theirs = text.split(), kept.split()
-    pieces = []
+    same = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), None)
+    first = max((min(len(ours), len(theirs)) if same is None else same) - BESIDE, 0)
+    ours, theirs = ours[first : first + COMPARED], theirs[first : first + COMPARED]
+    pieces = ["..."] if first else []
     for kind, a, b, c, d in SequenceMatcher(None, ours, theirs, autojunk=False).get_opcodes():
         if kind == "equal":
-            pieces.append(" ".join(ours[a:b]))
+            between = [*ours[a : a + BESIDE], "...", *ours[b - BESIDE : b]]
+            pieces.append(" ".join(between if b - a > 2 * BESIDE else ours[a:b]))
             continue
         pieces += [f"[-{' '.join(ours[a:b])}-]"] if b > a else []
         pieces += [f"{{+{' '.join(theirs[c:d])}+}}"] if d > c else []
@@ -214,7 +229,7 @@ def _find(directory: Path, ids: set[str]) -> dict[str, str]:
     for name in (*OUTPUTS, LEFT_OUT):
         if len(found) < len(ids):
             found |= {
-                row["id"]: row.get("text") or json.dumps(row, ensure_ascii=False)
+                row["id"]: _text(row, "row")
                 for row in _lines(directory / name)
                 if row["id"] in ids and row["id"] not in found
             }

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 
-from ...curation.steps import steps_of
+from ...curation import executors
+from ...curation.config import step_names
+from ...curation.executors import Executor
+from ...curation.rows import COLUMNS
+from ...curation.steps import settings_of
+from ...curation.writing import LANGUAGE, WRITTEN
 from ...finding import Finding, Refusal
-from ...recipe.read import RawRecipe
+from ...recipe.read import RawRecipe, build
 from ...record.gate import parse
+from ...record.parents import is_local
 
 INSTALL = "pip install 'lifecycle-recipes[{}]'"
 # Step -> (module that it imports, the extra that installs it).
@@ -19,17 +26,22 @@ NEEDED = {
 
 
 def find_in_curation(raw: RawRecipe) -> list[Finding]:
-    """not-one-step, missing-package, bad-gate of a test of the data, and what each step finds in its settings."""
+    """not-one-step, missing-package, missing-file, bad-gate of a test of the data, bad-value of `keep` and
+    `held_out`, and what each step and the executor find in their settings.
+    """
     if raw.stage != "curate":
         return []
     curate = raw.values["curate"]
     given = curate.get("steps") or []
-    findings = [*_find_items(raw, given), *_find_tests(raw), *_find_held_out(raw)]
+    findings = [*_find_items(raw, given), *_find_tests(raw), *_find_held_out(raw), *_find_keep(raw)]
+    executor = build(Executor, curate.get("executor") or {})
+    findings += executors.find_in_settings(executor, raw.place("curate.executor", "curate"))
+    findings += _find_tokenizer(raw)
     if findings:
         return findings
     for i, (name, values) in enumerate(((n, v) for item in given for n, v in item.items() if v is not None)):
         where = raw.place(f"curate.steps[{i}].{name}", f"curate.steps[{i}]")
-        findings += _find_package(name, where) or _find_settings({name: values}, where)
+        findings += _find_package(name, where) or _find_settings(name, values, where)
     return findings
 
 
@@ -65,6 +77,28 @@ def _find_held_out(raw: RawRecipe) -> list[Finding]:
     return [Finding.error("bad-value", message, f"write `keep: [{group}]`, or `group_by: file`", place)]
 
 
+def _find_keep(raw: RawRecipe) -> list[Finding]:
+    """A kept column must not stand in the place of a text, or of what curation writes itself."""
+    curate, findings = raw.values["curate"], []
+    taken = [*WRITTEN, *(COLUMNS if curate.get("kind", "text") != "text" else ())]
+    taken += [LANGUAGE] if LANGUAGE in step_names(raw.values) else []
+    for i, column in enumerate(curate.get("keep") or []):
+        if column in taken:
+            message = f"curate.keep names {column!r}, a column that curation itself reads or writes"
+            fix = "remove it, or give the column another name in the source"
+            findings.append(Finding.error("bad-value", message, fix, raw.place(f"curate.keep[{i}]")))
+    return findings
+
+
+def _find_tokenizer(raw: RawRecipe) -> list[Finding]:
+    path = raw.values["curate"].get("tokenizer")
+    if not path or not is_local(path) or os.path.isfile(os.path.join(path, "tokenizer.json")):
+        return []
+    message = f"curate.tokenizer: the directory {path} has no tokenizer.json"
+    fix = "run the stage that makes it, or leave the key out to count words and punctuation marks"
+    return [Finding.error("missing-file", message, fix, raw.place("curate.tokenizer"))]
+
+
 def _find_package(name: str, where: str) -> list[Finding]:
     module, extra = NEEDED.get(name, ("json", ""))
     if find_spec(module):
@@ -73,7 +107,7 @@ def _find_package(name: str, where: str) -> list[Finding]:
     return [Finding.error("missing-package", message, INSTALL.format(extra), where)]
 
 
-def _find_settings(item: dict, where: str) -> list[Finding]:
-    (step,) = steps_of([item])
-    find = getattr(step.module, "find_in_settings", None)
-    return find(step.settings, where) if find else []
+def _find_settings(name: str, values: dict, where: str) -> list[Finding]:
+    module, settings = settings_of(name, values)
+    find = getattr(module, "find_in_settings", None)
+    return find(settings, where) if find else []

@@ -131,18 +131,14 @@ def split(corpus: Corpus, config: CurateConfig, data: CurateData, decided: Decid
 
 def split_books(corpus: Corpus, decided: Decided, held_out: Any, config: CurateConfig) -> list[Books]:
     """The books of the held-out split: what it takes from training, it does not lose."""
-    import numpy as np
-
     if config.held_out is None:
         return []
     books = Books("held-out")
-    for number in np.flatnonzero(decided.alive):
-        name = corpus.source_names[corpus.of_source[corpus.locate(int(number))[0]]]
-        size, tokens = int(decided.sizes[number]), int(decided.tokens[number])
-        if held_out[number]:
-            books.leave_out(name, ("held-out",), size, tokens)
-        else:
-            books.stay(name, size, tokens)
+    for source, name in enumerate(corpus.source_names):
+        own = mixing.within(decided.alive, mixing.documents_of(corpus, source))
+        books.stay(name, *mixing.totals(own & ~held_out, decided.sizes, decided.tokens))
+        if (aside := own & held_out).any():
+            books.leave_out(name, ("held-out",), *mixing.totals(aside, decided.sizes, decided.tokens))
     return [books]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -91,24 +92,22 @@ def _decide_shard(
 ) -> None:
     first, name = corpus.firsts[index], corpus.source_names[corpus.of_source[index]]
     counted = StepShard(corpus, counter, index)
-    sizes, counts = list(counted.scores["bytes"]), list(counted.scores["tokens"])
+    sizes, counts = counted.scores["bytes"], counted.scores["tokens"]
     alive = [first + i not in sampled_out for i in range(len(counted))]
     edits: dict[int, list[tuple[Part, tuple[Edit, ...]]]] = {}
     audited: list[tuple[int, str]] = []
     reading = decided.books[0]
+    reading.stay(name, alive.count(True), *_sums(alive, sizes, counts))
     for i, stays in enumerate(alive):
-        if stays:
-            reading.stay(name, sizes[i], counts[i])
-        else:
-            reading.leave_out(name, ("max_rows",), sizes[i], counts[i])
+        if not stays:
+            reading.leave_out(name, ("max_rows",), 1, sizes[i], counts[i])
             _write_left_out(side, counted, i, name, "read", Verdict(("max_rows",)))
     for step, books in zip(steps, decided.books[1:], strict=True):
         shard = StepShard(corpus, step, index)
         verdicts = decided.deciders[step.label](shard, alive)
-        for i in range(len(shard)):
-            if not alive[i]:
-                continue
-            verdict = verdicts.get(i) or Verdict()
+        unjudged = [lives and i not in verdicts for i, lives in enumerate(alive)]
+        books.stay(name, unjudged.count(True), *_sums(unjudged, sizes, counts))
+        for i, verdict in sorted(verdicts.items()):
             before = sizes[i], counts[i]
             if verdict.edits:
                 edits.setdefault(i, []).append((step.part, verdict.edits))
@@ -119,22 +118,27 @@ def _decide_shard(
                     sizes[i], counts[i] = before
             if verdict.reasons:
                 alive[i] = False
-                books.leave_out(name, verdict.reasons, *before)
+                books.leave_out(name, verdict.reasons, 1, *before)
                 _write_left_out(side, shard, i, name, step.label, verdict)
             elif verdict.edits:
                 books.edit(name, before, (sizes[i], counts[i]))
                 audited += [(i, _edit_line(shard.ids[i], first + i, step, edit)) for edit in verdict.edits]
             else:
-                books.stay(name, *before)
+                books.stay(name, 1, *before)
     # In the order of the documents, as `read_edits` expects them.
     audit.writelines(line for _, line in sorted(audited, key=lambda entry: entry[0]))
     end = first + len(alive)
     decided.alive[first:end], decided.sizes[first:end], decided.tokens[first:end] = alive, sizes, counts
 
 
+def _sums(chosen: list[bool], sizes: list[int], counts: list[int]) -> tuple[int, int]:
+    """(bytes, tokens) of the documents that are chosen."""
+    return sum(compress(sizes, chosen)), sum(compress(counts, chosen))
+
+
 def edited(row: dict[str, Any], edits: list[tuple[Part, tuple[Edit, ...]]]) -> dict[str, Any]:
     """A copy of the row with the edits."""
-    copy = json.loads(json.dumps(row))
+    copy = _copy(row)
     apply(edits, copy)
     return copy
 
@@ -143,6 +147,13 @@ def _is_emptied(before: dict[str, Any], after: dict[str, Any]) -> bool:
     """Whether a text, message or reply has nothing left: a question without words, or a pair without a reply."""
     both = zip(strings(before, "row"), strings(after, "row"), strict=True)
     return any(one[key].strip() and not other[key].strip() for (one, key), (other, _) in both)
+
+
+def _copy(value: Any) -> Any:
+    """A copy of JSON values. `copy.deepcopy` takes many times as long."""
+    if isinstance(value, dict):
+        return {key: _copy(one) for key, one in value.items()}
+    return [_copy(one) for one in value] if isinstance(value, list) else value
 
 
 def _measure(row: dict[str, Any], counter: StepOf) -> tuple[int, int]:

@@ -44,6 +44,8 @@ SEED = 5
 MOST_ITEMS = 50
 # A long item is aligned in pieces: aligning takes the square of the length.
 PIECE = 128
+# Words of items that are looked for at once, of about 100 bytes each.
+TOGETHER = 2**18
 # Prior of the share of items in which a word occurs, as if this many other questions had been read.
 PRIOR = 1000
 
@@ -139,6 +141,7 @@ class _Piece:
     """Up to PIECE words in a row of a text. text: its number. ids, weights, own: of the words (see `_weights`)."""
 
     text: int
+    is_short: bool  # as in _Index
     ids: list[int]
     weights: list[float]
     own: list[float]
@@ -172,17 +175,16 @@ class _Index:
         plain = [self.vocabulary[word] for word in sorted(FUNCTION_WORDS & vocabulary.keys())]
         sizes = [len(text) for text in numbers]
         words_of_texts = (self.vocabulary[word] for text in numbers for word in text)
-        self._ids = np.fromiter(words_of_texts, np.int32, sum(sizes))
-        self._weights = _weights(self._ids, sizes, len(vocabulary), plain)
+        self.ids = np.fromiter(words_of_texts, np.int32, sum(sizes))
+        self.weights = _weights(self.ids, sizes, len(vocabulary), plain)
         self.short = [size < ngram for size in sizes]
         self.several = [size > PIECE for size in sizes]
         ends = np.cumsum([0, *sizes])
         self.whole = [
-            tuple(float(of[first:end].sum()) for of in self._weights)
-            for first, end in pairwise(ends.tolist())
+            tuple(float(of[first:end].sum()) for of in self.weights) for first, end in pairwise(ends.tolist())
         ]
         # (text, first word, end) of every piece, in the words of all texts.
-        self._pieces = np.array(
+        self.pieces = np.array(
             [
                 (number, ends[number] + first, ends[number] + end)
                 for number, size in enumerate(sizes)
@@ -193,21 +195,21 @@ class _Index:
         self.runs = self._postings(ngram, plain)
 
     def piece(self, number: int) -> _Piece:
-        text, first, end = self._pieces[number].tolist()
-        return _Piece(text, *(of[first:end].tolist() for of in (self._ids, *self._weights)))
+        text, first, end = self.pieces[number].tolist()
+        return _Piece(text, self.short[text], *(of[first:end].tolist() for of in (self.ids, *self.weights)))
 
     def text_of(self, piece: int) -> int:
-        return int(self._pieces[piece, 0])
+        return int(self.pieces[piece, 0])
 
     def _postings(self, ngram: int, plain: list[int]) -> dict[int, _Postings]:
         of_length: dict[int, list[int]] = defaultdict(list)
-        for number, (text, first, end) in enumerate(self._pieces.tolist()):
+        for number, (text, first, end) in enumerate(self.pieces.tolist()):
             size = end - first
             # Between two changed words of ten there are mostly 8 unchanged ones in a long item, in a short one 5.
             run = size if self.short[text] else ngram if size >= 8 * ngram else min(SEED, ngram)
             of_length[run].append(number)
         return {
-            length: _Postings(length, of_length[length], self._pieces, self._ids, plain)
+            length: _Postings(length, of_length[length], self.pieces, self.ids, plain)
             for length in sorted(of_length)
         }
 
@@ -366,16 +368,14 @@ def score(texts: Sequence[str], settings: Decontamination) -> dict[str, list]:
     ends = [*(start - 1 for start in starts[1:]), len(ids) - 1]
     at, piece, position = index.find(np.array(ids, np.int64))
     document = np.searchsorted(np.array(starts), at, side="right") - 1
-    order = np.lexsort((at, piece, document))
-    at, piece, position, document = (column[order] for column in (at, piece, position, document))
-    bounds = [0, *(np.flatnonzero((np.diff(document) != 0) | (np.diff(piece) != 0)) + 1).tolist(), len(at)]
-    passages: dict[int, list[_Passage]] = defaultdict(list)
-    for first, last in pairwise(bounds) if len(at) else ():
-        d, p = int(document[first]), int(piece[first])
-        runs = (at[first:last] - position[first:last]).tolist()
-        passages[d] += _find_passages(index, p, runs, ids, starts[d], ends[d])
+    # By piece and place: two windows of a document may have the same passage.
+    passages: dict[int, dict[tuple[int, int, int], _Passage]] = defaultdict(dict)
+    runs = document, piece, at - position
+    for d, p, low, high in _windows_of(index, np.array(ids), np.array(starts), *runs):
+        if passage := _find_passage(index.piece(p), p, ids, low, high):
+            passages[d][p, passage.first, passage.last] = passage
     for d, found in passages.items():
-        hits = _hits(index, found)
+        hits = _hits(index, list(found.values()))
         places = _places(texts[d]) if hits else []
         for passage, coverage in hits:
             # A text whose words cannot be told apart in place is a passage as a whole.
@@ -401,46 +401,106 @@ class _Passage:
     last: int
 
 
-def _find_passages(
-    index: _Index, number: int, runs: list[int], ids: list[int], start: int, end: int
-) -> list[_Passage]:
-    """The passages of one document that contain a piece. runs: where it would begin, by each run in common.
+def _windows_of(
+    index: _Index,
+    ids: np.ndarray,
+    starts: np.ndarray,
+    document: np.ndarray,
+    piece: np.ndarray,
+    run: np.ndarray,
+) -> Iterator[tuple[int, int, int, int]]:
+    """(document, piece, low, high): where the words of a piece may be in a document, in the order of both.
 
-    ids[start:end]: the words of the document.
+    run: where the piece would begin, by each run of words in common; ids: the words of all documents. Only windows
+    that have enough of the piece's words are returned: few of those that share a run with a template.
     """
-    piece = index.piece(number)
-    size, whole = len(piece.ids), (sum(piece.weights), sum(piece.own))
-    if index.short[piece.text]:
-        found = sorted({at for at in runs if ids[at : at + size] == piece.ids})
-        return [_Passage(piece.text, number, whole, at, at + size - 1) for at in found]
-    slack, passages = max(SEED, size // 3), {}
-    for first, last in _near(sorted(set(runs)), slack):
-        low, high = max(first - slack, start), min(last + size + slack, end)
-        window = ids[low:high]
-        inside = set(window)
-        # At most what an alignment can find, and most often less than FLOOR: it saves the alignment.
-        most = [
-            sum(weight for word, weight in zip(piece.ids, of, strict=True) if word in inside)
-            for of in (piece.weights, piece.own)
+    import numpy as np
+
+    if not len(run):
+        return
+    order = np.lexsort((run, piece, document))
+    document, piece, run = document[order], piece[order], run[order]
+    new = np.concatenate([[True], (np.diff(document) != 0) | (np.diff(piece) != 0)])
+    begins = np.flatnonzero(new | np.concatenate([[True], np.diff(run) != 0]))
+    document, piece, run, new = document[begins], piece[begins], run[begins], new[begins]
+    sizes = (index.pieces[:, 2] - index.pieces[:, 1])[piece]
+    is_short = np.array(index.short)[index.pieces[piece, 0]]
+    slack = np.where(is_short, 0, np.maximum(SEED, sizes // 3))
+    # Groups of runs that are at most `slack` from the first one.
+    firsts = np.flatnonzero(new)
+    lasts = np.append(firsts[1:], len(run)) - 1
+    for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):
+        if run[last] - run[first] > slack[first]:
+            new[first : last + 1] = _groups(run[first : last + 1].tolist(), int(slack[first]))
+    firsts = np.flatnonzero(new)
+    lasts = np.append(firsts[1:], len(run)) - 1
+    document, piece, slack, sizes = document[firsts], piece[firsts], slack[firsts], sizes[firsts]
+    ends = np.append(starts[1:], len(ids)) - 1
+    low = np.maximum(run[firsts] - slack, starts[document])
+    high = np.minimum(run[lasts] + sizes + slack, ends[document])
+    has_enough = np.concatenate(
+        [
+            _has_enough(index, ids, piece[part], low[part], high[part])
+            for part in _parts_of_size(sizes, TOGETHER)
         ]
-        if _share(most, whole) < FLOOR:
-            continue
-        weights, left, right = _align(piece, window)
-        if _share(weights, whole) >= FLOOR:
-            passage = _Passage(piece.text, number, weights, low + left, low + right)
-            passages[passage.first, passage.last] = passage
-    return list(passages.values())
+    )
+    columns = (column[has_enough].tolist() for column in (document, piece, low, high))
+    yield from zip(*columns, strict=True)
 
 
-def _near(runs: list[int], slack: int) -> Iterator[tuple[int, int]]:
-    """(first, last) of each group of ascending numbers that are at most `slack` from the first."""
-    first = last = runs[0]
+def _groups(runs: list[int], slack: int) -> list[bool]:
+    """Whether each of the ascending numbers is the first of a group, of which none is over `slack` from the first."""
+    first, is_first = runs[0], [True]
     for run in runs[1:]:
-        if run - first > slack:
-            yield first, last
+        is_first.append(run - first > slack)
+        if is_first[-1]:
             first = run
-        last = run
-    yield first, last
+    return is_first
+
+
+def _parts_of_size(sizes: np.ndarray, size: int) -> Iterator[slice]:
+    """Parts of consecutive numbers, with a sum of about `size` each."""
+    import numpy as np
+
+    number = np.cumsum(sizes) // size
+    bounds = [0, *(np.flatnonzero(np.diff(number)) + 1).tolist(), len(sizes)]
+    return (slice(first, last) for first, last in pairwise(bounds))
+
+
+def _has_enough(
+    index: _Index, ids: np.ndarray, piece: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> np.ndarray:
+    """Whether the words of each window that are words of the piece, in any order, weigh FLOOR of it."""
+    import numpy as np
+
+    known = np.flatnonzero(ids)
+    # Where each word is: the words first, the places of a word in order.
+    places = ids[known] * len(ids) + known
+    places.sort()
+    sizes = index.pieces[piece, 2] - index.pieces[piece, 1]
+    begins = np.cumsum(sizes) - sizes
+    word = np.repeat(index.pieces[piece, 1] - begins, sizes) + np.arange(sizes.sum())
+    base = index.ids[word].astype(np.int64) * len(ids)
+    at = np.minimum(np.searchsorted(places, base + np.repeat(low, sizes)), len(places) - 1)
+    place = places[at]
+    inside = (place >= base + np.repeat(low, sizes)) & (place < base + np.repeat(high, sizes))
+    shares = []
+    for weights in index.weights:
+        mine = weights[word].astype(float)
+        shares.append(np.add.reduceat(mine * inside, begins) / np.add.reduceat(mine, begins))
+    # Sums in another order may differ in the last digits.
+    return np.minimum(*shares) >= FLOOR - 1e-9
+
+
+def _find_passage(piece: _Piece, number: int, ids: list[int], low: int, high: int) -> _Passage | None:
+    """The passage of ids[low:high] that contains a piece."""
+    window, whole = ids[low:high], (sum(piece.weights), sum(piece.own))
+    if piece.is_short:
+        return _Passage(piece.text, number, whole, low, high - 1) if window == piece.ids else None
+    weights, left, right = _align(piece, window)
+    if _share(weights, whole) < FLOOR:
+        return None
+    return _Passage(piece.text, number, weights, low + left, low + right)
 
 
 def _share(weights: Sequence[float], whole: tuple[float, float]) -> float:

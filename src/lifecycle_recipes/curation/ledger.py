@@ -39,26 +39,27 @@ class Books:
         self.repeated: dict[str, Count] = defaultdict(zero)
         self.rules: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
 
-    def stay(self, source: str, size: int, tokens: int) -> None:
-        add(self.came[source], 1, size, tokens)
-        add(self.stayed[source], 1, size, tokens)
+    def stay(self, source: str, rows: int, size: int, tokens: int) -> None:
+        """So many documents that stay as they are."""
+        add(self.came[source], rows, size, tokens)
+        add(self.stayed[source], rows, size, tokens)
 
     def edit(self, source: str, before: tuple[int, int], after: tuple[int, int]) -> None:
         add(self.came[source], 1, *before)
         add(self.stayed[source], 1, *after)
         add(self.edited[source], 1, after[0] - before[0], after[1] - before[1])
 
-    def leave_out(self, source: str, reasons: tuple[str, ...], size: int, tokens: int) -> None:
-        """A document that goes, by its first reason; all its reasons count in the table of rules."""
-        add(self.came[source], 1, size, tokens)
-        add(self.left_out[source][reasons[0]], 1, size, tokens)
+    def leave_out(self, source: str, reasons: tuple[str, ...], rows: int, size: int, tokens: int) -> None:
+        """Documents that go, by their first reason; all their reasons count in the table of rules."""
+        add(self.came[source], rows, size, tokens)
+        add(self.left_out[source][reasons[0]], rows, size, tokens)
         for reason in reasons:
-            self.rules[source][reason] += 1
+            self.rules[source][reason] += rows
 
-    def repeat(self, source: str, size: int, tokens: int) -> None:
-        """One more copy of a document that stays."""
-        add(self.stayed[source], 1, size, tokens)
-        add(self.repeated[source], 1, size, tokens)
+    def repeat(self, source: str, rows: int, size: int, tokens: int) -> None:
+        """More copies of documents that stay."""
+        add(self.stayed[source], rows, size, tokens)
+        add(self.repeated[source], rows, size, tokens)
 
     def as_json(self, names: list[str]) -> dict[str, Any]:
         sources = {}

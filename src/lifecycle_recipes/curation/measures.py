@@ -12,6 +12,7 @@ from .steps import StepOf
 
 if TYPE_CHECKING:
     import numpy as np
+    import pyarrow as pa
 
 SHARE = "share."  # followed by a language: the metric of its share
 
@@ -23,12 +24,14 @@ def measure(
     times: np.ndarray,
     held_out: np.ndarray,
     books: list[Books],
-) -> tuple[dict[str, float], list[str] | None]:
+) -> tuple[dict[str, float], Languages | None]:
     """(metrics, the language of every document if a step found it).
 
     rows_in, rows_out, tokens_out, bytes_out, held_out_rows; left_out.<step>: share of the rows that came to it;
     share.<language>: of the tokens of the mixture; <step>.mean_<score>: over the documents of the mixture.
     """
+    import numpy as np
+
     total = max(int((times * decided.tokens).sum()), 1)
     metrics: dict[str, float] = {
         "rows_in": sum(count[0] for count in books[0].came.values()),
@@ -41,26 +44,53 @@ def measure(
         came = sum(count[0] for count in book.came.values())
         gone = sum(count[0] for reasons in book.left_out.values() for count in reasons.values())
         metrics[f"left_out.{book.step}"] = round(gone / max(came, 1), 6)
-    languages: list[str] | None = None
+    languages: Languages | None = None
     for step in steps:
         sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-        shares: dict[str, int] = defaultdict(int)
-        found: list[str] = []
+        found = Languages(len(corpus)) if step.name == "language" else None
         for index in range(len(corpus.files)):
             shard = StepShard(corpus, step, index)
-            first = shard.first
-            for column, values in shard.scores.items():
-                if column == step.name == "language":
-                    found += values
-                    for i, value in enumerate(values):
-                        shares[value] += int(times[first + i] * decided.tokens[first + i])
-                elif isinstance(next((v for v in values if v is not None), None), int | float):
-                    for i, value in enumerate(values):
-                        if value is not None and times[first + i]:
-                            sums[column][0] += value * int(times[first + i])
-                            sums[column][1] += int(times[first + i])
+            mine = slice(shard.first, shard.first + len(shard))
+            for column, values in zip(shard.scores, shard.scores.table.columns, strict=True):
+                if column == "language" and found:
+                    found.set(mine, values.to_pylist())
+                elif (numbers := _numbers(values)) is not None:
+                    known = ~np.isnan(numbers)
+                    sums[column][0] += float((numbers[known] * times[mine][known]).sum())
+                    sums[column][1] += int(times[mine][known].sum())
         metrics |= {f"{step.label}.mean_{c}": s / n for c, (s, n) in sorted(sums.items()) if n}
         if found:
             languages = found
-            metrics |= {f"{SHARE}{code}": round(n / total, 6) for code, n in sorted(shares.items())}
+            counts = np.bincount(found.codes, times * decided.tokens, len(found.names)).astype(int).tolist()
+            shares = sorted(zip(found.names, counts, strict=True))
+            metrics |= {f"{SHARE}{code}": round(n / total, 6) for code, n in shares}
     return metrics, languages
+
+
+class Languages:
+    """The language of every document: 2 bytes each."""
+
+    def __init__(self, documents: int):
+        import numpy as np
+
+        self.names: list[str] = []
+        self.codes = np.zeros(documents, np.uint16)
+
+    def set(self, where: slice, languages: list[str]) -> None:
+        self.names += sorted(set(languages) - set(self.names))
+        code = {name: n for n, name in enumerate(self.names)}
+        self.codes[where] = [code[language] for language in languages]
+
+    def __getitem__(self, number: int) -> str:
+        return self.names[self.codes[number]]
+
+
+def _numbers(column: pa.ChunkedArray) -> np.ndarray | None:
+    """The values of a column of numbers, NaN where there is none; None for other columns."""
+    import numpy as np
+    import pyarrow.types as types
+
+    kind = column.type
+    if not (types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)):
+        return None
+    return column.cast("float64", safe=False).to_numpy() if len(column) else np.empty(0)

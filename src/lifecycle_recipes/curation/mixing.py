@@ -60,7 +60,7 @@ def mix(
     """
     import numpy as np
 
-    own = [np.flatnonzero(_within(training, documents_of(corpus, i))) for i in range(len(data.sources))]
+    own = [np.flatnonzero(within(training, documents_of(corpus, i))) for i in range(len(data.sources))]
     lengths = [np.maximum(tokens[numbers], 1) for numbers in own]
     have = np.array([length.sum() for length in lengths], dtype=float)
     for source, name, numbers in zip(data.sources, corpus.source_names, own, strict=True):
@@ -78,7 +78,8 @@ def mix(
     return Mixture(times, shares, findings)
 
 
-def _within(flags: np.ndarray, numbers: range) -> np.ndarray:
+def within(flags: np.ndarray, numbers: range) -> np.ndarray:
+    """The flags of these documents; of the others, false."""
     import numpy as np
 
     mine = np.zeros(len(flags), bool)
@@ -162,13 +163,20 @@ def book(
     import numpy as np
 
     books = Books("mixture")
-    for number in np.flatnonzero(training):
-        name = corpus.source_names[corpus.of_source[corpus.locate(int(number))[0]]]
-        size, count = int(sizes[number]), int(tokens[number])
-        if not mixture.times[number]:
-            books.leave_out(name, (OVER,), size, count)
-            continue
-        books.stay(name, size, count)
-        for _ in range(int(mixture.times[number]) - 1):
-            books.repeat(name, size, count)
+    times = mixture.times
+    for source, name in enumerate(corpus.source_names):
+        own = within(training, documents_of(corpus, source))
+        more = np.maximum(times[own] - 1, 0)
+        books.stay(name, *totals(own & (times > 0), sizes, tokens))
+        if more.any():
+            books.repeat(
+                name, int(more.sum()), int((more * sizes[own]).sum()), int((more * tokens[own]).sum())
+            )
+        if (over := own & (times == 0)).any():
+            books.leave_out(name, (OVER,), *totals(over, sizes, tokens))
     return books
+
+
+def totals(chosen: np.ndarray, sizes: np.ndarray, tokens: np.ndarray) -> tuple[int, int, int]:
+    """(documents, bytes, tokens) of the documents that are chosen."""
+    return int(chosen.sum()), int(sizes[chosen].sum()), int(tokens[chosen].sum())

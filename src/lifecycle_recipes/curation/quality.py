@@ -8,13 +8,13 @@ first, and the rules judge what is left.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from .boilerplate_lines import C4Lines, chrome_share, cuts, without
 from .code_text import is_code
 from .documents import Decide, Edit, Part, Shard, Shards, Verdict
-from .quality_measures import Words, measures
+from .quality_measures import MEASURES, Words, measure_texts
 
 SCORED = ("by", "boilerplate", "c4_lines", "stop_words", "short_line")
 PACKAGES = ()
@@ -209,20 +209,31 @@ def _rules() -> list[Rule]:
 RULES = _rules()
 
 
+def scored_by(settings: Quality) -> dict[str, Any]:
+    """What the scores depend on. A section that is null needs no measures; a changed threshold changes none."""
+    return {key: getattr(settings, key) for key in SCORED} | {
+        "c4_lines": settings.c4_lines and asdict(settings.c4_lines),
+        "sections": _sections(settings),
+    }
+
+
+def _sections(settings: Quality) -> list[str]:
+    return [section for section in MEASURES if getattr(settings, section) is not None]
+
+
 def score(texts: Sequence[str], settings: Quality) -> dict[str, list[Any]]:
     """One column per measure, of what is left of each text without `cuts`: [{start, end, kind}]. code: is it code."""
+    removed = [cuts(text, settings.boilerplate, settings.c4_lines) for text in texts]
+    left = [without(text, some) for text, some in zip(texts, removed, strict=True)]
+    columns: dict[str, list[Any]] = {
+        "code": [is_code(text) for text in texts],
+        "cuts": [[{"start": a, "end": b, "kind": kind} for a, b, kind in some] for some in removed],
+    }
+    if settings.spam is not None:
+        columns["boilerplate_lines"] = [chrome_share(text) for text in texts]
     words = Words(settings.stop_words)
-    rows = []
-    for text in texts:
-        removed = cuts(text, settings.boilerplate, settings.c4_lines)
-        left = without(text, removed)
-        row = {
-            "code": is_code(text),
-            "cuts": [{"start": a, "end": b, "kind": kind} for a, b, kind in removed],
-            "boilerplate_lines": chrome_share(text),
-        }
-        rows.append(row | measures(left, words, settings.short_line))
-    return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
+    rows = list(measure_texts(left, words, _sections(settings), settings.short_line))
+    return columns | {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
 
 
 def decider(settings: Quality, shards: Shards) -> Decide:

@@ -10,16 +10,19 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..data.cache import cache_directory
 from .documents import Part
 from .reading import Read
 from .rows import BETWEEN, text_of
 from .steps import StepOf
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Rows = list[dict[str, Any]]
 
@@ -91,16 +94,51 @@ def texts_of(rows: Rows, part: Part) -> list[str]:
 
 def read_rows(shard: str | Path) -> tuple[list[str], Rows]:
     """(ids, rows) of a shard."""
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(shard)
+    table = read_table(shard)
     return table["id"].to_pylist(), [json.loads(row) for row in table["row"].to_pylist()]
 
 
-def read_scores(file: Path) -> dict[str, list]:
+def read_table(file: str | Path, columns: list[str] | None = None) -> pa.Table:
     import pyarrow.parquet as pq
 
-    return pq.read_table(file).to_pydict()
+    # `pq.read_table` takes several milliseconds longer per file: it looks for a data set of many files.
+    with pq.ParquetFile(file) as parquet:
+        return parquet.read(columns, use_threads=False)
+
+
+class Scores(Mapping[str, list]):
+    """The columns of one step for one shard; a column becomes a list on first use, for few are used."""
+
+    def __init__(self, file: Path):
+        self.table = read_table(file)
+        self._lists: dict[str, list] = {}
+
+    def __getitem__(self, name: str) -> list:
+        if name not in self._lists:
+            self._lists[name] = _to_list(self.table[name])
+        return self._lists[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.table.column_names)
+
+    def __len__(self) -> int:
+        return self.table.num_columns
+
+
+def _to_list(column: pa.ChunkedArray) -> list:
+    """`column.to_pylist()`; of lists, all values at once, which is many times faster than list by list."""
+    import pyarrow.types as types
+
+    if not (types.is_list(column.type) and column.null_count == 0):
+        return column.to_pylist()
+    found: list = []
+    for chunk in column.chunks:
+        values, ends = chunk.flatten().to_pylist(), chunk.value_lengths().to_pylist()
+        start = 0
+        for size in ends:
+            found.append(values[start : start + size])
+            start += size
+    return found
 
 
 def _write(file: Path, columns: dict[str, Any]) -> None:

@@ -3,19 +3,39 @@
 from __future__ import annotations
 
 import functools
+import json
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..data.cache import cache_directory
 from .reading import Read
 from .rows import text_of
-from .scores import Rows, read_rows, read_scores, score_file, texts_of
+from .scores import Scores, read_table, score_file
 from .steps import StepOf
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 KEPT = 4  # shards in memory: those that a comparison of documents comes back to
+KEPT_IDS = 64  # shards of which the ids are in memory, of about 100 kB each
+
+
+class Lazy(Sequence):
+    """A sequence whose items are made each time they are asked for: most are never."""
+
+    def __init__(self, length: int, get: Callable[[int], Any]):
+        self._length, self._get = length, get
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Any:
+        if not -self._length <= index < self._length:
+            raise IndexError(index)
+        return self._get(index % self._length)
 
 
 class Corpus:
@@ -28,7 +48,22 @@ class Corpus:
         self.sizes = [shard["documents"] for read in sources for shard in read.shards]
         self.of_source = [i for i, read in enumerate(sources) for _ in read.shards]
         self.firsts = [0, *accumulate(self.sizes)]
-        self.read = functools.lru_cache(maxsize=KEPT)(lambda index: read_rows(self.files[index]))
+        self._cells = functools.lru_cache(maxsize=KEPT)(self._read_cells)
+        self.ids = functools.lru_cache(maxsize=KEPT_IDS)(self._read_ids)
+
+    def _read_cells(self, index: int) -> pa.StringArray:
+        return read_table(self.files[index], ["row"])["row"].combine_chunks()
+
+    def _read_ids(self, index: int) -> list[str]:
+        return read_table(self.files[index], ["id"])["id"].to_pylist()
+
+    def row(self, index: int, i: int) -> dict[str, Any]:
+        """Row i of a shard, as it was read; parsed each time."""
+        return json.loads(self._cells(index)[i].as_py())
+
+    def rows(self, index: int) -> Lazy:
+        """The rows of a shard. Those of the last few shards stay in memory, unparsed."""
+        return Lazy(self.sizes[index], functools.partial(self.row, index))
 
     def __len__(self) -> int:
         return self.firsts[-1]
@@ -55,20 +90,21 @@ class StepShard:
 
     @property
     def ids(self) -> Sequence[str]:
-        return self.corpus.read(self.index)[0]
+        return self.corpus.ids(self.index)
 
     @property
-    def rows(self) -> Rows:
-        return self.corpus.read(self.index)[1]
+    def rows(self) -> Lazy:
+        return self.corpus.rows(self.index)
 
-    @cached_property
-    def texts(self) -> list[str]:
-        return texts_of(self.rows, self.step.part)
+    @property
+    def texts(self) -> Lazy:
+        rows, part = self.rows, self.step.part
+        return Lazy(len(self), lambda i: text_of(rows[i], part))
 
     @cached_property
     def scores(self) -> Mapping[str, Sequence[Any]]:
         scores = cache_directory() / "curation" / "scores"
-        return read_scores(score_file(scores, self.step, self.corpus.digests[self.index]))
+        return Scores(score_file(scores, self.step, self.corpus.digests[self.index]))
 
 
 class StepShards:
@@ -89,8 +125,8 @@ class StepShards:
 
     def text(self, number: int) -> str:
         shard, index = self.corpus.locate(number)
-        return text_of(self.corpus.read(shard)[1][index], self.step.part)
+        return text_of(self.corpus.row(shard, index), self.step.part)
 
     def id(self, number: int) -> str:
         shard, index = self.corpus.locate(number)
-        return self.corpus.read(shard)[0][index]
+        return self.corpus.ids(shard)[index]

@@ -7,6 +7,7 @@ one exclamation mark in a note of eight words is none.
 """
 
 import re
+from collections.abc import Callable
 
 # Calls to buy and promises of offers: the first word, and what follows it. A text is looked at word by word, and at a
 # first word only, because a search for all of them at every character takes longer than all other rules together.
@@ -139,7 +140,7 @@ _AFTER = [
     ("hair", r"\s(?:growth|loss)\b"),
     ("claim", r"\syour\s(?:voucher|bonus|prize|reward|gift)\b"),
 ]
-_PITCHES = {
+PITCHES = {
     first: re.compile("|".join(f"(?:{rest})" for firsts, rest in _AFTER if first in firsts.split()))
     for words, _ in _AFTER
     for first in words.split()
@@ -151,41 +152,58 @@ _FEW_CAPITALS, _FEW = 8, 3
 
 
 def spam_measures(
-    text: str, lower: str, *, words: int, plain: int, capitals: int, links: int, prices: int, repetitive: bool
+    text: str,
+    lower: str,
+    *,
+    words: list[str],
+    plain: int,
+    capitals: int,
+    links: int,
+    prices: int,
+    pitches: list[int],
+    is_repetitive: Callable[[], bool],
 ) -> dict[str, float]:
     """The signs of one text, 0 where there are too few of them to count.
 
-    plain: words of letters only; capitals: those of them in capitals; repetitive: some of its words repeat.
+    plain: words of letters only; capitals: those of them in capitals; pitches: places of the words in PITCHES;
+    is_repetitive: whether some of its words repeat, which takes long to find out.
     """
+    total = len(words)
     marks = text.count("!")
     if marks:
         # Of code: !=, ![image], !(condition).
         marks -= text.count("!=") + text.count("![") + text.count("!(")
-    pitches = _pitches(lower)
+    repeated = _repeated_sentences(lower)
+    calls = _pitches(words, pitches) if len(pitches) >= 2 else 0
     return {
         "capital_words": capitals / plain if capitals >= _FEW_CAPITALS else 0.0,
-        "exclamations_per_word": marks / words if marks >= _FEW else 0.0,
-        "repeated_sentences": _repeated_sentences(lower) if repetitive else 0.0,
-        "links_per_word": links / words if links >= _FEW else 0.0,
-        "prices_per_word": prices / words if prices >= _FEW else 0.0,
-        "pitches_per_100_words": 100 * pitches / words if pitches >= 2 else 0.0,
+        "exclamations_per_word": marks / total if marks >= _FEW else 0.0,
+        "repeated_sentences": repeated if repeated and is_repetitive() else 0.0,
+        "links_per_word": links / total if links >= _FEW else 0.0,
+        "prices_per_word": prices / total if prices >= _FEW else 0.0,
+        "pitches_per_100_words": 100 * calls / total if calls >= 2 else 0.0,
     }
 
 
-def _pitches(lower: str) -> int:
-    """How many calls and promises."""
-    words = [word.strip(_AROUND) for word in lower.split()]
-    places = [i for i, word in enumerate(words) if word in _PITCHES]
+def bare(word: str) -> str:
+    """A word as the pitches have it."""
+    return word.lower().strip(_AROUND)
+
+
+def _pitches(words: list[str], places: list[int]) -> int:
+    """How many calls and promises, of which the first words are at these places."""
     found = 0
     for i in places:
-        after = "".join(f" {word}" for word in words[i + 1 : i + 6])
-        found += _PITCHES[words[i]].match(after) is not None
+        after = "".join(f" {bare(word)}" for word in words[i + 1 : i + 6])
+        found += PITCHES[bare(words[i])].match(after) is not None
     return found
 
 
 def _repeated_sentences(lower: str) -> float:
     """Share of the characters in sentences of three words and more that occur at least twice before."""
     parts = [part.strip() for part in _SENTENCES.split(lower)]
+    if len(set(parts)) == len(parts):
+        return 0.0
     parts = [part for part in parts if part.count(" ") >= 2]
     total = sum(map(len, parts))
     seen: dict[str, int] = {}

@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
@@ -32,11 +33,11 @@ class StepOf:
     def module(self) -> ModuleType:
         return importlib.import_module(f"{__package__}.{self.name}")
 
-    @property
+    @cached_property
     def settings(self) -> Any:
         return settings_of(self.name, self.values)[1]
 
-    @property
+    @cached_property
     def part(self) -> Part:
         return getattr(self.settings, "by", "row")
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..record.parents import hash_file
 from .decide import edited, read_edits, write_left_out
 from .documents import Verdict
+from .measures import Languages
 from .mixing import OVER
 from .reading import LEFT_OUT
 from .shards import Corpus
@@ -34,7 +35,7 @@ def written_rows(
     number_edited, edits = next(changes, (-1, []))
     for shard, first in enumerate(corpus.firsts[:-1]):
         end = corpus.firsts[shard + 1]
-        rows = None
+        rows, ids = corpus.rows(shard), None
         while -1 < number_edited < first:
             number_edited, edits = next(changes, (-1, []))
         for number in range(first, end):
@@ -42,9 +43,9 @@ def written_rows(
             if own is not None:
                 number_edited, edits = next(changes, (-1, []))
             if wanted[number]:
-                rows = rows or corpus.read(shard)
-                row = rows[1][number - first]
-                yield number, rows[0][number - first], edited(row, own) if own else row
+                ids = ids or corpus.ids(shard)
+                row = rows[number - first]
+                yield number, ids[number - first], edited(row, own) if own else row
 
 
 def write(
@@ -53,7 +54,7 @@ def write(
     times: np.ndarray,
     held_out: np.ndarray,
     alive: np.ndarray,
-    languages: list[str] | None,
+    languages: Languages | None,
     seed: int,
     bar: tqdm,
 ) -> dict[str, dict[str, Any]]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 
 from ...curation.steps import steps_of
+from ...data.config import stage_columns
 from ...finding import Finding, Refusal
+from ...near_path import near_path
 from ...recipe.read import RawRecipe
 from ...record.gate import parse
+from ...record.parents import MODEL_OF_STEP, is_local
+from .files import maker
 
 INSTALL = "pip install 'lifecycle-recipes[{}]'"
 # Step -> (module that it imports, the extra that installs it).
@@ -19,17 +24,25 @@ NEEDED = {
 
 
 def find_in_curation(raw: RawRecipe) -> list[Finding]:
-    """not-one-step, missing-package, bad-gate of a test of the data, and what each step finds in its settings."""
+    """not-one-step, missing-package, bad-gate of a test of the data, and what each step finds in its settings;
+
+    missing-model, tokenizer-unreadable of the tokenizer; bad-value of `keep` and `held_out`.
+    """
     if raw.stage != "curate":
         return []
     curate = raw.values["curate"]
     given = curate.get("steps") or []
     findings = [*_find_items(raw, given), *_find_tests(raw), *_find_held_out(raw)]
-    if findings:
+    findings += [*_find_keep(raw, given), *_find_tokenizer(raw)]
+    if any(finding.severity == "error" for finding in findings):
         return findings
     for i, (name, values) in enumerate(((n, v) for item in given for n, v in item.items() if v is not None)):
         where = raw.place(f"curate.steps[{i}].{name}", f"curate.steps[{i}]")
-        findings += _find_package(name, where) or _find_settings({name: values}, where)
+        found = _find_package(name, where) or _find_settings({name: values}, where)
+        model = values.get(MODEL_OF_STEP.get(name, "")) or ""
+        # Another recipe makes it first: see parent-missing.
+        to_come = bool(model) and (raw.is_awaited(model) or maker(raw, model) is not None)
+        findings += [f for f in found if not (to_come and f.code in ("missing-model", "missing-file"))]
     return findings
 
 
@@ -63,6 +76,41 @@ def _find_held_out(raw: RawRecipe) -> list[Finding]:
     message = f"curate.held_out groups by {group!r}, which curate.keep does not read"
     place = raw.place("curate.held_out.group_by")
     return [Finding.error("bad-value", message, f"write `keep: [{group}]`, or `group_by: file`", place)]
+
+
+def _find_keep(raw: RawRecipe, given: list[dict]) -> list[Finding]:
+    """Columns that curation itself writes."""
+    steps = {name for item in given for name, settings in item.items() if settings is not None}
+    required, optional = stage_columns(raw.stage, raw.values)
+    writes = {*required, *optional, "id", "source", *(["language"] if "language" in steps else [])}
+    findings = []
+    for i, column in enumerate(raw.values["curate"].get("keep") or []):
+        if column in writes:
+            message = f"curate.keep names {column!r}, a column that curation writes itself"
+            fix = "remove it from `keep`, or give the column of the source another name"
+            findings.append(Finding.error("bad-value", message, fix, raw.place(f"curate.keep[{i}]")))
+    return findings
+
+
+def _find_tokenizer(raw: RawRecipe) -> list[Finding]:
+    """Of a local directory; for an id of the Hub, see not-cached."""
+    path = raw.values["curate"].get("tokenizer")
+    if not path or raw.is_awaited(path) or (not is_local(path) and maker(raw, path) is None):
+        return []
+    where = raw.place("curate.tokenizer")
+    if not os.path.isdir(path):
+        message = f"curate.tokenizer: the directory {path} does not exist"
+        if first := maker(raw, path):
+            return [
+                Finding.warning("missing-model", message, f"run this first: lifecycle run {first}", where)
+            ]
+        near = near_path(path)
+        fix = f"did you mean {near}?" if near else "correct the path, or leave it out to count words"
+        return [Finding.error("missing-model", message, fix, where)]
+    if not os.path.isfile(os.path.join(path, "tokenizer.json")):
+        message = f"curate.tokenizer: {path} has no tokenizer.json"
+        return [Finding.error("tokenizer-unreadable", message, "give the directory of a tokenizer", where)]
+    return []
 
 
 def _find_package(name: str, where: str) -> list[Finding]:

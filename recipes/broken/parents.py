@@ -246,6 +246,17 @@ def incomplete(directory: Path) -> None:
     (directory / "checkpoint-1/model.safetensors").write_bytes(b"weights")
 
 
+def no_ledger(directory: Path) -> None:
+    write_record(directory, stage="curate")
+
+
+def curated(directory: Path) -> None:
+    """A run of curation with one step, of which only the ledger is read."""
+    write_record(directory, stage="curate")
+    steps = [{"step": name, "sources": {}} for name in ("read", "near-duplicates", "mixture")]
+    (directory / "ledger.json").write_text(json.dumps({"steps": steps}))
+
+
 def same_run(directory: Path, code: str) -> dict:
     """The fields of a record by which the recipe of `code` recognises its own run."""
     from lifecycle_recipes.recipe.read import read_recipe
@@ -260,12 +271,14 @@ def same_run(directory: Path, code: str) -> dict:
 
 SITUATIONS: dict[str, Callable[[Path], None]] = {
     "checkpoint-incomplete": incomplete,
+    "no-ledger": no_ledger,
     "output-dir-busy": busy,
     "output-dir-finished": finished,
     "output-dir-not-ours": weights_alone,
     "output-dir-other-host": of_another_host,
     "output-dir-other-run": another_run,
     "output-dir-unwritable": a_file,
+    "unknown-step": curated,
 }
 
 

@@ -168,7 +168,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     example = "lifecycle ledger runs/desk/01-curate --step near-duplicates --samples 5"
     sub = command("ledger", ledger, "show which rows each step left out, and why", example)
-    sub.add_argument("run", metavar="RUN_DIR", help="a run of curation, or one that reads its rows")
+    help = "a run of curation, or one that reads its rows, or the recipe of one"
+    sub.add_argument("run", metavar="RUN_DIR|RECIPE", help=help)
     sub.add_argument("--step", metavar="NAME", help="show rows that this step left out or edited")
     sub.add_argument("--samples", type=int, default=0, metavar="N", help="how many of them (default: 3)")
 
@@ -323,9 +324,11 @@ def report(args, rest: list[str]) -> int:
 
 
 def ledger(args, rest: list[str]) -> int:
+    from .recipe.read import SUFFIXES, read_recipe
     from .report.ledger import show_ledger
 
-    print(show_ledger(args.run, args.step, args.samples))
+    run = read_recipe(args.run).output_dir if args.run.endswith(SUFFIXES) else args.run
+    print(show_ledger(run, args.step, args.samples))
     return DONE
 
 

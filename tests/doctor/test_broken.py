@@ -57,6 +57,7 @@ NOT_NAMED = {"trainer-refused"}
 # What no recipe can show: why, and where it is tested.
 BY_NO_RECIPE = {
     "batch-differs": "needs several GPUs in one process; recipe/test_batch_size.py",
+    "books-unbalanced": "no recipe loses a row: a guard; curation/test_ledger.py",
     "cache-entry-damaged": "what happens to files after they were written; data/test_cache_entries.py",
     "cache-unusable": "depends on the disk; data/test_cache_entries.py",
     "check-failed": "an error of the check itself: a guard; doctor/test_check.py",
@@ -71,8 +72,10 @@ BY_NO_RECIPE = {
     "machines-differ": "needs several machines; data/test_cache_ranks.py",
     "missing-revision": "needs a cache with another revision; doctor/test_broken.py",
     "no-hub-token": "depends on who is logged in; doctor/test_broken.py",
+    "no-ray": "needs Ray, and no cluster; curation/test_executors.py",
     "no-runs": "an argument of `lifecycle report`; report/test_report.py",
     "no-schema": "needs other versions of upstream; doctor/test_broken.py",
+    "no-slurm": "depends on what is installed; curation/test_executors.py",
     "no-wandb-login": "depends on who is logged in; doctor/test_check_machine.py",
     "nothing-saved": "needs FSDP; training/test_training.py",
     "nothing-trainable": "no recipe freezes every weight: a guard against upstream; doctor/test_built.py",
@@ -88,8 +91,11 @@ BY_NO_RECIPE = {
     "saved-incomplete": "no recipe saves half a model: a guard against layouts; training/test_saved.py",
     "saved-not-compared": "needs a machine with too little memory; training/test_saving.py",
     "saved-pickled": "upstream writes none: a guard; training/test_saved.py",
+    "scoring-failed": "needs Ray or Slurm; curation/test_executors.py",
+    "submit-failed": "needs Slurm; curation/test_executors.py",
     "unknown-argument": "an argument of `lifecycle gate`; doctor/test_broken.py",
     "unreadable-source": "the Hub, online; doctor/test_broken.py",
+    "worker-killed": "a process must be killed; curation/test_executors.py",
     "zero-label-batch": "such rows are left out before the trainer is built: a guard; doctor/test_built.py",
 }
 

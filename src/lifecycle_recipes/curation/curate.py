@@ -75,6 +75,8 @@ def decide_and_write(
     books.append(mixing.book(corpus, mixture, training, decided.sizes, decided.tokens))
     metrics, languages = measure(corpus, steps, decided, mixture.times, held_out, books)
     run.metrics.update(metrics)
+    if languages:  # a language of a test or gate that no document has
+        run.metrics.update({name: 0.0 for name in named_shares(config.tests, run) if name not in metrics})
     require_tests(config, run)
     with progress("writing", int(decided.alive.sum())) as bar:
         files = write(corpus, work, mixture.times, held_out, decided.alive, languages, data.seed, bar)
@@ -176,6 +178,12 @@ def contamination(steps: list[StepOf], decided: Decided) -> dict[str, Any]:
             items = [[item.path, item.line, item.text] for item in module.unindexed(settings)]
             found[step.label] = {"hits": module.hits(decided.deciders[step.label]), "untested": items}
     return found
+
+
+def named_shares(tests: list[str], run: Run) -> list[str]:
+    """The shares of languages that the tests and the gate name."""
+    lines = [parse(line) for line in [*tests, *run.raw.gate]]
+    return [gate.metric for gate in lines if gate.metric.startswith("share.")]
 
 
 def require_tests(config: CurateConfig, run: Run) -> None:

@@ -227,4 +227,11 @@ def _refuse_empty(name: str, source: int, books: list[Books]) -> None:
     message = f"nothing is left: of {total:,} rows, {most} left out {taken[most]:,} (mostly {reason})"
     message += f", and {last} the last" if last != most else ""
     fix = f"change the settings of {most}, or remove the source"
+    if most == "read":
+        wrong = (
+            "curate.max_characters"
+            if reason == "too-long"
+            else "the source's `format:` or `columns:`, or its rows"
+        )
+        fix = f"correct {wrong}, or remove the source"
     raise refuse("source-empty", message, fix, name)

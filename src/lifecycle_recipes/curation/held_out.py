@@ -42,8 +42,13 @@ def hold_out(
             held_out[own] = True
             count += len(own)
     if not count or count == alive.sum():
-        message = f"{len(groups):,} groups: no choice of them is {config.fraction:.1%} of the documents"
-        raise refuse("no-rows", message, "change curate.held_out.fraction, or group by another column")
+        what = "documents" if config.group_by is None else f"groups by {config.group_by!r}"
+        message = (
+            f"curate.held_out.fraction: of {len(groups):,} {what}, {config.fraction:g} of the documents is "
+        )
+        message += "less than one" if not count else "all of them"
+        fix = "change curate.held_out.fraction"
+        raise refuse("no-rows", message, fix + (", or group by another column" if config.group_by else ""))
     of_group = {number: own for own in groups.values() for number in own if held_out[number]}
     moved = _move_back(corpus, config, alive, held_out, of_group, directory, bar)
     if not held_out.any():

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -76,13 +78,15 @@ def read_source(source: CurateSource, name: str, config: CurateConfig, bar: tqdm
         entry.parent.mkdir(parents=True, exist_ok=True)
         place = scratch_directory(entry.parent, "reading")
         fresh = place / "entry"
-        fresh.mkdir()
-        write_json(fresh / MANIFEST, _write_shards(fresh, _documents(source, config, bar), config))
         try:
+            fresh.mkdir()
+            write_json(fresh / MANIFEST, _write_shards(fresh, _documents(source, config, bar), config))
             os.rename(fresh, entry)
-        except OSError:  # another process has made it, or nothing may be named by this key
-            if not (entry / MANIFEST).is_file():
+        except OSError:
+            if not (entry / MANIFEST).is_file():  # else another process has made it
                 raise
+        finally:  # also on a full disk, which it may have filled
+            shutil.rmtree(place, ignore_errors=True)
     manifest = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))
     if not manifest["rows"]:
         raise refuse(
@@ -141,8 +145,19 @@ def _documents(source: CurateSource, config: CurateConfig, bar: tqdm) -> Iterato
             message = f"{size:,} characters, more than curate.max_characters"
             yield place, None, ("too-long", message, json.dumps(found, ensure_ascii=False))
             continue
-        kept = {c: row[c] for c in config.keep if row.get(c) is not None and c not in found}
-        yield place, found | kept, None
+        kept = {c: _storable(row.get(c)) for c in config.keep if c not in found}
+        yield place, found | {c: value for c, value in kept.items() if value is not None}, None
+
+
+def _storable(value: Any) -> Any:
+    """A value of a kept column that JSON can store: of a date and the like its text, for NaN null."""
+    if isinstance(value, dict):
+        return {str(key): _storable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_storable(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | None) else str(value)
 
 
 def _rows(source: CurateSource) -> Iterator[tuple[str, dict | None, tuple | None]]:

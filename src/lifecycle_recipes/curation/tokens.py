@@ -9,6 +9,7 @@ import functools
 import re
 from dataclasses import dataclass
 
+from ..finding import refuse
 from ..record.parents import hash_file, is_local
 
 SCORED = ("tokenizer",)
@@ -52,4 +53,9 @@ def score(texts: list[str], settings: Tokens) -> dict[str, list[int]]:
 def _load(name: str):
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(name)
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except Exception as error:  # transformers and tokenizers raise many kinds
+        message = f"the tokenizer cannot be loaded: {' '.join(str(error).split())[:300]}"
+        fix = "correct curate.tokenizer, or download or copy its files again"
+        raise refuse("tokenizer-unreadable", message, fix, name) from error

@@ -152,6 +152,8 @@ def fitting(source: Source, rows: list[dict], has: list[str], required: list[str
             return f"name the key of the rows: `field: {has[0]}`"
     if other := _other_rows(kind, first, has):
         return other
+    if kind == "text":  # no format makes text of other columns
+        return ""
     if (column := _conversation_column(first)) and kind in ("chat", "reply", "prompt"):
         named = "sharegpt" if "from" in first[column][0] else "messages"
         ours = {"sharegpt": "conversations", "messages": "messages" if kind == "chat" else "prompt"}[named]

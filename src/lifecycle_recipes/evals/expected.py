@@ -6,6 +6,7 @@ The trainers' own names are compared with upstream's source in tests/test_upstre
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -64,11 +65,16 @@ class Expected:
     needs: metric -> what to set in the recipe so that it is measured; empty if it is.
     open: tasks of which more metrics than these may be measured, since their own code decides.
     perhaps: metric -> why it may be measured, or not.
+    beginnings: of names that are taken to be measured, since only the rows tell which there are.
     """
 
     needs: dict[str, str]
     open: frozenset[str] = frozenset()
     perhaps: dict[str, str] = field(default_factory=dict)
+    beginnings: tuple[str, ...] = ()
+
+    def measures(self, name: str) -> bool:
+        return self.needs.get(name) == "" or name.startswith(self.beginnings)
 
     def measured(self) -> list[str]:
         return [name for name, need in self.needs.items() if not need]
@@ -90,8 +96,7 @@ def expected_metrics(raw: RawRecipe) -> Expected:
     perhaps = {metric: why for metric, why in PERHAPS.items() if needs.get(metric) == ""}
     needs = {metric: need for metric, need in needs.items() if metric not in perhaps}
     if raw.stage == "curate":
-        steps = [name.replace("_", "-") for item in raw.values["curate"].get("steps") or [] for name in item]
-        return Expected(needs, frozenset(["left_out", "share", *steps]))
+        return _of_curation(raw, needs)
     if raw.stage in ("tokenizer", "reward"):  # they have no evaluate section
         return Expected(needs)
     given = raw.values.get("evaluate") or {}
@@ -100,6 +105,25 @@ def expected_metrics(raw: RawRecipe) -> Expected:
         needs[metric] = f"set {' and '.join(lacking)}" if lacking else ""
     names, unknown = _of_tasks(given.get("tasks") or [], given.get("include_path"))
     return Expected(needs | dict.fromkeys(names, ""), unknown, perhaps)
+
+
+def _of_curation(raw: RawRecipe, needs: dict[str, str]) -> Expected:
+    """needs: of every run of curation."""
+    curate = raw.values["curate"]
+    names = [name for step in curate.get("steps") or [] for name, given in step.items() if given is not None]
+    labels = [
+        name.replace("_", "-") + (f"-{names[: i + 1].count(name)}" if name in names[:i] else "")
+        for i, name in enumerate(names)
+    ]
+    parts = ["read", *labels, *(["held-out"] if curate.get("held_out") else []), "mixture"]
+    needs = needs | {f"left_out.{part}": "" for part in parts}
+    beginnings = [f"{label}.mean_" for label in labels]
+    if "language" in names:
+        beginnings.append("share.")
+    else:
+        lines = " ".join(str(line) for line in [*(curate.get("tests") or []), *raw.gate])
+        needs |= dict.fromkeys(re.findall(r"\bshare\.[\w-]+", lines), "add the step `language`")
+    return Expected(needs, beginnings=tuple(beginnings))
 
 
 def recorded_metrics(record: dict) -> Expected:

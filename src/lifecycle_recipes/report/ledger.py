@@ -6,6 +6,7 @@ For a run that reads curated rows, the steps of curation come first, then those 
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Iterator
 from difflib import SequenceMatcher, get_close_matches
@@ -17,7 +18,6 @@ from ..curation.rows import text_of
 from ..finding import refuse
 from ..record.file import read_record
 from ..record.gate import parent_dir
-from .card import line
 from .numbers import amount
 
 LEDGER, LEFT_OUT, EDITS = "ledger.json", "left_out.jsonl", "edits.jsonl"
@@ -27,6 +27,7 @@ BESIDE = 12  # words that are shown on each side of a difference
 COMPARED = (
     3000  # words of two texts that are compared, from their first difference on: it takes the square of them
 )
+REASONS = 3  # in the first table; the table of rules has all
 
 
 def show_ledger(run: str, step: str | None = None, samples: int = 0) -> str:
@@ -39,7 +40,7 @@ def show_ledger(run: str, step: str | None = None, samples: int = 0) -> str:
     if step or samples:
         if not curated:
             raise refuse("no-ledger", "this run has no curated rows, so no left-out rows are kept", "", run)
-        return show_samples(curated[0], step, samples or 3)
+        return show_samples(curated[0], step, samples if samples > 0 else 3)
     parts = [part for place in curated for part in show_curation(place)]
     if record.get("stage") != "curate":
         parts += show_training(record, run)
@@ -59,10 +60,11 @@ def curated_parents(record: dict, directory: Path) -> list[Path]:
 def read_ledger(directory: Path) -> dict[str, Any]:
     try:
         return json.loads((directory / LEDGER).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        message = f"this run has no {LEDGER}: its status is {read_record(directory)['status']}"
     except (OSError, ValueError) as error:
-        raise refuse(
-            "no-ledger", f"{LEDGER} cannot be read: {error}", "run the stage again", str(directory)
-        ) from None
+        message = f"{LEDGER} cannot be read: {error}"
+    raise refuse("no-ledger", message, "run the stage again", str(directory))
 
 
 # Tables
@@ -72,14 +74,15 @@ def show_curation(directory: Path) -> list[str]:
     ledger = read_ledger(directory)
     out = ", ".join(f"{name} {entry['rows']:,} rows" for name, entry in ledger["files"].items())
     parts = [f"{directory}: {out}; tokens are {ledger['unit']}", steps_table(ledger)]
+    if folder := common_folder(ledger):
+        parts[0] += f"; sources are in {folder}"
     if ledger["rules"]:
         parts.append("Documents that each rule alone would leave out, by source\n\n" + rules_table(ledger))
     parts.append("The mixture\n\n" + mixture_table(ledger))
     if held_out := ledger["held_out"]:
         moved = held_out["moved_back"]
-        parts.append(
-            f"Held out: {held_out['rows']:,} documents; {moved:,} more resembled a training document and train"
-        )
+        back = f"; {moved:,} more would be, but resemble a training document: they are trained on"
+        parts.append(f"Held out: {held_out['rows']:,} documents" + (back if moved else ""))
     for label, found in ledger["evaluation"].items():
         items = sum(len(lines) for lines in found["hits"].values())
         parts.append(
@@ -90,22 +93,37 @@ def show_curation(directory: Path) -> list[str]:
 
 
 def steps_table(ledger: dict[str, Any]) -> str:
-    """A line per step and source with all that changed there; steps that changed nothing have one line."""
-    rows = []
+    """A line per step and source, with the first reasons."""
+    rows, folder = [], common_folder(ledger)
     for step in ledger["steps"]:
         for name, entry in step["sources"].items():
             left = sum(count[0] for count in entry["left_out"].values())
-            why = [f"{reason} {count[0]:,}" for reason, count in by_rows(entry["left_out"])]
+            reasons = by_rows(entry["left_out"])
+            why = [f"{reason} {count[0]:,}" for reason, count in reasons[:REASONS]]
+            why += [f"{len(reasons) - REASONS} more reasons"] if len(reasons) > REASONS else []
             why += [f"edited {entry['edited'][0]:,}"] if "edited" in entry else []
             why += [f"repeated {entry['repeated'][0]:,}"] if "repeated" in entry else []
             sizes = [f"{amount(entry['out'][1])}B", amount(entry["out"][2]).strip()]
             rows.append(
-                [step["step"], name, f"{entry['in'][0]:,}", f"{left:,}", f"{entry['out'][0]:,}", *sizes]
+                [
+                    step["step"],
+                    name.removeprefix(folder),
+                    f"{entry['in'][0]:,}",
+                    f"{left:,}",
+                    f"{entry['out'][0]:,}",
+                    *sizes,
+                ]
             )
             rows[-1].append(", ".join(why) or "-")
-    return table(
-        ["step", "source", "rows in", "left out", "rows out", "bytes out", "tokens out", "why"], rows
-    )
+    head = ["step", "source", "rows in", "left out", "rows out", "bytes out", "tokens out", "why"]
+    return table(head, rows, left=(0, 1, 7))
+
+
+def common_folder(ledger: dict[str, Any]) -> str:
+    """The directory of all sources, with a slash at its end; empty if they have none in common."""
+    names = [source["name"] for source in ledger["sources"]]
+    prefix = os.path.commonprefix(names)
+    return prefix[: prefix.rfind("/") + 1]
 
 
 def by_rows(left_out: dict[str, list[int]]) -> list[tuple[str, list[int]]]:
@@ -113,32 +131,52 @@ def by_rows(left_out: dict[str, list[int]]) -> list[tuple[str, list[int]]]:
 
 
 def rules_table(ledger: dict[str, Any]) -> str:
-    """The share of a source's documents that each rule leaves out, of those that came to its step."""
+    """The share of a source's documents that each rule leaves out, of those that came to its step; largest first."""
+    folder = common_folder(ledger)
     names = [source["name"] for source in ledger["sources"]]
     came = {
         s["step"]: {name: entry["in"][0] for name, entry in s["sources"].items()} for s in ledger["steps"]
     }
     rows = []
     for step, sources in ledger["rules"].items():
-        for reason in sorted({reason for found in sources.values() for reason in found}):
-            shares = [sources.get(name, {}).get(reason, 0) / max(came[step][name], 1) for name in names]
-            rows.append([step, reason, *(f"{share:.2%}" for share in shares)])
-    return table(["step", "rule", *names], rows)
+        shares = {
+            reason: [sources.get(name, {}).get(reason, 0) / max(came[step][name], 1) for name in names]
+            for reason in sorted({reason for found in sources.values() for reason in found})
+        }
+        for reason in sorted(shares, key=lambda reason: -max(shares[reason])):
+            rows.append([step, reason, *(f"{share:.2%}" if share else "-" for share in shares[reason])])
+    return table(["step", "rule", *(name.removeprefix(folder) for name in names)], rows)
 
 
 def mixture_table(ledger: dict[str, Any]) -> str:
     licenses = {source["name"]: source["license"] or "not given" for source in ledger["sources"]}
-    rows = []
+    rows, folder = [], common_folder(ledger)
     for name, entry in ledger["mixture"].items():
         wanted = f"{entry['share_wanted']:.1%}" if "share_wanted" in entry else "-"
         cells = [f"{entry['rows']:,}", amount(entry["bytes"]).strip() + "B", amount(entry["tokens"]).strip()]
-        rows.append([name, licenses[name], *cells, f"{entry['share']:.1%}", wanted, f"{entry['epochs']:g}"])
+        rows.append(
+            [
+                name.removeprefix(folder),
+                licenses[name],
+                *cells,
+                f"{entry['share']:.1%}",
+                wanted,
+                f"{entry['epochs']:g}",
+            ]
+        )
     return table(["source", "license", "rows", "bytes", "tokens", "share of tokens", "asked", "epochs"], rows)
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
+def table(head: list[str], rows: list[list[str]], left: tuple[int, ...] = (0, 1)) -> str:
+    """left: the columns of text; those of numbers are aligned right."""
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    return "\n".join(line(row, widths) for row in [head, ["-" * width for width in widths], *rows])
+    lines = []
+    for row in [head, ["-" * width for width in widths], *rows]:
+        cells = [
+            c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def show_training(record: dict, run: str) -> list[str]:
@@ -165,9 +203,8 @@ def show_samples(directory: Path, step: str | None, samples: int) -> str:
     if step is None or step not in steps:
         near = get_close_matches(step or "", steps, 1)
         fix = f"did you mean {near[0]}?" if near else f"the steps are {', '.join(steps)}"
-        raise refuse(
-            "unknown-step", f"this run has no step {step!r}" if step else "no step given", fix, str(directory)
-        )
+        message = f"this run has no step {step!r}" if step else "--samples needs `--step NAME`"
+        raise refuse("unknown-step", message, fix, str(directory))
     found = [row for row in _lines(directory / LEFT_OUT) if row["step"] == step]
     chosen = random.Random(0).sample(found, min(samples, len(found)))
     wanted = {row["detail"]["kept"] for row in chosen if "kept" in row.get("detail", {})}
@@ -179,7 +216,7 @@ def show_samples(directory: Path, step: str | None, samples: int) -> str:
         blocks.append(f"{step}: {len(edits):,} edits")
         some = random.Random(0).sample(edits, min(samples, len(edits)))
         texts = _find(directory, {edit["id"] for edit in some})
-        blocks += [f"{edit['id']}: {edit['kind']}\n{_cut(texts.get(edit['id'], ''))}" for edit in some]
+        blocks += [_edit(edit, texts.get(edit["id"], "")) for edit in some]
     return "\n\n".join(blocks) or f"{step}: nothing was left out or edited"
 
 
@@ -200,6 +237,20 @@ def _block(row: dict[str, Any], kept: str | None) -> str:
 def _text(row: dict[str, Any], part: Part) -> str:
     """What the steps saw of a row of a file, which is a row of the output or has it under `row`."""
     return text_of(row.get("row") or row, part)
+
+
+def _edit(edit: dict[str, Any], text: str) -> str:
+    """An edit with the text around it, as it was written: what was there before is kept nowhere."""
+    length = edit["end"] - edit["start"]
+    how = (
+        f"{length:,} characters became {edit['text']}"
+        if edit["text"]
+        else f"{length:,} characters were removed"
+    )
+    # Edits before this one have moved it a little.
+    start = min(max(edit["start"] - WIDTH // 2, 0), max(len(text) - WIDTH, 0))
+    before = f"... ({start:,} characters) " if start else ""
+    return f"{edit['id']}: {edit['kind']}: {how}\n{before}{_cut(text[start:])}"
 
 
 def differences(text: str, kept: str) -> str:

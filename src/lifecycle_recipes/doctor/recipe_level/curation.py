@@ -12,9 +12,11 @@ from ...curation.rows import COLUMNS
 from ...curation.steps import settings_of
 from ...curation.writing import LANGUAGE, WRITTEN
 from ...finding import Finding, Refusal
+from ...near_path import near_path
 from ...recipe.read import RawRecipe, build
 from ...record.gate import parse
-from ...record.parents import is_local
+from ...record.parents import MODEL_OF_STEP, is_local
+from .files import maker
 
 INSTALL = "pip install 'lifecycle-recipes[{}]'"
 # Step -> (module that it imports, the extra that installs it).
@@ -26,7 +28,7 @@ NEEDED = {
 
 
 def find_in_curation(raw: RawRecipe) -> list[Finding]:
-    """not-one-step, missing-package, missing-file, bad-gate of a test of the data, bad-value of `keep` and
+    """not-one-step, missing-package, missing-model, bad-gate of a test of the data, bad-value of `keep` and
     `held_out`, and what each step and the executor find in their settings.
     """
     if raw.stage != "curate":
@@ -37,11 +39,15 @@ def find_in_curation(raw: RawRecipe) -> list[Finding]:
     executor = build(Executor, curate.get("executor") or {})
     findings += executors.find_in_settings(executor, raw.place("curate.executor", "curate"))
     findings += _find_tokenizer(raw)
-    if findings:
+    if any(finding.severity == "error" for finding in findings):
         return findings
     for i, (name, values) in enumerate(((n, v) for item in given for n, v in item.items() if v is not None)):
         where = raw.place(f"curate.steps[{i}].{name}", f"curate.steps[{i}]")
-        findings += _find_package(name, where) or _find_settings(name, values, where)
+        found = _find_package(name, where) or _find_settings(name, values, where)
+        model = values.get(MODEL_OF_STEP.get(name, "")) or ""
+        # Another recipe makes it first: see parent-missing.
+        to_come = bool(model) and (raw.is_awaited(model) or maker(raw, model) is not None)
+        findings += [f for f in found if not (to_come and f.code in ("missing-model", "missing-file"))]
     return findings
 
 
@@ -91,12 +97,24 @@ def _find_keep(raw: RawRecipe) -> list[Finding]:
 
 
 def _find_tokenizer(raw: RawRecipe) -> list[Finding]:
+    """Of a local directory; for an id of the Hub, see not-cached."""
     path = raw.values["curate"].get("tokenizer")
-    if not path or not is_local(path) or os.path.isfile(os.path.join(path, "tokenizer.json")):
+    if not path or raw.is_awaited(path) or (not is_local(path) and maker(raw, path) is None):
         return []
-    message = f"curate.tokenizer: the directory {path} has no tokenizer.json"
-    fix = "run the stage that makes it, or leave the key out to count words and punctuation marks"
-    return [Finding.error("missing-file", message, fix, raw.place("curate.tokenizer"))]
+    where = raw.place("curate.tokenizer")
+    if not os.path.isdir(path):
+        message = f"curate.tokenizer: the directory {path} does not exist"
+        if first := maker(raw, path):
+            return [
+                Finding.warning("missing-model", message, f"run this first: lifecycle run {first}", where)
+            ]
+        near = near_path(path)
+        fix = f"did you mean {near}?" if near else "correct the path, or leave it out to count words"
+        return [Finding.error("missing-model", message, fix, where)]
+    if not os.path.isfile(os.path.join(path, "tokenizer.json")):
+        message = f"curate.tokenizer: {path} has no tokenizer.json"
+        return [Finding.error("tokenizer-unreadable", message, "give the directory of a tokenizer", where)]
+    return []
 
 
 def _find_package(name: str, where: str) -> list[Finding]:

@@ -17,15 +17,27 @@ SHOWN = 12  # metrics in a message
 
 
 def find_in_gate(raw: RawRecipe) -> list[Finding]:
-    """gate-unknown: an error for a metric that nothing measures, a warning where that cannot be known."""
+    """gate-unknown: an error for a metric that nothing measures, a warning where that cannot be known.
+
+    The tests of curated data are lines like these.
+    """
     own, findings = expected_metrics(raw), []
-    for i, line in enumerate(raw.gate):
-        gate = parse(line)
-        where = raw.place(f"gate[{i}]", "gate")
-        for name in (gate.metric, gate.term):
-            if isinstance(name, str) and name not in own.measured():
-                findings += _look_up(raw, own, name, f"`{gate.line}`", where)
+    for section, lines in (("gate", raw.gate), ("curate.tests", raw.setting("curate.tests") or [])):
+        for i, line in enumerate(lines):
+            where = raw.place(f"{section}[{i}]", section)
+            for name in _names_in(line):
+                if not own.measures(name):
+                    findings += _look_up(raw, own, name, f"`{line.strip()}`", where)
     return findings
+
+
+def _names_in(line: str) -> list[str]:
+    """The metrics of a line; none of a malformed one, which is a finding of its own."""
+    try:
+        gate = parse(line)
+    except Refusal:
+        return []
+    return [name for name in (gate.metric, gate.term) if isinstance(name, str)]
 
 
 def _look_up(raw: RawRecipe, own: Expected, name: str, line: str, where: str) -> list[Finding]:
@@ -73,7 +85,7 @@ def _judge(
 ) -> list[Finding]:
     """No finding if `metric` is measured, else an error or a warning with the way to measure it."""
     measured = expected.measured()
-    if metric in measured:
+    if expected.measures(metric):
         return []
     if reason := expected.perhaps.get(metric):
         message = f"{message} for certain: {reason}"

@@ -48,6 +48,8 @@ def named(raw: RawRecipe, values: dict) -> Iterator[tuple[str, str, str | None, 
         kind = "datasets" if identity == "path" else "models"
         where = raw.place(f"{name}.{identity}", name, name.split(".")[0])
         yield kind, section[identity], section.get(revision), where
+    if tokenizer := (values.get("curate") or {}).get("tokenizer"):
+        yield "models", tokenizer, None, raw.place("curate.tokenizer", "curate")
 
 
 def is_on_hub(path: str) -> bool:

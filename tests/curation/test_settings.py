@@ -10,7 +10,7 @@ from curated import curate, write_rows
         ({"steps": [{"safety": {"words": "none.txt"}}]}, "missing-file"),
         ({"steps": [{"decontamination": {"against": ["none.jsonl"]}}]}, "missing-file"),
         ({"steps": [{"decontamination": {"against": ["none/*.jsonl"]}}]}, "missing-file"),
-        ({"tokenizer": "./none"}, "missing-file"),
+        ({"tokenizer": "./none"}, "parent-missing"),
         ({"executor": {"kind": "slurm", "partition": "cpu"}}, "missing-key"),
         ({"executor": {"partition": "cpu"}}, "no-effect"),
         ({"keep": ["id"]}, "bad-value"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -206,12 +207,18 @@ def require_tests(config: CurateConfig, run: Run) -> None:
 
 
 def finish(work: Path, directory: Path, ledger: dict[str, Any], run: Run) -> None:
-    """Move the files to their places, the ledger last, and note them in the record."""
+    """Move the files to their places, the ledger last, and note them in the record.
+
+    After a kill in between, the record says `running`: no stage reads these files, and the next start moves its own.
+    """
     for name in (LEFT_OUT, EDITS, HELD_OUT, TRAIN):
         if (work / name).exists():
             os.replace(work / name, directory / name)
-    write_json(directory / LEDGER_FILE, ledger)
-    work.rmdir()
+        else:  # of an unfinished run of another recipe
+            (directory / name).unlink(missing_ok=True)
+    write_json(work / LEDGER_FILE, ledger)
+    os.replace(work / LEDGER_FILE, directory / LEDGER_FILE)
+    shutil.rmtree(work)
     files = {name: entry["sha256"] for name, entry in ledger["files"].items()}
     run.note(data={"ledger_sha256": hash_file(directory / LEDGER_FILE), "files": files})
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data.cache import cache_directory
+from ..data.scratch import scratch_directory
 from .documents import Part
 from .reading import Read
 from .rows import BETWEEN, text_of
@@ -39,7 +39,7 @@ def write_plan(sources: list[Read], steps: list[StepOf]) -> Path:
     file = root / "plans" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
     for directory in (file.parent, root / "scores"):
         directory.mkdir(parents=True, exist_ok=True)
-    _write_whole(file, lambda place: place.write_text(text, encoding="utf-8"))
+    _write_whole(root, file, lambda place: place.write_text(text, encoding="utf-8"))
     return file
 
 
@@ -55,7 +55,8 @@ def score_shards(plan_file: str | Path, indices: Sequence[int]) -> None:
         rows = read_rows(path)[1]
         for step in missing:
             columns = step.module.score(_inputs(step, rows), step.settings)
-            _write_whole(score_file(plan["scores"], step, digest), lambda file, c=columns: _write(file, c))
+            file = score_file(plan["scores"], step, digest)
+            _write_whole(Path(plan["scores"]), file, lambda place, c=columns: _write(place, c))
 
 
 def unscored(plan_file: Path) -> list[int]:
@@ -148,14 +149,24 @@ def _write(file: Path, columns: dict[str, Any]) -> None:
     pq.write_table(pa.table(columns), file, compression="zstd")
 
 
-def _write_whole(file: Path, write) -> None:
-    """Write a file beside its place and rename it: it is never there in part."""
+def _write_whole(root: Path, file: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file elsewhere below `root` and rename it: it is never in its place in part."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    os.close(handle)
+    temporary = _workplace(root) / file.name
     try:
-        write(Path(temporary))
+        write(temporary)
         os.replace(temporary, file)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+_workplaces: dict[tuple[int, Path], Path] = {}
+
+
+def _workplace(root: Path) -> Path:
+    """The directory below `root` of what this process has not finished; the next process removes it after a kill."""
+    name = os.getpid(), root
+    if name not in _workplaces or not _workplaces[name].is_dir():
+        _workplaces[name] = scratch_directory(root, "writing")
+    return _workplaces[name]

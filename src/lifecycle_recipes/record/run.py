@@ -164,6 +164,8 @@ class Run:
         """The first write: if it fails, nothing has run yet."""
         with self._or_unwritable():
             (self.output_dir / GATE_FILE).unlink(missing_ok=True)
+            for left in self.output_dir.glob(f".{RUN_FILE}.*"):  # of a process that was killed while it wrote
+                left.unlink(missing_ok=True)
             (self.output_dir / SPARE_FILE).write_bytes(os.urandom(SPARE_BYTES))
             self._write()
 

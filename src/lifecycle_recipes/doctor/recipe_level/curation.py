@@ -12,10 +12,9 @@ from ...curation.rows import COLUMNS
 from ...curation.steps import settings_of
 from ...curation.writing import LANGUAGE, WRITTEN
 from ...finding import Finding, Refusal
-from ...near_path import near_path
 from ...recipe.read import RawRecipe, build
 from ...record.gate import parse
-from ...record.parents import MODEL_OF_STEP, is_local
+from ...record.parents import MODEL_OF_STEP
 from .files import maker
 
 INSTALL = "pip install 'lifecycle-recipes[{}]'"
@@ -97,24 +96,12 @@ def _find_keep(raw: RawRecipe) -> list[Finding]:
 
 
 def _find_tokenizer(raw: RawRecipe) -> list[Finding]:
-    """Of a local directory; for an id of the Hub, see not-cached."""
+    """Of a local directory that exists; of others see parent-missing and not-cached."""
     path = raw.values["curate"].get("tokenizer")
-    if not path or raw.is_awaited(path) or (not is_local(path) and maker(raw, path) is None):
+    if not path or not os.path.isdir(path) or os.path.isfile(os.path.join(path, "tokenizer.json")):
         return []
-    where = raw.place("curate.tokenizer")
-    if not os.path.isdir(path):
-        message = f"curate.tokenizer: the directory {path} does not exist"
-        if first := maker(raw, path):
-            return [
-                Finding.warning("missing-model", message, f"run this first: lifecycle run {first}", where)
-            ]
-        near = near_path(path)
-        fix = f"did you mean {near}?" if near else "correct the path, or leave it out to count words"
-        return [Finding.error("missing-model", message, fix, where)]
-    if not os.path.isfile(os.path.join(path, "tokenizer.json")):
-        message = f"curate.tokenizer: {path} has no tokenizer.json"
-        return [Finding.error("tokenizer-unreadable", message, "give the directory of a tokenizer", where)]
-    return []
+    message, where = f"curate.tokenizer: {path} has no tokenizer.json", raw.place("curate.tokenizer")
+    return [Finding.error("tokenizer-unreadable", message, "give the directory of a tokenizer", where)]
 
 
 def _find_package(name: str, where: str) -> list[Finding]:

@@ -127,7 +127,7 @@ def test_what_is_no_source_is_refused_in_one_line(tmp_path, capsys, write, code,
 
 # Settings that no run can follow -> what the message must contain. The source has five good documents.
 SETTINGS = {
-    "tokenizer": ({"tokenizer": "./runs/no-such-tokenizer"}, "[missing-model]", "curate.yaml:"),
+    "tokenizer": ({"tokenizer": "./runs/no-such-tokenizer"}, "[parent-missing]", "curate.yaml:"),
     "tokenizer-of-the-hub": ({"tokenizer": "nobody/nothing"}, "[not-cached]", "nobody/nothing"),
     "metric": ({"tests": ["rows_uot > 1"]}, "[gate-unknown]", "did you mean rows_out?"),
     "metric-of-no-step": ({"tests": ["share.en > 0.9"]}, "[gate-unknown]", "add the step `language`"),
@@ -159,7 +159,7 @@ def test_a_directory_without_a_tokenizer_is_named_before_the_run(tmp_path, capsy
     (tmp_path / "saved").mkdir()
     file = write_rows(tmp_path / "a.jsonl", GOOD)
     done = curate(tmp_path, [file], tokenizer=str(tmp_path / "saved"))
-    refused(capsys, done, "[tokenizer-unreadable]", "tokenizer.json")
+    refused(capsys, done, "[parent-no-weights]", "tokenizer.json")
 
 
 def test_a_damaged_tokenizer_is_named(tmp_path, capsys):

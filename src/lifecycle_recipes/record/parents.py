@@ -21,7 +21,7 @@ ROLES = {
     "tokenizer": ("architecture", "tokenizer"),
     "extended": ("tokenizer", "extend"),
     "resized": ("tokenizer", "resize_model"),
-    "counter": ("curate", "tokenizer"),
+    "token counter": ("curate", "tokenizer"),
     "against": ("evaluate", "against"),
     "reward_model": ("evaluate", "reward_model"),
 }
@@ -109,7 +109,9 @@ def check_parent(role: str, path: str, weights_sha256: str | None, allow_failed:
         raise refuse("parent-unfinished", message, f"finish {run} first, and start from it", path)
     if weights_sha256 is None and not role.startswith("data"):
         wanted = (
-            "tokenizer.json" if role in ("tokenizer", "extended", "counter") else "weights (*.safetensors)"
+            "tokenizer.json"
+            if role in ("tokenizer", "extended", "token counter")
+            else "weights (*.safetensors)"
         )
         raise refuse(
             "parent-no-weights",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from importlib.util import find_spec
 
 from ...curation import executors
@@ -37,7 +36,6 @@ def find_in_curation(raw: RawRecipe) -> list[Finding]:
     findings = [*_find_items(raw, given), *_find_tests(raw), *_find_held_out(raw), *_find_keep(raw)]
     executor = build(Executor, curate.get("executor") or {})
     findings += executors.find_in_settings(executor, raw.place("curate.executor", "curate"))
-    findings += _find_tokenizer(raw)
     if any(finding.severity == "error" for finding in findings):
         return findings
     for i, (name, values) in enumerate(((n, v) for item in given for n, v in item.items() if v is not None)):
@@ -85,7 +83,7 @@ def _find_held_out(raw: RawRecipe) -> list[Finding]:
 def _find_keep(raw: RawRecipe) -> list[Finding]:
     """A kept column must not stand in the place of a text, or of what curation writes itself."""
     curate, findings = raw.values["curate"], []
-    taken = [*WRITTEN, *(COLUMNS if curate.get("kind", "text") != "text" else ())]
+    taken = [*WRITTEN, *(COLUMNS if curate.get("kind", "text") != "text" else ("text",))]
     taken += [LANGUAGE] if LANGUAGE in step_names(raw.values) else []
     for i, column in enumerate(curate.get("keep") or []):
         if column in taken:
@@ -93,15 +91,6 @@ def _find_keep(raw: RawRecipe) -> list[Finding]:
             fix = "remove it, or give the column another name in the source"
             findings.append(Finding.error("bad-value", message, fix, raw.place(f"curate.keep[{i}]")))
     return findings
-
-
-def _find_tokenizer(raw: RawRecipe) -> list[Finding]:
-    """Of a local directory that exists; of others see parent-missing and not-cached."""
-    path = raw.values["curate"].get("tokenizer")
-    if not path or not os.path.isdir(path) or os.path.isfile(os.path.join(path, "tokenizer.json")):
-        return []
-    message, where = f"curate.tokenizer: {path} has no tokenizer.json", raw.place("curate.tokenizer")
-    return [Finding.error("tokenizer-unreadable", message, "give the directory of a tokenizer", where)]
 
 
 def _find_package(name: str, where: str) -> list[Finding]:

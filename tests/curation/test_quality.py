@@ -433,3 +433,29 @@ def test_lists_of_names_and_code_are_no_menu():
         "a = 1\nhome = 2\nsearch(a)\nprint(home)\nlog(a)",
     ]
     assert run(quality, settings, shards_of(lists, quality, settings)) == {}
+
+
+def test_texts_are_measured_alone_however_many_are_scored_together():
+    again = "one two three four five six seven eight nine ten " * 3
+    texts = [
+        "Buy now! Act now, and call us.",
+        again,
+        "",
+        "A plain line of a few words.\n- x\n",
+        again[:-4],
+        "…",
+        again,
+    ]
+    settings = quality.Quality(c4=quality.C4())
+    together = quality.score(texts, settings)
+    for i, text in enumerate(texts):
+        assert {name: column[i] for name, column in together.items()} == {
+            name: column[0] for name, column in quality.score([text], settings).items()
+        }
+
+
+def test_what_no_rule_needs_is_not_measured():
+    with_all, without = quality.Quality(), quality.Quality(gopher_repetition=None, fineweb=None)
+    assert "duplicate_5_gram" in quality.score(["A text."], with_all)
+    assert not {"duplicate_5_gram", "short_lines"} & quality.score(["A text."], without).keys()
+    assert quality.scored_by(with_all) != quality.scored_by(without)

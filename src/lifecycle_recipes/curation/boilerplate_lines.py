@@ -108,6 +108,12 @@ _CHROME_PHRASES = re.compile(
     r"\blast\s+(?:edited|updated|modified)\b|\byou\s+are\s+here\b|\bshare\s+this\b|\bnewsletter\b|\benable\s+javascript\b|"
     r"\ball\s+rights\s+reserved\b|\bterms\s+of\s+(?:use|service)\b|\bprivacy\s+policy\b|\bback\s+to\s+top\b"
 )
+# One word of each of them: a line without any has none of them.
+_IN_PHRASES = (
+    "cookie partners choices people helpful edited updated modified here share newsletter javascript reserved terms "
+    "privacy back"
+).split()
+_PART = re.compile(r"[a-z]+")
 _FEWEST_ITEMS = 5
 # "Lines" of C4 (Raffel et al. 2020, section 2.2, and the reference code tensorflow_datasets/text/c4_utils.py).
 _C4_END = (".", "?", "!", '"', "'")
@@ -151,7 +157,7 @@ def cuts(text: str, boilerplate: bool, c4: C4Lines | None) -> list[Cut]:
         if stripped:
             kind = _c4_kind(stripped, c4) if c4 else ""
             if not kind and boilerplate and len(line) <= 300:
-                kind = _our_kind(stripped, banner, i >= footer) or _menu(stripped, marks)
+                kind = _our_kind(stripped, banner, i >= footer) or (_menu(stripped, marks) if marks else "")
             if kind:
                 found.append((start, end, kind))
             elif c4 and c4.citations:
@@ -168,17 +174,29 @@ def chrome_share(text: str) -> float:
     A page of these alone has no text around which they stand, so `cuts` would leave its rest. 0 for few lines.
     """
     lower = text.lower()
-    items = [item.strip() for line in lower.splitlines() for item in _SEPARATOR.split(line) if item.strip()]
+    marks = [mark for mark in "|»›>·•/" if mark in lower]
+    items = [
+        item.strip()
+        for line in lower.splitlines()
+        for item in (_SEPARATOR.split(line) if any(mark in line for mark in marks) else (line,))
+        if item.strip()
+    ]
     if len(items) < _FEWEST_ITEMS:
         return 0.0
-    return sum(len(item) for item in items if _is_chrome(item)) / sum(map(len, items))
+    hints = [word for word in _IN_PHRASES if word in lower]
+    return sum(len(item) for item in items if _is_chrome(item, hints)) / sum(map(len, items))
 
 
-def _is_chrome(item: str) -> bool:
-    parts = re.findall(r"[a-z]+", item)
+def _is_chrome(item: str, hints: list[str]) -> bool:
+    """hints: the words of _IN_PHRASES that the text has."""
+    may_be_phrase = any(word in item for word in hints)
+    first = _PART.search(item)
+    if first is None or not may_be_phrase and first[0] not in _CHROME:
+        return False
+    parts = _PART.findall(item)
     if len(parts) <= 4:
-        return bool(parts) and _CHROME.issuperset(parts)
-    return len(parts) <= _LONGEST and bool(_CHROME_PHRASES.search(item))
+        return _CHROME.issuperset(parts)
+    return may_be_phrase and len(parts) <= _LONGEST and bool(_CHROME_PHRASES.search(item))
 
 
 def _c4_kind(line: str, rules: C4Lines) -> str:

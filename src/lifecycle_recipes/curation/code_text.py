@@ -49,6 +49,9 @@ _STRONG = re.compile(
     """,
     re.VERBOSE,
 )
+# A line that is none of these, and is recognised in a tenth of the time: a capitalised word, and no character that the
+# forms of such lines have. So most lines of prose are passed over.
+_NOT_STRONG = re.compile(r"[A-Z][a-z]+[^=(\[:;\t<]*")
 # Four plain words in a row, or a run of letters in a script without spaces.
 _WORD = r"[^\W\d_][^\s\d_=<>{}\[\]|\\/$()]*[ \t]+[(\"“]?"
 _PROSE = re.compile(
@@ -73,7 +76,7 @@ def is_code(text: str) -> bool:
             continue
         if length > _LINE:
             line = line[:_LINE]
-        if _STRONG.match(line) or _is_csv(line):
+        if (not _NOT_STRONG.fullmatch(line) and _STRONG.match(line)) or _is_csv(line):
             code += length
             places += 1
         elif _COMMENT.match(line):

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .spam_measures import PITCHES, spam_measures
+from .spam_measures import PITCHES, repeated_sentences, spam_measures
 from .spam_measures import bare as bare_of_pitch
 
 if TYPE_CHECKING:
@@ -87,8 +87,7 @@ class Words:
             flags |= PRICE * bool(_PRICE.search(word))
         if len(bare) > 1 and bare.replace("'", "").isalpha():
             flags |= PLAIN | CAPITALS * bare.isupper()
-        if bare_of_pitch(word) in PITCHES:
-            flags |= PITCH
+        flags |= PITCH * ((word.lower() if bare is word else bare_of_pitch(word)) in PITCHES)
         return flags | STOP * (self._stop.get(bare.lower(), -1) + 1)
 
 
@@ -223,27 +222,33 @@ def _measures(
         found["lorem_ipsum"] = int("lorem ipsum" in lower)
         found["curly_bracket"] = text.count("{")
     if "spam" in sections:
-
-        def is_repetitive() -> bool:
-            duplicates = counts.duplicates
-            if duplicates is None:
-                import numpy as np
-
-                duplicates = _ngrams(counts.numbers, counts.lengths, np.zeros(1, np.int64))[1][0]
-            return duplicates[DUPLICATE.index(5)] / len(text) > 0.1
-
         found |= spam_measures(
             text,
-            lower,
             words=split,
             plain=counts.plain,
             capitals=counts.capitals,
             links=counts.links,
             prices=counts.prices,
             pitches=counts.pitches,
-            is_repetitive=is_repetitive,
+            repeated=_repeated_sentences(text, lower, counts),
         )
     return found
+
+
+def _repeated_sentences(text: str, lower: str, counts: Counts) -> float:
+    """See repeated_sentences; 0 for a text of which few words repeat. What is known, or found sooner, comes first."""
+    import numpy as np
+
+    if counts.duplicates is not None:
+        return repeated_sentences(lower) if _is_repetitive(text, counts.duplicates) else 0.0
+    share = repeated_sentences(lower)
+    if share and not _is_repetitive(text, _ngrams(counts.numbers, counts.lengths, np.zeros(1, int))[1][0]):
+        return 0.0
+    return share
+
+
+def _is_repetitive(text: str, duplicates: list[int]) -> bool:
+    return duplicates[DUPLICATE.index(5)] / len(text) > 0.1
 
 
 def _lines(text: str) -> dict[str, float]:

@@ -7,7 +7,6 @@ one exclamation mark in a note of eight words is none.
 """
 
 import re
-from collections.abc import Callable
 
 # Calls to buy and promises of offers: the first word, and what follows it. A text is looked at word by word, and at a
 # first word only, because a search for all of them at every character takes longer than all other rules together.
@@ -153,7 +152,6 @@ _FEW_CAPITALS, _FEW = 8, 3
 
 def spam_measures(
     text: str,
-    lower: str,
     *,
     words: list[str],
     plain: int,
@@ -161,24 +159,23 @@ def spam_measures(
     links: int,
     prices: int,
     pitches: list[int],
-    is_repetitive: Callable[[], bool],
+    repeated: float,
 ) -> dict[str, float]:
     """The signs of one text, 0 where there are too few of them to count.
 
     plain: words of letters only; capitals: those of them in capitals; pitches: places of the words in PITCHES;
-    is_repetitive: whether some of its words repeat, which takes long to find out.
+    repeated: of its sentences, see repeated_sentences.
     """
     total = len(words)
     marks = text.count("!")
     if marks:
         # Of code: !=, ![image], !(condition).
         marks -= text.count("!=") + text.count("![") + text.count("!(")
-    repeated = _repeated_sentences(lower)
     calls = _pitches(words, pitches) if len(pitches) >= 2 else 0
     return {
         "capital_words": capitals / plain if capitals >= _FEW_CAPITALS else 0.0,
         "exclamations_per_word": marks / total if marks >= _FEW else 0.0,
-        "repeated_sentences": repeated if repeated and is_repetitive() else 0.0,
+        "repeated_sentences": repeated,
         "links_per_word": links / total if links >= _FEW else 0.0,
         "prices_per_word": prices / total if prices >= _FEW else 0.0,
         "pitches_per_100_words": 100 * calls / total if calls >= 2 else 0.0,
@@ -199,7 +196,7 @@ def _pitches(words: list[str], places: list[int]) -> int:
     return found
 
 
-def _repeated_sentences(lower: str) -> float:
+def repeated_sentences(lower: str) -> float:
     """Share of the characters in sentences of three words and more that occur at least twice before."""
     parts = [part.strip() for part in _SENTENCES.split(lower)]
     if len(set(parts)) == len(parts):

@@ -63,7 +63,8 @@ def apply(edits: Sequence[tuple[Part, Sequence[Edit]]], row: dict[str, Any]) -> 
 def _replace(text: str, spans: list[tuple[int, int, str]]) -> str:
     pieces, position = [], 0
     merged: list[list] = []
-    for start, end, new in sorted(spans):
+    # Of two that start together, the longer one counts: a mask in a removed line is removed with it.
+    for start, end, new in sorted(spans, key=lambda span: (span[0], -span[1])):
         if merged and start < merged[-1][1]:
             merged[-1][1] = max(merged[-1][1], end)
         else:

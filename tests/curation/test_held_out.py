@@ -43,7 +43,7 @@ def test_no_held_out_document_resembles_a_training_document(tmp_path):
     assert len(train) + len(held_out) == len(rows)
 
 
-def test_a_group_stays_on_its_side_when_rows_are_added(tmp_path):
+def test_few_groups_change_sides_when_rows_are_added(tmp_path):
     rows = [{"text": " ".join(text())} for _ in range(300)]
     file = write_rows(tmp_path / "a.jsonl", rows)
     first = {row["id"] for row in curate(tmp_path, [file], held_out={"fraction": 0.1}).rows("held_out")}

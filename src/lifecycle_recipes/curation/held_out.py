@@ -27,8 +27,8 @@ def hold_out(
 ) -> tuple[np.ndarray, int]:
     """(whether each document is held out, how many were moved back since they resemble a training document).
 
-    The groups are those with the smallest hashes of the seed and their name, so a group stays on its side when
-    other rows are added. directory: with the edits. Raises Refusal no-rows, missing-column.
+    The groups are those with the smallest hashes of the seed and their name, so few groups change sides when other
+    rows are added. directory: with the edits. Raises Refusal no-rows, missing-column.
     """
     import numpy as np
 

@@ -12,6 +12,7 @@ from curated import curate, run, write_recipe, write_rows
 
 from lifecycle_recipes.curation import writing
 from lifecycle_recipes.data.row_files import find_files
+from lifecycle_recipes.record import parents
 from lifecycle_recipes.record.parents import find_parents, hash_weights
 from lifecycle_recipes.report.ledger import show_ledger
 
@@ -243,13 +244,15 @@ def test_rows_are_bound_to_their_run_however_they_are_named(tmp_path, rows, monk
     assert find_parents({"data": {"sources": [{"path": "train.jsonl"}]}}) == {"data": "."}
 
 
-def test_one_changed_row_of_a_large_file_is_seen(tmp_path):
+def test_one_changed_row_of_a_large_file_is_seen(tmp_path, monkeypatch):
+    monkeypatch.setattr(parents, "BLOCK", 1 << 10)
+    monkeypatch.setattr(parents, "BLOCKS", 4)
     (tmp_path / "ledger.json").write_text("{}")
     with (tmp_path / "train.jsonl").open("wb") as file:
-        file.truncate(300 << 20)
+        file.truncate(300 << 10)
     before = hash_weights(tmp_path)
     with (tmp_path / "train.jsonl").open("r+b") as file:
-        file.seek((1 << 20) + 1000)  # between two of the blocks that are hashed of weights
+        file.seek((1 << 10) + 1000)  # between two of the blocks that are hashed of weights
         file.write(b"smuggled in")
     assert hash_weights(tmp_path) != before
 
@@ -273,7 +276,7 @@ def test_a_run_is_another_one_with_another_test_set_or_tokenizer(tmp_path, rows,
 
 
 def test_a_shuffle_of_more_buckets_than_a_process_may_open(tmp_path, rows, monkeypatch):
-    monkeypatch.setattr(writing, "BUCKET", 8)
+    monkeypatch.setattr(writing, "BUCKET", 64)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))

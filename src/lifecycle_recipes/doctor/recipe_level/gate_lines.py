@@ -92,7 +92,7 @@ def _judge(
         return [Finding.warning("gate-unknown", message, _list(has, measured), where)]
     near = get_close_matches(metric, measured, 1, 0.8) or get_close_matches(metric, expected.needs, 1, 0.8)
     if expected.may_measure(metric) and not near:
-        message = f"{message} for certain: the task's own code decides"
+        message = f"{message} for certain: the rows or the code of a task decide"
         return [Finding.warning("gate-unknown", message, _list(has, measured), where)]
     if need := expected.needs.get(metric):
         fix = need

@@ -359,7 +359,7 @@ def test_verdicts_are_those_of_datatrove(monkeypatch):
     theirs = {
         "gopher": gopher_quality_filter.GopherQualityFilter(),
         "gopher_repetition": gopher_repetition_filter.GopherRepetitionFilter(),
-        "fineweb": fineweb_quality_filter.FineWebQualityFilter(),
+        "fineweb": fineweb_quality_filter.FineWebQualityFilter(char_duplicates_ratio=0.1),
     }
     names = {
         "gopher_short_doc": "gopher-too-few-words",

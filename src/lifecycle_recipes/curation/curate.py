@@ -23,7 +23,7 @@ from .decide import EDITS, Decided, decide
 from .held_out import hold_out
 from .ledger import LEDGER_FILE, Books, check_books
 from .measures import SHARE, measure
-from .reading import LEFT_OUT, Read, read_source, source_names
+from .reading import DOCUMENTS, LEFT_OUT, Read, read_source, source_names
 from .scores import score_shards, unscored, write_plan
 from .shards import Corpus
 from .steps import StepOf, make_step, steps_of
@@ -33,9 +33,7 @@ from .writing import HELD_OUT, TRAIN, write
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-WORK = (
-    "unfinished"  # the files are made in this directory of output_dir, and moved when all of them are whole
-)
+WORK = ".unfinished"  # the files are made here, below output_dir, and moved when all of them are whole
 MOST = 0.5  # a rule that takes more of a source is reported
 
 
@@ -49,6 +47,7 @@ def curate(config: CurateConfig, data: CurateData, values: dict[str, Any], run: 
     counter = make_step("tokens", "tokens", {"tokenizer": config.tokenizer})
     with name_full_disk(cache_directory()):
         sources = read(config, data)
+        say(f"{sum(read.rows for read in sources):,} rows read from {len(sources)} sources")
         score(sources, [*steps, counter], config)
     with name_full_disk(config.output_dir):
         decide_and_write(Corpus(sources), sources, steps, counter, config, data, run)
@@ -110,7 +109,10 @@ def read(config: CurateConfig, data: CurateData) -> list[Read]:
 def score(sources: list[Read], steps: list[StepOf], config: CurateConfig) -> None:
     """Score what is not in the cache: by the executor, and with models in this process."""
     elsewhere = write_plan(sources, [step for step in steps if not step.in_main_process])
-    if unscored(elsewhere):
+    if missing := unscored(elsewhere):
+        say(
+            f"scoring {len(missing):,} shards of up to {DOCUMENTS:,} documents: {', '.join(s.label for s in steps)}"
+        )
         shards = sum(len(read.shards) for read in sources)
         executors.run(str(elsewhere), shards, config.executor, score_shards, "scoring")
     here = write_plan(sources, [step for step in steps if step.in_main_process])
@@ -195,11 +197,15 @@ def require_tests(config: CurateConfig, run: Run) -> None:
         # A language that no document has was not measured: its share is 0.
         metrics |= {g.metric: 0.0 for g in gates if g.metric.startswith(SHARE) and g.metric not in metrics}
     verdicts = [judge_line(gate, {"metrics": metrics}, Path(config.output_dir)) for gate in gates]
+    fix = "change the steps, or the test"
     failed = [
         Finding.error(
-            "data-test-failed", f"`{v.line}` does not hold: {v.message}", "change the steps, or the test"
+            "data-test-failed",
+            f"`{v.line}` does not hold: {v.message}",
+            fix,
+            run.raw.place(f"curate.tests[{i}]"),
         )
-        for v in verdicts
+        for i, v in enumerate(verdicts)
         if not v.ok
     ]
     if failed:
@@ -221,6 +227,11 @@ def finish(work: Path, directory: Path, ledger: dict[str, Any], run: Run) -> Non
     shutil.rmtree(work)
     files = {name: entry["sha256"] for name, entry in ledger["files"].items()}
     run.note(data={"ledger_sha256": hash_file(directory / LEDGER_FILE), "files": files})
+
+
+def say(line: str) -> None:
+    """A line on stdout at the beginning of what may take long."""
+    print(line, flush=True)
 
 
 @contextmanager

@@ -64,10 +64,8 @@ def _group(id: str, row: dict[str, Any], config: HeldOut) -> str:
         return id
     if config.group_by == FILE:
         return id.rpartition(":")[0]
-    if config.group_by not in row:
-        message = f"the row has no column {config.group_by!r}, by which curate.held_out groups"
-        raise refuse("missing-column", message, f"add it to curate.keep, or use `group_by: {FILE}`", id)
-    return str(row[config.group_by])
+    # A row without the column, such as one of a .txt file, is a group of its own.
+    return str(row[config.group_by]) if config.group_by in row else id
 
 
 def _move_back(

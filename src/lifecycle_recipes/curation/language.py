@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from ..finding import refuse
+from ..finding import Finding, refuse
 from .code_text import is_code
 from .documents import Decide, Part, Shard, Shards, Verdict
 
@@ -49,6 +49,42 @@ _CLOSE = [
         "en sco",
     )
 ]
+# The languages of lid.176, by their codes.
+_KNOWN = frozenset(
+    (
+        "af als am an ar arz as ast av az azb ba bar bcl be bg bh bn bo bpy br bs bxr ca cbk ce ceb ckb co "
+        "cs cv cy da de diq dsb dty dv el eml en eo es et eu fa fi fr frr fy ga gd gl gn gom gu gv he hi "
+        "hif hr hsb ht hu hy ia id ie ilo io is it ja jbo jv ka kk km kn ko krc ku kv kw ky la lb lez li "
+        "lmo lo lrc lt lv mai mg mhr min mk ml mn mr mrj ms mt mwl my myv mzn nah nap nds ne new nl nn no "
+        "oc or os pa pam pfl pl pms pnb ps pt qu rm ro ru rue sa sah sc scn sco sd sh si sk sl so sq sr su "
+        "sv sw ta te tg th tk tl tr tt tyv ug uk ur uz vec vep vi vls vo wa war wuu xal xmf yi yo yue zh "
+    ).split()
+)
+_NAMES = {
+    "english": "en",
+    "german": "de",
+    "french": "fr",
+    "spanish": "es",
+    "italian": "it",
+    "portuguese": "pt",
+    "dutch": "nl",
+    "russian": "ru",
+    "chinese": "zh",
+    "japanese": "ja",
+    "korean": "ko",
+    "arabic": "ar",
+    "polish": "pl",
+    "turkish": "tr",
+    "eng": "en",
+    "deu": "de",
+    "ger": "de",
+    "fra": "fr",
+    "spa": "es",
+    "ita": "it",
+    "zho": "zh",
+    "jp": "ja",
+    "cn": "zh",
+}
 _SURE_OF_CLOSE = 0.85
 _GROUP = {code: group for group in _CLOSE for code in group}
 # What lid.176 writes for languages that have a shorter or more common name.
@@ -81,6 +117,23 @@ class Language:
     min_score: float = 0.4
     max_other: float | None = 0.3
     by: Part = "row"
+
+
+def find_in_settings(settings: Language, where: str) -> list[Finding]:
+    """wrong-choice: what is no code of a language that the model knows."""
+    findings = []
+    for code in settings.keep:
+        if code in _KNOWN | _SAME.keys():
+            continue
+        near = _NAMES.get(code.lower()) or (code.lower() if code.lower() in _KNOWN else None)
+        if code in ("code", "unknown"):
+            fix = f"remove it, and set keep_{code}"
+        else:
+            fix = f"did you mean {near}?" if near else "write an ISO 639-1 code, such as en or de"
+        findings.append(
+            Finding.error("wrong-choice", f"language.keep: {code!r} is no language code", fix, where)
+        )
+    return findings
 
 
 def score(texts: Sequence[str], settings: Language) -> dict[str, list[Any]]:

@@ -36,6 +36,7 @@ def measure(
     metrics: dict[str, float] = {
         "rows_in": sum(count[0] for count in books[0].came.values()),
         "rows_out": int(times.sum()),
+        "rows_repeated": int((times[times > 0] - 1).sum()),
         "held_out_rows": int(held_out.sum()),
         "tokens_out": int((times * decided.tokens).sum()),
         "bytes_out": int((times * decided.sizes).sum()),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 OVER = "mixture"  # the reason of a document for which the mixture has no room
+LEAST_USED = 0.5  # share of the tokens; less is reported
 MISSED = 0.01  # a share that misses what was asked for by more is reported
 
 
@@ -75,7 +76,21 @@ def mix(
         if len(numbers):
             np.add.at(times, numbers[take(length, size, random)], 1)
     shares, findings = _shares(corpus, data, config, times, sizes, tokens, wanted, have)
-    return Mixture(times, shares, findings)
+    return Mixture(times, shares, [*findings, *_find_left_out(data, tokens, training, times)])
+
+
+def _find_left_out(
+    data: CurateData, tokens: np.ndarray, training: np.ndarray, times: np.ndarray
+) -> list[Finding]:
+    """weight-leaves-out: the weights use less than half of the tokens."""
+    used = tokens[training & (times > 0)].sum() / max(int(tokens[training].sum()), 1)
+    if used >= LEAST_USED or all(source.weight is None for source in data.sources):
+        return []
+    fix = "lower the weight of the smallest source, or let it repeat: data.max_repetition, or its passes"
+    message = (
+        f"the weights use {used:.0%} of the tokens that are left: the smallest source limits the mixture"
+    )
+    return [Finding.warning("weight-leaves-out", message, fix, "data.sources")]
 
 
 def within(flags: np.ndarray, numbers: range) -> np.ndarray:

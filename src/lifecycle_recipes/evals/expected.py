@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # Measured by every run of the stage.
 ALWAYS = {
-    "curate": ("rows_in", "rows_out", "held_out_rows", "tokens_out", "bytes_out"),
+    "curate": ("rows_in", "rows_out", "rows_repeated", "held_out_rows", "tokens_out", "bytes_out"),
     "tokenizer": ("bytes_per_token", "unknown_rate", "round_trip", "vocab_size"),
     "pretrain": ("train_loss", "steps"),
     "sft": ("train_loss", "steps"),

@@ -32,6 +32,7 @@ from .ranges import RANGES
 SHIPPED = Path(__file__).parent / "schemas"
 SHARED = ("global_batch_size", "early_stopping", "gate", "allow", "pinned")
 STAMPED = ("lifecycle-recipes", "transformers", "trl")
+_PACKAGE = __name__.partition(".")[0]
 _SCALARS = {str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null"}
 
 
@@ -188,7 +189,13 @@ def _dataclass_schema(cls: type, stage: str = "", section: str = "") -> dict:
     required = [f.name for f in kept if _is_required(f)]
     required += [key for key in required_keys(stage, section) if key not in required]
     doc = (cls.__doc__ or "").strip()
-    schema = {"type": "object", "description": doc.split("\n\n")[0]} if doc else {"type": "object"}
+    # Ours explain their keys below the first paragraph; those of upstream go on for pages.
+    doc = (
+        "\n".join(map(str.strip, doc.splitlines()))
+        if cls.__module__.startswith(_PACKAGE)
+        else doc.split("\n\n")[0]
+    )
+    schema = {"type": "object", "description": doc} if doc else {"type": "object"}
     schema["properties"] = {f.name: _field_schema(f, hints[f.name], cls) for f in kept}
     for key in required_keys(stage, section):  # null would be upstream's default, too
         schema["properties"][key] = {"type": "string"} | _without_default(schema["properties"][key])

@@ -25,7 +25,12 @@ def what(raw: RawRecipe, record: dict) -> str:
         return f"{directory}/{RUN_FILE}: the measures of {raw.values['model']['model_name_or_path']}"
     if raw.stage == "curate":
         rows = record["metrics"]
-        return f"{directory}: {rows['rows_out']:,} of {rows['rows_in']:,} rows, {amount(rows['bytes_out'])}B of text"
+        parts = [f"{rows['rows_out']:,} rows to train on"]
+        parts += [f"{rows['rows_repeated']:,} of them repeated"] if rows["rows_repeated"] else []
+        parts += [f"{rows['held_out_rows']:,} held out"] if rows["held_out_rows"] else []
+        return (
+            f"{directory}: {', '.join(parts)}, from {rows['rows_in']:,}; {amount(rows['bytes_out'])}B of text"
+        )
     patterns = ("tokenizer.json",) if raw.stage == "tokenizer" else WEIGHTS
     size = sum(file.stat().st_size for pattern in patterns for file in directory.glob(pattern))
     best = f", the best of its checkpoints: step {record['best']['step']}" if "best" in record else ""

@@ -200,6 +200,9 @@ def show_training(record: dict, run: str) -> list[str]:
 def show_samples(directory: Path, step: str | None, samples: int) -> str:
     """Left-out rows of a step, drawn with a fixed seed, beside what each resembles; of a step that edits, its edits."""
     steps = [s["step"] for s in read_ledger(directory)["steps"]]
+    step = step and (step if step in steps else step.replace("_", "-"))  # as the recipe names it
+    if step == "held-out" and step in steps:
+        return f"{step}: these rows are in {directory / OUTPUTS[1]}"
     if step is None or step not in steps:
         near = get_close_matches(step or "", steps, 1)
         fix = f"did you mean {near[0]}?" if near else f"the steps are {', '.join(steps)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 
 from ...curation import executors
@@ -10,11 +11,12 @@ from ...curation.executors import Executor
 from ...curation.rows import COLUMNS
 from ...curation.steps import settings_of
 from ...curation.writing import LANGUAGE, WRITTEN
+from ...data.row_files import check_local, find_files
 from ...finding import Finding, Refusal
 from ...recipe.read import RawRecipe, build
 from ...record.gate import parse
 from ...record.parents import MODEL_OF_STEP
-from .files import maker
+from .files import FILES, first_columns, maker
 
 INSTALL = "pip install 'lifecycle-recipes[{}]'"
 # Step -> (module that it imports, the extra that installs it).
@@ -55,6 +57,8 @@ def _find_items(raw: RawRecipe, given: list[dict]) -> list[Finding]:
         if len(names) == 1:
             continue
         message = f"curate.steps[{i}] names {' and '.join(names) if names else 'no step'}"
+        if len(item) == 1 and not names:
+            message = f"curate.steps[{i}]: {next(iter(item))} has no settings"
         fix = "write one step per item, with a dash before each; `near_duplicates: {}` for the defaults"
         findings.append(Finding.error("not-one-step", message, fix, raw.place(f"curate.steps[{i}]")))
     return findings
@@ -90,7 +94,27 @@ def _find_keep(raw: RawRecipe) -> list[Finding]:
             message = f"curate.keep names {column!r}, a column that curation itself reads or writes"
             fix = "remove it, or give the column another name in the source"
             findings.append(Finding.error("bad-value", message, fix, raw.place(f"curate.keep[{i}]")))
+        elif (has := _columns_of_sources(raw)) is not None and column not in has:
+            message = f"curate.keep names {column!r}, a column that no source has"
+            fix = f"the sources have {', '.join(sorted(has)[:12])}"
+            findings.append(Finding.error("missing-column", message, fix, raw.place(f"curate.keep[{i}]")))
     return findings
+
+
+def _columns_of_sources(raw: RawRecipe) -> set[str] | None:
+    """The columns in the first rows of all sources; None if one of them cannot be looked at so quickly."""
+    found: set[str] = set()
+    for source in raw.values["data"]["sources"]:
+        try:
+            files = find_files(source["path"]) if check_local(source["path"]) else [None]
+        except Refusal:
+            return None
+        for file in files[:FILES]:
+            has = first_columns(file)[0] if file and os.path.isfile(file) else None
+            if has is None:
+                return None
+            found.update(has)
+    return found
 
 
 def _find_package(name: str, where: str) -> list[Finding]:

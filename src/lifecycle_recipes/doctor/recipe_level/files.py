@@ -120,12 +120,12 @@ def _check_source(raw: RawRecipe, source: Source) -> None:
     if raw.is_awaited(source.path) or not check_local(source.path):
         return
     for path in find_files(source.path)[:FILES]:
-        has, rows = _columns(path)
+        has, rows = first_columns(path)
         if has is not None:
             name_columns(source, required, optional, has, rows, partly=True, path=path)
 
 
-def _columns(path: str) -> tuple[list[str] | None, list[dict]]:
+def first_columns(path: str) -> tuple[list[str] | None, list[dict]]:
     """(columns of the first rows, these rows); None if reading them is expensive (level 2 reads every line)."""
     plain = plain_ending(path)
     if plain == ".txt":

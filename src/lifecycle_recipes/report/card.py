@@ -114,9 +114,13 @@ def measures(records: dict[str, dict]) -> dict[str, list[str]]:
     """Heading -> a cell per run, for every measure that at least one run has."""
     shown, _ = columns_of(records)
     return {
-        heading: [number((r.get("metrics") or {}).get(name), ".3f") for r in records.values()]
+        heading: [cell((r.get("metrics") or {}).get(name)) for r in records.values()]
         for heading, name in shown.items()
     }
+
+
+def cell(value: float | str | None) -> str:
+    return number(value, ",d" if isinstance(value, int) and not isinstance(value, bool) else ".3f")
 
 
 def left_out(records: dict[str, dict]) -> list[str]:
@@ -144,7 +148,9 @@ def columns_of(records: dict[str, dict]) -> tuple[dict[str, str], list[str]]:
         for name in named_by_gate(record.get("gate") or [], record.get("metrics") or {})
     ]
     columns |= {name: name for name in asked if name in names and name not in columns.values()}
-    tasks = [name for name in names if "." in name and name not in {*columns.values(), *known}]
+    # Those of curation describe rows, not a model: they are in its ledger.
+    rows = {name for r in records.values() if r.get("stage") == "curate" for name in r.get("metrics") or {}}
+    tasks = [n for n in names if "." in n and n not in {*columns.values(), *known, *rows}]
     return columns | {name: name for name in tasks[:MAX_TASKS]}, tasks[MAX_TASKS:]
 
 

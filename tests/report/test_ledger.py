@@ -117,7 +117,7 @@ def test_samples_mark_what_differs_from_the_kept_document(done, shown):
     status, text, _ = shown(done.directory, "--step", "near-duplicates", "--samples", "2")
     assert status == 0 and text.startswith("near-duplicates: 1 rows left out")
     assert "wiki.jsonl:24: near-duplicate, kept " in text and "wiki.jsonl:23, jaccard 0." in text
-    assert f"the {WORDS} [-and-] of it" in text
+    assert f"... {' '.join(WORDS.split()[-12:])} [-and-] of it" in text
 
 
 def test_samples_of_a_step_that_edits_show_what_was_written(done, shown):
@@ -179,7 +179,7 @@ def error(done_: tuple[int, str, str]) -> str:
 
 def test_what_is_no_run_or_no_step_is_named(done, shown, tmp_path):
     assert "[no-record]" in error(shown(tmp_path / "nothing"))
-    near = error(shown(done.directory, "--step", "near_duplicates"))
+    near = error(shown(done.directory, "--step", "near-duplicats"))
     assert "[unknown-step]" in near and "did you mean near-duplicates?" in near
     none = error(shown(done.directory, "--samples", "2"))
     assert "[unknown-step]" in none and "exact-duplicates, quality" in none

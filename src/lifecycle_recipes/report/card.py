@@ -120,7 +120,8 @@ def measures(records: dict[str, dict]) -> dict[str, list[str]]:
 
 
 def cell(value: float | str | None) -> str:
-    return number(value, ",d" if isinstance(value, int) and not isinstance(value, bool) else ".3f")
+    """A count of thousands of rows has no decimals."""
+    return number(value, ",.0f" if isinstance(value, int) and value >= 1000 else ".3f")
 
 
 def left_out(records: dict[str, dict]) -> list[str]:

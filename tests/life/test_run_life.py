@@ -222,13 +222,13 @@ def test_a_dry_run_of_the_desk_is_fast_and_imports_no_torch():
         heavy = {'torch', 'transformers', 'trl', 'datasets', 'accelerate', 'lm_eval'} & set(sys.modules)
         assert not heavy, heavy
         used = resource.getrusage(resource.RUSAGE_SELF)
-        assert used.ru_utime + used.ru_stime < 1
+        assert used.ru_utime + used.ru_stime < 2
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, cwd=ROOT
     )
     assert done.returncode == 0, done.stderr
-    assert len(states(done.stdout)) == 11
+    assert len(states(done.stdout)) == 12
 
 
 # The processes

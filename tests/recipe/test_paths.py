@@ -61,7 +61,8 @@ def test_other_paths_stay_as_they_are_written(recipe, stage, place):
 def test_the_table_covers_every_key_that_a_stage_has(recipe):
     named = {name.split("[")[0] for text in EVERY_PATH.values() for name, *_ in paths(_values(recipe, text))}
     assert {f"{section}.{key}" for section, keys in KEYS.items() for key in keys} - named == {
-        "evaluate.output_dir"  # of the evaluate stage alone
+        "evaluate.output_dir",  # of the evaluate stage alone
+        *("curate.output_dir", "curate.tokenizer"),  # of the curate stage alone
     }
 
 

@@ -39,7 +39,11 @@ def find_existing(tokenizer: PreTrainedTokenizerBase, new_tokens: list[str]) -> 
             message = f"the new token {token!r} is a token already, with the id {ids[0]}"
         else:
             continue
-        findings.append(Finding.error("token-exists", message, "remove it from the new tokens"))
+        findings.append(
+            Finding.error(
+                "token-exists", message, "remove it from tokenizer.new_tokens or new_special_tokens"
+            )
+        )
     return findings
 
 

@@ -4,6 +4,8 @@ lm-eval resolves `data_files` against the working directory, so a task runs only
 relative path is looked up next to its YAML first, then in the working directory.
 """
 
+import functools
+from copy import deepcopy
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
@@ -110,8 +112,8 @@ def read_task(path: Path, seen: tuple[Path, ...] = ()) -> dict:
     """A task YAML merged with the files that it includes, as in lm-eval: its own keys take precedence."""
     if path in seen:
         raise yaml.YAMLError(f"{path}: its includes are circular")
-    with path.open(encoding="utf-8") as file:
-        config = yaml.load(file, Loader=_Loader)
+    state = path.stat()
+    config = deepcopy(_parsed(path, state.st_mtime_ns, state.st_size))
     if not isinstance(config, dict):
         raise yaml.YAMLError(f"{path}: a task file must be a mapping of keys")
     if kwargs := config.get("dataset_kwargs"):
@@ -120,6 +122,13 @@ def read_task(path: Path, seen: tuple[Path, ...] = ()) -> dict:
     for include in _as_list(config.pop("include", None)):
         merged |= read_task((path.parent / include).resolve(), (*seen, path))
     return merged | config
+
+
+@functools.lru_cache(maxsize=4096)
+def _parsed(path: Path, mtime_ns: int, size: int) -> object:
+    """The YAML of a file in this state: the recipes of a life name the same tasks, and each is checked."""
+    with path.open(encoding="utf-8") as file:
+        return yaml.load(file, Loader=_Loader)
 
 
 def _absolute(files, folder: Path):

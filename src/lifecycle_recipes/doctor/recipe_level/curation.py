@@ -31,8 +31,6 @@ def find_in_curation(raw: RawRecipe) -> list[Finding]:
     """not-one-step, missing-package, missing-model, bad-gate of a test of the data, bad-value of `keep` and
     `held_out`, and what each step and the executor find in their settings.
     """
-    if raw.stage != "curate":
-        return []
     curate = raw.values["curate"]
     given = curate.get("steps") or []
     findings = [*_find_items(raw, given), *_find_tests(raw), *_find_held_out(raw), *_find_keep(raw)]

@@ -5,7 +5,6 @@ import errno
 from ...finding import Finding
 from ...recipe.read import RawRecipe
 from .architecture import find_in_architecture
-from .curation import find_in_curation
 from .files import find_in_files
 from .gate_lines import find_in_gate
 from .global_batch import find_in_global_batch
@@ -26,7 +25,7 @@ def find_in_recipe(raw: RawRecipe) -> list[Finding]:
     parts = (find_in_waivers, find_in_settings, find_in_global_batch, find_in_files, find_in_hub)
     parts += (
         find_in_architecture,
-        find_in_curation,
+        _find_in_curation,
         find_in_machine,
         find_in_launch,
         find_in_precision,
@@ -40,3 +39,12 @@ def find_in_recipe(raw: RawRecipe) -> list[Finding]:
             raise
         message = f"this file name is too long: {str(error.filename)[:60]}..."
         return [Finding.error("bad-value", message, "correct the path", raw.path)]
+
+
+def _find_in_curation(raw: RawRecipe) -> list[Finding]:
+    """The steps of curation are imported for their own recipes only."""
+    if raw.stage != "curate":
+        return []
+    from .curation import find_in_curation
+
+    return find_in_curation(raw)

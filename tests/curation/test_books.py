@@ -8,17 +8,15 @@ from lifecycle_recipes.finding import FAILED, Refusal
 
 def books(step: str, stay: int, leave: int, source: str = "a") -> Books:
     made = Books(step)
-    for _ in range(stay):
-        made.stay(source, 10, 3)
-    for _ in range(leave):
-        made.leave_out(source, ("reason", "another"), 10, 3)
+    made.stay(source, stay, 10 * stay, 3 * stay)
+    made.leave_out(source, ("reason", "another"), leave, 10 * leave, 3 * leave)
     return made
 
 
 def test_books_that_balance():
     edits = Books("edits")
     edits.edit("a", (10, 3), (4, 1))
-    edits.repeat("a", 4, 1)
+    edits.repeat("a", 1, 4, 1)
     assert edits.as_json(["a"])["sources"]["a"]["edited"] == [1, -6, -2]
     check_books([book.as_json(["a", "b"]) for book in (books("read", 3, 2), books("step", 1, 2), edits)])
 

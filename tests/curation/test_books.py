@@ -2,7 +2,7 @@
 
 import pytest
 
-from lifecycle_recipes.curation.ledger import Books, check_books
+from lifecycle_recipes.curation.ledger import Books, check_steps
 from lifecycle_recipes.finding import FAILED, Refusal
 
 
@@ -18,7 +18,7 @@ def test_books_that_balance():
     edits.edit("a", (10, 3), (4, 1))
     edits.repeat("a", 1, 4, 1)
     assert edits.as_json(["a"])["sources"]["a"]["edited"] == [1, -6, -2]
-    check_books([book.as_json(["a", "b"]) for book in (books("read", 3, 2), books("step", 1, 2), edits)])
+    check_steps([book.as_json(["a", "b"]) for book in (books("read", 3, 2), books("step", 1, 2), edits)])
 
 
 def lost_in_a_step() -> list[dict]:
@@ -40,5 +40,5 @@ def tokens_lost() -> list[dict]:
 @pytest.mark.parametrize("steps", [lost_in_a_step, lost_between_steps, tokens_lost])
 def test_books_that_do_not(steps):
     with pytest.raises(Refusal, match="books-unbalanced") as refused:
-        check_books(steps())
+        check_steps(steps())
     assert refused.value.status == FAILED and "a:" in str(refused.value)

@@ -75,32 +75,28 @@ class Books:
 
 
 def check_books(ledger: dict[str, Any], directory: Path) -> None:
-    """Every row, byte and token that comes into a step stays or is left out, the next step gets what stayed, and the
-    rows of the sources and of the files in `directory` are those of the books.
+    """The steps balance, and the rows of the sources and of the files in `directory` are those of the books.
 
     Raises Refusal books-unbalanced, a fault of this package.
     """
     steps = ledger["steps"]
     for source in ledger["sources"]:
-        _require_equal(
-            f"rows of {source['name']}", steps[0]["sources"][source["name"]]["in"][0], source["rows"]
-        )
-    held_out = sum(
-        count[0]
-        for step in steps
-        if step["step"] == "held-out"
-        for entry in step["sources"].values()
-        for count in entry["left_out"].values()
-    )
-    left_out = sum(
-        count[0]
-        for step in steps
-        for entry in step["sources"].values()
-        for count in entry["left_out"].values()
-    )
+        came = steps[0]["sources"][source["name"]]["in"][0]
+        _require_equal(f"rows of {source['name']}", came, source["rows"])
+    held_out = sum(_rows_left_out(step) for step in steps if step["step"] == "held-out")
+    left_out = sum(map(_rows_left_out, steps)) - held_out
     out = sum(entry["out"][0] for entry in steps[-1]["sources"].values())
-    for name, rows in (("train", out), ("held_out", held_out), ("left_out", left_out - held_out)):
+    for name, rows in (("train", out), ("held_out", held_out), ("left_out", left_out)):
         _require_equal(f"rows of {name}.jsonl", rows, _lines(directory / f"{name}.jsonl"))
+    check_steps(steps)
+
+
+def _rows_left_out(step: dict[str, Any]) -> int:
+    return sum(count[0] for entry in step["sources"].values() for count in entry["left_out"].values())
+
+
+def check_steps(steps: list[dict[str, Any]]) -> None:
+    """Every row, byte and token that comes into a step stays or is left out, and the next step gets what stayed."""
     for number, step in enumerate(steps):
         for name, entry in step["sources"].items():
             for i, what in enumerate(("rows", "bytes", "tokens")):
@@ -108,11 +104,8 @@ def check_books(ledger: dict[str, Any], directory: Path) -> None:
                 more = entry.get("repeated", zero())[i] + (entry.get("edited", zero())[i] if i else 0)
                 before = steps[number - 1]["sources"][name]["out"][i] if number else entry["in"][i]
                 if entry["in"][i] + more != entry["out"][i] + gone or before != entry["in"][i]:
-                    message = (
-                        f"{step['step']}, {name}: {entry['in'][i]:,} {what} in, {entry['out'][i]:,} out, "
-                    )
-                    message += f"{gone:,} left out"
-                    raise _unbalanced(message)
+                    counts = f"{entry['in'][i]:,} {what} in, {entry['out'][i]:,} out, {gone:,} left out"
+                    raise _unbalanced(f"{step['step']}, {name}: {counts}")
 
 
 def _require_equal(what: str, books: int, found: int) -> None:

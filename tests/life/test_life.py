@@ -26,7 +26,8 @@ def shrink(recipe: dict, stage: str) -> dict:
     for source in recipe["data"]["sources"]:
         source["max_rows"] = 400
     if recipe["stage"] == "curate":
-        return recipe | {"gate": ["rows_out >= 100"]}
+        recipe["gate"] = ["rows_out >= 100"]
+        return recipe
     for source in recipe["data"].get("eval_sources", []):
         source["max_rows"] = 16
     recipe["gate"] = ["steps >= 2"]

@@ -148,6 +148,8 @@ def waiting_stage(tmp_path):
     environment = os.environ | {"PYTHONPATH": path}
     command = [sys.executable, tmp_path / "stage.py"]
     options = {"stderr": subprocess.PIPE, "text": True, "start_new_session": True, "env": environment}
+    # A test session in the background may ignore SIGINT, and its children would inherit that.
+    options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(command, **options) as process:
         wait_until(lambda: (tmp_path / "failed-0").exists() and len(scored(tmp_path)) == 3)
         yield process

@@ -50,8 +50,8 @@ SHINGLE, ALIKE, LOOSELY_ALIKE = 5, 0.8, 0.7
 STEPS = [
     {"exact_duplicates": {}},
     {"near_duplicates": {"threshold": ALIKE, "shingle": SHINGLE}},
-    {"language": {"keep": ["en", "code", "unknown"]}},
-    {"quality": {"gopher": {}, "gopher_repetition": {}, "fineweb": {}}},
+    {"language": {"keep": ["en"]}},
+    {"quality": {"gopher": {}, "gopher_repetition": {}, "fineweb": {"max_repeated_line_characters": 0.01}}},
     {"personal_data": {"action": "mask"}},
 ]
 DUPLICATES = {"exact_duplicates", "near_duplicates"}

@@ -158,8 +158,8 @@ REPEATED = {n: " ".join(words(n)) for n in range(2, 11)}
         (
             "fineweb-repeated-lines",
             "fineweb",
-            PROSE.replace(". ", ".\n") + "\nSee the list of owners.\nSee the list of owners.",
-            PROSE.replace(". ", ".\n") + "\nSee the list of owners.",
+            PROSE.replace(". ", ".\n") + "\nSee the list of owners." * 12,
+            PROSE.replace(". ", ".\n") + "\nSee the list of owners." * 2,
         ),
         (
             "fineweb-newlines",

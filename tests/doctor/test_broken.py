@@ -57,7 +57,7 @@ NOT_NAMED = {"trainer-refused"}
 # What no recipe can show: why, and where it is tested.
 BY_NO_RECIPE = {
     "batch-differs": "needs several GPUs in one process; recipe/test_batch_size.py",
-    "books-unbalanced": "no recipe loses a row: a guard; curation/test_ledger.py",
+    "books-unbalanced": "no recipe loses a row: a guard; curation/test_books.py",
     "cache-entry-damaged": "what happens to files after they were written; data/test_cache_entries.py",
     "cache-unusable": "depends on the disk; data/test_cache_entries.py",
     "check-failed": "an error of the check itself: a guard; doctor/test_check.py",

@@ -32,7 +32,7 @@ from .ranges import RANGES
 SHIPPED = Path(__file__).parent / "schemas"
 SHARED = ("global_batch_size", "early_stopping", "gate", "allow", "pinned")
 STAMPED = ("lifecycle-recipes", "transformers", "trl")
-_PACKAGE = __name__.partition(".")[0]
+_PACKAGE = "lifecycle_recipes"
 _SCALARS = {str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null"}
 
 

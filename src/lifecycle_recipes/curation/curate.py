@@ -186,17 +186,13 @@ def contamination(steps: list[StepOf], decided: Decided) -> dict[str, Any]:
 def named_shares(tests: list[str], run: Run) -> list[str]:
     """The shares of languages that the tests and the gate name."""
     lines = [parse(line) for line in [*tests, *run.raw.gate]]
-    return [gate.metric for gate in lines if gate.metric.startswith("share.")]
+    return [gate.metric for gate in lines if gate.metric.startswith(SHARE)]
 
 
 def require_tests(config: CurateConfig, run: Run) -> None:
     """Raises Refusal data-test-failed, with exit status 3, if a line of `curate.tests` does not hold."""
     gates = [parse(line) for line in config.tests]
-    metrics = dict(run.metrics)
-    if any(name.startswith(SHARE) for name in metrics):
-        # A language that no document has was not measured: its share is 0.
-        metrics |= {g.metric: 0.0 for g in gates if g.metric.startswith(SHARE) and g.metric not in metrics}
-    verdicts = [judge_line(gate, {"metrics": metrics}, Path(config.output_dir)) for gate in gates]
+    verdicts = [judge_line(gate, {"metrics": run.metrics}, Path(config.output_dir)) for gate in gates]
     fix = "change the steps, or the test"
     failed = [
         Finding.error(

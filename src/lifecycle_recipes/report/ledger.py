@@ -13,15 +13,18 @@ from difflib import SequenceMatcher, get_close_matches
 from pathlib import Path
 from typing import Any
 
+from ..curation.decide import EDITS
 from ..curation.documents import Part
+from ..curation.ledger import LEDGER_FILE as LEDGER
+from ..curation.reading import LEFT_OUT
 from ..curation.rows import text_of
+from ..curation.writing import HELD_OUT, TRAIN
 from ..finding import refuse
 from ..record.file import read_record
 from ..record.gate import parent_dir
 from .numbers import amount
 
-LEDGER, LEFT_OUT, EDITS = "ledger.json", "left_out.jsonl", "edits.jsonl"
-OUTPUTS = ("train.jsonl", "held_out.jsonl")
+OUTPUTS = (TRAIN, HELD_OUT)
 WIDTH = 600  # characters of a text that are shown
 BESIDE = 12  # words that are shown on each side of a difference
 COMPARED = (

@@ -28,7 +28,6 @@ NEEDED = $(shell grep -qs data/desk/world $(RECIPES)/*.yaml && echo $(WORLD))
 
 # The desk does not need the Hub; run a recipe with a Hub id with HF_HUB_OFFLINE=0.
 export HF_HUB_OFFLINE ?= 1
-export TOKENIZERS_PARALLELISM ?= false
 
 .PHONY: help install data lifecycle variants report curate tokenizer pretrain sft reward ppo dpo kto evaluate \
 	broken test test-fast test-slow lint format clean

@@ -98,7 +98,7 @@ def main(argv: list[str] | None = None) -> None:
     if not args.cpu and not count_gpus():
         print("no GPU: nothing can be measured here (--cpu tries the script itself)", file=sys.stderr)
         sys.exit(2)
-    rows = []
+    rows, text = [], "nothing was run"
     with tempfile.TemporaryDirectory(prefix="layouts-") as folder:
         for shape in args.shapes:
             here = Path(folder) / shape
@@ -109,11 +109,11 @@ def main(argv: list[str] | None = None) -> None:
                         continue
                     rows.append((shape, stage, *measure(here, stage, case, args)))
                     print(" | ".join(rows[-1]), flush=True)
-    sizes = f"{args.steps} steps of {args.rows} rows of up to {args.length} tokens"
-    text = "\n".join([facts(args, sizes), "", row(HEAD), row(["---"] * len(HEAD)), *map(row, rows)])
+                    sizes = f"{args.steps} steps of {args.rows} rows of up to {args.length} tokens"
+                    text = table(facts(args, sizes), HEAD, rows)
+                    if args.write:  # after each, since the machine may be lent for a time
+                        write(Path(args.write), text, "gpu")
     print(f"\n{text}")
-    if args.write:
-        write(Path(args.write), text, "gpu")
     sys.exit(any("failed" in cell for cells in rows for cell in cells))
 
 
@@ -235,6 +235,10 @@ def facts(args: argparse.Namespace, sizes: str) -> str:
     machine = environment.hardware()
     device = machine["cpu"] if args.cpu else ", ".join(map(str, machine["gpus"]))
     return f"{date.today()}, {device}, one process; {versions}; {sizes}."
+
+
+def table(facts: str, head: tuple, rows: list) -> str:
+    return "\n".join([facts, "", row(head), row(["---"] * len(head)), *map(row, rows)])
 
 
 def row(cells) -> str:

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 import yaml
-from gpu_layouts import ROOT, SHAPES, facts, row, write
+from gpu_layouts import ROOT, SHAPES, facts, table, write
 
 from lifecycle_recipes.doctor.recipe_level.layout_launch import count_gpus
 
@@ -47,18 +47,11 @@ def main() -> None:
         for name in RATES:
             rows.append(measure(Path(folder), name, args))
             print(" | ".join(rows[-1]), flush=True)
-    text = "\n".join(
-        [
-            facts(args, f"the recipes of the desk, shape {args.shape}"),
-            "",
-            row(HEAD),
-            row(["---"] * len(HEAD)),
-            *map(row, rows),
-        ]
-    )
+            steps = f", {args.steps} steps of every stage" if args.steps else ""
+            text = table(facts(args, f"the recipes of the desk, shape {args.shape}{steps}"), HEAD, rows)
+            if args.write:  # after each, since the machine may be lent for a time
+                write(Path(args.write), text, "gpu life")
     print(f"\n{text}")
-    if args.write:
-        write(Path(args.write), text, "gpu life")
     sys.exit(any(cells[-1].startswith("failed (") for cells in rows))
 
 
@@ -80,7 +73,8 @@ def measure(folder: Path, name: str, args: argparse.Namespace) -> tuple[str, ...
         recipe["train"] |= RATES[name] | ({"max_steps": args.steps} if args.steps else {})
     if "architecture" in recipe:
         kind, sizes = SHAPES[args.shape]
-        recipe["architecture"] |= {"model_type": kind, "config": sizes}
+        own = {key: value for key, value in sizes.items() if key != "vocab_size"}  # the desk's tokenizer has its own
+        recipe["architecture"] |= {"model_type": kind, "config": own}
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
     flags = ["--cpu"] if args.cpu else []
@@ -108,7 +102,7 @@ def measure(folder: Path, name: str, args: argparse.Namespace) -> tuple[str, ...
 
 
 def failures(printed: str) -> str:
-    return "; ".join(line.strip() for line in printed.splitlines() if "fail" in line.lower())[:200]
+    return "; ".join(line.strip() for line in printed.splitlines() if line.strip().startswith("FAIL"))[:200]
 
 
 def lifecycle(*arguments: str) -> subprocess.CompletedProcess:

@@ -5,13 +5,19 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# Values of TOKENIZERS_PARALLELISM. tokenizers reads the first as it reads "false", and the second as "true"; a user's
+# own value can be told apart.
+NOT_PARALLEL, PARALLEL = "off", "on"
 
 # Only defaults: variables that the user has set are kept. WANDB_* is left to the user.
 QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
-    "TOKENIZERS_PARALLELISM": "false",
+    "TOKENIZERS_PARALLELISM": NOT_PARALLEL,  # else it warns at every later fork, such as that of a data loader
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "TRL_EXPERIMENTAL_SILENCE": "1",
     # torch's C++ logs: errors only. torch reads this when it is imported. With several processes, every rank
@@ -59,10 +65,30 @@ def quiet() -> None:
     for name, noise in LOG_NOISE:
         logging.getLogger(name).addFilter(lambda record, noise=noise: noise not in record.getMessage())
     builtins.print = print_without_noise
+    os.register_at_fork(after_in_child=_never_in_parallel)
     for message in NOISE:
         warnings.filterwarnings("ignore", message=message)
     for kind in (FutureWarning, DeprecationWarning, PendingDeprecationWarning):
         warnings.filterwarnings("ignore", category=kind)
+
+
+@contextmanager
+def tokenizers_in_parallel() -> Iterator[None]:
+    """Tokenise batches on all cores, unless the user has set TOKENIZERS_PARALLELISM, and in a forked process."""
+    if os.environ.get("TOKENIZERS_PARALLELISM") != NOT_PARALLEL:
+        yield
+        return
+    os.environ["TOKENIZERS_PARALLELISM"] = PARALLEL
+    try:
+        yield
+    finally:
+        os.environ["TOKENIZERS_PARALLELISM"] = NOT_PARALLEL
+
+
+def _never_in_parallel() -> None:
+    """In a forked process: the threads of its parent are not there, and tokenizers would wait for them."""
+    if os.environ.get("TOKENIZERS_PARALLELISM") in (NOT_PARALLEL, PARALLEL):
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
 def print_without_noise(*values, **options) -> None:

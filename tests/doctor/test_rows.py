@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from exact_shingles import shingles
 from sound_rows import assistant, chat, chats, pairs, sentence, thumbs, user
 
 from lifecycle_recipes.data.config import DataConfig, Source, stage_columns
@@ -313,7 +314,7 @@ def test_near_copies_are_those_that_a_full_comparison_finds(find):
             for i in rng.sample(range(len(reply)), rng.randrange(1, 9)):
                 reply[i] = f"other{rng.random()}"
             held_out.append(chat(row["messages"][0], assistant(" ".join(reply))))
-    sets = [[overlap.shingles(overlap.words(r)) for r in rows] for rows in (train, held_out)]
+    sets = [[shingles(overlap.words(r), overlap.SHINGLE) for r in rows] for rows in (train, held_out)]
     wanted = sum(any(len(a & b) / len(a | b) >= overlap.NEAR for a in sets[0]) for b in sets[1])
     assert 30 < wanted < 90
     assert f"{wanted} of 120 held-out rows" in find("sft", train, held_out)["eval-near-overlap"].message

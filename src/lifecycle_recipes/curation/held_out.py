@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from hashlib import blake2b
+from itertools import compress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..finding import refuse
 from .config import HeldOut
 from .rows import text_of
 from .shards import Corpus
-from .shingles import candidates, index_of, is_far, jaccard, shingles
+from .shingles import Targets, shingle_hashes
 from .words import words
 from .writing import written_rows
 
@@ -32,14 +34,13 @@ def hold_out(
     """
     import numpy as np
 
-    groups: dict[str, list[int]] = {}
-    for number, id, row in written_rows(corpus, directory, alive):
-        groups.setdefault(_group(id, row, config), []).append(number)
+    groups = _groups(corpus, config, alive, seed, directory)
     held_out, wanted, count = np.zeros(len(corpus), bool), config.fraction * int(alive.sum()), 0
-    for group in sorted(groups, key=lambda name: blake2b(f"{seed}:{name}".encode(), digest_size=16).digest()):
-        own = groups[group]
+    of_group: dict[int, np.ndarray] = {}
+    for own in groups:
         if count + len(own) <= wanted:
             held_out[own] = True
+            of_group.update(dict.fromkeys(own.tolist(), own))
             count += len(own)
     if not count or count == alive.sum():
         what = "documents" if config.group_by is None else f"groups by {config.group_by!r}"
@@ -49,7 +50,6 @@ def hold_out(
         message += "less than one" if not count else "all of them"
         fix = "change curate.held_out.fraction"
         raise refuse("no-rows", message, fix + (", or group by another column" if config.group_by else ""))
-    of_group = {number: own for own in groups.values() for number in own if held_out[number]}
     moved = _move_back(corpus, config, alive, held_out, of_group, directory, bar)
     if not held_out.any():
         message = "every document that would be held out resembles a training document"
@@ -58,14 +58,32 @@ def hold_out(
     return held_out, moved
 
 
-def _group(id: str, row: dict[str, Any], config: HeldOut) -> str:
-    """The name of a document's group."""
-    if config.group_by is None:
-        return id
-    if config.group_by == FILE:
-        return id.rpartition(":")[0]
-    # A row without the column, such as one of a .txt file, is a group of its own.
-    return str(row[config.group_by]) if config.group_by in row else id
+def _groups(
+    corpus: Corpus, config: HeldOut, alive: np.ndarray, seed: int, directory: Path
+) -> list[np.ndarray]:
+    """The numbers of the documents of each group, the groups in the order of their hashes."""
+    import numpy as np
+
+    hashes = bytearray()
+    for name in _group_names(corpus, config, alive, directory):
+        hashes += blake2b(f"{seed}:{name}".encode(), digest_size=16).digest()
+    first, second = np.frombuffer(hashes, ">u8").reshape(-1, 2).T
+    order = np.lexsort((second, first))
+    first, second = first[order], second[order]
+    ends = np.flatnonzero((first[1:] != first[:-1]) | (second[1:] != second[:-1])) + 1
+    return np.split(np.flatnonzero(alive).astype(np.uint32)[order], ends)
+
+
+def _group_names(corpus: Corpus, config: HeldOut, alive: np.ndarray, directory: Path) -> Iterator[str]:
+    """The name of every document's group."""
+    if config.group_by in (None, FILE):
+        for shard, first in enumerate(corpus.firsts[:-1]):
+            for id in compress(corpus.ids(shard), alive[first : corpus.firsts[shard + 1]]):
+                yield id if config.group_by is None else id.rpartition(":")[0]
+        return
+    for _, id, row in written_rows(corpus, directory, alive):
+        # A row without the column, such as one of a .txt file, is a group of its own.
+        yield str(row[config.group_by]) if config.group_by in row else id
 
 
 def _move_back(
@@ -73,7 +91,7 @@ def _move_back(
     config: HeldOut,
     alive: np.ndarray,
     held_out: np.ndarray,
-    of_group: dict[int, list[int]],
+    of_group: dict[int, np.ndarray],
     directory: Path,
     bar: tqdm,
 ) -> int:
@@ -81,37 +99,26 @@ def _move_back(
 
     What is moved is compared with what is still held out, in turn.
     """
-    numbers, targets, texts = [], [], {}
+    numbers, sets = [], []
     for number, _, row in written_rows(corpus, directory, held_out):
-        text = words(text_of(row, "row"))
         numbers.append(number)
-        targets.append(shingles(text, SHINGLE))
-        texts[number] = text
-    index, moved = index_of(targets), 0
+        sets.append(shingle_hashes(words(text_of(row, "row")), SHINGLE))
+    targets, moved = Targets(sets, SHINGLE), 0
+    rows = {number: n for n, number in enumerate(numbers)}
 
-    def resembling(text: list[str]) -> list[int]:
-        """The held-out documents that a training document resembles."""
-        if is_far(text, index, SHINGLE):
-            return []
-        mine = shingles(text, SHINGLE)
-        near = [(n, len(mine & targets[n])) for n in candidates(mine, index, config.similarity)]
-        return [
-            numbers[n]
-            for n, common in sorted(near)
-            if jaccard(common, len(mine), len(targets[n])) >= config.similarity
-        ]
-
-    def move(text: list[str]) -> int:
-        waiting, count = [text], 0
+    def move(shingles: np.ndarray) -> int:
+        waiting, count = [shingles], 0
         while waiting:
-            for number in resembling(waiting.pop()):
-                for member in of_group[number] if held_out[number] else ():
+            for n, _ in targets.near(waiting.pop(), config.similarity):
+                for member in of_group[numbers[n]].tolist() if held_out[numbers[n]] else ():
                     held_out[member] = False
-                    waiting.append(texts[member])
+                    waiting.append(sets[rows[member]])
                     count += 1
         return count
 
     for _, _, row in written_rows(corpus, directory, alive & ~held_out):
         bar.update()
-        moved += move(words(text_of(row, "row")))
+        text = words(text_of(row, "row"))
+        if not targets.are_far(text):
+            moved += move(shingle_hashes(text, SHINGLE))
     return moved

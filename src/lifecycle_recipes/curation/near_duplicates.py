@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..finding import Finding, Refusal, refuse
 from .documents import Decide, Part, Shard, Shards, Verdict
-from .shingles import jaccard, shingle_hashes
+from .shingles import shingle_hashes, similarity
 from .words import words
 
 if TYPE_CHECKING:
@@ -129,19 +129,19 @@ def decider(settings: NearDuplicates, shards: Shards) -> Decide:
                 continue
             sizes[row] = shard.scores["shingles"][i]
             mine = recent.add(int(numbers[row]), shard.texts[i])
-            best, similarity = -1, 0.0
+            best, closest = -1, 0.0
             for other in _candidates(before, row, fewest).tolist():
                 small, large = sorted((int(sizes[row]), int(sizes[other])))
                 # What the sizes allow at most.
-                if small / large < settings.threshold or small / large <= similarity:
+                if small / large < settings.threshold or small / large <= closest:
                     continue
-                found = _similarity(mine, recent.get(int(numbers[other])))
-                if found >= settings.threshold and found > similarity:
-                    best, similarity = other, found
+                found = similarity(mine, recent.get(int(numbers[other])))
+                if found >= settings.threshold and found > closest:
+                    best, closest = other, found
             if best < 0:
                 kept[row] = True
             else:
-                detail = {"kept": shards.id(int(numbers[best])), "jaccard": round(similarity, 3)}
+                detail = {"kept": shards.id(int(numbers[best])), "jaccard": round(closest, 3)}
                 verdicts[i] = Verdict(("near-duplicate",), detail)
         return verdicts
 
@@ -251,15 +251,6 @@ def _candidates(before: np.ndarray, row: int, fewest: int) -> np.ndarray:
         rows, bands = rows[rows >= 0], bands[rows >= 0]
     others, shared = np.unique(np.concatenate(found), return_counts=True)
     return others[shared >= fewest]
-
-
-def _similarity(one: np.ndarray, other: np.ndarray) -> float:
-    import numpy as np
-
-    both = np.concatenate([one, other])
-    both.sort()
-    common = int(np.count_nonzero(both[1:] == both[:-1]))
-    return jaccard(common, len(one), len(other))
 
 
 class _Recent:

@@ -7,6 +7,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from ..finding import refuse
+from ..quiet import tokenizers_in_parallel
 from .ledger import count_left_out, without_longer
 from .prepare import rows_of_trainer
 from .turn_weights import keep_out_of_loss
@@ -58,7 +59,8 @@ def tokenize_in_batches(
 
     def tokenize(batch: dict[str, list]) -> dict[str, list]:
         options = {"chat_template": template, "return_dict": True, "return_assistant_tokens_mask": True}
-        made = tokenizer.apply_chat_template(batch["messages"], **options)
+        with tokenizers_in_parallel():
+            made = tokenizer.apply_chat_template(batch["messages"], **options)
         ids, masks = made["input_ids"], made["assistant_masks"]
         if not all(map(any, masks)):
             raise _NotSupervised

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..finding import refuse
+from ..quiet import tokenizers_in_parallel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,7 +43,8 @@ def pack_documents(
     def cut(rows: dict[str, list]) -> dict[str, list]:
         pieces, numbers = [], []
         # add_special_tokens=False: the ids are added here, once (a tokenizer may add its own).
-        documents = tokenizer(rows[column], add_special_tokens=False)["input_ids"]
+        with tokenizers_in_parallel():
+            documents = tokenizer(rows[column], add_special_tokens=False)["input_ids"]
         for ids, number in zip(documents, rows[ROW], strict=True):
             document = bos + ids + eos
             starts = range(0, max(len(document) - 1, 1), block_size - 1)

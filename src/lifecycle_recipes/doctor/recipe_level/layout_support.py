@@ -54,10 +54,16 @@ ON_TWO_NODES: dict[str, frozenset[Cell]] = {
 }
 # accelerate runs none of these on a CPU: tests/fixtures/sharded_on_cpu.py patches it.
 SHARDED_ON_CPU = ("fsdp2", "hsdp", "tp", "multi_node_fsdp2")
-# (layout, stage, method) -> date on which benchmarks/gpu_layouts.py passed on a GPU.
+# (layout, stage, method) -> date on which benchmarks/gpu_layouts.py or gpu_life.py passed on a GPU.
 ON_GPU: dict[tuple[str, str, str], str] = {
-    ("one_gpu", "sft", "full"): "2026-11-26",
-    ("fsdp2", "sft", "full"): "2026-11-26",
+    ("one_gpu", "pretrain", "full"): "2026-11-27",
+    ("one_gpu", "sft", "full"): "2026-11-27",
+    ("one_gpu_fp16", "sft", "full"): "2026-11-27",
+    ("one_gpu_fp8", "sft", "full"): "2026-11-27",
+    ("fsdp2", "sft", "full"): "2026-11-27",
+    ("fsdp2_offload", "sft", "full"): "2026-11-27",
+    ("fsdp2_fp8", "sft", "full"): "2026-11-27",
+    ("zero2", "sft", "full"): "2026-11-27",
     ("zero3", "sft", "full"): "2026-11-26",
 }
 

@@ -6,8 +6,7 @@ similarity decides. Unverified candidates from locality-sensitive hashing would 
 
 from collections.abc import Iterator
 
-from ...curation.shingles import candidates, index_of, is_far, jaccard
-from ...curation.shingles import shingles as shingles_of
+from ...curation.shingles import Targets, shingle_hashes
 from ...curation.words import words as words_of
 from ...data.row_faults import listed
 from ...data.row_sets import RowSet
@@ -133,24 +132,19 @@ def read_of(row_sets: list[RowSet], use: str) -> str:
 
 def near_copies(row_sets: list[RowSet], held_out: list) -> list[tuple[RowSet, int, str, float]]:
     """(set, index, place of the nearest training row, Jaccard) of held-out rows with a near-duplicate."""
-    targets = [shingles(text) if len(text := words(s.rows[i])) >= FEWEST else set() for s, i in held_out]
-    index = index_of(targets)
+    texts = [words(s.rows[i]) for s, i in held_out]
+    targets = Targets(
+        [shingle_hashes(text if len(text) >= FEWEST else [], SHINGLE) for text in texts], SHINGLE
+    )
     best: dict[int, tuple[float, str]] = {}
     for row_set, i in _rows(row_sets, "train"):
         text = words(row_set.rows[i])
-        if is_far(text, index, SHINGLE):
+        if targets.are_far(text):
             continue
-        mine = shingles(text)
-        for n in candidates(mine, index, NEAR):
-            similarity = jaccard(len(mine & targets[n]), len(mine), len(targets[n]))
-            if similarity >= NEAR and similarity > best.get(n, (0, ""))[0]:
+        for n, similarity in targets.near(shingle_hashes(text, SHINGLE), NEAR):
+            if similarity > best.get(n, (0, ""))[0]:
                 best[n] = similarity, row_set.where(i)
     return [(*held_out[n], where, similarity) for n, (similarity, where) in sorted(best.items())]
-
-
-def shingles(text: list[str]) -> set[tuple[str, ...]]:
-    """The shingles by which rows are compared."""
-    return shingles_of(text, SHINGLE)
 
 
 def _rows(row_sets: list[RowSet], use: str) -> Iterator[tuple[RowSet, int]]:

@@ -13,6 +13,7 @@ from ...data.row_sets import RowSet
 from ...data.turn_weights import without_untrained
 from ...finding import Finding, Refusal, refuse
 from ...models.turn_end import special_tokens
+from ...quiet import tokenizers_in_parallel
 from .template_probes import WRITES_CALLS, render_all
 
 if TYPE_CHECKING:
@@ -76,11 +77,12 @@ def measure(
 ) -> list[Length]:
     """A `Length` for each row of the sample. Raises Refusal template-rejects-row at the first such row."""
     lengths = []
-    for start in range(0, len(sample.places), BATCH):
-        places = sample.places[start : start + BATCH]
-        for text, group in groupby(places, key=lambda place: is_text(place[0].rows[place[1]])):
-            measured = _measure_texts if text else _measure_chats
-            lengths += measured(tokenizer, template, list(group), stage)
+    with tokenizers_in_parallel():
+        for start in range(0, len(sample.places), BATCH):
+            places = sample.places[start : start + BATCH]
+            for text, group in groupby(places, key=lambda place: is_text(place[0].rows[place[1]])):
+                measured = _measure_texts if text else _measure_chats
+                lengths += measured(tokenizer, template, list(group), stage)
     return lengths
 
 

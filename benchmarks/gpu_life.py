@@ -73,7 +73,9 @@ def measure(folder: Path, name: str, args: argparse.Namespace) -> tuple[str, ...
         recipe["train"] |= RATES[name] | ({"max_steps": args.steps} if args.steps else {})
     if "architecture" in recipe:
         kind, sizes = SHAPES[args.shape]
-        own = {key: value for key, value in sizes.items() if key != "vocab_size"}  # the desk's tokenizer has its own
+        own = {
+            key: value for key, value in sizes.items() if key != "vocab_size"
+        }  # the desk's tokenizer has its own
         recipe["architecture"] |= {"model_type": kind, "config": own}
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(recipe), encoding="utf-8")

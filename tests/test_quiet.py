@@ -53,6 +53,30 @@ def test_deepspeed_does_not_say_what_it_has_built(capsys, monkeypatch):
     assert backend.build_shm_op() == "built" and capsys.readouterr().out == ""
 
 
+TOKENISE = """
+    import os
+    from lifecycle_recipes.quiet import quiet, tokenizers_in_parallel
+    from tokenizers import Tokenizer, models
+    tokenizer = Tokenizer(models.WordLevel({"a": 0, "?": 1}, unk_token="?"))
+    quiet()
+    with tokenizers_in_parallel():
+        print(os.environ["TOKENIZERS_PARALLELISM"], len(tokenizer.encode_batch(["a"] * 1000)))
+    if not os.fork():
+        with tokenizers_in_parallel():  # with the threads of the parent it would wait for ever
+            print(os.environ["TOKENIZERS_PARALLELISM"], len(tokenizer.encode_batch(["a"] * 1000)), flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
+@pytest.mark.parametrize(("given", "values"), [(None, ["on", "false"]), ("false", ["false", "false"])])
+def test_batches_are_tokenised_on_all_cores_but_not_after_a_fork(monkeypatch, given, values):
+    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
+    done = run(TOKENISE, PYTHONUNBUFFERED="1", **({"TOKENIZERS_PARALLELISM": given} if given else {}))
+    assert done.stdout.split() == [values[0], "1000", values[1], "1000"]
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize(("name", "noise"), LOG_NOISE)
 def test_a_log_loses_its_noise_alone(name, noise, monkeypatch):
     quiet()

@@ -105,6 +105,9 @@ def test_a_test_of_the_data_that_fails_writes_nothing(tmp_path, rows, capsys):
     assert "data-test-failed" in capsys.readouterr().err
     assert not (done.directory / "train.jsonl").exists()
     assert done.record["status"].startswith("failed")
+    # What was left out can be looked at.
+    assert "a test of the data failed" in show_ledger(str(done.directory))
+    assert "exact-duplicate" in show_ledger(str(done.directory), "exact-duplicates", 1)
 
 
 def test_a_source_of_which_nothing_is_left_is_refused_with_the_step(tmp_path, rows, capsys):
@@ -301,6 +304,29 @@ def test_a_reply_with_another_label_is_no_copy(tmp_path):
         tmp_path, [file], "--replace", kind="thumbs", steps=[{"exact_duplicates": {"by": "prompt"}}]
     )
     assert sorted(done.left_out) == [f"{file}:{n}" for n in (2, 3, 4)]
+
+
+def test_near_duplicates_that_judge_the_opposite_stay(tmp_path):
+    def reply(last):
+        return " ".join([*(f"word{n}" for n in range(60)), last])
+
+    good, bad = reply("good"), " ".join(f"other{n}" for n in range(60))
+    pairs = [("p", good, bad), ("p", bad, good), ("p", reply("fine"), bad), ("p", bad, reply("nice"))]
+    file = write_rows(
+        tmp_path / "pairs.jsonl",
+        [dict(zip(("prompt", "chosen", "rejected"), row, strict=True)) for row in pairs],
+    )
+    done = curate(tmp_path, [file], kind="pairs", steps=[{"near_duplicates": {}}])
+    assert done.left_out == {f"{file}:3": "near-duplicate", f"{file}:4": "near-duplicate"}
+    kept = {row["id"]: row["detail"]["kept"] for row in done.rows("left_out")}
+    assert kept == {f"{file}:3": f"{file}:1", f"{file}:4": f"{file}:2"}
+    thumbs = [(good, True), (reply("fine"), False), (reply("nice"), False)]
+    file = write_rows(
+        tmp_path / "thumbs.jsonl",
+        [{"prompt": "p", "completion": text, "label": label} for text, label in thumbs],
+    )
+    done = curate(tmp_path, [file], "--replace", kind="thumbs", steps=[{"near_duplicates": {}}])
+    assert done.left_out == {f"{file}:3": "near-duplicate"}
 
 
 def test_a_kept_label_of_a_text_does_not_matter(tmp_path):

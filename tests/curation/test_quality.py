@@ -285,6 +285,16 @@ def test_boilerplate_around_good_text_is_removed_and_the_text_stays():
     assert edited(PAGE, found) == "".join(PAGE.splitlines(keepends=True)[2:4])
 
 
+def test_buttons_and_links_at_the_edges_are_removed_as_runs():
+    top = "Skip to content\nMenu\n\nSearch\n"
+    text = f"{top}{PROSE}\nHelp\n{PROSE[::-1]}\nAccept all\nPreferences\nSave settings\n"
+    left = edited(text, verdict(text, **{**NONE, "boilerplate": True}))
+    assert left == f"{PROSE}\nHelp\n{PROSE[::-1]}\n"
+    assert verdict(f"Search\n{PROSE}\nAccept all\nPreferences\n", **{**NONE, "boilerplate": True}) is None
+    headings = f"# Documentation\n\n## Download\n\n## Help\n\n{PROSE}\n"
+    assert verdict(headings, **{**NONE, "boilerplate": True}) is None
+
+
 def test_the_rules_judge_what_is_left():
     banner = "We use cookies to improve your experience. Accept all cookies\n" * 3
     assert reasons(banner + PROSE) == ()

@@ -95,3 +95,42 @@ def test_a_kept_date_of_a_parquet_file_is_written_as_text(tmp_path):
     done = curate(tmp_path, [str(file)], keep=["day"])
     assert done.status == 0
     assert {row["day"] for row in done.train} == {str(day) for day in days}
+
+
+@pytest.fixture
+def online(monkeypatch):
+    """As if the Hub answered."""
+    monkeypatch.setattr("lifecycle_recipes.doctor.recipe_level.hub.why_offline", lambda: "")
+
+
+def test_a_dataset_of_the_hub_is_streamed_and_read_again_unless_its_commit_is_given(
+    tmp_path, monkeypatch, online
+):
+    asked = []
+
+    def load_dataset(path, name=None, **options):
+        asked.append((path, name, options))
+        return iter(GOOD)
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    source = {"path": "team/pages", "name": "en", "split": "train", "revision": "a" * 40}
+    for times in (1, 1):
+        done = curate(tmp_path, [source], "--replace")
+        assert len(asked) == times
+    assert asked[0][:2] == ("team/pages", "en") and asked[0][2]["streaming"] is True
+    assert sorted(row["id"] for row in done.train) == [f"team/pages:train:{n}" for n in range(1, 6)]
+    for times in (2, 3):  # the rows behind a branch may change
+        curate(tmp_path, [source | {"revision": "main"}], "--replace")
+        assert len(asked) == times
+
+
+def test_a_dataset_that_the_hub_does_not_give_is_refused_with_the_cause(
+    tmp_path, monkeypatch, capsys, online
+):
+    def load_dataset(*args, **options):
+        raise FileNotFoundError("no such split\nmore")
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    done = curate(tmp_path, [{"path": "team/pages"}])
+    error = capsys.readouterr().err
+    assert done.status == 2 and "unreadable-source" in error and "no such split" in error

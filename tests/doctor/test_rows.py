@@ -279,6 +279,14 @@ def test_a_source_that_is_named_twice_is_no_repeat(tmp_path):
     assert find_in_rows(raw, read_row_sets(raw)[0]) == []
 
 
+@pytest.mark.parametrize(("repeated", "codes"), [(5, set()), (0, {"duplicate-rows"})])
+def test_a_curated_mixture_may_repeat_its_rows(find, tmp_path, repeated, codes):
+    (tmp_path / "ledger.json").write_text("{}")
+    record = {"stage": "curate", "status": "done", "metrics": {"rows_repeated": repeated}}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    assert set(find("sft", chats(5) * 2)) == codes
+
+
 def test_held_out_rows_that_are_trained_on(find):
     copy, near, far = chats(3, start=90)
     reply = near["messages"][1]["content"].split()

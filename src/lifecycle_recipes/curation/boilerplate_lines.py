@@ -14,6 +14,9 @@ from dataclasses import dataclass
 Cut = tuple[int, int, str]  # characters [start, end), and the kind
 
 _LONGEST = 30  # words of a line that may be boilerplate
+_LONGEST_AT_EDGE = (
+    8  # the same of a line that is none of the known kinds; a sentence about a banner is longer
+)
 _OURS = (
     (
         "boilerplate-cookies",
@@ -145,6 +148,7 @@ def cuts(text: str, boilerplate: bool, c4: C4Lines | None) -> list[Cut]:
     found: list[Cut] = []
     start = 0
     lines = text.splitlines(keepends=True)
+    kinds = [""] * len(lines)
     lower = text.lower() if boilerplate else ""
     banner = any(
         word in lower for word in ("cookie", "javascript", "by continuing", "by using", "by clicking")
@@ -152,20 +156,45 @@ def cuts(text: str, boilerplate: bool, c4: C4Lines | None) -> list[Cut]:
     marks = [mark for mark in "|»›>·•/" if f" {mark} " in text]
     footer = len(lines) - _FOOTER
     for i, line in enumerate(lines):
+        if stripped := line.strip():
+            kinds[i] = _c4_kind(stripped, c4) if c4 else ""
+            if not kinds[i] and boilerplate and len(line) <= 300:
+                kinds[i] = _our_kind(stripped, banner, i >= footer) or (
+                    _menu(stripped, marks) if marks else ""
+                )
+    if boilerplate:
+        hints = [word for word in _IN_PHRASES if word in lower]
+        for i in _edges(lines, kinds, hints):
+            kinds[i] = kinds[i] or "boilerplate-run"
+    for line, kind in zip(lines, kinds, strict=True):
         end = start + len(line)
-        stripped = line.strip()
-        if stripped:
-            kind = _c4_kind(stripped, c4) if c4 else ""
-            if not kind and boilerplate and len(line) <= 300:
-                kind = _our_kind(stripped, banner, i >= footer) or (_menu(stripped, marks) if marks else "")
-            if kind:
-                found.append((start, end, kind))
-            elif c4 and c4.citations:
-                found += [
-                    (start + m.start(), start + m.end(), "c4-citation") for m in _C4_CITATION.finditer(line)
-                ]
+        if kind:
+            found.append((start, end, kind))
+        elif c4 and c4.citations:
+            found += [
+                (start + m.start(), start + m.end(), "c4-citation") for m in _C4_CITATION.finditer(line)
+            ]
         start = end
     return found
+
+
+def _edges(lines: list[str], kinds: list[str], hints: list[str]) -> Iterator[int]:
+    """The lines of a run of buttons, links and banners with which a text begins or ends.
+
+    Alone, "Accept all" or "Follow us" may belong to the text. With a line of a known kind in the same run, or as
+    the third, it does not. Headings end a run. hints: the words of _IN_PHRASES that the text has.
+    """
+    for order in (range(len(lines)), range(len(lines) - 1, -1, -1)):
+        run = []
+        for i in order:
+            line = lines[i].strip().lower()
+            if line and not kinds[i] and (line[0] in "#=" or not _is_chrome(line, hints, _LONGEST_AT_EDGE)):
+                break
+            run += [i] if line else []
+        else:
+            return  # a page of nothing else: `chrome_share` judges it
+        if len(run) > 2 or (len(run) == 2 and any(kinds[i] for i in run)):
+            yield from range(min(run), max(run) + 1)
 
 
 def chrome_share(text: str) -> float:
@@ -187,8 +216,8 @@ def chrome_share(text: str) -> float:
     return sum(len(item) for item in items if _is_chrome(item, hints)) / sum(map(len, items))
 
 
-def _is_chrome(item: str, hints: list[str]) -> bool:
-    """hints: the words of _IN_PHRASES that the text has."""
+def _is_chrome(item: str, hints: list[str], longest: int = _LONGEST) -> bool:
+    """hints: the words of _IN_PHRASES that the text has. longest: words of an item with one of the phrases."""
     may_be_phrase = any(word in item for word in hints)
     first = _PART.search(item)
     if first is None or not may_be_phrase and first[0] not in _CHROME:
@@ -196,7 +225,7 @@ def _is_chrome(item: str, hints: list[str]) -> bool:
     parts = _PART.findall(item)
     if len(parts) <= 4:
         return _CHROME.issuperset(parts)
-    return may_be_phrase and len(parts) <= _LONGEST and bool(_CHROME_PHRASES.search(item))
+    return may_be_phrase and len(parts) <= longest and bool(_CHROME_PHRASES.search(item))
 
 
 def _c4_kind(line: str, rules: C4Lines) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,9 +77,6 @@ def decide_and_write(
     run.metrics.update(metrics)
     if languages:  # a language of a test or gate that no document has
         run.metrics.update({name: 0.0 for name in named_shares(config.tests, run) if name not in metrics})
-    require_tests(config, run)
-    with progress("writing", int(decided.alive.sum())) as bar:
-        files = write(corpus, work, mixture.times, held_out, decided.alive, languages, data.seed, bar)
     licenses = [source.license for source in data.sources]
     ledger = {
         "unit": unit(counter.settings),
@@ -92,8 +89,13 @@ def decide_and_write(
         "mixture": mixture.shares,
         "held_out": {"rows": int(held_out.sum()), "moved_back": moved} if config.held_out else None,
         "evaluation": contamination(steps, decided),
-        "files": files,
+        "files": {},
     }
+    require_tests(config, run, lambda: keep_evidence(work, directory, ledger))
+    with progress("writing", int(decided.alive.sum())) as bar:
+        ledger["files"] = write(
+            corpus, work, mixture.times, held_out, decided.alive, languages, data.seed, bar
+        )
     check_books(ledger, work)
     finish(work, directory, ledger, run)
 
@@ -189,11 +191,14 @@ def named_shares(tests: list[str], run: Run) -> list[str]:
     return [gate.metric for gate in lines if gate.metric.startswith(SHARE)]
 
 
-def require_tests(config: CurateConfig, run: Run) -> None:
-    """Raises Refusal data-test-failed, with exit status 3, if a line of `curate.tests` does not hold."""
+def require_tests(config: CurateConfig, run: Run, keep: Callable[[], None]) -> None:
+    """Raises Refusal data-test-failed, with exit status 3, if a line of `curate.tests` does not hold.
+
+    keep: called before, to keep what shows why.
+    """
     gates = [parse(line) for line in config.tests]
     verdicts = [judge_line(gate, {"metrics": run.metrics}, Path(config.output_dir)) for gate in gates]
-    fix = "change the steps, or the test"
+    fix = f"see lifecycle ledger {config.output_dir}, then change the steps, or the test"
     failed = [
         Finding.error(
             "data-test-failed",
@@ -205,7 +210,18 @@ def require_tests(config: CurateConfig, run: Run) -> None:
         if not v.ok
     ]
     if failed:
+        keep()
         raise Refusal(*failed, status=GATE_FAILED)
+
+
+def keep_evidence(work: Path, directory: Path, ledger: dict[str, Any]) -> None:
+    """The ledger and the left-out rows of data that failed a test; the data itself is not written."""
+    for name in (LEFT_OUT, EDITS):
+        os.replace(work / name, directory / name)
+    write_json(directory / LEDGER_FILE, ledger)
+    for name in (HELD_OUT, TRAIN):  # of an unfinished run of another recipe
+        (directory / name).unlink(missing_ok=True)
+    shutil.rmtree(work)
 
 
 def finish(work: Path, directory: Path, ledger: dict[str, Any], run: Run) -> None:

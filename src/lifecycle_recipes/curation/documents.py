@@ -59,7 +59,8 @@ class Shard(Protocol):
 
     first: the number of its first document, counted from 0 over all shards. sources: the index of the source of
     each document. ids: where each one comes from, such as `wiki.jsonl:17`. scores: the columns that `score` made.
-    texts: the step's part of each document, before any edit; read from disk on first use.
+    texts: the step's part of each document, before any edit; rows: all of it, as it was read. Both are read from
+    disk on first use.
     """
 
     first: int
@@ -70,13 +71,16 @@ class Shard(Protocol):
     @property
     def texts(self) -> Sequence[str]: ...
 
+    @property
+    def rows(self) -> Sequence[Mapping[str, Any]]: ...
+
     def __len__(self) -> int: ...
 
 
 class Shards(Protocol):
     """All shards, in order: can be iterated several times, and reads one shard at a time.
 
-    source_names: of every source, by its index. text: the step's part of a document by its number.
+    source_names: of every source, by its index. text: the step's part of a document by its number; row: all of it.
     """
 
     source_names: Sequence[str]
@@ -86,6 +90,8 @@ class Shards(Protocol):
     def __len__(self) -> int: ...
 
     def text(self, number: int) -> str: ...
+
+    def row(self, number: int) -> Mapping[str, Any]: ...
 
     def id(self, number: int) -> str: ...
 

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..finding import Finding, Refusal, refuse
 from .documents import Decide, Part, Shard, Shards, Verdict
+from .rows import text_of
 from .shingles import shingle_hashes, similarity
 from .words import words
 
@@ -42,6 +43,7 @@ class NearDuplicates:
     threshold: the smallest Jaccard similarity of a near-duplicate; from 0.55 to 1.
     shingle: words per shingle; 5 as in FineWeb (Penedo et al., 2024).
     by: the text that is compared: `row`, or of a conversation only its `prompt` or its `reply`.
+    Pairs and thumbs that judge the opposite are no duplicates, unless `by` is `prompt`.
     """
 
     threshold: float = 0.8
@@ -136,7 +138,9 @@ def decider(settings: NearDuplicates, shards: Shards) -> Decide:
                 if small / large < settings.threshold or small / large <= closest:
                     continue
                 found = similarity(mine, recent.get(int(numbers[other])))
-                if found >= settings.threshold and found > closest:
+                if found < settings.threshold or found <= closest:
+                    continue
+                if settings.by == "prompt" or not _opposes(shard.rows[i], shards.row(int(numbers[other]))):
                     best, closest = other, found
             if best < 0:
                 kept[row] = True
@@ -251,6 +255,23 @@ def _candidates(before: np.ndarray, row: int, fewest: int) -> np.ndarray:
         rows, bands = rows[rows >= 0], bands[rows >= 0]
     others, shared = np.unique(np.concatenate(found), return_counts=True)
     return others[shared >= fewest]
+
+
+def _opposes(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether rows that resemble each other judge the opposite: another label, or chosen and rejected swapped.
+
+    Then neither is a copy: they contradict each other, which the step `preferences` finds.
+    """
+    if "completion" in one and "completion" in other:
+        return bool(one["label"]) != bool(other["label"])
+    if not ("chosen" in one and "chosen" in other):
+        return False
+    (chosen, rejected), (their_chosen, their_rejected) = (
+        [shingle_hashes(words(text_of({column: row[column]}, "row")), 1) for column in ("chosen", "rejected")]
+        for row in (one, other)
+    )
+    same = similarity(chosen, their_chosen) + similarity(rejected, their_rejected)
+    return same < similarity(chosen, their_rejected) + similarity(rejected, their_chosen)
 
 
 class _Recent:

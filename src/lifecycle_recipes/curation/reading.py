@@ -15,6 +15,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,13 +110,14 @@ def _key(source: CurateSource, config: CurateConfig) -> str:
 
 
 def _code() -> str:
-    """A hash of the code that turns the rows of a file into documents."""
+    """What turns the rows of a file into documents: a hash of our code, and the versions of the readers."""
     digest = hashlib.sha256()
     ours = Path(__file__).parent
     data = ours.parent / "data"
-    for file in (ours / "reading.py", ours / "rows.py", *sorted(data.glob("row_*.py")), data / "formats.py"):
+    of_data = [data / name for name in ("config.py", "formats.py", "sources.py")]
+    for file in (ours / "reading.py", ours / "rows.py", *sorted(data.glob("row_*.py")), *of_data):
         digest.update(file.read_bytes())
-    return digest.hexdigest()
+    return digest.hexdigest() + version("pyarrow") + version("datasets")
 
 
 # One row at a time

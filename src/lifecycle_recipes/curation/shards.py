@@ -124,8 +124,10 @@ class StepShards:
         return len(self.corpus.files)
 
     def text(self, number: int) -> str:
-        shard, index = self.corpus.locate(number)
-        return text_of(self.corpus.row(shard, index), self.step.part)
+        return text_of(self.row(number), self.step.part)
+
+    def row(self, number: int) -> dict[str, Any]:
+        return self.corpus.row(*self.corpus.locate(number))
 
     def id(self, number: int) -> str:
         shard, index = self.corpus.locate(number)

@@ -76,6 +76,7 @@ def read_ledger(directory: Path) -> dict[str, Any]:
 def show_curation(directory: Path) -> list[str]:
     ledger = read_ledger(directory)
     out = ", ".join(f"{name} {entry['rows']:,} rows" for name, entry in ledger["files"].items())
+    out = out or "nothing was written, since a test of the data failed"
     parts = [f"{directory}: {out}; tokens are {ledger['unit']}", steps_table(ledger)]
     if folder := common_folder(ledger):
         parts[0] += f"; sources are in {folder}"

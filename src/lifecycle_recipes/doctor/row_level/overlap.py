@@ -5,13 +5,16 @@ similarity decides. Unverified candidates from locality-sensitive hashing would 
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from ...curation.shingles import Targets, shingle_hashes
 from ...curation.words import words as words_of
 from ...data.row_faults import listed
 from ...data.row_sets import RowSet
 from ...data.selection import content
-from ...finding import Finding
+from ...finding import Finding, Refusal
+from ...record.file import read_record
+from ...record.parents import CURATED
 
 SHINGLE = 3  # words; with one changed word in thirty, the similarity of a chat row stays above NEAR
 NEAR = 0.8  # smallest Jaccard similarity of shingle sets of a near-duplicate
@@ -36,12 +39,13 @@ def words(row: dict) -> list[str]:
 def find_duplicates(row_sets: list[RowSet]) -> list[Finding]:
     """`duplicate-rows` (warning) if at least the share REPEATS of the training rows equals an earlier row.
 
-    A file that is listed twice is meant to be used twice: its rows are not duplicates of themselves.
+    A file that is listed twice is meant to be used twice: its rows are not duplicates of themselves. Nor are those of
+    a curated mixture that repeats a source.
     """
     first: dict[str, tuple[str, str]] = {}
     again: list[tuple[str, str]] = []
     seen: set[str] = set()
-    for row_set, i in _rows(row_sets, "train"):
+    for row_set, i in _rows([s for s in row_sets if not _repeats(s.path)], "train"):
         where = row_set.where(i)
         if where in seen:
             continue
@@ -65,6 +69,17 @@ def find_duplicates(row_sets: list[RowSet]) -> list[Finding]:
             where,
         )
     ]
+
+
+def _repeats(path: str) -> bool:
+    """Whether these rows are a curated mixture that repeats some of them."""
+    directory = Path(path).parent
+    if not (directory / CURATED[0]).is_file():
+        return False
+    try:
+        return bool(read_record(directory)["metrics"].get("rows_repeated"))
+    except (Refusal, KeyError):
+        return False
 
 
 def find_overlap(row_sets: list[RowSet]) -> list[Finding]:

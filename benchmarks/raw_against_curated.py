@@ -1,0 +1,83 @@
+"""What curation is worth: the desk's base model on the raw pile and on the curated text, at equal tokens.
+
+    python benchmarks/raw_against_curated.py
+    python benchmarks/raw_against_curated.py --seeds 7 8 9 --steps 500 --write docs/curation.md
+
+Needs runs/desk/01-curate and 02-tokenizer (make curate tokenizer): both sides use the same tokenizer. They differ in
+the rows alone, and are measured on the held-out clean wiki. Two trainings run at a time, on one thread each.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from pathlib import Path
+from statistics import mean
+
+from gpu_layouts import row, write
+
+from lifecycle_recipes.record import environment
+
+ROOT = Path(__file__).resolve().parents[1]
+ROWS = {"raw pile": "data/desk/world/raw.jsonl", "curated": "runs/desk/01-curate/train.jsonl"}
+MEASURED = {"bits per byte": "desk_wiki.bits_per_byte", "facts": "desk_facts.acc"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        "raw_against_curated.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[7, 8, 9], metavar="N")
+    parser.add_argument("--steps", type=int, default=500, metavar="N", help="default: 500")
+    parser.add_argument("--write", metavar="FILE", help="put the table between the markers of this page")
+    args = parser.parse_args()
+    jobs = [(name, seed) for seed in args.seeds for name in ROWS]
+    with tempfile.TemporaryDirectory(prefix="raw-") as folder, ThreadPoolExecutor(2) as pool:
+        found = dict(
+            zip(jobs, pool.map(lambda job: train(Path(folder), *job, args.steps), jobs), strict=True)
+        )
+    lines = [row(["trained on", "seed", *MEASURED]), row(["---"] * (2 + len(MEASURED)))]
+    for name in ROWS:
+        lines += [row([name, str(seed), *map(shown, found[name, seed])]) for seed in args.seeds]
+        means = map(mean, zip(*(found[name, seed] for seed in args.seeds), strict=True))
+        lines.append(row([f"**{name}**", "mean", *map(shown, means)]))
+    tokens = f"{args.steps} steps"
+    text = "\n".join([f"{date.today()}, {environment.hardware()['cpu']}, {tokens}.", "", *lines])
+    print(text)
+    if args.write:
+        write(ROOT / args.write, text, "raw against curated")
+
+
+def train(folder: Path, name: str, seed: int, steps: int) -> tuple[float, ...]:
+    """The metrics of one training."""
+    out = folder / f"{name.split()[0]}-{seed}"
+    settings = {
+        "train.max_steps": steps,
+        "train.lr_scheduler_kwargs": json.dumps({"num_decay_steps": 2 * steps // 5}),
+        "train.seed": seed,
+        "train.output_dir": out,
+        "data.sources": json.dumps([{"path": ROWS[name]}]),
+        "evaluate": json.dumps({"tasks": ["desk_facts", "desk_wiki"], "include_path": "data/desk/tasks"}),
+        "gate": "[]",
+    }
+    command = [sys.executable, "-m", "lifecycle_recipes.cli", "run", "recipes/desk/03-pretrain.yaml"]
+    command += [part for key, value in settings.items() for part in (f"--{key}", str(value))]
+    environ = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{out.name} ended with status {done.returncode}:\n{done.stderr[-3000:]}")
+    metrics = json.loads((out / "run.json").read_text())["metrics"]
+    print(out.name, *(f"{key} {metrics[key]:.4f}" for key in MEASURED.values()), file=sys.stderr, flush=True)
+    return tuple(metrics[key] for key in MEASURED.values())
+
+
+def shown(value: float) -> str:
+    return f"{value:.3f}"
+
+
+if __name__ == "__main__":
+    main()

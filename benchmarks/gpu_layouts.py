@@ -217,7 +217,7 @@ def command(recipe: Path, stage: str, case: Case, args: argparse.Namespace) -> l
 
 def process(args: argparse.Namespace) -> dict:
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if args.cpu else {}
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", **hidden}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", **hidden}
     return {"cwd": ROOT, "env": environment, "capture_output": True, "text": True}
 
 

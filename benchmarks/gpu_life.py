@@ -104,12 +104,14 @@ def measure(folder: Path, name: str, args: argparse.Namespace) -> tuple[str, ...
 
 
 def failures(printed: str) -> str:
-    return "; ".join(line.strip() for line in printed.splitlines() if line.strip().startswith("FAIL"))[:200]
+    return "; ".join(
+        line.strip()[4:].strip() for line in printed.splitlines() if line.strip().startswith("FAIL")
+    )[:200]
 
 
 def lifecycle(*arguments: str) -> subprocess.CompletedProcess:
     program = [sys.executable, "-m", "lifecycle_recipes.cli", *arguments]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     return subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 

@@ -45,11 +45,11 @@ def main() -> None:
         lines += [row([name, str(seed), *map(shown, found[name, seed])]) for seed in args.seeds]
         means = map(mean, zip(*(found[name, seed] for seed in args.seeds), strict=True))
         lines.append(row([f"**{name}**", "mean", *map(shown, means)]))
-    tokens = f"{args.steps} steps"
-    text = "\n".join([f"{date.today()}, {environment.hardware()['cpu']}, {tokens}.", "", *lines])
+    machine = environment.hardware()["cpu"]
+    text = "\n".join([f"{date.today()}, {machine}, {args.steps} steps of about 2,000 tokens.", "", *lines])
     print(text)
     if args.write:
-        write(ROOT / args.write, text, "raw against curated")
+        write(Path(args.write), text, "raw against curated")
 
 
 def train(folder: Path, name: str, seed: int, steps: int) -> tuple[float, ...]:

@@ -1,6 +1,7 @@
 """Hide upstream messages that a user cannot act on. Errors are always shown. No torch."""
 
 import builtins
+import functools
 import logging
 import os
 import sys
@@ -8,9 +9,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Values of TOKENIZERS_PARALLELISM. tokenizers reads the first as it reads "false", and the second as "true"; a user's
-# own value can be told apart.
-NOT_PARALLEL, PARALLEL = "off", "on"
+# Values of TOKENIZERS_PARALLELISM. tokenizers reads the first as "false" and the second as "true", and hardly anybody
+# writes them so: a user's own value can be told apart.
+NOT_PARALLEL, PARALLEL = "n", "y"
 
 # Only defaults: variables that the user has set are kept. WANDB_* is left to the user.
 QUIET = {
@@ -65,7 +66,7 @@ def quiet() -> None:
     for name, noise in LOG_NOISE:
         logging.getLogger(name).addFilter(lambda record, noise=noise: noise not in record.getMessage())
     builtins.print = print_without_noise
-    os.register_at_fork(after_in_child=_never_in_parallel)
+    _watch_forks()
     for message in NOISE:
         warnings.filterwarnings("ignore", message=message)
     for kind in (FutureWarning, DeprecationWarning, PendingDeprecationWarning):
@@ -83,6 +84,11 @@ def tokenizers_in_parallel() -> Iterator[None]:
         yield
     finally:
         os.environ["TOKENIZERS_PARALLELISM"] = NOT_PARALLEL
+
+
+@functools.cache
+def _watch_forks() -> None:
+    os.register_at_fork(after_in_child=_never_in_parallel)
 
 
 def _never_in_parallel() -> None:

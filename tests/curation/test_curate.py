@@ -99,7 +99,7 @@ def test_max_rows_leaves_out_and_counts(tmp_path, rows):
     assert len(done.train) == 200
 
 
-def test_a_test_of_the_data_that_fails_writes_nothing(tmp_path, rows, capsys):
+def test_a_test_of_the_data_that_fails_writes_no_training_data(tmp_path, rows, capsys):
     done = curate(tmp_path, rows, steps=STEPS, tests=["rows_out > 10000"])
     assert done.status == 3
     assert "data-test-failed" in capsys.readouterr().err
@@ -320,6 +320,10 @@ def test_near_duplicates_that_judge_the_opposite_stay(tmp_path):
     assert done.left_out == {f"{file}:3": "near-duplicate", f"{file}:4": "near-duplicate"}
     kept = {row["id"]: row["detail"]["kept"] for row in done.rows("left_out")}
     assert kept == {f"{file}:3": f"{file}:1", f"{file}:4": f"{file}:2"}
+    both = [{"near_duplicates": {}}, {"preferences": {}}]  # finds equal replies only
+    assert curate(tmp_path, [file], "--replace", kind="pairs", steps=both).left_out == done.left_out
+    asked = curate(tmp_path, [file], "--replace", kind="pairs", steps=[{"near_duplicates": {"by": "prompt"}}])
+    assert sorted(asked.left_out) == [f"{file}:{n}" for n in (2, 3, 4)]
     thumbs = [(good, True), (reply("fine"), False), (reply("nice"), False)]
     file = write_rows(
         tmp_path / "thumbs.jsonl",
@@ -327,6 +331,41 @@ def test_near_duplicates_that_judge_the_opposite_stay(tmp_path):
     )
     done = curate(tmp_path, [file], "--replace", kind="thumbs", steps=[{"near_duplicates": {}}])
     assert done.left_out == {f"{file}:3": "near-duplicate"}
+
+
+def test_swapped_replies_of_the_same_words_are_no_copy(tmp_path):
+    def turn(text, role="assistant"):
+        return [{"role": role, "content": text}]
+
+    prompt = turn(" ".join(f"word{n}" for n in range(80)), "user")
+    one, other = turn("two is more than one"), turn("one is more than two")
+    rows = [
+        {"prompt": prompt, "chosen": one, "rejected": other},
+        {"prompt": prompt, "chosen": other, "rejected": one},
+    ]
+    file = write_rows(tmp_path / "pairs.jsonl", rows)
+    assert curate(tmp_path, [file], kind="pairs", steps=[{"near_duplicates": {}}]).left_out == {}
+
+
+def test_kept_columns_named_as_replies_do_not_matter(tmp_path):
+    rows = [{"text": " ".join(f"word{n}" for n in range(60)), "completion": n, "chosen": n} for n in range(2)]
+    file = write_rows(tmp_path / "a.jsonl", rows)
+    done = curate(tmp_path, [file], keep=["completion", "chosen"], steps=[{"near_duplicates": {}}])
+    assert done.left_out == {f"{file}:2": "near-duplicate"}
+
+
+def test_the_last_line_of_a_conversation_is_no_button(tmp_path):
+    talk = [
+        {
+            "role": "user",
+            "content": "Where does this question belong? I cannot log in.\nSupport\nPress\nShop",
+        },
+        {"role": "assistant", "content": "Support"},
+    ]
+    file = write_rows(tmp_path / "a.jsonl", [{"messages": talk}])
+    steps = [{"quality": {"gopher": None, "gopher_repetition": None, "fineweb": None, "spam": None}}]
+    done = curate(tmp_path, [file], kind="messages", steps=steps)
+    assert done.left_out == {} and done.train[0]["messages"] == talk
 
 
 def test_a_kept_label_of_a_text_does_not_matter(tmp_path):

@@ -295,6 +295,28 @@ def test_buttons_and_links_at_the_edges_are_removed_as_runs():
     assert verdict(headings, **{**NONE, "boilerplate": True}) is None
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "9:00 to 17:00\n10:00 to 16:00\n11:00 to 12:00",
+        "- Products\n- Support\n- Press",
+        '"No."\n"No?"\n"No!"',
+        "yes\nno\nyes",
+        "В 1998 году появилась News.\nВ 1999 году появилась News.\nВ 2000 году появилась News.",
+        "我们在2020年推出了Home服务。\n我们在2021年推出了Home服务。\n我们在2022年推出了Home服务。",
+    ],
+)
+def test_short_lines_at_the_edges_that_are_no_buttons_stay(lines):
+    for text in (f"{lines}\n{PROSE}", f"{PROSE}\n{lines}"):
+        assert verdict(text, **{**NONE, "boilerplate": True}) is None
+
+
+def test_a_line_that_c4_removes_makes_no_button_of_its_neighbour():
+    text = f"Growing tomatoes at home\nComments\n{PROSE}"
+    settings = {**NONE, "boilerplate": True, "c4_lines": C4Lines(min_words=None)}
+    assert "boilerplate-run" not in [edit.kind for edit in verdict(text, **settings).edits]
+
+
 def test_the_rules_judge_what_is_left():
     banner = "We use cookies to improve your experience. Accept all cookies\n" * 3
     assert reasons(banner + PROSE) == ()

@@ -285,6 +285,16 @@ def test_a_curated_mixture_may_repeat_its_rows(find, tmp_path, repeated, codes):
     record = {"stage": "curate", "status": "done", "metrics": {"rows_repeated": repeated}}
     (tmp_path / "run.json").write_text(json.dumps(record))
     assert set(find("sft", chats(5) * 2)) == codes
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "raw.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chats(5)))
+    values = {
+        "data": {"sources": [{"path": str(tmp_path / "train.jsonl")}, {"path": str(other / "raw.jsonl")}]}
+    }
+    raw = RawRecipe("r.yaml", "sft", values, "", [], "")
+    found = find_in_rows(raw, read_row_sets(raw)[0])
+    assert [f.code for f in found] == ["duplicate-rows"]
+    assert f"{5 if repeated else 10} of 15 training rows" in found[0].message
 
 
 def test_held_out_rows_that_are_trained_on(find):

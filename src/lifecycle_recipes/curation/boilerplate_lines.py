@@ -12,11 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 Cut = tuple[int, int, str]  # characters [start, end), and the kind
+RUN = "boilerplate-run"
 
 _LONGEST = 30  # words of a line that may be boilerplate
-_LONGEST_AT_EDGE = (
-    8  # the same of a line that is none of the known kinds; a sentence about a banner is longer
-)
 _OURS = (
     (
         "boilerplate-cookies",
@@ -117,6 +115,14 @@ _IN_PHRASES = (
     "privacy back"
 ).split()
 _PART = re.compile(r"[a-z]+")
+# A button or link alone in its line: up to five words, without digits, list markers, quotes and sentence marks.
+_BUTTON = re.compile(r"[a-z][a-z '&/-]{1,39}")
+# Words that a button may have beside one that says what it is for.
+_FILLERS = frozenset("us in of and on off yes no my your you all more page pages to the up".split())
+_EDGE_PHRASES = re.compile(
+    r"last (?:edited|updated|modified)\b.*|(?:\d+|many) people like this|you are here\b.*|was this page helpful\W*|"
+    r"follow us(?: on .*)?|share this\b.*|forgot (?:your )?password\?|cart \(\d+\)"
+)
 _FEWEST_ITEMS = 5
 # "Lines" of C4 (Raffel et al. 2020, section 2.2, and the reference code tensorflow_datasets/text/c4_utils.py).
 _C4_END = (".", "?", "!", '"', "'")
@@ -163,9 +169,8 @@ def cuts(text: str, boilerplate: bool, c4: C4Lines | None) -> list[Cut]:
                     _menu(stripped, marks) if marks else ""
                 )
     if boilerplate:
-        hints = [word for word in _IN_PHRASES if word in lower]
-        for i in _edges(lines, kinds, hints):
-            kinds[i] = kinds[i] or "boilerplate-run"
+        for i in _edges(lines, kinds):
+            kinds[i] = kinds[i] or RUN
     for line, kind in zip(lines, kinds, strict=True):
         end = start + len(line)
         if kind:
@@ -178,23 +183,33 @@ def cuts(text: str, boilerplate: bool, c4: C4Lines | None) -> list[Cut]:
     return found
 
 
-def _edges(lines: list[str], kinds: list[str], hints: list[str]) -> Iterator[int]:
+def _edges(lines: list[str], kinds: list[str]) -> Iterator[int]:
     """The lines of a run of buttons, links and banners with which a text begins or ends.
 
-    Alone, "Accept all" or "Follow us" may belong to the text. With a line of a known kind in the same run, or as
-    the third, it does not. Headings end a run. hints: the words of _IN_PHRASES that the text has.
+    Alone, "Accept all" or "Help" may belong to the text. With a line of a known kind in the same run, or as the third,
+    it does not.
     """
     for order in (range(len(lines)), range(len(lines) - 1, -1, -1)):
         run = []
         for i in order:
             line = lines[i].strip().lower()
-            if line and not kinds[i] and (line[0] in "#=" or not _is_chrome(line, hints, _LONGEST_AT_EDGE)):
+            if line and not kinds[i].startswith("boilerplate") and not _is_button(line):
                 break
             run += [i] if line else []
         else:
             return  # a page of nothing else: `chrome_share` judges it
-        if len(run) > 2 or (len(run) == 2 and any(kinds[i] for i in run)):
+        if len(run) > 2 or (len(run) == 2 and any(kinds[i].startswith("boilerplate") for i in run)):
             yield from range(min(run), max(run) + 1)
+
+
+def _is_button(line: str) -> bool:
+    """Whether a line can only be a button, a link or a note of a page's frame."""
+    if _EDGE_PHRASES.fullmatch(line) and len(line) <= 60:
+        return True
+    if not _BUTTON.fullmatch(line):
+        return False
+    parts = _PART.findall(line)
+    return len(parts) <= 5 and _CHROME.issuperset(parts) and not _FILLERS.issuperset(parts)
 
 
 def chrome_share(text: str) -> float:
@@ -216,8 +231,8 @@ def chrome_share(text: str) -> float:
     return sum(len(item) for item in items if _is_chrome(item, hints)) / sum(map(len, items))
 
 
-def _is_chrome(item: str, hints: list[str], longest: int = _LONGEST) -> bool:
-    """hints: the words of _IN_PHRASES that the text has. longest: words of an item with one of the phrases."""
+def _is_chrome(item: str, hints: list[str]) -> bool:
+    """hints: the words of _IN_PHRASES that the text has."""
     may_be_phrase = any(word in item for word in hints)
     first = _PART.search(item)
     if first is None or not may_be_phrase and first[0] not in _CHROME:
@@ -225,7 +240,7 @@ def _is_chrome(item: str, hints: list[str], longest: int = _LONGEST) -> bool:
     parts = _PART.findall(item)
     if len(parts) <= 4:
         return _CHROME.issuperset(parts)
-    return may_be_phrase and len(parts) <= longest and bool(_CHROME_PHRASES.search(item))
+    return may_be_phrase and len(parts) <= _LONGEST and bool(_CHROME_PHRASES.search(item))
 
 
 def _c4_kind(line: str, rules: C4Lines) -> str:

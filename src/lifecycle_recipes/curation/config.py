@@ -69,7 +69,7 @@ class HeldOut:
 
     fraction: of the documents. group_by: `file`, or a column of `keep`, whose equal values are one group (chunks of
     one document); without it, every document is its own group. similarity: a held-out document with this Jaccard
-    similarity of its word 3-grams, or more, to a training document is moved to the training documents.
+    similarity (from 0.5) of its word 3-grams, or more, to a training document is moved to the training documents.
     """
 
     fraction: float
@@ -87,7 +87,8 @@ class CurateConfig:
     tokens (a directory or Hub id); without one, words and punctuation marks are counted. tokens: of the mixture;
     without it, as many as there are. keep: columns of the sources that are written beside the text. max_characters:
     longer rows are left out. held_out: documents that are not trained on. tests: lines as those of a gate, on the
-    metrics of the mixture; if one fails, nothing is written and the exit status is 3.
+    metrics of the mixture; if one fails, no train.jsonl is written, and the exit
+    status is 3.
     """
 
     output_dir: str

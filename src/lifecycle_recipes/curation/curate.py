@@ -65,6 +65,7 @@ def decide_and_write(
     directory = Path(config.output_dir)
     work = directory / WORK
     work.mkdir(exist_ok=True)
+    (directory / LEDGER_FILE).unlink(missing_ok=True)  # of a run whose tests failed
     with progress("deciding", len(corpus)) as bar:
         decided = decide(corpus, sources, steps, counter, mixing.sample(corpus, data), work, bar)
     held_out, moved = split(corpus, config, data, decided, work)
@@ -91,7 +92,7 @@ def decide_and_write(
         "evaluation": contamination(steps, decided),
         "files": {},
     }
-    require_tests(config, run, lambda: keep_evidence(work, directory, ledger))
+    require_tests(config, run, lambda: finish(work, directory, ledger, run))
     with progress("writing", int(decided.alive.sum())) as bar:
         ledger["files"] = write(
             corpus, work, mixture.times, held_out, decided.alive, languages, data.seed, bar
@@ -194,7 +195,7 @@ def named_shares(tests: list[str], run: Run) -> list[str]:
 def require_tests(config: CurateConfig, run: Run, keep: Callable[[], None]) -> None:
     """Raises Refusal data-test-failed, with exit status 3, if a line of `curate.tests` does not hold.
 
-    keep: called before, to keep what shows why.
+    keep: called before, to keep what shows why: the ledger and the left-out rows, without the data.
     """
     gates = [parse(line) for line in config.tests]
     verdicts = [judge_line(gate, {"metrics": run.metrics}, Path(config.output_dir)) for gate in gates]
@@ -214,16 +215,6 @@ def require_tests(config: CurateConfig, run: Run, keep: Callable[[], None]) -> N
         raise Refusal(*failed, status=GATE_FAILED)
 
 
-def keep_evidence(work: Path, directory: Path, ledger: dict[str, Any]) -> None:
-    """The ledger and the left-out rows of data that failed a test; the data itself is not written."""
-    for name in (LEFT_OUT, EDITS):
-        os.replace(work / name, directory / name)
-    write_json(directory / LEDGER_FILE, ledger)
-    for name in (HELD_OUT, TRAIN):  # of an unfinished run of another recipe
-        (directory / name).unlink(missing_ok=True)
-    shutil.rmtree(work)
-
-
 def finish(work: Path, directory: Path, ledger: dict[str, Any], run: Run) -> None:
     """Move the files to their places, the ledger last, and note them in the record.
 
@@ -232,7 +223,7 @@ def finish(work: Path, directory: Path, ledger: dict[str, Any], run: Run) -> Non
     for name in (LEFT_OUT, EDITS, HELD_OUT, TRAIN):
         if (work / name).exists():
             os.replace(work / name, directory / name)
-        else:  # of an unfinished run of another recipe
+        else:  # of an unfinished run of another recipe, or its tests failed
             (directory / name).unlink(missing_ok=True)
     write_json(work / LEDGER_FILE, ledger)
     os.replace(work / LEDGER_FILE, directory / LEDGER_FILE)

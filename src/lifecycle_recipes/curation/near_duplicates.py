@@ -140,7 +140,8 @@ def decider(settings: NearDuplicates, shards: Shards) -> Decide:
                 found = similarity(mine, recent.get(int(numbers[other])))
                 if found < settings.threshold or found <= closest:
                     continue
-                if settings.by == "prompt" or not _opposes(shard.rows[i], shards.row(int(numbers[other]))):
+                judges = settings.by != "prompt" and "text" not in shard.rows[i]
+                if not (judges and _opposes(shard.rows[i], shards.row(int(numbers[other])))):
                     best, closest = other, found
             if best < 0:
                 kept[row] = True
@@ -260,14 +261,16 @@ def _candidates(before: np.ndarray, row: int, fewest: int) -> np.ndarray:
 def _opposes(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether rows that resemble each other judge the opposite: another label, or chosen and rejected swapped.
 
-    Then neither is a copy: they contradict each other, which the step `preferences` finds.
+    Then neither is a copy of the other.
     """
-    if "completion" in one and "completion" in other:
+    if "completion" in one:
         return bool(one["label"]) != bool(other["label"])
-    if not ("chosen" in one and "chosen" in other):
+    if "chosen" not in one or one["chosen"] == one["rejected"]:
         return False
+    if one["chosen"] == other["rejected"] or one["rejected"] == other["chosen"]:
+        return True
     (chosen, rejected), (their_chosen, their_rejected) = (
-        [shingle_hashes(words(text_of({column: row[column]}, "row")), 1) for column in ("chosen", "rejected")]
+        [shingle_hashes(words(text_of({column: row[column]}, "row")), 2) for column in ("chosen", "rejected")]
         for row in (one, other)
     )
     same = similarity(chosen, their_chosen) + similarity(rejected, their_rejected)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from .boilerplate_lines import C4Lines, chrome_share, cuts, without
+from .boilerplate_lines import RUN, C4Lines, chrome_share, cuts, without
 from .code_text import is_code
 from .documents import Decide, Edit, Part, Shard, Shards, Verdict
 from .quality_measures import MEASURES, Words, measure_texts
@@ -264,7 +264,11 @@ def decider(settings: Quality, shards: Shards) -> Decide:
                 verdicts[i] = Verdict(tuple(code for code, _, _ in failed[i]), detail)
             elif scores["cuts"][i] and not (settings.skip_code and scores["code"][i]):
                 edits = tuple(Edit(cut["start"], cut["end"], "", cut["kind"]) for cut in scores["cuts"][i])
-                verdicts[i] = Verdict(edits=edits)
+                # Of a conversation, the last line may be the whole reply, and the lines before it the choices.
+                if any(edit.kind == RUN for edit in edits) and "text" not in shard.rows[i]:
+                    edits = tuple(edit for edit in edits if edit.kind != RUN)
+                if edits:
+                    verdicts[i] = Verdict(edits=edits)
         return verdicts
 
     return decide

@@ -115,7 +115,7 @@ class Targets:
         return 2 * np.count_nonzero(self._hashes[places] == probes) < len(probes)
 
     def near(self, mine: np.ndarray, least: float) -> list[tuple[int, float]]:
-        """(number, Jaccard similarity) of all targets with at least the similarity `least`, in order.
+        """(number, Jaccard similarity) of all targets with at least the similarity `least` (above 0), in order.
 
         Such a target contains at least n = least * |mine| of the shingles in `mine`, so it contains at least one
         of any |mine| - n + 1 of them: it is enough to look up the rarest (prefix filtering: Chaudhuri et al.,
@@ -126,8 +126,8 @@ class Targets:
         starts = np.searchsorted(self._hashes, mine, "left")
         counts = np.searchsorted(self._hashes, mine, "right") - starts
         known = np.flatnonzero(counts)
-        needed = math.ceil(least * len(mine))
-        if not len(mine) or len(known) < needed:
+        needed = math.ceil(least * len(mine) - 1e-9)  # 0.55 * 100 is a little more than 55
+        if not len(known) or len(known) < needed:
             return []
         rarest = known[np.argsort(counts[known], kind="stable")][: len(known) - needed + 1]
         own = [self._owners[starts[n] : starts[n] + counts[n]] for n in rarest.tolist()]

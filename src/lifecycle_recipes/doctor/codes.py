@@ -52,7 +52,7 @@ CODES: dict[str, str] = {
     "context-full": "a `lifecycle chat` conversation does not fit into the model's context",
     "control-token-in-text": "control-token injection: row text that the tokenizer encodes as a control token",
     "control-token-split": "a control token of the template that is not a single token of the vocabulary",
-    "data-test-failed": "a line of curate.tests does not hold; nothing is written (exit status 3)",
+    "data-test-failed": "a line of curate.tests does not hold; no train.jsonl is written (exit status 3)",
     "disk-full": "no disk space was left while saving",
     "disk-too-small": "the disk is too small for the model and the requested checkpoints",
     "double-bos": "a sequence that starts with two bos tokens",

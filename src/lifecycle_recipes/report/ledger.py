@@ -76,14 +76,14 @@ def read_ledger(directory: Path) -> dict[str, Any]:
 def show_curation(directory: Path) -> list[str]:
     ledger = read_ledger(directory)
     out = ", ".join(f"{name} {entry['rows']:,} rows" for name, entry in ledger["files"].items())
-    out = out or "nothing was written, since a test of the data failed"
+    out = out or "no train.jsonl was written, since a test of the data failed"
     parts = [f"{directory}: {out}; tokens are {ledger['unit']}", steps_table(ledger)]
     if folder := common_folder(ledger):
         parts[0] += f"; sources are in {folder}"
     if ledger["rules"]:
         parts.append("Documents that each rule alone would leave out, by source\n\n" + rules_table(ledger))
     parts.append("The mixture\n\n" + mixture_table(ledger))
-    if held_out := ledger["held_out"]:
+    if (held_out := ledger["held_out"]) and ledger["files"]:
         moved = held_out["moved_back"]
         back = f"; {moved:,} more would be, but resemble a training document: they are trained on"
         parts.append(f"Held out: {held_out['rows']:,} documents" + (back if moved else ""))
@@ -203,8 +203,12 @@ def show_training(record: dict, run: str) -> list[str]:
 
 def show_samples(directory: Path, step: str | None, samples: int) -> str:
     """Left-out rows of a step, drawn with a fixed seed, beside what each resembles; of a step that edits, its edits."""
-    steps = [s["step"] for s in read_ledger(directory)["steps"]]
+    ledger = read_ledger(directory)
+    steps = [s["step"] for s in ledger["steps"]]
     step = step and (step if step in steps else step.replace("_", "-"))  # as the recipe names it
+    if step in ("held-out", "mixture") and step in steps and not ledger["files"]:
+        message = f"the rows of {step} were not written, since a test of the data failed"
+        raise refuse("no-ledger", message, "look at the other steps", str(directory))
     if step == "held-out" and step in steps:
         return f"{step}: these rows are in {directory / OUTPUTS[1]}"
     if step is None or step not in steps:

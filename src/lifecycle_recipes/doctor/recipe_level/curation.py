@@ -74,7 +74,12 @@ def _find_tests(raw: RawRecipe) -> list[Finding]:
 
 
 def _find_held_out(raw: RawRecipe) -> list[Finding]:
-    group = raw.setting("curate.held_out") and raw.values["curate"]["held_out"].get("group_by")
+    settings = raw.setting("curate.held_out") or {}
+    if not 0.5 <= settings.get("similarity", 0.8) <= 1:  # below, `Targets.are_far` rules out too much
+        message = f"curate.held_out.similarity is {settings['similarity']}, not between 0.5 and 1"
+        fix = "the usual value is 0.8"
+        return [Finding.error("bad-value", message, fix, raw.place("curate.held_out.similarity"))]
+    group = settings.get("group_by")
     if not group or group == "file" or group in (raw.setting("curate.keep") or []):
         return []
     message = f"curate.held_out groups by {group!r}, which curate.keep does not read"

@@ -4,8 +4,9 @@ Candidates for a near-duplicate come from an inverted index of the held-out rows
 similarity decides. Unverified candidates from locality-sensitive hashing would include dissimilar rows.
 """
 
+import os
 from collections.abc import Iterator
-from pathlib import Path
+from functools import lru_cache
 
 from ...curation.shingles import Targets, shingle_hashes
 from ...curation.words import words as words_of
@@ -42,19 +43,20 @@ def find_duplicates(row_sets: list[RowSet]) -> list[Finding]:
     A file that is listed twice is meant to be used twice: its rows are not duplicates of themselves. Nor are those of
     a curated mixture that repeats a source.
     """
-    first: dict[str, tuple[str, str]] = {}
+    first: dict[str, tuple[str, str]] = {}  # content -> (place, file) of the first row that has it
     again: list[tuple[str, str]] = []
     seen: set[str] = set()
-    for row_set, i in _rows([s for s in row_sets if not _repeats(s.path)], "train"):
+    for row_set, i in _rows(row_sets, "train"):
         where = row_set.where(i)
         if where in seen:
             continue
         seen.add(where)
         key = content(row_set.rows[i])
-        if key in first:
-            again.append((where, first[key]))
-        else:
-            first[key] = where
+        file = row_set.place(i).path
+        if key not in first:
+            first[key] = where, file
+        elif first[key][1] != file or not _repeats(os.path.dirname(file)):
+            again.append((where, first[key][0]))
     if not again or len(again) < REPEATS * len(seen):
         return []
     where, original = again[0]
@@ -71,10 +73,10 @@ def find_duplicates(row_sets: list[RowSet]) -> list[Finding]:
     ]
 
 
-def _repeats(path: str) -> bool:
-    """Whether these rows are a curated mixture that repeats some of them."""
-    directory = Path(path).parent
-    if not (directory / CURATED[0]).is_file():
+@lru_cache(maxsize=64)
+def _repeats(directory: str) -> bool:
+    """Whether the rows in a directory are a curated mixture that repeats some of them."""
+    if not os.path.isfile(os.path.join(directory, CURATED[0])):
         return False
     try:
         return bool(read_record(directory)["metrics"].get("rows_repeated"))
@@ -147,10 +149,9 @@ def read_of(row_sets: list[RowSet], use: str) -> str:
 
 def near_copies(row_sets: list[RowSet], held_out: list) -> list[tuple[RowSet, int, str, float]]:
     """(set, index, place of the nearest training row, Jaccard) of held-out rows with a near-duplicate."""
-    texts = [words(s.rows[i]) for s, i in held_out]
-    targets = Targets(
-        [shingle_hashes(text if len(text) >= FEWEST else [], SHINGLE) for text in texts], SHINGLE
-    )
+    texts = (words(s.rows[i]) for s, i in held_out)
+    sets = [shingle_hashes(text if len(text) >= FEWEST else [], SHINGLE) for text in texts]
+    targets = Targets(sets, SHINGLE)
     best: dict[int, tuple[float, str]] = {}
     for row_set, i in _rows(row_sets, "train"):
         text = words(row_set.rows[i])

@@ -4,7 +4,7 @@
     python benchmarks/raw_against_curated.py --seeds 7 8 9 --steps 500 --write docs/curation.md
 
 Needs runs/desk/01-curate and 02-tokenizer (make curate tokenizer): both sides use the same tokenizer. They differ in
-the rows alone, and are measured on the held-out clean wiki. Two trainings run at a time, on one thread each.
+the rows alone, and are measured on the held-out clean wiki. Each training runs on one thread.
 """
 
 import argparse
@@ -33,10 +33,11 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[7, 8, 9], metavar="N")
     parser.add_argument("--steps", type=int, default=500, metavar="N", help="default: 500")
+    parser.add_argument("--at-once", type=int, default=2, metavar="N", help="trainings (default: 2)")
     parser.add_argument("--write", metavar="FILE", help="put the table between the markers of this page")
     args = parser.parse_args()
     jobs = [(name, seed) for seed in args.seeds for name in ROWS]
-    with tempfile.TemporaryDirectory(prefix="raw-") as folder, ThreadPoolExecutor(2) as pool:
+    with tempfile.TemporaryDirectory(prefix="raw-") as folder, ThreadPoolExecutor(args.at_once) as pool:
         found = dict(
             zip(jobs, pool.map(lambda job: train(Path(folder), *job, args.steps), jobs), strict=True)
         )

@@ -6,6 +6,7 @@ there is hardly any text outside it.
 """
 
 import re
+from functools import lru_cache
 
 # Longer texts are judged by their start, middle and end; of a line, its start.
 _SAMPLE, _LINE = 4_000, 240
@@ -67,6 +68,11 @@ def is_code(text: str) -> bool:
     if len(text) > 3 * _SAMPLE:
         middle = len(text) // 2
         text = "\n".join([text[:_SAMPLE], text[middle : middle + _SAMPLE], text[-_SAMPLE:]])
+    return _is_code(text)
+
+
+@lru_cache(maxsize=2048)  # the documents of a shard, which two steps ask about
+def _is_code(text: str) -> bool:
     text = _outside_fences(text)
     code, weak, prose, places = 0, 0, 0, 0
     for line in text.split("\n"):

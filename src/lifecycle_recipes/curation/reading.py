@@ -35,8 +35,9 @@ from .rows import strings
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-# A shard is the unit of work of a process and of memory: about a second of scoring.
-DOCUMENTS, BYTES = 2048, 8 << 20
+# A shard is the unit of work of a process and of memory: a few seconds of scoring. Larger ones would leave processes
+# without work at the end.
+DOCUMENTS, BYTES = 2048, 4 << 20
 MANIFEST, LEFT_OUT = "manifest.json", "left_out.jsonl"
 COMMIT = 40  # characters of a commit id, which names the rows of a Hub dataset for good
 
@@ -230,6 +231,8 @@ def _write_shard(file: Path, ids: list[str], cells: list[str], size: int) -> dic
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pq.write_table(pa.table({"id": ids, "row": cells}), file, compression="zstd")
+    # Rows differ, and nobody looks for one by its value.
+    options = {"use_dictionary": ["id"], "write_statistics": False}
+    pq.write_table(pa.table({"id": ids, "row": cells}), file, compression="zstd", **options)
     digest = hashlib.sha256("\n".join(cells).encode()).hexdigest()
     return {"file": file.name, "sha256": digest, "documents": len(ids), "bytes": size}

@@ -110,6 +110,29 @@ def test_a_test_of_the_data_that_fails_writes_no_training_data(tmp_path, rows, c
     assert "exact-duplicate" in show_ledger(str(done.directory), "exact-duplicates", 1)
 
 
+def test_after_a_failed_test_of_the_data_a_refused_run_blocks_nothing(tmp_path, rows):
+    assert curate(tmp_path, rows, steps=STEPS, tests=["rows_out > 10000"]).status == 3
+    (tmp_path / "out/gate.failed").write_text("{}")
+    assert curate(tmp_path, rows, steps=STEPS, tests=["rows_outt > 1"]).status == 2
+    done = curate(tmp_path, rows, steps=STEPS, tests=["rows_out > 1"])
+    assert done.status == 0 and not (tmp_path / "out/gate.failed").exists()
+
+
+def test_files_that_are_not_of_curation_are_not_overwritten(tmp_path, rows, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/left_out.jsonl").write_text("mine\n")
+    assert curate(tmp_path, rows, steps=STEPS).status == 2
+    assert "output-dir-not-ours" in capsys.readouterr().err
+    assert (tmp_path / "out/left_out.jsonl").read_text() == "mine\n"
+
+
+def test_a_file_of_which_most_rows_lack_the_column_is_reported(tmp_path, capsys):
+    rows = [{"body": f"The good text number {n}."} for n in range(3)] + [{"txt": "Else."}] * 5
+    done = curate(tmp_path, [{"path": write_rows(tmp_path / "a.jsonl", rows), "columns": {"text": "body"}}])
+    assert set(done.left_out.values()) == {"missing-column"} and len(done.left_out) == 5
+    assert "rule-takes-most" in capsys.readouterr().err
+
+
 def test_a_source_of_which_nothing_is_left_is_refused_with_the_step(tmp_path, rows, capsys):
     copy = write_rows(tmp_path / "copy.jsonl", [{"text": text} for text in TEXTS])
     done = curate(tmp_path, [rows[0], copy], steps=STEPS)
@@ -179,7 +202,7 @@ def test_the_run_is_repeated_to_the_same_bytes(tmp_path, rows):
     assert output(run(recipe, "--replace").directory) == first
 
 
-@pytest.mark.parametrize("path", ["out", "out/*.jsonl"])
+@pytest.mark.parametrize("path", ["out", "out/*.jsonl", "out/left_out.jsonl"])
 def test_the_directory_of_a_run_is_no_source(tmp_path, rows, path):
     """Its left-out rows have a text, too."""
     curate(tmp_path, rows, steps=STEPS)

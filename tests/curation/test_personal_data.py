@@ -276,6 +276,9 @@ key: "«-----BEGIN PRIVATE KEY-----\n{a64}\n{a64}\n-----END PRIVATE KEY-----»\n
 """
 # What resembles personal data and is none, one a line. They are looked at line by line and all in one text.
 FALSE_FRIENDS = r"""
+51 Franklin Street, Fifth Floor, Boston, MA 02110-1301, USA
+Boston, MA 02111-1307
+as in DFARS 252.227-7013 and elsewhere
 Upgrade to version 1.2.3.4 today.
 v1.2.3.4 is out
 Release 10.15.7.2 fixes it

@@ -28,7 +28,7 @@ def lines(*items) -> bytes:
         ({"text": None}, "empty-text"),
         ({"text": " \n\t "}, "empty-text"),
         ({"text": 17}, "not-text"),
-        ({"other": "column"}, "empty-text"),
+        ({"other": "column"}, "missing-column"),
         ({"text": "x" * 2001}, "too-long"),
     ],
 )

@@ -162,6 +162,13 @@ def rules(books: list[Books]) -> dict[str, dict[str, dict[str, int]]]:
 def find_greedy_rules(books: list[Books], corpus: Corpus) -> list[Finding]:
     """rule-takes-most: a rule that leaves out more than half of a source's documents."""
     findings = []
+    reading = books[0]
+    for name, reasons in reading.left_out.items():
+        for reason, (rows, *_) in reasons.items():
+            if reason != "max_rows" and rows > MOST * reading.came[name][0]:
+                message = f"{rows:,} of {reading.came[name][0]:,} rows become no document: {reason}"
+                fix = "see lifecycle ledger RUN --step read --samples 5, then change the source's columns, or its rows"
+                findings.append(Finding.warning("rule-takes-most", message, fix, name))
     for step, sources in rules(books).items():
         came = next(book.came for book in books if book.step == step)
         for name, reasons in sources.items():

@@ -231,7 +231,7 @@ def _refuse_empty(name: str, source: int, books: list[Books]) -> None:
         wrong = (
             "curate.max_characters"
             if reason == "too-long"
-            else "the source's `format:` or `columns:`, or its rows"
+            else "curate.kind, the source's `format:` or `columns:`, or its rows"
         )
         fix = f"correct {wrong}, or remove the source"
     raise refuse("source-empty", message, fix, name)

@@ -73,6 +73,8 @@ _OTHER_WORDS = frozenset(
     iban card ssn vat tax zip clause bestellung auftrag rechnung rechnungsnummer kundennummer commande facture pedido
     factura chassis vin""".split()
 )
+# A ZIP+4 code such as 02110-1301, which is a valid number of Duesseldorf, and a clause of American procurement law.
+_AMERICAN = re.compile(r"[0-9]{5}-[0-9]{4}|2[0-9]{2}\.[0-9]{3}-[0-9]{4}")
 _PHONE_SIGNS = frozenset("☎☏✆📞📱📲")
 _TOKEN = re.compile(r"[ps]/n\b|[^\W\d_]+|[☎☏✆📞📱📲#]")
 _WORD_AFTER = re.compile(
@@ -207,7 +209,7 @@ def _national(text: str, start: int, stop: int, regions: Sequence[str]) -> Itera
             if number is not None and _valid(number) and (word or groups >= 2):
                 yield first, end
                 return
-        if word is None and (groups < 2 or _beside_numbers(text, first, end)):
+        if word is None and (groups < 2 or _beside_numbers(text, first, end) or _AMERICAN.fullmatch(shown)):
             continue
         if "GB" in regions and _FICTION_GB.fullmatch(digits):
             yield first, end

@@ -150,7 +150,7 @@ _HTML = re.compile(r"</?(?:b|i|u|em|strong|p|br|hr|ul|ol|li|h[1-6]|div|span)\b[^
 _LINE_START = re.compile(r"^\s*(?:>\s*)*(?:#{1,6}\s+|[-*+•‣◦·–—]\s+(?:\[[ xX]\]\s+)?)?")
 _NUMBER = re.compile(r"^\s*(?:\*\*)?(\d{1,3})[.)]\s+")
 # Around words only: `2 * 3` and `snake_case` are not markup. Short, so that a line of many stars takes no hours.
-_EMPHASIS = re.compile(r"(?<!\w)(\*\*\*|\*\*|\*|___|__|_|~~|``|`)(?=\S)([^\n]{1,100}?)(?<=\S)\1(?!\w)")
+_EMPHASIS = re.compile(r"(?<!\w)(\*\*\*|\*\*|\*|___|__|_|~~|``|`)(?=\S)([^\n]{1,300}?)(?<=\S)\1(?!\w)")
 # A number with its separators, a word with its apostrophes and hyphens, or one symbol.
 _TOKEN = re.compile(r"\d+(?:[.,:]\d+)*|[^\W\d]+(?:['’-][^\W\d]+)*|[^\w\s]|\w")
 # Punctuation of sentences. Brackets, operators and signs are not: `f(x)`, `-5` and `a < b` are content.

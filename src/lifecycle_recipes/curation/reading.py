@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data.cache import cache_directory
-from ..data.config import READERS, stage_columns
+from ..data.config import READERS, Source, stage_columns
 from ..data.formats import converter, format_columns, name_map
 from ..data.row_faults import FAULT, row_fault
 from ..data.row_files import check_local, each_entry, find_files
@@ -138,6 +138,14 @@ def _documents(source: CurateSource, config: CurateConfig, bar: tqdm) -> Iterato
             yield place, None, (code, message, line.decode("utf-8", "replace").rstrip("\n"))
             continue
         given = {ours: row[name] for ours, name in theirs.items() if name in row}
+        if (
+            config.kind == "text"
+            and source.format == Source.format
+            and (name := theirs.get("text", "text")) not in row
+        ):
+            message = f"no column {name!r}; the row has {', '.join(map(repr, list(row)[:6]))}"
+            yield place, None, ("missing-column", message, json.dumps(row, ensure_ascii=False, default=str))
+            continue
         found = convert(given)
         if problem := row_fault(found if found.get(FAULT) else {c: found.get(c) for c in required}, required):
             yield place, None, (*problem, json.dumps(row, ensure_ascii=False, default=str))

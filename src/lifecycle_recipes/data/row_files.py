@@ -95,6 +95,7 @@ def find_files(path: str) -> list[str]:
         _refuse_curated(path, found)
         return found
     if not is_glob(path):
+        _refuse_curated(path, [path])
         return [path]
     found = sorted(file for file in glob.glob(path, recursive=True) if os.path.isfile(file))
     if not found:
@@ -448,7 +449,7 @@ def _row(line: bytes, json_lines: bool, faults: Faults, where: str, number: int)
     try:
         row = json.loads(text)
     except json.JSONDecodeError as error:
-        message = f"not JSON: {error.msg} at column {error.colno}"
+        message = f"not JSON: {error.msg.removesuffix(' starting at')} at column {error.colno}"
         return faults.add("bad-line", message, where, number)
     except RecursionError:
         return faults.add("bad-line", "not JSON that can be read: nested too deeply", where, number)

@@ -26,7 +26,7 @@ from ..redact import redact, redact_recipe, secret_values
 from . import environment
 from .checkpoints import clear_incomplete_checkpoints, find_incomplete_checkpoints, last_checkpoint
 from .file import GATE_FILE, RUN_FILE, plain, read_record, write_json
-from .gate import parse
+from .gate import FAILED_GATE_FILE, parse
 from .identity import find_differences, identify, identify_evaluation, is_same, settings
 from .lock import OutputDirLock
 from .output_dir import claim_output_dir, find_other_host, wait_for_rank_0
@@ -163,7 +163,8 @@ class Run:
     def _create(self) -> None:
         """The first write: if it fails, nothing has run yet."""
         with self._or_unwritable():
-            (self.output_dir / GATE_FILE).unlink(missing_ok=True)
+            for name in (GATE_FILE, FAILED_GATE_FILE):
+                (self.output_dir / name).unlink(missing_ok=True)
             for left in self.output_dir.glob(f".{RUN_FILE}.*"):  # of a process that was killed while it wrote
                 left.unlink(missing_ok=True)
             (self.output_dir / SPARE_FILE).write_bytes(os.urandom(SPARE_BYTES))

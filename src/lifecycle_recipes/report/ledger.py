@@ -86,7 +86,9 @@ def show_curation(directory: Path) -> list[str]:
     if (held_out := ledger["held_out"]) and ledger["files"]:
         moved = held_out["moved_back"]
         back = f"; {moved:,} more would be, but resemble a training document: they are trained on"
-        parts.append(f"Held out: {held_out['rows']:,} documents" + (back if moved else ""))
+        of = held_out["rows"] + sum(s["out"][0] for s in _before(ledger, "held-out"))
+        share = f" of {of:,}, before the mixture is made" if of > held_out["rows"] else ""
+        parts.append(f"Held out: {held_out['rows']:,} documents{share}" + (back if moved else ""))
     for label, found in ledger["evaluation"].items():
         items = sum(len(lines) for lines in found["hits"].values())
         parts.append(
@@ -94,6 +96,11 @@ def show_curation(directory: Path) -> list[str]:
             "short to be looked for"
         )
     return parts
+
+
+def _before(ledger: dict[str, Any], step: str) -> list[dict[str, Any]]:
+    """The entries of a step, by source."""
+    return [entry for s in ledger["steps"] if s["step"] == step for entry in s["sources"].values()]
 
 
 def steps_table(ledger: dict[str, Any]) -> str:

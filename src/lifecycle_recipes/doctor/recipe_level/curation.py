@@ -34,6 +34,7 @@ def find_in_curation(raw: RawRecipe) -> list[Finding]:
     curate = raw.values["curate"]
     given = curate.get("steps") or []
     findings = [*_find_items(raw, given), *_find_tests(raw), *_find_held_out(raw), *_find_keep(raw)]
+    findings += _find_sources_in_output(raw)
     executor = build(Executor, curate.get("executor") or {})
     findings += executors.find_in_settings(executor, raw.place("curate.executor", "curate"))
     if any(finding.severity == "error" for finding in findings):
@@ -41,6 +42,11 @@ def find_in_curation(raw: RawRecipe) -> list[Finding]:
     for i, (name, values) in enumerate(((n, v) for item in given for n, v in item.items() if v is not None)):
         where = raw.place(f"curate.steps[{i}].{name}", f"curate.steps[{i}]")
         found = _find_package(name, where) or _find_settings(name, values, where)
+        if name == "preferences" and (kind := curate.get("kind", "text")) not in ("pairs", "thumbs"):
+            message = f"the step preferences has no effect on rows of `kind: {kind}`"
+            found.append(
+                Finding.error("no-effect", message, "remove it, or set kind to pairs or thumbs", where)
+            )
         model = values.get(MODEL_OF_STEP.get(name, "")) or ""
         # Another recipe makes it first: see parent-missing.
         to_come = bool(model) and (raw.is_awaited(model) or maker(raw, model) is not None)
@@ -60,6 +66,21 @@ def _find_items(raw: RawRecipe, given: list[dict]) -> list[Finding]:
         fix = "write one step per item, with a dash before each; `near_duplicates: {}` for the defaults"
         findings.append(Finding.error("not-one-step", message, fix, raw.place(f"curate.steps[{i}]")))
     return findings
+
+
+def _find_sources_in_output(raw: RawRecipe) -> list[Finding]:
+    """Sources in the output directory, which --replace would rename."""
+    out = os.path.realpath(raw.output_dir)
+    return [
+        Finding.error(
+            "bad-value",
+            f"the source {path} is in curate.output_dir",
+            "choose another output_dir",
+            raw.place(f"data.sources[{i}].path", "data.sources"),
+        )
+        for i, source in enumerate(raw.values["data"]["sources"])
+        if (path := source["path"]) and os.path.realpath(path).startswith(out + os.sep)
+    ]
 
 
 def _find_tests(raw: RawRecipe) -> list[Finding]:

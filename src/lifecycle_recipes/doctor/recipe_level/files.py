@@ -144,12 +144,21 @@ def first_columns(path: str) -> tuple[list[str] | None, list[dict]]:
             return next(csv.reader([head[0].decode("utf-8")])), []
         if plain == ".json":
             return None, []
-        rows = [json.loads(line) for line in head if line.strip()]
+        rows = [row for line in head if line.strip() and (row := _row(line)) is not None]
     except (*READ_ERRORS, RecursionError, IndexError, StopIteration):
         return None, []
-    if not rows or not all(isinstance(row, dict) for row in rows):
+    if not rows:
         return None, []
     return list(dict.fromkeys(key for row in rows for key in row)), rows
+
+
+def _row(line: bytes) -> dict | None:
+    """The row of a line of JSON; None for a line that level 2 reports."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
 
 
 def _templates(raw: RawRecipe) -> list[Finding]:

@@ -1,7 +1,7 @@
 """What curation is worth: the desk's base model on the raw pile and on the curated text, at equal tokens.
 
     python benchmarks/raw_against_curated.py
-    python benchmarks/raw_against_curated.py --seeds 7 8 9 --steps 500 --write docs/curation.md
+    python benchmarks/raw_against_curated.py --seeds 7 8 9 --steps 1000
 
 Needs runs/desk/01-curate and 02-tokenizer (make curate tokenizer): both sides use the same tokenizer. They differ in
 the rows alone, and are measured on the held-out clean wiki. Each training runs on one thread.
@@ -18,7 +18,7 @@ from datetime import date
 from pathlib import Path
 from statistics import mean
 
-from gpu_layouts import row, write
+from gpu_layouts import row
 
 from lifecycle_recipes.record import environment
 
@@ -34,7 +34,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[7, 8, 9], metavar="N")
     parser.add_argument("--steps", type=int, default=500, metavar="N", help="default: 500")
     parser.add_argument("--at-once", type=int, default=2, metavar="N", help="trainings (default: 2)")
-    parser.add_argument("--write", metavar="FILE", help="put the table between the markers of this page")
     args = parser.parse_args()
     jobs = [(name, seed) for seed in args.seeds for name in ROWS]
     with tempfile.TemporaryDirectory(prefix="raw-") as folder, ThreadPoolExecutor(args.at_once) as pool:
@@ -49,8 +48,6 @@ def main() -> None:
     machine = environment.hardware()["cpu"]
     text = "\n".join([f"{date.today()}, {machine}, {args.steps} steps of about 2,000 tokens.", "", *lines])
     print(text)
-    if args.write:
-        write(Path(args.write), text, "raw against curated")
 
 
 def train(folder: Path, name: str, seed: int, steps: int) -> tuple[float, ...]:

@@ -111,7 +111,7 @@ def main(argv: list[str] | None = None) -> None:
                     print(" | ".join(rows[-1]), flush=True)
                     sizes = f"{args.steps} steps of {args.rows} rows of up to {args.length} tokens"
                     text = table(facts(args, sizes), HEAD, rows)
-                    if args.write:  # after each, since the machine may be lent for a time
+                    if args.write:  # after each, so that nothing is lost if it is stopped
                         write(Path(args.write), text, "gpu")
     print(f"\n{text}")
     sys.exit(any("failed" in cell for cells in rows for cell in cells))

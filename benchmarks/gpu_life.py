@@ -49,7 +49,7 @@ def main() -> None:
             print(" | ".join(rows[-1]), flush=True)
             steps = f", {args.steps} steps of every stage" if args.steps else ""
             text = table(facts(args, f"the recipes of the desk, shape {args.shape}{steps}"), HEAD, rows)
-            if args.write:  # after each, since the machine may be lent for a time
+            if args.write:  # after each, so that nothing is lost if it is stopped
                 write(Path(args.write), text, "gpu life")
     print(f"\n{text}")
     sys.exit(any(cells[-1].startswith("failed (") for cells in rows))
@@ -73,9 +73,8 @@ def measure(folder: Path, name: str, args: argparse.Namespace) -> tuple[str, ...
         recipe["train"] |= RATES[name] | ({"max_steps": args.steps} if args.steps else {})
     if "architecture" in recipe:
         kind, sizes = SHAPES[args.shape]
-        own = {
-            key: value for key, value in sizes.items() if key != "vocab_size"
-        }  # the desk's tokenizer has its own
+        # The desk's tokenizer has its own vocabulary.
+        own = {key: value for key, value in sizes.items() if key != "vocab_size"}
         recipe["architecture"] |= {"model_type": kind, "config": own}
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(recipe), encoding="utf-8")

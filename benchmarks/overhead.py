@@ -141,7 +141,7 @@ def run(command: list[str], here: Path) -> tuple[float, float, str]:
     """(wall seconds, CPU seconds, stdout) of a process; ends the benchmark with its words where it fails."""
     with tempfile.TemporaryDirectory(dir=here) as cache:
         own = {"HF_DATASETS_CACHE": f"{cache}/datasets", "LIFECYCLE_CACHE": f"{cache}/lifecycle"}
-        own |= {"HF_HUB_OFFLINE": "1"}
+        own["HF_HUB_OFFLINE"] = "1"
         started, before = time.perf_counter(), children_cpu()
         done = subprocess.run(command, cwd=ROOT, env=os.environ | own, capture_output=True, text=True)
         seconds = time.perf_counter() - started

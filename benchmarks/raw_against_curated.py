@@ -18,11 +18,10 @@ from datetime import date
 from pathlib import Path
 from statistics import mean
 
-from gpu_layouts import row
+from gpu_layouts import ROOT, table
 
 from lifecycle_recipes.record import environment
 
-ROOT = Path(__file__).resolve().parents[1]
 ROWS = {"raw pile": "data/desk/world/raw.jsonl", "curated": "runs/desk/01-curate/train.jsonl"}
 MEASURED = {"bits per byte": "desk_wiki.bits_per_byte", "facts": "desk_facts.acc"}
 
@@ -40,14 +39,14 @@ def main() -> None:
         found = dict(
             zip(jobs, pool.map(lambda job: train(Path(folder), *job, args.steps), jobs), strict=True)
         )
-    lines = [row(["trained on", "seed", *MEASURED]), row(["---"] * (2 + len(MEASURED)))]
+    rows = []
     for name in ROWS:
-        lines += [row([name, str(seed), *map(shown, found[name, seed])]) for seed in args.seeds]
+        rows += [(name, str(seed), *map(shown, found[name, seed])) for seed in args.seeds]
         means = map(mean, zip(*(found[name, seed] for seed in args.seeds), strict=True))
-        lines.append(row([f"**{name}**", "mean", *map(shown, means)]))
+        rows.append((f"**{name}**", "mean", *map(shown, means)))
     machine = environment.hardware()["cpu"]
-    text = "\n".join([f"{date.today()}, {machine}, {args.steps} steps of about 2,000 tokens.", "", *lines])
-    print(text)
+    facts = f"{date.today()}, {machine}, {args.steps} steps of about 2,000 tokens."
+    print(table(facts, ("trained on", "seed", *MEASURED), rows))
 
 
 def train(folder: Path, name: str, seed: int, steps: int) -> tuple[float, ...]:

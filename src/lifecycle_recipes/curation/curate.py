@@ -12,23 +12,23 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.cache import cache_directory
 from ..finding import GATE_FAILED, Finding, Refusal
-from ..record.file import write_json
+from ..record.file import EDITS, HELD_OUT, LEDGER_FILE, LEFT_OUT, TRAIN, write_json
 from ..record.full_disk import name_full_disk
 from ..record.gate import judge_line, parse
 from ..record.parents import hash_file
 from ..record.run import Run
 from . import executors, mixing
 from .config import CurateConfig, CurateData
-from .decide import EDITS, Decided, decide
+from .decide import Decided, decide
 from .held_out import hold_out
-from .ledger import LEDGER_FILE, Books, check_books
+from .ledger import Books, check_books
 from .measures import SHARE, measure
-from .reading import DOCUMENTS, LEFT_OUT, Read, read_source, source_names
+from .reading import DOCUMENTS, Read, read_source, source_names
 from .scores import score_shards, unscored, write_plan
 from .shards import Corpus
 from .steps import StepOf, make_step, steps_of
 from .tokens import unit
-from .writing import HELD_OUT, TRAIN, write
+from .writing import write
 
 if TYPE_CHECKING:
     from tqdm import tqdm

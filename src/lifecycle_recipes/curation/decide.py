@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ..finding import refuse
+from ..record.file import EDITS, LEFT_OUT
 from . import tokens
 from .documents import Edit, Part, Verdict
 from .ledger import Books
-from .reading import LEFT_OUT, Read
+from .reading import Read
 from .rows import apply, strings, text_of
 from .shards import Corpus, StepShard
 from .steps import StepOf
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     import numpy as np
     from tqdm import tqdm
 
-EDITS = "edits.jsonl"
 NOTHING_LEFT = "nothing-left"  # the reason of a document of which edits leave a text or a message empty
 
 

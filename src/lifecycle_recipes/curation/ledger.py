@@ -12,7 +12,6 @@ from typing import Any
 
 from ..finding import FAILED, Refusal, refuse
 
-LEDGER_FILE = "ledger.json"
 Count = list[int]  # [rows, bytes, tokens]
 
 

@@ -27,7 +27,7 @@ from ..data.row_files import check_local, each_entry, find_files
 from ..data.scratch import scratch_directory
 from ..data.sources import OPTIONS
 from ..finding import refuse
-from ..record.file import write_json
+from ..record.file import LEFT_OUT, write_json
 from ..record.parents import hash_file
 from .config import CurateConfig, CurateSource
 from .rows import strings
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 # A shard is the unit of work of a process and of memory: a few seconds of scoring. Larger ones would leave processes
 # without work at the end.
 DOCUMENTS, BYTES = 2048, 4 << 20
-MANIFEST, LEFT_OUT = "manifest.json", "left_out.jsonl"
+MANIFEST = "manifest.json"
 COMMIT = 40  # characters of a commit id, which names the rows of a Hub dataset for good
 
 

@@ -9,19 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..record.file import HELD_OUT, LEFT_OUT, TRAIN
 from ..record.parents import hash_file
 from .decide import edited, read_edits, write_left_out
 from .documents import Verdict
 from .measures import Languages
 from .mixing import OVER
-from .reading import LEFT_OUT
 from .shards import Corpus
 
 if TYPE_CHECKING:
     import numpy as np
     from tqdm import tqdm
 
-TRAIN, HELD_OUT = "train.jsonl", "held_out.jsonl"
 BUCKET = 64 << 20  # bytes that are shuffled in memory
 LANGUAGE = "language"  # the column that the step of this name adds to text
 WRITTEN = ("id", "source")  # the columns that are added to every row

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..finding import Finding, Refusal, refuse
+from ..record.file import LEDGER_FILE, LEFT_OUT, TRAIN
 from ..record.weight_files import LFS_POINTER
 from .config import Source
 from .row_faults import Faults
@@ -30,7 +31,6 @@ PLAIN = (".jsonl", ".json", ".csv", ".txt")
 ENDINGS = (*PLAIN, ".parquet", *(f"{plain}{packed}" for plain in PLAIN for packed in COMPRESSED))
 # What reading a damaged file raises: gzip EOFError and zlib.error, arrow OSError and ValueError.
 READ_ERRORS = (OSError, ValueError, EOFError, zlib.error, csv.Error)
-LEFT_OUT, LEDGER = "left_out.jsonl", "ledger.json"  # of a run of curation
 _MAGIC = "*?["
 _BOM = codecs.BOM_UTF8
 _FIXES = {
@@ -110,9 +110,9 @@ def _refuse_curated(path: str, files: list[str]) -> None:
     """Refuse a directory or pattern that takes the rows that curation left out for rows to train on."""
     for file in files:
         place, name = os.path.split(file)
-        if name == LEFT_OUT and os.path.isfile(os.path.join(place, LEDGER)):
+        if name == LEFT_OUT and os.path.isfile(os.path.join(place, LEDGER_FILE)):
             message = f"{file} holds the rows that curation left out"
-            raise refuse("unknown-file-type", message, f"give {os.path.join(place, 'train.jsonl')}", path)
+            raise refuse("unknown-file-type", message, f"give {os.path.join(place, TRAIN)}", path)
 
 
 def plain_endings(path: str) -> set[str]:

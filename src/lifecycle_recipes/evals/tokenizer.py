@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
+@tokenizers_in_parallel()
 def measure_tokenizer(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> dict[str, float]:
     """bytes_per_token, unknown_rate (share of tokens) and round_trip (share of texts decoded unchanged)."""
     texts = list(texts)
-    with tokenizers_in_parallel():
-        ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
     tokens = sum(map(len, ids))
     unknown = sum(row.count(tokenizer.unk_token_id) for row in ids) if tokenizer.unk_token else 0
     same = sum(tokenizer.decode(row) == text for row, text in zip(ids, texts, strict=True))

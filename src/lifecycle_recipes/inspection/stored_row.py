@@ -11,7 +11,7 @@ from ..data.config import stage_columns
 from ..data.formats import converter, converts, name_map
 from ..data.provenance import file_of
 from ..data.row_files import check_local, each_row
-from ..record.parents import CURATED
+from ..record.file import LEDGER_FILE
 
 if TYPE_CHECKING:
     from .trace import Trace
@@ -26,7 +26,7 @@ def stored_and_read(trace: Trace, number: int) -> list[tuple[str, str]]:
     """
     recipe, index = trace.recipe, trace.origins.source(number)
     source = [*recipe.data.sources, *recipe.data.eval_sources][index]
-    is_curated = os.path.exists(os.path.join(os.path.dirname(source.path), CURATED[0]))
+    is_curated = os.path.exists(os.path.join(os.path.dirname(source.path), LEDGER_FILE))
     if not (converts(source) or is_curated) or not check_local(source.path):
         return []
     path, row = file_of(trace.origins.sources[index], number - trace.origins.starts[index])

@@ -10,6 +10,9 @@ from pathlib import Path
 from ..finding import refuse
 
 RUN_FILE, GATE_FILE = "run.json", "gate.ok"
+# What a run of curation writes.
+LEDGER_FILE, LEFT_OUT, EDITS = "ledger.json", "left_out.jsonl", "edits.jsonl"
+TRAIN, HELD_OUT = "train.jsonl", "held_out.jsonl"
 
 
 def read_record(path: str | Path) -> dict:

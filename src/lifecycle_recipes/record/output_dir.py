@@ -10,12 +10,12 @@ from pathlib import Path
 
 from ..finding import Finding, Refusal, refuse
 from . import environment
-from .file import RUN_FILE, read_record
+from .file import EDITS, HELD_OUT, LEDGER_FILE, LEFT_OUT, RUN_FILE, TRAIN, read_record
 from .identity import in_short
-from .parents import CURATED, WEIGHTS
+from .parents import WEIGHTS
 
 # What curation leaves if a test of its data fails, without the data.
-FAILED_CURATION = (CURATED[0], "left_out.jsonl", "edits.jsonl")
+FAILED_CURATION = (LEDGER_FILE, LEFT_OUT, EDITS)
 LOGS = (".log", ".out", ".err")  # what a shell or a scheduler writes beside a run
 OURS = (".", "_run.")  # what a run writes before its record, and hidden files
 NO_OBSTACLE = (RUN_FILE, "lost+found", "wandb", "runs")  # of a new disk, and of trackers, which add to them
@@ -106,7 +106,7 @@ def _foreign(output_dir: Path) -> str:
     files = [file for file in output_dir.iterdir() if file.name not in NO_OBSTACLE]
     names = sorted(file.name for file in files if not (file.is_dir() and not any(file.iterdir())))
     names = [name for name in names if not name.startswith(OURS) and not name.endswith(LOGS)]
-    if FAILED_CURATION[0] in names and not set(names) & set(CURATED[1:]):
+    if LEDGER_FILE in names and not {TRAIN, HELD_OUT} & set(names):
         names = [name for name in names if name not in FAILED_CURATION]
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 

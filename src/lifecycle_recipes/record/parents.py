@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..finding import Refusal, refuse
 from . import gate
-from .file import RUN_FILE, read_record
+from .file import HELD_OUT, LEDGER_FILE, RUN_FILE, TRAIN, read_record
 from .weight_files import find_unreadable
 
 # Role of a parent -> the key of its path in a recipe.
@@ -26,7 +26,7 @@ ROLES = {
     "reward_model": ("evaluate", "reward_model"),
 }
 # What a run of curation leaves in place of weights, and the keys of its steps that name a model.
-CURATED = ("ledger.json", "train.jsonl", "held_out.jsonl")
+CURATED = (LEDGER_FILE, TRAIN, HELD_OUT)
 MODEL_OF_STEP = {"perplexity": "model", "safety": "classifier"}
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin")
 BLOCK, BLOCKS = 1 << 20, 256
@@ -160,7 +160,7 @@ def hash_weights(directory: str | Path) -> str | None:
     if not files and (directory / "tokenizer.json").is_file():
         files = [directory / "tokenizer.json"]
     digest = hashlib.sha256()
-    if not files and (directory / CURATED[0]).is_file():
+    if not files and (directory / LEDGER_FILE).is_file():
         found = [name for name in CURATED if (directory / name).is_file()]
         digest.update("".join(f"{name}\0{hash_file(directory / name)}\0" for name in found).encode())
         return digest.hexdigest()

@@ -13,14 +13,10 @@ from difflib import SequenceMatcher, get_close_matches
 from pathlib import Path
 from typing import Any
 
-from ..curation.decide import EDITS
 from ..curation.documents import Part
-from ..curation.ledger import LEDGER_FILE as LEDGER
-from ..curation.reading import LEFT_OUT
 from ..curation.rows import text_of
-from ..curation.writing import HELD_OUT, TRAIN
 from ..finding import refuse
-from ..record.file import read_record
+from ..record.file import EDITS, HELD_OUT, LEDGER_FILE, LEFT_OUT, TRAIN, read_record
 from ..record.gate import parent_dir
 from .numbers import amount
 
@@ -55,18 +51,18 @@ def curated_parents(record: dict, directory: Path) -> list[Path]:
     found: dict[Path, None] = {}
     for role, parent in (record.get("parents") or {}).items():
         place = parent_dir(parent, directory)
-        if role.startswith("data") and (place / LEDGER).is_file():
+        if role.startswith("data") and (place / LEDGER_FILE).is_file():
             found[place] = None
     return list(found)
 
 
 def read_ledger(directory: Path) -> dict[str, Any]:
     try:
-        return json.loads((directory / LEDGER).read_text(encoding="utf-8"))
+        return json.loads((directory / LEDGER_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        message = f"this run has no {LEDGER}: its status is {read_record(directory)['status']}"
+        message = f"this run has no {LEDGER_FILE}: its status is {read_record(directory)['status']}"
     except (OSError, ValueError) as error:
-        message = f"{LEDGER} cannot be read: {error}"
+        message = f"{LEDGER_FILE} cannot be read: {error}"
     raise refuse("no-ledger", message, "run the stage again", str(directory))
 
 
@@ -86,7 +82,7 @@ def show_curation(directory: Path) -> list[str]:
     if (held_out := ledger["held_out"]) and ledger["files"]:
         moved = held_out["moved_back"]
         back = f"; {moved:,} more would be, but resemble a training document: they are trained on"
-        of = held_out["rows"] + sum(s["out"][0] for s in _before(ledger, "held-out"))
+        of = held_out["rows"] + sum(s["out"][0] for s in _entries(ledger, "held-out"))
         share = f" of {of:,}, before the mixture is made" if of > held_out["rows"] else ""
         parts.append(f"Held out: {held_out['rows']:,} documents{share}" + (back if moved else ""))
     for label, found in ledger["evaluation"].items():
@@ -98,7 +94,7 @@ def show_curation(directory: Path) -> list[str]:
     return parts
 
 
-def _before(ledger: dict[str, Any], step: str) -> list[dict[str, Any]]:
+def _entries(ledger: dict[str, Any], step: str) -> list[dict[str, Any]]:
     """The entries of a step, by source."""
     return [entry for s in ledger["steps"] if s["step"] == step for entry in s["sources"].values()]
 

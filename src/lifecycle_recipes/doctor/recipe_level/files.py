@@ -23,8 +23,8 @@ from ...models.new_tokenizer import find_template
 from ...near_path import near_path
 from ...recipe.paths import paths
 from ...recipe.read import RawRecipe, recipes_in
-from ...record.file import read_record
-from ...record.parents import CURATED, ROLES, WEIGHTS, check_parent, find_parents, is_local, named_parents
+from ...record.file import LEDGER_FILE, read_record
+from ...record.parents import ROLES, WEIGHTS, check_parent, find_parents, is_local, named_parents
 
 PEEK = 50  # rows read of a file; a column that none of them has is missing
 FILES = 20  # files of a directory or glob that are looked at; level 2 reads all
@@ -300,7 +300,7 @@ def _to_come(raw: RawRecipe) -> dict[str, str]:
 def _weights(path: str) -> str | None:
     """The hash of the weights in the record. The run computes it anew, which is too slow for level 1."""
     directory = Path(path)
-    patterns = [*WEIGHTS, "tokenizer.json", CURATED[0]]
+    patterns = [*WEIGHTS, "tokenizer.json", LEDGER_FILE]
     if not any(file for place in (directory, directory / "base") for p in patterns for file in place.glob(p)):
         return None
     try:

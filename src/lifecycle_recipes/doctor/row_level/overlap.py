@@ -14,8 +14,7 @@ from ...data.row_faults import listed
 from ...data.row_sets import RowSet
 from ...data.selection import content
 from ...finding import Finding, Refusal
-from ...record.file import read_record
-from ...record.parents import CURATED
+from ...record.file import LEDGER_FILE, read_record
 
 SHINGLE = 3  # words; with one changed word in thirty, the similarity of a chat row stays above NEAR
 NEAR = 0.8  # smallest Jaccard similarity of shingle sets of a near-duplicate
@@ -76,7 +75,7 @@ def find_duplicates(row_sets: list[RowSet]) -> list[Finding]:
 @lru_cache(maxsize=64)
 def _repeats(directory: str) -> bool:
     """Whether the rows in a directory are a curated mixture that repeats some of them."""
-    if not os.path.isfile(os.path.join(directory, CURATED[0])):
+    if not os.path.isfile(os.path.join(directory, LEDGER_FILE)):
         return False
     try:
         return bool(read_record(directory)["metrics"].get("rows_repeated"))

@@ -72,17 +72,17 @@ def take(row_sets: list[RowSet], use: str) -> Sample:
     return Sample(places[::step], total)
 
 
+@tokenizers_in_parallel()
 def measure(
     tokenizer: PreTrainedTokenizerBase, template: str | None, sample: Sample, stage: str
 ) -> list[Length]:
     """A `Length` for each row of the sample. Raises Refusal template-rejects-row at the first such row."""
     lengths = []
-    with tokenizers_in_parallel():
-        for start in range(0, len(sample.places), BATCH):
-            places = sample.places[start : start + BATCH]
-            for text, group in groupby(places, key=lambda place: is_text(place[0].rows[place[1]])):
-                measured = _measure_texts if text else _measure_chats
-                lengths += measured(tokenizer, template, list(group), stage)
+    for start in range(0, len(sample.places), BATCH):
+        places = sample.places[start : start + BATCH]
+        for text, group in groupby(places, key=lambda place: is_text(place[0].rows[place[1]])):
+            measured = _measure_texts if text else _measure_chats
+            lengths += measured(tokenizer, template, list(group), stage)
     return lengths
 
 

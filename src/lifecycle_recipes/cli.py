@@ -170,7 +170,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command("ledger", ledger, "show which rows each step left out, and why", example)
     help = "a run of curation, or one that reads its rows, or the recipe of one"
     sub.add_argument("run", metavar="RUN_DIR|RECIPE", help=help)
-    sub.add_argument("--step", metavar="NAME", help="show rows that this step left out or edited")
+    sub.add_argument("--step", metavar="NAME", help="show rows that this step, or rule, left out or edited")
     sub.add_argument("--samples", type=int, default=0, metavar="N", help="how many of them (default: 3)")
 
     sub = command("chat", chat, "chat with a saved model", "lifecycle chat runs/desk/04-sft --prompt 'Hello'")

@@ -6,6 +6,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from curated import curate, run, write_recipe, write_rows
@@ -304,8 +305,10 @@ def test_a_run_is_another_one_with_another_test_set_or_tokenizer(tmp_path, rows,
 def test_a_shuffle_of_more_buckets_than_a_process_may_open(tmp_path, rows, monkeypatch):
     monkeypatch.setattr(writing, "BUCKET", 64)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Earlier tests have left files of models and tables open in this process.
+    opened = max(int(entry.name) for entry in Path("/dev/fd").iterdir())
     try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 64, hard))
         done = curate(tmp_path, rows)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lifecycle_recipes.curation import executors
+from lifecycle_recipes.curation import executors, progress
 from lifecycle_recipes.curation.executors import Executor, find_in_settings, run
 from lifecycle_recipes.exit_status import Stopped
 from lifecycle_recipes.finding import FAILED, Refusal, refuse
@@ -178,9 +178,19 @@ def test_a_terminal_shows_a_bar(tmp_path, monkeypatch):
             return True
 
     monkeypatch.setattr(sys, "stderr", Terminal())
-    monkeypatch.setattr(executors, "SHOWN_AFTER", 0)
+    monkeypatch.setattr(progress, "SHOWN_AFTER", 0)
     run(write_plan(tmp_path), 3, Executor(workers=1), score_shards, "scoring")
-    assert "scoring:" in sys.stderr.getvalue() and "shards" in sys.stderr.getvalue()
+    assert "\rscoring:" in sys.stderr.getvalue() and "shards" in sys.stderr.getvalue()
+
+
+def test_a_log_file_gets_lines(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    run(write_plan(tmp_path), 3, Executor(workers=1), score_shards, "scoring")
+    assert not sys.stderr.getvalue()
+    monkeypatch.setattr(progress, "LINE_EVERY", 0)
+    run(write_plan(tmp_path), 3, Executor(workers=1), score_shards, "scoring")
+    lines = sys.stderr.getvalue().splitlines()
+    assert len(lines) >= 3 and all(line.startswith("scoring:") and "/3" in line for line in lines)
 
 
 def codes(**settings):

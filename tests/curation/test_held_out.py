@@ -21,7 +21,20 @@ def test_chunks_of_one_document_are_on_one_side(tmp_path):
     done = curate(tmp_path, [file], keep=["page"], held_out={"fraction": 0.1, "group_by": "page"})
     sides = {row["page"] for row in done.train}, {row["page"] for row in done.rows("held_out")}
     assert not sides[0] & sides[1]
-    assert len(done.rows("held_out")) == 50
+    assert len(done.rows("held_out")) == 50 and not done.record["findings"]
+
+
+def test_groups_that_are_too_large_for_the_fraction_are_reported(tmp_path):
+    rows = [{"text": " ".join(text()), "page": "all" if n < 80 else f"p{n}"} for n in range(100)]
+    file = write_rows(tmp_path / "a.jsonl", rows)
+    done = curate(tmp_path, [file], keep=["page"], held_out={"fraction": 0.5, "group_by": "page"})
+    assert len(done.rows("held_out")) == 20
+    (finding,) = done.record["findings"]
+    assert (
+        finding["code"] == "held-out-too-few"
+        and "20 of 100" in finding["message"]
+        and "50" in finding["message"]
+    )
 
 
 def test_no_held_out_document_resembles_a_training_document(tmp_path):

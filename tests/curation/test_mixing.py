@@ -36,6 +36,10 @@ def test_a_scarce_source_is_repeated_up_to_the_limit(tmp_path, sources):
 def test_a_total_caps_and_epochs(tmp_path, sources):
     done = curate(tmp_path, list(sources), tokens=2000)
     assert done.record["metrics"]["tokens_out"] == pytest.approx(2000, rel=0.03)
+    assert not done.record["findings"]
+    more = curate(tmp_path, list(sources), "--replace", tokens=30_000)
+    (finding,) = more.record["findings"]
+    assert finding["code"] == "mixture-too-small" and "20,000 tokens" in finding["message"]
     given = [{"path": sources[0], "passes": 2}, {"path": sources[1], "max_tokens": 800}]
     done = curate(tmp_path, given, "--replace")
     tokens = [entry["tokens"] for entry in done.ledger["mixture"].values()]

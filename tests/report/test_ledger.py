@@ -120,6 +120,13 @@ def test_samples_mark_what_differs_from_the_kept_document(done, shown):
     assert f"... {' '.join(WORDS.split()[-12:])} [-and-] of it" in text
 
 
+def test_samples_of_one_rule(done, shown):
+    status, text, _ = shown(done.directory, "--step", "gopher-too-few-words")
+    assert (
+        status == 0 and text.startswith("gopher-too-few-words: 1 rows left out") and "Too few words." in text
+    )
+
+
 def test_samples_of_a_step_that_edits_show_what_was_written(done, shown):
     _, text, _ = shown(done.directory, "--step", "personal-data")
     assert "personal-data: 1 edits" in text

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..data.cache import cache_directory
 from ..finding import GATE_FAILED, Finding, Refusal
@@ -20,18 +18,16 @@ from ..record.run import Run
 from . import executors, mixing
 from .config import CurateConfig, CurateData
 from .decide import Decided, decide
-from .held_out import hold_out
+from .held_out import find_too_few, hold_out
 from .ledger import Books, check_books
 from .measures import SHARE, measure
+from .progress import progress
 from .reading import DOCUMENTS, Read, read_source, source_names
 from .scores import score_shards, unscored, write_plan
 from .shards import Corpus
 from .steps import StepOf, make_step, steps_of
 from .tokens import unit
 from .writing import write
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
 
 WORK = ".unfinished"  # the files are made here, below output_dir, and moved when all of them are whole
 MOST = 0.5  # a rule that takes more of a source is reported
@@ -71,7 +67,10 @@ def decide_and_write(
     held_out, moved = split(corpus, config, data, decided, work)
     training = decided.alive & ~held_out
     mixture = mixing.mix(corpus, config, data, training, decided.sizes, decided.tokens)
-    run.report([*find_greedy_rules(decided.books, corpus), *mixture.findings])
+    findings = [*find_greedy_rules(decided.books, corpus), *mixture.findings]
+    if config.held_out:
+        findings += find_too_few(config.held_out, int(decided.alive.sum()), int(held_out.sum()), moved)
+    run.report(findings)
     books = [*decided.books, *split_books(corpus, decided, held_out, config)]
     books.append(mixing.book(corpus, mixture, training, decided.sizes, decided.tokens))
     metrics, languages = measure(corpus, steps, decided, mixture.times, held_out, books)
@@ -242,14 +241,3 @@ def finish(work: Path, directory: Path, ledger: dict[str, Any], run: Run) -> Non
 def say(line: str) -> None:
     """A line on stdout at the beginning of what may take long."""
     print(line, flush=True)
-
-
-@contextmanager
-def progress(what: str, total: int | None) -> Iterator[tqdm]:
-    """A bar with rate and time left, on a terminal, for what takes more than two seconds."""
-    from tqdm import tqdm
-
-    with tqdm(
-        total=total, desc=what, unit=" documents", delay=2, disable=not sys.stderr.isatty(), leave=False
-    ) as bar:
-        yield bar

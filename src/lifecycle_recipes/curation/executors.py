@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..exit_status import Stopped, signal_in_words
 from ..finding import FAILED, Finding, Refusal, refuse
 from ..quiet import quiet
+from .progress import progress
 
 if TYPE_CHECKING:
     from datatrove.executor.base import PipelineExecutor
@@ -37,8 +38,7 @@ if TYPE_CHECKING:
 INSTALL = "pip install 'lifecycle-recipes[scale]'"
 # Shards that one task of Ray or Slurm scores: about 130,000 documents, some minutes, against seconds to start.
 SHARDS_PER_TASK = 64
-# Seconds after which a step shows a bar, and between two looks at what Ray has finished.
-SHOWN_AFTER, LOOK_EVERY = 2.0, 1.0
+LOOK_EVERY = 1.0  # seconds between two looks at what Ray has finished
 # The processes share the cores; each one's libraries would start a thread per core.
 ONE_THREAD = ("OMP_NUM_THREADS", "RAYON_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -106,10 +106,10 @@ def _missing_packages(kind: str) -> list[str]:
     return [name for name in needed if importlib.util.find_spec(name) is None]
 
 
-def run(plan_file: str, count: int, executor: Executor, score_shards: ScoreShards, progress: str) -> None:
+def run(plan_file: str, count: int, executor: Executor, score_shards: ScoreShards, what: str) -> None:
     """Score the shards 0 to count - 1 of a plan. To be called only if scores are missing.
 
-    progress: what the bar names, such as `scoring`. Ray and Slurm keep what is done in a directory beside the
+    what: what the bar names, such as `scoring`. Ray and Slurm keep what is done in a directory beside the
     plan, named by its content; a task that is done is not started again, and a changed plan starts anew.
     Raises Refusal worker-killed, missing-package, no-slurm, submit-failed, scoring-failed; what score_shards
     raises; Stopped after submitting to Slurm.
@@ -121,7 +121,7 @@ def run(plan_file: str, count: int, executor: Executor, score_shards: ScoreShard
     plan_file = os.path.abspath(plan_file)
     if executor.kind == "local":
         workers = min(executor.workers or _cores(), count)
-        with _bar(progress, count) as bar:
+        with progress(what, count) as bar:
             if workers == 1:
                 for index in range(count):
                     score_shards(plan_file, [index])
@@ -129,19 +129,9 @@ def run(plan_file: str, count: int, executor: Executor, score_shards: ScoreShard
             else:
                 _run_pool(plan_file, range(count), workers, score_shards, bar)
     elif executor.kind == "ray":
-        _run_ray(plan_file, count, executor, score_shards, progress)
+        _run_ray(plan_file, count, executor, score_shards, what)
     else:
         _run_slurm(plan_file, count, executor, score_shards)
-
-
-@contextmanager
-def _bar(progress: str, total: int, unit: str = " shards") -> Iterator[tqdm]:
-    """A bar with rate and time left, on a terminal, if it takes longer than SHOWN_AFTER; removed at the end."""
-    from tqdm import tqdm
-
-    off = not sys.stderr.isatty()
-    with tqdm(total=total, desc=progress, unit=unit, delay=SHOWN_AFTER, leave=False, disable=off) as bar:
-        yield bar
 
 
 # On this machine
@@ -174,9 +164,10 @@ def _run_pool(
         pool.shutdown(wait=True)  # until their exit codes are known
         raise _worker_killed([child.exitcode for child in children]) from broken
     except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for child in children:
+        for child in set(multiprocessing.active_children()) - before:
             child.terminate()  # what it was writing has another name still, and is not read
+        # Until the pool's thread has ended: CPython wakes it on exit through a pipe that it may just close.
+        pool.shutdown(cancel_futures=True)
         raise
     pool.shutdown()
 
@@ -235,7 +226,7 @@ def _score_share(
     """
     quiet()
     indices = range(rank, count, world_size)
-    with _bar(f"task {rank}", len(indices)) as bar:
+    with progress(f"task {rank}", len(indices)) as bar:
         _run_pool(plan_file, indices, 1, score_shards, bar)
 
 
@@ -273,9 +264,7 @@ def _without_noise() -> None:
     logger.add(sys.stderr, level="ERROR", format="{message}")
 
 
-def _run_ray(
-    plan_file: str, count: int, executor: Executor, score_shards: ScoreShards, progress: str
-) -> None:
+def _run_ray(plan_file: str, count: int, executor: Executor, score_shards: ScoreShards, what: str) -> None:
     tasks = _tasks(count, executor)
     directory = _directory(plan_file, count, tasks)
     _without_noise()
@@ -289,7 +278,7 @@ def _run_ray(
         mem_per_cpu_gb=executor.mem_per_cpu_gb,
         logging_dir=str(directory),
     )
-    with _ray(executor.ray_address), _bar(progress, tasks, " tasks") as bar, _followed(bar, directory, tasks):
+    with _ray(executor.ray_address), progress(what, tasks, " tasks") as bar, _followed(bar, directory, tasks):
         pipeline.run()
     if failed := _incomplete(directory, tasks):
         raise _scoring_failed(directory, failed, tasks)

@@ -8,7 +8,7 @@ from itertools import compress, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..finding import refuse
+from ..finding import Finding, refuse
 from .config import HeldOut
 from .rows import text_of
 from .shards import Corpus
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 FILE = "file"
+LEAST_HELD = 0.9  # of the documents that are asked for; fewer are reported
 SHINGLE = 3  # words, as in the check of held-out rows (eval-near-overlap)
 
 
@@ -57,6 +58,18 @@ def hold_out(
         fix = "add a near_duplicates step, or raise curate.held_out.similarity"
         raise refuse("no-rows", message, fix)
     return held_out, moved
+
+
+def find_too_few(config: HeldOut, documents: int, held_out: int, moved: int) -> list[Finding]:
+    """held-out-too-few: fewer documents than `fraction` asks for, since groups are large or were moved back."""
+    wanted = config.fraction * documents
+    if held_out >= LEAST_HELD * wanted - 1:
+        return []
+    message = f"{held_out:,} of {documents:,} documents are held out, where {wanted:,.0f} are asked for"
+    if moved:
+        message += f": {moved:,} resemble training documents and were moved back"
+    fix = "add a near_duplicates step before" if moved else "group by a column with smaller groups"
+    return [Finding.warning("held-out-too-few", message, fix, "curate.held_out")]
 
 
 def _groups(

@@ -76,7 +76,18 @@ def mix(
         if len(numbers):
             np.add.at(times, numbers[take(length, size, random)], 1)
     shares, findings = _shares(corpus, data, config, times, sizes, tokens, wanted, have)
-    return Mixture(times, shares, [*findings, *_find_left_out(data, tokens, training, times)])
+    findings += _find_left_out(data, tokens, training, times)
+    return Mixture(times, shares, [*findings, *_find_too_small(config, tokens, times)])
+
+
+def _find_too_small(config: CurateConfig, tokens: np.ndarray, times: np.ndarray) -> list[Finding]:
+    """mixture-too-small: fewer tokens than `curate.tokens`."""
+    total = int((times * tokens).sum())
+    if not config.tokens or total >= config.tokens * (1 - MISSED):
+        return []
+    fix = "add rows, let the sources repeat (passes, data.max_repetition), or lower curate.tokens"
+    message = f"the mixture has {total:,} tokens, where curate.tokens asks for {config.tokens:,}"
+    return [Finding.warning("mixture-too-small", message, fix, "curate.tokens")]
 
 
 def _find_left_out(

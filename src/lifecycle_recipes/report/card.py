@@ -27,6 +27,7 @@ MEASURES = {
     "win rate vs SFT": r"rubric_win_rate",
     "KL": r"kl",
 }
+LEFT_OUT = "left_out."  # the metrics of the steps of curation
 MAX_SAMPLES = 3
 MAX_TASKS = 8  # columns for metrics of tasks beyond those above and those of the gates
 DEPTH = 4  # directory levels that are searched: runs/<model>/<stage>, and two more
@@ -47,6 +48,9 @@ def card(places: list[str]) -> str:
     records = {name: loaded[directory] for name, directory in zip(names, runs, strict=True)}
     parts = [table(records, dict(zip(names, runs, strict=True)))]
     parts += left_out(records)
+    parts += [
+        curation(name, r) for name, r in records.items() if r.get("stage") == "curate" and r.get("metrics")
+    ]
     parts += [f"{name}: {record['status']}" for name, record in records.items() if record["status"] != "done"]
     parts += [waivers(name, record) for name, record in records.items() if record.get("allowed")]
     parts += [sweep(name, record) for name, record in records.items() if record.get("sweep")]
@@ -190,6 +194,20 @@ def block(prompt: str, replies: dict[str, str]) -> str:
         f"  {name.ljust(width)}  {reply.strip().replace(chr(10), indent)}" for name, reply in replies.items()
     ]
     return "\n".join([f"### {prompt.strip()}", "", *lines])
+
+
+def curation(name: str, record: dict) -> str:
+    """What the steps left of the raw rows, and the share that each of them left out."""
+    metrics = record["metrics"]
+    shares = {key.removeprefix(LEFT_OUT): share for key, share in metrics.items() if key.startswith(LEFT_OUT)}
+    aside = f", {metrics['held_out_rows']:,} held out" if metrics["held_out_rows"] else ""
+    lines = [
+        f"{name}: {metrics['rows_in']:,} raw rows, {metrics['rows_out']:,} in the mixture{aside}, "
+        f"{metrics['tokens_out']:,} tokens"
+    ]
+    if taken := [f"{step} {share:.1%}" for step, share in shares.items() if share and step != "held-out"]:
+        lines.append(f"  left out: {', '.join(taken)}")
+    return "\n".join(lines)
 
 
 def waivers(name: str, record: dict) -> str:

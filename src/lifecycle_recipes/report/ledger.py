@@ -205,21 +205,27 @@ def show_training(record: dict, run: str) -> list[str]:
 
 
 def show_samples(directory: Path, step: str | None, samples: int) -> str:
-    """Left-out rows of a step, drawn with a fixed seed, beside what each resembles; of a step that edits, its edits."""
+    """Left-out rows of a step, drawn with a fixed seed, beside what each resembles; of a step that edits, its edits.
+
+    step: or the reason of a rule, such as spam-capitals.
+    """
     ledger = read_ledger(directory)
+    reasons = {
+        reason for s in ledger["steps"] for entry in s["sources"].values() for reason in entry["left_out"]
+    }
     steps = [s["step"] for s in ledger["steps"]]
-    step = step and (step if step in steps else step.replace("_", "-"))  # as the recipe names it
+    step = step and (step if step in {*steps, *reasons} else step.replace("_", "-"))  # as the recipe names it
     if step in ("held-out", "mixture") and step in steps and not ledger["files"]:
         message = f"the rows of {step} were not written, since a test of the data failed"
         raise refuse("no-ledger", message, "look at the other steps", str(directory))
     if step == "held-out" and step in steps:
         return f"{step}: these rows are in {directory / OUTPUTS[1]}"
-    if step is None or step not in steps:
-        near = get_close_matches(step or "", steps, 1)
+    if step is None or step not in {*steps, *reasons}:
+        near = get_close_matches(step or "", [*steps, *sorted(reasons)], 1)
         fix = f"did you mean {near[0]}?" if near else f"the steps are {', '.join(steps)}"
-        message = f"this run has no step {step!r}" if step else "--samples needs `--step NAME`"
+        message = f"this run has no step or reason {step!r}" if step else "--samples needs `--step NAME`"
         raise refuse("unknown-step", message, fix, str(directory))
-    found = [row for row in _lines(directory / LEFT_OUT) if row["step"] == step]
+    found = [row for row in _lines(directory / LEFT_OUT) if step in (row["step"], row["reason"])]
     chosen = random.Random(0).sample(found, min(samples, len(found)))
     wanted = {row["detail"]["kept"] for row in chosen if "kept" in row.get("detail", {})}
     kept = _find(directory, wanted)

@@ -29,13 +29,13 @@ NEEDED = $(shell grep -qs data/desk/world $(RECIPES)/*.yaml && echo $(WORLD))
 # The desk does not need the Hub; run a recipe with a Hub id with HF_HUB_OFFLINE=0.
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help install data lifecycle variants report curate tokenizer pretrain sft reward ppo dpo kto evaluate \
+.PHONY: help install data lifecycle variants report curate tokenizer pretrain sft reward ppo dpo kto evaluate export \
 	broken test test-fast test-slow lint format clean
 .DELETE_ON_ERROR:
 
 help:
 	@sed -n '1,/^$$/p' Makefile | sed 's/^# \{0,1\}//'
-	@echo "stages: curate tokenizer pretrain sft reward ppo dpo kto evaluate, and sft-lora sft-qlora dpo-lora"
+	@echo "stages: curate tokenizer pretrain sft reward ppo dpo kto evaluate export, and sft-lora sft-qlora dpo-lora"
 	@echo "others: install data report lint format clean"
 
 # --- environment: a local .venv with the versions that were tested together -------------------------------
@@ -44,7 +44,7 @@ install: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (a few minutes the first time)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,curation,pii]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,curation,pii,publish]'
 	@touch $@
 
 # --- the desk world ---------------------------------------------------------------------------------------
@@ -56,7 +56,7 @@ $(WORLD): $(wildcard data/desk/*.py) | $(INSTALLED)
 # --- the lifecycle ----------------------------------------------------------------------------------------
 # What is done is left out. --replace: after an edit of a recipe its earlier run is renamed, not refused.
 lifecycle: | $(INSTALLED) $(WORLD)
-	@$(LIFECYCLE) run recipes/desk --until 06-ppo --until 07-dpo --until 08-kto --replace
+	@$(LIFECYCLE) run recipes/desk --until 06-ppo --until 08-kto --until 11-export --replace
 
 # With the full fine-tunes, with which their gates compare them.
 variants: | $(INSTALLED) $(WORLD)
@@ -66,7 +66,7 @@ report: | $(INSTALLED)
 	@$(LIFECYCLE) report
 
 # --- one stage --------------------------------------------------------------------------------------------
-curate tokenizer pretrain sft reward ppo dpo kto evaluate sft-lora sft-qlora dpo-lora: %: | $(INSTALLED) $(NEEDED)
+curate tokenizer pretrain sft reward ppo dpo kto evaluate export sft-lora sft-qlora dpo-lora: %: | $(INSTALLED) $(NEEDED)
 	@recipe=$$(ls $(RECIPES)/[0-9]*-$@.yaml 2>/dev/null | head -1); \
 	if [ -z "$$recipe" ]; then echo "no recipe $(RECIPES)/[0-9]*-$@.yaml" >&2; exit 2; fi; \
 	$(LIFECYCLE) run $$recipe --unless-done $(LAUNCH) $(ARGS) && $(LIFECYCLE) gate $$recipe $(ARGS)

@@ -10,8 +10,9 @@ PACKAGE = ROOT / "src" / "lifecycle_recipes"
 ORDER = """
 cli launch
 stages inspection life
-training synthesis publish
+training synthesis
 doctor diagnosis report
+publish
 evals curation chat
 generation
 data models planner
@@ -38,8 +39,8 @@ LIGHT = {
 }
 LIGHT |= {"finding", "near_path", "quick_imports", "redact", "quiet", "doctor", "life", "training.stage"}
 LIGHT_MODELS = (
-    "adapters config_file config_keys from_config lora_targets new_tokenizer non_finite special_tokens "
-    "turn_end"
+    "adapters config_file config_keys from_config lora_targets new_tokenizer non_finite safetensors_files "
+    "special_tokens turn_end"
 )
 LIGHT |= {f"models.{name}" for name in LIGHT_MODELS.split()}
 LIGHT |= {
@@ -49,6 +50,7 @@ LIGHT |= {
         "turn_weights"
     ).split()
 }
+LIGHT |= {f"publish.{name}" for name in ("config", "gguf_writing", "lineage")}
 LIGHT_EVALS = "config check expected library_tasks measure pairs rubric task_faults"
 LIGHT |= {f"evals.{name}" for name in LIGHT_EVALS.split()}
 

@@ -138,6 +138,7 @@ def spoil_models(target: Path) -> None:
         (target / "no-tokenizer" / name).unlink()
     generation = copy(target, "stops-elsewhere") / "generation_config.json"
     generation.write_text(json.dumps({"eos_token_id": tokenizer().eos_token_id}))
+    save_model(target / "biased", tokenizer(), attention_bias=True)
     save_adapter(target / "adapter", str(PARENTS / "chat"))
     save_adapter(target / "adapter-without-base", str(PARENTS / "gone"))
 

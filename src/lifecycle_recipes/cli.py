@@ -18,6 +18,7 @@ EXAMPLES = """examples:
   lifecycle gate runs/desk/04-sft
   lifecycle report runs/desk
   lifecycle ledger runs/desk/01-curate --step near-duplicates --samples 5
+  lifecycle lineage runs/desk/11-export
   lifecycle chat runs/desk/04-sft --prompt "Who owns the billing service?"
 
 exit statuses: 0 done, 2 refused before the run, 3 gate failed, 4 interrupted (can be resumed), 1 other error"""
@@ -172,6 +173,10 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("run", metavar="RUN_DIR|RECIPE", help=help)
     sub.add_argument("--step", metavar="NAME", help="show rows that this step, or rule, left out or edited")
     sub.add_argument("--samples", type=int, default=0, metavar="N", help="how many of them (default: 3)")
+
+    help = "show what a run was made from, back to the raw text"
+    sub = command("lineage", lineage, help, "lifecycle lineage runs/desk/11-export")
+    sub.add_argument("run", metavar="RUN_DIR")
 
     sub = command("chat", chat, "chat with a saved model", "lifecycle chat runs/desk/04-sft --prompt 'Hello'")
     sub.add_argument("run", metavar="RUN_DIR")
@@ -329,6 +334,13 @@ def ledger(args, rest: list[str]) -> int:
 
     run = read_recipe(args.run).output_dir if args.run.endswith(SUFFIXES) else args.run
     print(show_ledger(run, args.step, args.samples))
+    return DONE
+
+
+def lineage(args, rest: list[str]) -> int:
+    from .publish.lineage import lineage_text
+
+    print(lineage_text(args.run))
     return DONE
 
 

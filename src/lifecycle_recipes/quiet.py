@@ -42,6 +42,7 @@ LOG_NOISE = (
     ("trl.trainer.kto_trainer", "Mismatch between tokenized prompt"),
     ("DeepSpeed", "Setting accelerator to CPU"),  # at every import, even if it is not used
     ("bitsandbytes.backends.cpu.ops", "from kernels-community"),  # an optional faster kernel
+    ("bitsandbytes.autograd._functions", "will be cast from"),  # int8 computes in float16
     ("torchao", "Failed to load"),  # at every import: kernels for other GPUs, or formats that no layout uses
     (
         "transformers.utils.generic",

@@ -20,7 +20,7 @@ def here(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("target", "ends"),
     [
-        ("lifecycle", ["06-ppo", "07-dpo", "08-kto"]),
+        ("lifecycle", ["06-ppo", "08-kto", "11-export"]),
         ("variants", ["04-sft-lora", "04-sft-qlora", "07-dpo-lora"]),
     ],
 )

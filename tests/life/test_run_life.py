@@ -228,7 +228,7 @@ def test_a_dry_run_of_the_desk_is_fast_and_imports_no_torch():
         [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, cwd=ROOT
     )
     assert done.returncode == 0, done.stderr
-    assert len(states(done.stdout)) == 12
+    assert len(states(done.stdout)) == 13
 
 
 # The processes

@@ -162,7 +162,7 @@ WRONG_FILES = [
     (b"[" * 2000, 1, "[bad-yaml] nested too deeply"),
     (b"stage: sft\nmodel: {}\n# caf\xe9\n", 3, "[not-utf8] 0xe9"),
     (b"stage: sft\nx: \x00\n", 2, "[bad-yaml] character 0x0 is not allowed in YAML"),
-    (b"model: {}\n", 1, "[missing-stage] dpo, evaluate, kto, ppo"),
+    (b"model: {}\n", 1, "[missing-stage] dpo, evaluate, export, kto, ppo"),
     (b"stage: stf\n", 1, "[unknown-stage] unknown stage 'stf': did you mean sft?"),
     (b"stage: [sft]\n", 1, "[unknown-stage] unknown stage a list: choose from curate, dpo"),
 ]  # fmt: skip

@@ -121,7 +121,7 @@ def run(plan_file: str, count: int, executor: Executor, score_shards: ScoreShard
     plan_file = os.path.abspath(plan_file)
     if executor.kind == "local":
         workers = min(executor.workers or _cores(), count)
-        with progress(what, count) as bar:
+        with progress(what, count, " shards") as bar:
             if workers == 1:
                 for index in range(count):
                     score_shards(plan_file, [index])
@@ -226,7 +226,7 @@ def _score_share(
     """
     quiet()
     indices = range(rank, count, world_size)
-    with progress(f"task {rank}", len(indices)) as bar:
+    with progress(f"task {rank}", len(indices), " shards") as bar:
         _run_pool(plan_file, indices, 1, score_shards, bar)
 
 

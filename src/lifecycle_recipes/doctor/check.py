@@ -195,8 +195,8 @@ def _lacks(report: Report, *beginnings: str) -> list[str]:
 
 
 def _last_level(raw: RawRecipe) -> int:
-    """The evaluate stage reads no rows, curation counts faulty rows instead; the tokenizer stage builds no trainer."""
-    return {"curate": 1, "evaluate": 1, "tokenizer": 2}.get(raw.stage, 3)
+    """Evaluation and export read no rows, curation counts faulty ones; the tokenizer stage builds no trainer."""
+    return {"curate": 1, "evaluate": 1, "export": 1, "tokenizer": 2}.get(raw.stage, 3)
 
 
 def find_in_data(raw: RawRecipe, tokens: bool = True) -> list[Finding]:

@@ -29,6 +29,7 @@ ALWAYS = {
     "dpo": ("train_loss", "steps"),
     "kto": ("train_loss", "steps"),
     "evaluate": (),
+    "export": (),
 }
 # Measured on held-out rows; TRL's trainers add theirs to the evaluation of transformers (`_metrics`).
 _SIDES = [f"eval_{of}/{side}" for of in ("rewards", "logps", "logits") for side in ("chosen", "rejected")]
@@ -104,7 +105,28 @@ def expected_metrics(raw: RawRecipe) -> Expected:
         lacking = [f"evaluate.{key}" for key in keys if not given.get(key)]
         needs[metric] = f"set {' and '.join(lacking)}" if lacking else ""
     names, unknown = _of_tasks(given.get("tasks") or [], given.get("include_path"))
-    return Expected(needs | dict.fromkeys(names, ""), unknown, perhaps)
+    needs |= dict.fromkeys(names, "")
+    return (
+        _of_export(raw, Expected(needs, unknown, perhaps))
+        if raw.stage == "export"
+        else Expected(needs, unknown, perhaps)
+    )
+
+
+def _of_export(raw: RawRecipe, whole: Expected) -> Expected:
+    """whole: of the exported model itself. Its forms have the metrics of tasks with their name before."""
+    export = raw.values["export"]
+    forms = export.get("forms") or []
+    needs = dict(whole.needs)
+    for form in ("merged", *forms):
+        needs |= {f"{form}.{name}": "" for name in ("agreement", "same_text", "stopped", "max_difference")}
+    evaluated = bool((raw.values.get("evaluate") or {}).get("tasks"))
+    for form in forms:
+        needs[f"{form}.recovery"] = "" if evaluated else "set evaluate.tasks"
+        needs |= {f"{form}.{name}": need for name, need in whole.needs.items() if "." in name}
+    return Expected(
+        needs, whole.open | {f"{form}.{task}" for form in forms for task in whole.open}, whole.perhaps
+    )
 
 
 def _of_curation(raw: RawRecipe, needs: dict[str, str]) -> Expected:

@@ -28,7 +28,7 @@ from .asked import hand_on
 from .layout import Layout, find_layout
 
 # These stages run in one process, without an optimizer and without a layout.
-UNLAUNCHED = ("curate", "tokenizer", "evaluate")
+UNLAUNCHED = ("curate", "tokenizer", "evaluate", "export")
 
 
 def stage_command(

@@ -18,6 +18,7 @@ KEYS = {
     "train": ("output_dir", "chat_template_path"),
     "evaluate": ("output_dir", "include_path", "prompts", "rubric", "against", "reward_model"),
     "curate": ("output_dir", "tokenizer"),
+    "export": ("output_dir", "prompts"),
 }
 SOURCES = ("sources", "eval_sources")
 # Keys of the steps of curation whose value is a path or an id, or a list of them.

@@ -62,7 +62,7 @@ _NAMES: list[tuple[dict[str, Any], str]] = [
     (BELOW_1, "eval_fraction adam_beta1 adam_beta2 lora_dropout label_smoothing_factor"),
     # dpo_config.py: at 0.5 a pair says nothing about which reply is better.
     ({"minimum": 0, "exclusiveMaximum": 0.5}, "label_smoothing"),
-    (UP_TO_1, "gamma lam ld_alpha ref_model_mixup_alpha"),
+    (UP_TO_1, "recovery gamma lam ld_alpha ref_model_mixup_alpha"),
     (SEED, "seed data_seed"),
     # training_args.py: -1 leaves the length to num_train_epochs.
     ({"minimum": -1, "not": {"const": 0}}, "max_steps"),

@@ -28,7 +28,12 @@ from .schema import load_schema, section_types, stage_names
 
 Recipe = TypeVar("Recipe")
 SUFFIXES = (".yaml", ".yml")  # of a recipe's file
-OWN_SECTION = ("curate", "evaluate", "tokenizer")  # stages that train no model: `<stage>.output_dir`
+OWN_SECTION = (
+    "curate",
+    "evaluate",
+    "export",
+    "tokenizer",
+)  # stages that train no model: `<stage>.output_dir`
 
 
 @dataclass

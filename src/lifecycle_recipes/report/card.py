@@ -10,7 +10,7 @@ from ..record.environment import is_alive
 from ..record.file import RUN_FILE, read_record
 from ..record.gate import judge
 from .measures import MAIN, named_by_gate
-from .numbers import number
+from .numbers import amount, number
 from .sweep import sweep_text
 
 # Heading -> pattern of the metric's name. If several metrics match, each has its own column.
@@ -52,6 +52,7 @@ def card(places: list[str]) -> str:
         curation(name, r) for name, r in records.items() if r.get("stage") == "curate" and r.get("metrics")
     ]
     parts += [f"{name}: {record['status']}" for name, record in records.items() if record["status"] != "done"]
+    parts += [exported(name, record) for name, record in records.items() if record.get("export")]
     parts += [waivers(name, record) for name, record in records.items() if record.get("allowed")]
     parts += [sweep(name, record) for name, record in records.items() if record.get("sweep")]
     parts += samples(records)
@@ -136,7 +137,7 @@ def left_out(records: dict[str, dict]) -> list[str]:
 
 def columns_of(records: dict[str, dict]) -> tuple[dict[str, str], list[str]]:
     """(heading -> metric, metrics of tasks without a column): MEASURES, MAIN, gates, then other tasks."""
-    names = sorted({name for record in records.values() for name in record.get("metrics") or {}})
+    names = sorted({name for record in records.values() for name in measured_of_model(record)})
     columns, known = {}, set()
     for heading, pattern in MEASURES.items():
         found = [name for name in names if re.fullmatch(pattern, name)]
@@ -150,13 +151,21 @@ def columns_of(records: dict[str, dict]) -> tuple[dict[str, str], list[str]]:
     asked = [
         name
         for record in records.values()
-        for name in named_by_gate(record.get("gate") or [], record.get("metrics") or {})
+        for name in named_by_gate(record.get("gate") or [], measured_of_model(record))
     ]
     columns |= {name: name for name in asked if name in names and name not in columns.values()}
     # Those of curation describe rows, not a model: they are in its ledger.
     rows = {name for r in records.values() if r.get("stage") == "curate" for name in r.get("metrics") or {}}
     tasks = [n for n in names if "." in n and n not in {*columns.values(), *known, *rows}]
     return columns | {name: name for name in tasks[:MAX_TASKS]}, tasks[MAX_TASKS:]
+
+
+def measured_of_model(record: dict) -> dict:
+    """The metrics of a record, without those of the forms of an export: they have a table of their own."""
+    forms = tuple(f"{form}." for form in (record.get("export") or {}).get("parity") or {})
+    return {
+        name: value for name, value in (record.get("metrics") or {}).items() if not name.startswith(forms)
+    }
 
 
 def tokens_per_second(record: dict):
@@ -208,6 +217,26 @@ def curation(name: str, record: dict) -> str:
     if taken := [f"{step} {share:.1%}" for step, share in shares.items() if share and step != "held-out"]:
         lines.append(f"  left out: {', '.join(taken)}")
     return "\n".join(lines)
+
+
+def exported(name: str, record: dict) -> str:
+    """Each form of an exported model: its size, and how it compares with the trained model."""
+    parity, sizes = record["export"]["parity"], record["export"]["bytes"]
+    columns = {"form": list(parity), "size": [f"{amount(sizes[form])}B" for form in parity]}
+    for heading, key in {
+        "agreement": "agreement",
+        "same text": "same_text",
+        "largest": "max_difference",
+    }.items():
+        columns[heading] = [
+            number(found.get(key), ".3g" if heading == "largest" else ".3f") for found in parity.values()
+        ]
+    kept = [record["metrics"].get(f"{form}.recovery") for form in parity]
+    columns["recovery"] = [number(value, ".3f") for value in kept]
+    widths = [max(len(cell) for cell in (head, *cells)) for head, cells in columns.items()]
+    rows = [list(columns), ["-" * width for width in widths], *zip(*columns.values(), strict=True)]
+    of = f"{name}: {record['export']['of']} and its forms, compared with the trained model on its replies"
+    return of + "\n\n" + "\n".join(line(row, widths) for row in rows)
 
 
 def waivers(name: str, record: dict) -> str:

@@ -4,12 +4,12 @@ Torch inside functions only; files are mapped one after the other, and their wei
 """
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..finding import Finding
+from ..models.safetensors_files import tensors, weight_files
 
 SHOWN = 3
 FULL, ADAPTER = ("model.safetensors", "config.json"), ("adapter_model.safetensors", "adapter_config.json")
@@ -96,16 +96,6 @@ def find_in_saved(directory: str, wanted: Wanted) -> list[Finding]:
         return [_incomplete(directory, f"its weights cannot be read: {error}"), *found]
 
 
-def weight_files(place: Path, name: str) -> list[Path]:
-    """The safetensors that from_pretrained reads, in its order: the single file, else those of the index."""
-    if (place / name).is_file():
-        return [place / name]
-    index = place / f"{name}.index.json"
-    if not index.is_file():
-        return []
-    return [place / file for file in sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))]
-
-
 def _unreadable() -> tuple[type[Exception], ...]:
     from safetensors import SafetensorError
 
@@ -155,16 +145,6 @@ def _tensors(directory: str, files: list[Path], wanted: Wanted) -> list[Finding]
         fix = "do not use this model; resume from the last checkpoint"
         found.append(Finding.error("non-finite", message, fix, directory))
     return found
-
-
-def tensors(files: list[Path]) -> Iterator[tuple[str, Any]]:
-    """(name, tensor) of every weight in the files, as mapped from disk."""
-    from safetensors import safe_open
-
-    for file in files:
-        with safe_open(file, framework="pt") as weights:
-            for name in weights.keys():  # noqa: SIM118 - not a dict
-                yield name, weights.get_tensor(name)
 
 
 def _is_finite(tensor: Any) -> bool:

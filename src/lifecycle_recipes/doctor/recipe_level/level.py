@@ -25,7 +25,7 @@ def find_in_recipe(raw: RawRecipe) -> list[Finding]:
     parts = (find_in_waivers, find_in_settings, find_in_global_batch, find_in_files, find_in_hub)
     parts += (
         find_in_architecture,
-        _find_in_curation,
+        _find_in_own_section,
         find_in_machine,
         find_in_launch,
         find_in_precision,
@@ -41,10 +41,14 @@ def find_in_recipe(raw: RawRecipe) -> list[Finding]:
         return [Finding.error("bad-value", message, "correct the path", raw.path)]
 
 
-def _find_in_curation(raw: RawRecipe) -> list[Finding]:
-    """The steps of curation are imported for their own recipes only."""
-    if raw.stage != "curate":
-        return []
-    from .curation import find_in_curation
+def _find_in_own_section(raw: RawRecipe) -> list[Finding]:
+    """The steps of curation, and the forms of an export, are imported for their own recipes only."""
+    if raw.stage == "curate":
+        from .curation import find_in_curation
 
-    return find_in_curation(raw)
+        return find_in_curation(raw)
+    if raw.stage == "export":
+        from .export import find_in_export
+
+        return find_in_export(raw)
+    return []

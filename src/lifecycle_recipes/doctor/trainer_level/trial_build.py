@@ -16,7 +16,7 @@ from ...data.provenance import Origins
 from ...finding import Finding, refuse
 
 # They have no loss, so there is nothing to build.
-NO_TRAINER = ("curate", "tokenizer", "evaluate")
+NO_TRAINER = ("curate", "tokenizer", "evaluate", "export")
 # Exceptions with which upstream rejects a recipe.
 REJECTIONS = (ValueError, TypeError, NotImplementedError, ImportError, OSError, RuntimeError, KeyError)
 

@@ -1,0 +1,53 @@
+"""The `export` section of a recipe: what is written, and how far it may differ from the trained model. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Form = Literal["int8", "nf4", "gguf-f16", "gguf-q8_0", "gguf-q4_0"]
+MERGED = "merged"  # the model in output_dir itself
+# Least share of the tokens of the trained model's replies that a form would choose as well, given those before them.
+# A model that was only merged or written in 16 bits rounds other; 4 bits change one token in about twenty of a small
+# model. Measured on the desk: docs/publish.md.
+AGREEMENT = {
+    MERGED: 0.999,
+    "gguf-f16": 0.99,
+    "int8": 0.97,
+    "gguf-q8_0": 0.97,
+    "nf4": 0.90,
+    "gguf-q4_0": 0.85,
+}
+
+
+@dataclass
+class ExportedModel:
+    """model_name_or_path: the trained model, a run, a directory or a Hub id. model_revision: of a Hub id."""
+
+    model_name_or_path: str
+    model_revision: str = "main"
+
+
+@dataclass
+class ExportConfig:
+    """What is written, and how it is compared with the trained model.
+
+    output_dir: of the model, with all adapters merged; each of the forms is in a directory of its name below. dtype:
+    of the merged weights; null: that of the trained model. forms: smaller copies: int8 and nf4 (bitsandbytes), and
+    GGUF files for llama.cpp and Ollama. prompts: a .jsonl file of prompts, {"prompt": text or messages}; limit: the
+    first of them; max_new_tokens: of a reply. The trained model answers them, and every form must agree. agreement:
+    form (`merged` for the model itself) -> least share of the tokens of these replies that the form chooses, too.
+    recovery: of each form, the least share of every score of the evaluate section.
+    """
+
+    output_dir: str
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    forms: list[Form] = field(default_factory=list)
+    prompts: str | None = None
+    limit: int = 50
+    max_new_tokens: int = 96
+    agreement: dict[str, float] = field(default_factory=dict)
+    recovery: float = 0.95
+
+    def least_agreement(self, form: str) -> float:
+        return self.agreement.get(form, AGREEMENT[form])

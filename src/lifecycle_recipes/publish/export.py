@@ -1,0 +1,109 @@
+"""Export from the trained model to checked directories, in the order in which it happens."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..evals.measure import measure
+from ..evals.rubric import read_prompts
+from ..models.adapters import is_adapter
+from ..models.load import load_tokenizer
+from .config import MERGED, ExportConfig, ExportedModel
+from .gguf_writing import require_gguf, write_gguf
+from .merge import Source, find_source, merged
+from .parity import find_parity, read, require_parity
+from .quantise import write_quantised
+from .recovery import measure_forms, require_recovery
+
+if TYPE_CHECKING:
+    from ..evals.config import EvaluateConfig
+    from ..record.run import Run
+
+WORK = ".unfinished"
+# What is continued where the recipe names no prompts.
+PROMPTS = ["The", "In the beginning", "Question: What is this?", "1, 2, 3,", "def main():", "Dear all,"]
+
+
+def export(model: ExportedModel, config: ExportConfig, evaluate: EvaluateConfig | None, run: Run) -> None:
+    """Merge, write every form, compare all with the trained model, measure.
+
+    Raises Refusal: export-differs, export-unloadable, recovery-low, with status 1, after the record has the figures.
+    """
+    directory, source = Path(config.output_dir), find_source(model)
+    work = directory / WORK
+    shutil.rmtree(work, ignore_errors=True)  # of an attempt that was killed
+    prompts = (
+        [row["prompt"] for row in read_prompts(config.prompts, config.limit)] if config.prompts else PROMPTS
+    )
+    say(f"reading {source.path} on {len(prompts)} prompts")
+    trained = source.load()
+    expected = read(trained, prompts, source.is_reward, config.max_new_tokens)
+    say(f"writing {MERGED}")
+    dtype = write_merged(source, trained, config, directory)
+    del trained
+    forms = {form: directory / form for form in config.forms}
+    for form, place in forms.items():
+        say(f"writing {form}")
+        write_form(config.output_dir, form, place)
+    say(f"comparing {', '.join([MERGED, *forms])} with the trained model, in a new process")
+    parity = find_parity(expected, {MERGED: directory, **forms}, prompts, config, work)
+    note(source, dtype, parity, forms, directory, run)
+    exact = dtype == "float32" and expected[0].dtype == "float32" and source.quantised is None
+    require_parity(parity, config, exact)
+    if evaluate:
+        measure(config.output_dir, evaluate, run)
+        measure_forms(forms, evaluate, run)
+        require_recovery(forms, config, run)
+
+
+def write_merged(source: Source, trained: Any, config: ExportConfig, directory: Path) -> str:
+    """Save the model without adapters, with its tokenizer and its stop tokens; returns its dtype."""
+    model = merged(source, config.dtype)
+    if not source.is_reward:
+        model.generation_config = trained.model.generation_config
+    model.save_pretrained(directory)
+    load_tokenizer(source.path, source.revision).save_pretrained(directory)
+    return str(model.dtype).removeprefix("torch.")
+
+
+def write_form(whole: str, form: str, place: Path) -> None:
+    """Write one form of the merged model in the directory `whole`; aside first, so that a killed run leaves no half."""
+    fresh = place.with_name(f"{WORK}-{place.name}")
+    for left in (fresh, place):
+        shutil.rmtree(left, ignore_errors=True)
+    fresh.mkdir()
+    if form.startswith("gguf-"):
+        require_gguf(whole)
+        write_gguf(whole, fresh, form.removeprefix("gguf-").upper())
+    else:
+        write_quantised(whole, form, fresh)
+    fresh.rename(place)
+
+
+def note(source: Source, dtype: str, parity: dict, forms: dict[str, Path], directory: Path, run: Run) -> None:
+    """Into the record: what was merged, sizes, the comparison; into the metrics what a gate may ask for."""
+    sizes = {MERGED: size_of(directory)} | {form: size_of(place) for form, place in forms.items()}
+    run.note(
+        export={
+            "of": source.path,
+            "adapters_merged": is_adapter(source.path),
+            "base": "dequantised, as in training" if source.quantised else "as saved",
+            "dtype": dtype,
+            "bytes": sizes,
+            "parity": parity,
+        }
+    )
+    for form, found in parity.items():
+        measured = ("agreement", "same_text", "stopped", "max_difference")
+        run.metrics.update({f"{form}.{name}": found[name] for name in measured if name in found})
+
+
+def size_of(directory: Path) -> int:
+    """Bytes of the weights in a directory, not below it."""
+    return sum(file.stat().st_size for p in ("*.safetensors", "*.gguf") for file in directory.glob(p))
+
+
+def say(line: str) -> None:
+    print(line, flush=True)

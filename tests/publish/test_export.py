@@ -1,0 +1,183 @@
+"""The export stage: what it writes is the trained model, can be moved, and is refused where it is another one."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lifecycle_recipes.cli import main as lifecycle
+from lifecycle_recipes.models.saved import load_saved
+from lifecycle_recipes.publish import export as export_module
+from lifecycle_recipes.publish.config import ExportConfig
+from lifecycle_recipes.publish.parity import find_in_parity
+from lifecycle_recipes.publish.recovery import recovery
+from lifecycle_recipes.stages.export import main
+
+SAME = {"differs": [], "agreement": 1.0, "max_difference": 0.0}
+
+
+@pytest.fixture
+def export(tmp_path):
+    """Runs the stage on a model; returns (exit status, its directory, its record)."""
+
+    def run(model, *arguments, **settings) -> tuple[int, Path, dict]:
+        prompts = tmp_path / "prompts.jsonl"
+        rows = [{"prompt": f"Which colour is service {i}?"} for i in range(6)]
+        prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        out = tmp_path / "exported"
+        recipe = {
+            "stage": "export",
+            "model": {"model_name_or_path": str(model)},
+            "export": {"output_dir": str(out), "prompts": str(prompts), "max_new_tokens": 8} | settings,
+        }
+        file = tmp_path / "export.yaml"
+        file.write_text(yaml.safe_dump(recipe))
+        status = 0
+        try:
+            main([str(file), *arguments])
+        except SystemExit as end:
+            status = end.code or 0
+        record = json.loads((out / "run.json").read_text()) if (out / "run.json").exists() else {}
+        return status, out, record
+
+    return run
+
+
+def save_adapter(base, path: Path, **quantised) -> Path:
+    """A LoRA adapter of random weights on the model at `base`, as a run would save it."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.manual_seed(3)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    model.name_or_path = str(base)
+    model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    for name, weight in model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    model.save_pretrained(path)
+    AutoTokenizer.from_pretrained(base).save_pretrained(path)
+    if quantised:
+        record = {"schema": 1, "status": "done", "stage": "sft", "gate": [], "metrics": {}, "identity": "x"}
+        settings = {"model": {"model_name_or_path": str(base), "use_peft": True, **quantised}}
+        (path / "run.json").write_text(json.dumps(record | {"settings": settings}))
+    return path
+
+
+def test_all_forms_of_a_model_and_the_directory_can_be_moved(export, chat_model, tmp_path):
+    loose = {"int8": 0.5, "nf4": 0.2, "gguf-q8_0": 0.5, "gguf-q4_0": 0.2}
+    forms = ["int8", "nf4", "gguf-f16", "gguf-q8_0", "gguf-q4_0"]
+    status, out, record = export(chat_model, forms=forms, agreement=loose)
+    assert status == 0 and record["status"] == "done"
+    parity, sizes = record["export"]["parity"], record["export"]["bytes"]
+    assert parity["merged"]["max_difference"] == 0 and parity["merged"]["same_text"] == 1
+    assert parity["gguf-f16"]["agreement"] == 1 and parity["gguf-f16"]["max_difference"] < 0.01
+    assert not any(found["differs"] for found in parity.values())
+    assert record["metrics"]["gguf-q8_0.agreement"] == parity["gguf-q8_0"]["agreement"]
+    assert sizes["gguf-q4_0"] < sizes["gguf-q8_0"] < sizes["gguf-f16"] < sizes["merged"]
+    # Elsewhere, without the model that it was made from.
+    shutil.rmtree(chat_model)
+    moved = shutil.move(out, tmp_path / "elsewhere")
+    saved = load_saved(str(moved))
+    assert saved.tokenizer.chat_template and saved.model.generation_config.eos_token_id == [1, 3]
+    stops = saved.tokenizer.convert_ids_to_tokens([1, 3])
+    modelfile = (moved / "gguf-q4_0/Modelfile").read_text()
+    assert modelfile.startswith("FROM ./model.gguf\n") and all(
+        f'stop "{stop}"' in modelfile for stop in stops
+    )
+
+
+def test_a_merged_adapter_answers_as_the_adapter(export, chat_model, tmp_path, capsys):
+    adapter = save_adapter(chat_model, tmp_path / "adapter")
+    status, out, record = export(adapter)
+    parity = record["export"]["parity"]["merged"]
+    assert status == 0 and parity["max_difference"] < 1e-4 and parity["same_text"] == 1
+    assert record["export"]["adapters_merged"] and not list(out.glob("adapter*"))
+    with pytest.raises(SystemExit):
+        lifecycle(["lineage", str(out)])
+    assert f"model {adapter}" in capsys.readouterr().out
+
+
+def test_another_base_is_found_out(export, chat_model, tmp_path, monkeypatch, capsys):
+    """The adapter of one base, merged into another."""
+    from transformers import AutoModelForCausalLM
+
+    adapter = save_adapter(chat_model, tmp_path / "adapter")
+    merge = export_module.merged
+
+    def into_another(source, dtype):
+        model = merge(source, dtype)
+        other = AutoModelForCausalLM.from_pretrained(chat_model)
+        model.model.layers[0].mlp.load_state_dict(other.model.layers[0].mlp.state_dict())
+        return model
+
+    monkeypatch.setattr(export_module, "merged", into_another)
+    status, _, record = export(adapter)
+    assert status == 1 and record["status"].startswith("failed: [export-differs]")
+    assert "the logits of the merged model differ" in capsys.readouterr().err
+
+
+def test_another_template_is_found_out(export, chat_model, monkeypatch, capsys):
+    load = export_module.load_tokenizer
+
+    def drifted(*arguments):
+        tokenizer = load(*arguments)
+        tokenizer.chat_template = tokenizer.chat_template.replace("assistant", "bot")
+        return tokenizer
+
+    monkeypatch.setattr(export_module, "load_tokenizer", drifted)
+    status, *_ = export(chat_model)
+    assert status == 1 and "merged: another chat template" in capsys.readouterr().err
+
+
+def test_what_cannot_be_loaded_is_named(export, chat_model, monkeypatch, capsys):
+    def damaged(whole, form, place):
+        shutil.copytree(whole, place, ignore=shutil.ignore_patterns("*.json"))
+
+    monkeypatch.setattr(export_module, "write_form", damaged)
+    status, *_ = export(chat_model, forms=["int8"])
+    assert status == 1 and "[export-unloadable]" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_qlora_adapter_is_merged_into_the_weights_that_it_saw(export, chat_model, tmp_path):
+    adapter = save_adapter(chat_model, tmp_path / "adapter", load_in_4bit=True, dtype="float32")
+    status, _, record = export(adapter)
+    found = record["export"]
+    assert status == 0 and found["base"].startswith("dequantised")
+    assert found["parity"]["merged"]["agreement"] == 1 and found["parity"]["merged"]["max_difference"] < 0.05
+    plain = save_adapter(chat_model, tmp_path / "plain")
+    assert export(plain, "--replace")[2]["export"]["base"] == "as saved"
+
+
+@pytest.mark.slow
+def test_a_reward_model_gives_the_same_scores(export, tiny_reward_dir):
+    status, out, record = export(tiny_reward_dir)
+    parity = record["export"]["parity"]["merged"]
+    assert status == 0 and parity["max_difference"] < 1e-5 and "agreement" not in parity
+    assert parity["architecture"] == "LlamaForSequenceClassification"
+
+
+def test_what_is_not_the_trained_model():
+    config = ExportConfig(output_dir="x", forms=["int8"], agreement={"int8": 0.9})
+    assert find_in_parity({"merged": SAME, "int8": SAME | {"agreement": 0.91}}, config, True) == []
+    few = find_in_parity({"merged": SAME, "int8": SAME | {"agreement": 0.89}}, config, True)
+    assert [f.where for f in few] == ["x/int8"] and "89.0%" in few[0].message
+    away = SAME | {"max_difference": 0.1}
+    assert find_in_parity({"merged": away}, config, exact=False) == []
+    assert len(find_in_parity({"merged": away}, config, exact=True)) == 1
+    assert len(find_in_parity({"merged": SAME | {"max_difference": float("nan")}}, config, exact=True)) == 1
+    stops = find_in_parity({"merged": SAME | {"differs": ["stop tokens"]}}, config, False)
+    assert "another stop tokens" in stops[0].message
+
+
+def test_recovery_is_the_smallest_share_that_is_kept():
+    whole = {"task.acc": 0.8, "wiki.bits_per_byte": 2.0, "never.acc": 0.0}
+    assert recovery({"task.acc": 0.76, "wiki.bits_per_byte": 2.0, "never.acc": 0.1}, whole) == pytest.approx(
+        0.95
+    )
+    assert recovery({"task.acc": 0.9, "wiki.bits_per_byte": 2.5, "never.acc": 0.0}, whole) == 0.8
+    assert recovery({"task.acc": 0.0, "wiki.bits_per_byte": 2.0, "never.acc": 0.0}, whole) == 0

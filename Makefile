@@ -17,6 +17,7 @@ LAYOUT ?=
 PROCESSES ?=
 CPU ?=
 ARGS ?=
+RUN ?=
 LAUNCH = $(if $(LAYOUT),--layout $(LAYOUT)) $(if $(PROCESSES),--processes $(PROCESSES)) $(if $(CPU),--cpu)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -29,14 +30,14 @@ NEEDED = $(shell grep -qs data/desk/world $(RECIPES)/*.yaml && echo $(WORLD))
 # The desk does not need the Hub; run a recipe with a Hub id with HF_HUB_OFFLINE=0.
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help install data lifecycle variants report curate tokenizer pretrain sft reward ppo dpo kto evaluate export \
+.PHONY: help install data lifecycle variants report push curate tokenizer pretrain sft reward ppo dpo kto evaluate export \
 	broken test test-fast test-slow lint format clean
 .DELETE_ON_ERROR:
 
 help:
 	@sed -n '1,/^$$/p' Makefile | sed 's/^# \{0,1\}//'
 	@echo "stages: curate tokenizer pretrain sft reward ppo dpo kto evaluate export, and sft-lora sft-qlora dpo-lora"
-	@echo "others: install data report lint format clean"
+	@echo "others: install data report push lint format clean"
 
 # --- environment: a local .venv with the versions that were tested together -------------------------------
 install: $(INSTALLED)
@@ -61,6 +62,10 @@ lifecycle: | $(INSTALLED) $(WORLD)
 # With the full fine-tunes, with which their gates compare them.
 variants: | $(INSTALLED) $(WORLD)
 	@$(LIFECYCLE) run recipes/desk --until 04-sft-lora --until 04-sft-qlora --until 07-dpo-lora --replace
+
+# make push RUN=runs/desk/11-export ARGS="--repo me/desk --license apache-2.0 --dry-run"
+push: | $(INSTALLED)
+	@HF_HUB_OFFLINE=0 $(LIFECYCLE) push $(RUN) $(ARGS)
 
 report: | $(INSTALLED)
 	@$(LIFECYCLE) report

@@ -139,6 +139,9 @@ def spoil_models(target: Path) -> None:
     generation = copy(target, "stops-elsewhere") / "generation_config.json"
     generation.write_text(json.dumps({"eos_token_id": tokenizer().eos_token_id}))
     save_model(target / "biased", tokenizer(), attention_bias=True)
+    quantised = copy(target, "quantised") / "config.json"
+    settings = {"quantization_config": {"quant_method": "gptq", "bits": 4}}
+    quantised.write_text(json.dumps(json.loads(quantised.read_text()) | settings))
     save_adapter(target / "adapter", str(PARENTS / "chat"))
     save_adapter(target / "adapter-without-base", str(PARENTS / "gone"))
 

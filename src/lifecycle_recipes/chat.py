@@ -43,11 +43,12 @@ def chat(path: str, prompt: str | None = None, max_new_tokens: int = 256) -> Non
 
 
 def stage_of(path: str) -> str | None:
-    """The stage that saved a run; None for other models. Raises Refusal: missing-model."""
+    """The stage that trained the model of a run; None for other models. Raises Refusal: missing-model."""
     if is_local(path) and not Path(path).exists():
         raise refuse("missing-model", "the directory does not exist", "train it, or correct the path", path)
     try:
-        return read_record(path).get("stage")
+        record = read_record(path)
+        return (record.get("export") or {}).get("of_stage") or record.get("stage")
     except Refusal as refusal:
         if refusal.findings[0].code != "no-record":
             raise

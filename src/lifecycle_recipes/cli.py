@@ -19,6 +19,7 @@ EXAMPLES = """examples:
   lifecycle report runs/desk
   lifecycle ledger runs/desk/01-curate --step near-duplicates --samples 5
   lifecycle lineage runs/desk/11-export
+  lifecycle push runs/desk/11-export --repo me/desk --license apache-2.0 --dry-run
   lifecycle chat runs/desk/04-sft --prompt "Who owns the billing service?"
 
 exit statuses: 0 done, 2 refused before the run, 3 gate failed, 4 interrupted (can be resumed), 1 other error"""
@@ -177,6 +178,24 @@ def build_parser() -> argparse.ArgumentParser:
     help = "show what a run was made from, back to the raw text"
     sub = command("lineage", lineage, help, "lifecycle lineage runs/desk/11-export")
     sub.add_argument("run", metavar="RUN_DIR")
+
+    help = "push a finished run to the Hub: model, card, records of the whole chain"
+    sub = command(
+        "push", push, help, "lifecycle push runs/desk/11-export --repo me/desk --license apache-2.0 --dry-run"
+    )
+    sub.add_argument("run", metavar="RUN_DIR")
+    sub.add_argument("--repo", metavar="OWNER/NAME", required=True)
+    sub.add_argument("--license", metavar="ID", help="of the model, such as apache-2.0")
+    sub.add_argument("--form", metavar="NAME", help="push this form of an export, such as int8")
+    sub.add_argument("--public", action="store_true", help="default: private")
+    sub.add_argument("--private", action="store_false", dest="public", help=argparse.SUPPRESS)
+    sub.add_argument("--branch", metavar="NAME", default="main")
+    sub.add_argument("--tag", metavar="NAME")
+    sub.add_argument("--message", metavar="TEXT", help="of the commit")
+    sub.add_argument(
+        "--allow-failed-gate", action="store_true", help="the card then names the lines that failed"
+    )
+    sub.add_argument("--dry-run", action="store_true", help="print the files and the card, and push nothing")
 
     sub = command("chat", chat, "chat with a saved model", "lifecycle chat runs/desk/04-sft --prompt 'Hello'")
     sub.add_argument("run", metavar="RUN_DIR")
@@ -341,6 +360,15 @@ def lineage(args, rest: list[str]) -> int:
     from .publish.lineage import lineage_text
 
     print(lineage_text(args.run))
+    return DONE
+
+
+def push(args, rest: list[str]) -> int:
+    from .publish.push import Push
+    from .publish.push import push as push_run
+
+    settings = {name: value for name, value in vars(args).items() if name in Push.__dataclass_fields__}
+    print(push_run(Push(**settings)))
     return DONE
 
 

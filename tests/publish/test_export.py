@@ -6,13 +6,17 @@ from pathlib import Path
 
 import pytest
 import yaml
+from repository import ROOT
 
 from lifecycle_recipes.cli import main as lifecycle
 from lifecycle_recipes.models.saved import load_saved
 from lifecycle_recipes.publish import export as export_module
 from lifecycle_recipes.publish.config import ExportConfig
+from lifecycle_recipes.publish.gguf_reading import load_gguf
+from lifecycle_recipes.publish.gguf_writing import find_in_gguf, write_gguf
 from lifecycle_recipes.publish.parity import find_in_parity
 from lifecycle_recipes.publish.recovery import recovery
+from lifecycle_recipes.publish.source import quantisation_of
 from lifecycle_recipes.stages.export import main
 
 SAME = {"differs": [], "agreement": 1.0, "max_difference": 0.0}
@@ -130,7 +134,7 @@ def test_another_template_is_found_out(export, chat_model, monkeypatch, capsys):
 
     monkeypatch.setattr(export_module, "load_tokenizer", drifted)
     status, *_ = export(chat_model)
-    assert status == 1 and "merged: another chat template" in capsys.readouterr().err
+    assert status == 1 and "merged: the rendered chat templates differ" in capsys.readouterr().err
 
 
 def test_what_cannot_be_loaded_is_named(export, chat_model, monkeypatch, capsys):
@@ -138,8 +142,10 @@ def test_what_cannot_be_loaded_is_named(export, chat_model, monkeypatch, capsys)
         shutil.copytree(whole, place, ignore=shutil.ignore_patterns("*.json"))
 
     monkeypatch.setattr(export_module, "write_form", damaged)
-    status, *_ = export(chat_model, forms=["int8"])
-    assert status == 1 and "[export-unloadable]" in capsys.readouterr().err
+    status, out, record = export(chat_model, forms=["int8"])
+    errors = capsys.readouterr().err
+    assert status == 1 and f"[export-unloadable] {out}/int8: int8 cannot be loaded" in errors
+    assert record["export"]["parity"]["merged"]["same_text"] == 1  # what could be compared is recorded
 
 
 @pytest.mark.slow
@@ -171,7 +177,7 @@ def test_what_is_not_the_trained_model():
     assert len(find_in_parity({"merged": away}, config, exact=True)) == 1
     assert len(find_in_parity({"merged": SAME | {"max_difference": float("nan")}}, config, exact=True)) == 1
     stops = find_in_parity({"merged": SAME | {"differs": ["stop tokens"]}}, config, False)
-    assert "another stop tokens" in stops[0].message
+    assert "the stop tokens differ" in stops[0].message
 
 
 def test_recovery_is_the_smallest_share_that_is_kept():
@@ -181,3 +187,111 @@ def test_recovery_is_the_smallest_share_that_is_kept():
     )
     assert recovery({"task.acc": 0.9, "wiki.bits_per_byte": 2.5, "never.acc": 0.0}, whole) == 0.8
     assert recovery({"task.acc": 0.0, "wiki.bits_per_byte": 2.0, "never.acc": 0.0}, whole) == 0
+    assert recovery({"task.acc": float("nan"), "wiki.bits_per_byte": 2.0, "never.acc": 0.0}, whole) == 0
+
+
+@pytest.mark.parametrize("family", ["mistral", "qwen2", "qwen3"])
+def test_gguf_of_each_family_is_the_same_model(tmp_path, chat_model, family):
+    """Heads that are wider than hidden / heads, fewer key heads, tied embeddings, biases of Qwen2."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(chat_model)
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes |= {"num_key_value_heads": 1, "max_position_embeddings": 128, "tie_word_embeddings": True}
+    sizes |= {"head_dim": 128} if family == "qwen3" else {}
+    sizes |= {"sliding_window": None} if family == "mistral" else {}
+    torch.manual_seed(4)
+    config = AutoConfig.for_model(family, vocab_size=len(tokenizer) + 4, **sizes)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    model.save_pretrained(tmp_path / family)
+    tokenizer.save_pretrained(tmp_path / family)
+    form = tmp_path / "form"
+    form.mkdir()
+    write_gguf(str(tmp_path / family), form, "F16")
+    read = load_gguf(form)
+    ids = torch.tensor([tokenizer("Which colour is service 3?")["input_ids"]])
+    with torch.no_grad():
+        ours, theirs = model(ids).logits, read.model(ids.to(read.model.device)).logits.cpu()
+    assert (ours - theirs).abs().max() < 0.01 * ours.std()
+    assert read.tokenizer("Which colour is 12?")["input_ids"] == tokenizer("Which colour is 12?")["input_ids"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"model_type": "gemma3"}, "the family gemma3"),
+        ({"rope_parameters": {"rope_type": "llama3"}}, "RoPE scaling (llama3)"),
+        ({"rope_parameters": None, "rope_scaling": {"type": "linear"}}, "RoPE scaling (linear)"),
+        ({"mlp_bias": True}, "biases"),
+        ({"model_type": "mistral", "sliding_window": 4096}, "sliding-window"),
+        ({"model_type": "qwen3", "head_dim": 64}, "heads are not 128"),
+    ],
+)
+def test_what_gguf_would_change_is_refused(chat_model, change, reason):
+    assert find_in_gguf(str(chat_model)) == []
+    config = json.loads((chat_model / "config.json").read_text())
+    (chat_model / "config.json").write_text(json.dumps(config | change))
+    assert reason in find_in_gguf(str(chat_model))[0]
+
+
+def test_16_bits_are_still_the_trained_model(export, chat_model, tmp_path):
+    status, out, record = export(chat_model, dtype="bfloat16", agreement={"merged": 0.8})
+    parity = record["export"]["parity"]["merged"]
+    assert status == 0 and parity["dtype"] == "bfloat16" and parity["max_difference"] > 0
+    assert ExportConfig("x").least_agreement("merged", exact=False) < ExportConfig("x").least_agreement(
+        "merged", True
+    )
+
+
+def test_scores_that_differ_are_found_out_in_16_bits_too():
+    config = ExportConfig(output_dir="x")
+    scores = {"differs": [], "scale": 2.0}
+    assert find_in_parity({"merged": scores | {"max_difference": 0.05}}, config, exact=False) == []
+    assert find_in_parity({"merged": scores | {"max_difference": 0.2}}, config, exact=False)
+    assert find_in_parity({"merged": scores | {"max_difference": float("nan")}}, config, exact=False)
+    assert find_in_parity({"merged": scores | {"max_difference": 0.05}}, config, exact=True)
+
+
+def test_the_checkpoint_of_a_qlora_run_has_its_quantisation(chat_model, tmp_path):
+    run = save_adapter(chat_model, tmp_path / "run", load_in_4bit=True)
+    checkpoint = save_adapter(chat_model, run / "checkpoint-5")
+    assert quantisation_of(str(checkpoint)).load_in_4bit and quantisation_of(str(run)).load_in_4bit
+
+
+def test_a_check_names_what_cannot_be_exported(chat_model, tmp_path, capsys):
+    def errors(**settings) -> str:
+        export = {"output_dir": str(tmp_path / "out")} | settings
+        recipe = {"stage": "export", "model": {"model_name_or_path": str(chat_model)}, "export": export}
+        (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
+        with pytest.raises(SystemExit):
+            lifecycle(["check", str(tmp_path / "r.yaml")])
+        found = capsys.readouterr()
+        return found.out + found.err
+
+    assert "[missing-file]" in errors(prompts=str(tmp_path / "none.jsonl"))
+    (tmp_path / "bad.jsonl").write_text('{"question": "x"}\n')
+    assert "[bad-row]" in errors(prompts=str(tmp_path / "bad.jsonl"))
+    assert "[no-effect]" in errors(agreement={"int8": 0.5})
+    assert "[bad-value]" in errors(agreement={"int9": 0.5})
+    config = json.loads((chat_model / "config.json").read_text())
+    (chat_model / "config.json").write_text(json.dumps(config | {"quantization_config": {"bits": 4}}))
+    assert "[not-exportable]" in errors()
+
+
+def test_a_form_that_scores_too_low_fails_the_export(export, chat_model, monkeypatch, capsys):
+    """The scores are planted: a tiny model has learnt nothing that it could lose."""
+    monkeypatch.setattr(
+        export_module, "measure", lambda path, config, run: run.metrics.update({"task.acc": 0.8})
+    )
+    monkeypatch.setattr(
+        "lifecycle_recipes.evals.harness.run_tasks", lambda replies, config: {"task.acc": 0.4}
+    )
+    evaluate = {"tasks": ["desk_facts"], "include_path": str(ROOT / "data/desk/tasks")}
+    status, _, record = export(
+        chat_model, "--evaluate", json.dumps(evaluate), forms=["int8"], agreement={"int8": 0.1}
+    )
+    assert status == 1 and record["metrics"]["int8.recovery"] == 0.5
+    assert "[recovery-low]" in capsys.readouterr().err

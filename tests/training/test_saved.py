@@ -13,7 +13,8 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from lifecycle_recipes.training.saved_files import find_in_saved, find_pickles, wanted_of
+from lifecycle_recipes.models.safetensors_files import find_pickles
+from lifecycle_recipes.training.saved_files import find_in_saved, wanted_of
 
 
 @pytest.fixture

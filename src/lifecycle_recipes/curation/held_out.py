@@ -68,7 +68,8 @@ def find_too_few(config: HeldOut, documents: int, held_out: int, moved: int) -> 
     message = f"{held_out:,} of {documents:,} documents are held out, where {wanted:,.0f} are asked for"
     if moved:
         message += f": {moved:,} resemble training documents and were moved back"
-    fix = "add a near_duplicates step before" if moved else "group by a column with smaller groups"
+    by_moves = held_out + moved >= LEAST_HELD * wanted - 1
+    fix = "add a near_duplicates step before" if by_moves else "group by a column with smaller groups"
     return [Finding.warning("held-out-too-few", message, fix, "curate.held_out")]
 
 

@@ -36,7 +36,7 @@ def check_config(config: EvaluateConfig | None, *, produced: tuple[str, ...] = (
                 )
             )
     if config.prompts and Path(config.prompts).is_file():
-        findings += _check_prompts(Path(config.prompts)) or _check_rubric(config)
+        findings += check_prompts(Path(config.prompts)) or _check_rubric(config)
     for key in ("against", "reward_model"):
         path = getattr(config, key)
         if path and path not in produced and is_local(path) and not hash_weights(path):
@@ -125,7 +125,7 @@ def _check_rubric(config: EvaluateConfig) -> list[Finding]:
     return []
 
 
-def _check_prompts(path: Path) -> list[Finding]:
+def check_prompts(path: Path, key: str = "evaluate.prompts") -> list[Finding]:
     """The first error of the prompts file, in which every line must be an object with a `prompt`."""
     number = 0
     try:
@@ -136,7 +136,7 @@ def _check_prompts(path: Path) -> list[Finding]:
                     return [Finding.error("bad-row", fault, fix, f"{path}:{number}")]
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         if path.suffix != ".jsonl":
-            message = "evaluate.prompts must be a .jsonl file"
+            message = f"{key} must be a .jsonl file"
             fix = 'write the prompts as JSON lines: {"prompt": "the text, or a list of messages"}'
             return [Finding.error("unknown-file-type", message, fix, str(path))]
         where = f"{path}:{max(number, 1)}"

@@ -111,7 +111,7 @@ def _adapter_config(path: str) -> dict:
 def merge_adapter(path: str, auto_class, **load_options):
     """The model of an adapter directory with its complete chain merged, in full precision, on the CPU or GPU.
 
-    Raises Refusal: adapter-base-missing.
+    Raises Refusal: adapter-base-missing; ValueError for an adapter with a NaN.
     """
     from peft import PeftModel
 
@@ -120,7 +120,7 @@ def merge_adapter(path: str, auto_class, **load_options):
         model = merge_adapter(base, auto_class, **load_options)
     else:
         model = auto_class.from_pretrained(base, **load_options, **base_revision(path, base))
-    return PeftModel.from_pretrained(model, path).merge_and_unload()
+    return PeftModel.from_pretrained(model, path).merge_and_unload(safe_merge=True)
 
 
 def base_revision(path: str, base: str) -> dict[str, str]:

@@ -1,9 +1,15 @@
-"""The safetensors files of a saved model, tensor by tensor. No torch on import."""
+"""The weight files of a saved model: safetensors, tensor by tensor, and pickles, which it should not have."""
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from ..finding import Finding
+
+SHOWN = 3
+# Pickled weights: torch.load runs code in them, and from_pretrained may load them as the model.
+PICKLES = ("pytorch_model*.bin", "adapter_model*.bin", "model*.pt", "model*.pth", "consolidated*.pth")
 
 
 def weight_files(place: Path, name: str) -> list[Path]:
@@ -24,3 +30,17 @@ def tensors(files: list[Path]) -> Iterator[tuple[str, Any]]:
         with safe_open(file, framework="pt") as weights:
             for name in weights.keys():  # noqa: SIM118 - not a dict
                 yield name, weights.get_tensor(name)
+
+
+def find_pickles(directory: str) -> list[Finding]:
+    """saved-pickled: weights as pickles beside the safetensors."""
+    names = sorted(file.name for pattern in PICKLES for file in Path(directory).glob(pattern))
+    if not names:
+        return []
+    message = f"the directory contains pickled weights: {in_short(names)}"
+    fix = "remove them: loading a pickle runs code, and some tools prefer pickles to safetensors"
+    return [Finding.error("saved-pickled", message, fix, directory)]
+
+
+def in_short(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..finding import refuse
 from ..record.parents import hash_weights
-from .adapters import adapter_base, adapter_has_head, base_revision, is_adapter, require_adapter_base
+from .adapters import (
+    adapter_base,
+    adapter_has_head,
+    base_revision,
+    is_adapter,
+    merge_adapter,
+    require_adapter_base,
+)
 from .config_file import read_json
 from .load import keep_4bit_layout, whole_parameters
 
@@ -112,7 +119,10 @@ def _load(path: str, auto_class, options: dict):
 
     base = require_adapter_base(path)
     options |= base_revision(path, base)
-    model = auto_class.from_pretrained(base, **{"dtype": "auto"} | options)
+    if is_adapter(base):  # two adapters of one name in a model would be one
+        model = merge_adapter(base, auto_class, **{"dtype": "auto"} | options)
+    else:
+        model = auto_class.from_pretrained(base, **{"dtype": "auto"} | options)
     return PeftModel.from_pretrained(model, path)
 
 

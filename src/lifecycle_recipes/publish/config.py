@@ -8,16 +8,10 @@ from typing import Literal
 Form = Literal["int8", "nf4", "gguf-f16", "gguf-q8_0", "gguf-q4_0"]
 MERGED = "merged"  # the model in output_dir itself
 # Least share of the tokens of the trained model's replies that a form would choose as well, given those before them.
-# A model that was only merged or written in 16 bits rounds other; 4 bits change one token in about twenty of a small
-# model. Measured on the desk: docs/publish.md.
-AGREEMENT = {
-    MERGED: 0.999,
-    "gguf-f16": 0.99,
-    "int8": 0.97,
-    "gguf-q8_0": 0.97,
-    "nf4": 0.90,
-    "gguf-q4_0": 0.85,
-}
+# Measured on the desk's model of 1.5 M parameters, in which more tokens are almost equally likely than in a large one:
+# bfloat16 0.989 to 0.999 (also in a merged LoRA or QLoRA), int8 0.999, nf4 0.929, gguf-q4_0 0.990 (docs/publish.md).
+AGREEMENT = {MERGED: 0.98, "gguf-f16": 0.98, "int8": 0.97, "gguf-q8_0": 0.97, "nf4": 0.90, "gguf-q4_0": 0.85}
+SAME = 0.999  # of float32 weights that were only merged
 
 
 @dataclass
@@ -49,5 +43,6 @@ class ExportConfig:
     agreement: dict[str, float] = field(default_factory=dict)
     recovery: float = 0.95
 
-    def least_agreement(self, form: str) -> float:
-        return self.agreement.get(form, AGREEMENT[form])
+    def least_agreement(self, form: str, exact: bool) -> float:
+        """exact: whether the merged model has the weights of the trained one, in float32."""
+        return self.agreement.get(form, SAME if form == MERGED and exact else AGREEMENT[form])

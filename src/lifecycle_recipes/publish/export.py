@@ -6,16 +6,18 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..chat import stage_of
 from ..evals.measure import measure
 from ..evals.rubric import read_prompts
 from ..models.adapters import is_adapter
 from ..models.load import load_tokenizer
 from .config import MERGED, ExportConfig, ExportedModel
 from .gguf_writing import require_gguf, write_gguf
-from .merge import Source, find_source, merged
-from .parity import find_parity, read, require_parity
+from .merge import load_trained, merged
+from .parity import find_parity, fitting, read, require_parity
 from .quantise import write_quantised
 from .recovery import measure_forms, require_recovery
+from .source import Source, find_source
 
 if TYPE_CHECKING:
     from ..evals.config import EvaluateConfig
@@ -38,11 +40,15 @@ def export(model: ExportedModel, config: ExportConfig, evaluate: EvaluateConfig 
         [row["prompt"] for row in read_prompts(config.prompts, config.limit)] if config.prompts else PROMPTS
     )
     say(f"reading {source.path} on {len(prompts)} prompts")
-    trained = source.load()
+    trained = load_trained(source)
+    prompts = fitting(trained, prompts, config.max_new_tokens)
     expected = read(trained, prompts, source.is_reward, config.max_new_tokens)
     say(f"writing {MERGED}")
-    dtype = write_merged(source, trained, config, directory)
+    generation = None if source.is_reward else trained.model.generation_config
     del trained
+    free_memory()
+    dtype = write_merged(source, generation, config, directory)
+    free_memory()
     forms = {form: directory / form for form in config.forms}
     for form, place in forms.items():
         say(f"writing {form}")
@@ -54,15 +60,16 @@ def export(model: ExportedModel, config: ExportConfig, evaluate: EvaluateConfig 
     require_parity(parity, config, exact)
     if evaluate:
         measure(config.output_dir, evaluate, run)
-        measure_forms(forms, evaluate, run)
-        require_recovery(forms, config, run)
+        if evaluate.tasks:
+            measure_forms(forms, evaluate, run)
+            require_recovery(forms, config, run)
 
 
-def write_merged(source: Source, trained: Any, config: ExportConfig, directory: Path) -> str:
-    """Save the model without adapters, with its tokenizer and its stop tokens; returns its dtype."""
+def write_merged(source: Source, generation: Any, config: ExportConfig, directory: Path) -> str:
+    """Save the model without adapters, with its tokenizer; returns its dtype. generation: with its stop tokens."""
     model = merged(source, config.dtype)
-    if not source.is_reward:
-        model.generation_config = trained.model.generation_config
+    if generation is not None:
+        model.generation_config = generation
     model.save_pretrained(directory)
     load_tokenizer(source.path, source.revision).save_pretrained(directory)
     return str(model.dtype).removeprefix("torch.")
@@ -88,6 +95,7 @@ def note(source: Source, dtype: str, parity: dict, forms: dict[str, Path], direc
     run.note(
         export={
             "of": source.path,
+            "of_stage": stage_of(source.path),
             "adapters_merged": is_adapter(source.path),
             "base": "dequantised, as in training" if source.quantised else "as saved",
             "dtype": dtype,
@@ -95,9 +103,22 @@ def note(source: Source, dtype: str, parity: dict, forms: dict[str, Path], direc
             "parity": parity,
         }
     )
+    if "error" in parity[MERGED]:
+        return
     for form, found in parity.items():
         measured = ("agreement", "same_text", "stopped", "max_difference")
         run.metrics.update({f"{form}.{name}": found[name] for name in measured if name in found})
+
+
+def free_memory() -> None:
+    """Give the memory of a model that is no longer used back: the new process needs it."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_cache()
 
 
 def size_of(directory: Path) -> int:

@@ -26,7 +26,7 @@ def load_gguf(directory: str | Path) -> Saved:
     model.generation_config.eos_token_id = sorted({fields[key].contents() for key in keys if key in fields})
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return Saved(place, model, tokenizer)
+    return Saved(place, model, tokenizer).bring_back()
 
 
 @contextmanager

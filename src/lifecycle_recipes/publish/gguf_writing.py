@@ -7,17 +7,17 @@ transformers (publish/gguf_reading.py) and compared with the trained model, as e
 from __future__ import annotations
 
 import importlib.util
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..finding import refuse
 from ..models.config_file import read_json
 from ..models.safetensors_files import tensors, weight_files
-from ..models.turn_end import stop_ids_of
+from ..models.turn_end import ANSWER, QUESTION, SECOND, render, stop_ids_of
 
 if TYPE_CHECKING:
     import numpy as np
+    from transformers import PreTrainedTokenizerBase
 
 INSTALL = "pip install 'lifecycle-recipes[publish]'"
 # model_type -> llama.cpp's name of the architecture. Mistral's is Llama's.
@@ -29,7 +29,13 @@ SPLITS = {
     _LETTERS + r"\p{N}{1,3}" + _REST: "llama-bpe",
     _LETTERS + r"\p{N}" + _REST: "qwen2",
 }
+OLLAMA_CHATML = (
+    "{{- range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}"
+    "<|im_start|>assistant\n"
+)
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # gguf.TokenType
+QWEN3_HEAD = 128  # transformers takes its own default for what it reads
+STOPS = 3  # llama.cpp has three keys for tokens that end a reply: eos, eot, eom
 BLOCK = 32  # weights that share a scale in Q8_0 and Q4_0
 
 
@@ -40,10 +46,15 @@ def find_in_gguf(path: str) -> list[str]:
     if kind not in ARCHITECTURES:
         return [f"the family {kind} is not among those that are written: {', '.join(ARCHITECTURES)}"]
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if rope.get("rope_type", "default") != "default":
-        return [f"RoPE scaling ({rope['rope_type']}) is not written"]
-    if kind == "llama" and config.get("attention_bias"):
-        return ["a Llama with attention biases is not written"]
+    scaling = rope.get("rope_type") or rope.get("type") or "default"
+    if scaling != "default":
+        return [f"RoPE scaling ({scaling}) is not written"]
+    if config.get("attention_bias") or config.get("mlp_bias"):
+        return ["biases of attention or MLP are not read back"]
+    if config.get("sliding_window") and (kind == "mistral" or config.get("use_sliding_window")):
+        return ["sliding-window attention is not written"]
+    if kind == "qwen3" and config.get("head_dim") != QWEN3_HEAD:
+        return [f"a Qwen3 whose heads are not {QWEN3_HEAD} wide is not read back"]
     tokenizer = read_json(path, "tokenizer.json")
     if not tokenizer or split_of(tokenizer) is None:
         return ["its tokenizer is not a byte-level BPE with the split of Llama 3, Qwen or GPT-2"]
@@ -67,6 +78,8 @@ def split_of(tokenizer: dict) -> str | None:
     parts = tokenizer.get("pre_tokenizer") or {}
     parts = parts.get("pretokenizers") or [parts]
     kinds = [part.get("type") for part in parts]
+    if parts[-1].get("add_prefix_space"):
+        return None
     if kinds == ["ByteLevel"]:
         return "gpt-2" if parts[0].get("use_regex", True) else None
     if kinds == ["Split", "ByteLevel"] and not parts[1].get("use_regex", True):
@@ -84,9 +97,9 @@ def write_gguf(merged: str, directory: Path, precision: str) -> Path:
     require_gguf(merged)
     config = read_json(merged, "config.json")
     file = directory / "model.gguf"
-    writer = gguf.GGUFWriter(file, ARCHITECTURES[config["model_type"]])
-    # transformers takes a file for Mistral's if that is in its name.
-    writer.add_name(config["model_type"])
+    writer = gguf.GGUFWriter(file, ARCHITECTURES[config["model_type"]], use_temp_file=True)
+    # As llama.cpp does, Mistral is written as a Llama: by its own name, transformers would look for another mapping.
+    writer.add_name(ARCHITECTURES[config["model_type"]])
     _add_shape(writer, config)
     writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{precision}"])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
@@ -97,7 +110,7 @@ def write_gguf(merged: str, directory: Path, precision: str) -> Path:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    (directory / "Modelfile").write_text(_modelfile(stops), encoding="utf-8")
+    (directory / "Modelfile").write_text(_modelfile(merged, stops), encoding="utf-8")
     return file
 
 
@@ -140,7 +153,13 @@ def _add_tokenizer(writer: Any, merged: str, size: int) -> list[str]:
     writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in stored["model"]["merges"]])
     generation = read_json(merged, "generation_config.json")
     stops = stop_ids_of(generation.get("eos_token_id"), tokenizer.eos_token_id)
-    # llama.cpp has three keys for what ends a reply.
+    if tokenizer.eos_token_id is None or len(stops) > STOPS:
+        message = (
+            f"it has {len(stops)} stop tokens, and GGUF has room for {STOPS}"
+            if stops
+            else "it has no EOS token"
+        )
+        raise refuse("gguf-unsupported", message, "leave the GGUF forms out", merged)
     others = [stop for stop in stops if stop != tokenizer.eos_token_id] or [tokenizer.eos_token_id]
     writer.add_eos_token_id(tokenizer.eos_token_id)
     writer.add_eot_token_id(others[0])
@@ -213,7 +232,26 @@ def _add_tensor(writer: Any, name: str, weights: np.ndarray, precision: str) -> 
     writer.add_tensor(name, gguf.quants.quantize(weights, kind), raw_dtype=kind)
 
 
-def _modelfile(stops: list[str]) -> str:
-    """For `ollama create NAME -f Modelfile`. Ollama reads the chat template from the GGUF file."""
-    lines = ["FROM ./model.gguf", *(f"PARAMETER stop {json.dumps(stop)}" for stop in stops)]
+def _modelfile(merged: str, stops: list[str]) -> str:
+    """For `ollama create NAME -f Modelfile`.
+
+    Ollama does not run the Jinja template of the file. Its own form of ChatML is written where the template is ChatML.
+    """
+    from transformers import AutoTokenizer
+
+    lines = ["FROM ./model.gguf"]
+    if is_chatml(AutoTokenizer.from_pretrained(merged)):
+        lines.append(f'TEMPLATE """{OLLAMA_CHATML}"""')
+    else:
+        lines.append("# Add a TEMPLATE: Ollama does not run the chat template in model.gguf.")
+    lines += [f'PARAMETER stop "{stop}"' for stop in stops]
     return "\n".join(lines) + "\n"
+
+
+def is_chatml(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the chat template writes nothing but ChatML."""
+    if not tokenizer.chat_template:
+        return False
+    turns = [QUESTION, ANSWER, SECOND]
+    text = "".join(f"<|im_start|>{turn['role']}\n{turn['content']}<|im_end|>\n" for turn in turns)
+    return render(tokenizer, turns, add_generation_prompt=True) == text + "<|im_start|>assistant\n"

@@ -47,6 +47,28 @@ def lineage(run: str) -> Link:
     return link
 
 
+def ancestors(run: str) -> list[str]:
+    """The runs that a run was made from or compared with, the nearest first, each once; without hashing."""
+    found: dict[str, str] = {}
+    waiting = [run]
+    while waiting:
+        place = waiting.pop(0)
+        try:
+            parents = read_record(place).get("parents") or {}
+        except Refusal:  # a model from elsewhere
+            continue
+        found.setdefault(os.path.realpath(place), place)
+        below = [_place(place, parent) for parent in parents.values()]
+        waiting += [other for other in below if os.path.isdir(other) and os.path.realpath(other) not in found]
+    return list(found.values())[1:]
+
+
+def _place(run: str, parent: dict[str, Any]) -> str:
+    """Where a parent is: at its path, or where it was, seen from the run."""
+    beside = os.path.normpath(os.path.join(os.path.realpath(run), parent.get("relative") or "."))
+    return parent["path"] if os.path.isdir(parent["path"]) else beside
+
+
 def _made_from(run: str, record: dict[str, Any], seen: dict[str, str]) -> list[Link]:
     links, parents = [], record.get("parents") or {}
     roles = sorted(parents, key=lambda role: (role != "model", role))
@@ -54,8 +76,9 @@ def _made_from(run: str, record: dict[str, Any], seen: dict[str, str]) -> list[L
         links.append(_parent(run, role, parents[role], seen))
     below = [os.path.realpath(link.path) + os.sep for link in links]
     for path, digest in (record.get("inputs") or {}).items():
-        if not os.path.realpath(path).startswith(tuple(below)):  # rows of curation stand as their run
-            links.append(Link("file", path, _state(path, digest), digest))
+        place = _file(run, record, path)
+        if not os.path.realpath(place).startswith(tuple(below)):  # rows of curation stand as their run
+            links.append(Link("file", path, _state(place, digest), digest))
     values = record.get("settings") or {}
     for role, path in named_parents(values).items():
         if role not in parents and not is_local(path):
@@ -73,9 +96,7 @@ def _made_from(run: str, record: dict[str, Any], seen: dict[str, str]) -> list[L
 
 
 def _parent(run: str, role: str, parent: dict[str, Any], seen: dict[str, str]) -> Link:
-    beside = os.path.normpath(os.path.join(os.path.realpath(run), parent.get("relative") or "."))
-    place = parent["path"] if os.path.isdir(parent["path"]) else beside
-    digest = parent.get("weights_sha256") or ""
+    place, digest = _place(run, parent), parent.get("weights_sha256") or ""
     if not os.path.isdir(place):
         return Link(role, parent["path"], MISSING, digest)
     link = Link(role, place, *_weights(Path(place), digest))
@@ -92,6 +113,16 @@ def _parent(run: str, role: str, parent: dict[str, Any], seen: dict[str, str]) -
     seen[real] = place
     link.made_from = _made_from(place, record, seen)
     return link
+
+
+def _file(run: str, record: dict[str, Any], path: str) -> str:
+    """Where an input is: at its path, or below the directory in which the run was started, where that was."""
+    output = os.path.normpath(record.get("output_dir") or "")
+    root = os.path.realpath(run).removesuffix(os.sep + output)
+    moved = os.path.join(root, path)
+    return (
+        path if os.path.exists(path) or root == os.path.realpath(run) or not os.path.exists(moved) else moved
+    )
 
 
 def _weights(directory: Path, digest: str | None) -> tuple[str, str]:
@@ -128,12 +159,8 @@ def _revision(values: dict[str, Any], path: str) -> str:
 def lineage_text(run: str) -> str:
     """The tree as text, and a last line about the links that do not hold."""
     tree = lineage(run)
-    broken = tree.broken()
-    last = (
-        f"{len(broken)} links do not hold: {broken[0].path} first"
-        if broken
-        else "every link holds on this disk"
-    )
+    broken = list(dict.fromkeys(link.path for link in tree.broken()))
+    last = f"links that do not hold: {', '.join(broken)}" if broken else "every link holds on this disk"
     return "\n".join([_line(tree), *_branches(tree, ""), "", last])
 
 

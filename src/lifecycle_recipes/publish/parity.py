@@ -18,7 +18,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..exit_status import signal_in_words
 from ..finding import FAILED, Finding, Refusal, refuse
+from ..models.config_file import longest_sequence
 from ..models.saved import Saved, load_reward, load_saved
 from ..models.turn_end import ANSWER, QUESTION, SECOND, render
 from .config import MERGED, ExportConfig
@@ -27,10 +29,12 @@ from .gguf_reading import load_gguf
 if TYPE_CHECKING:
     import torch
 
-BATCH = 16  # replies at once: the same for all forms, since another batch rounds other
+BATCH = 16  # replies at once: the same for all forms, since another batch rounds differently
 KEPT = 16  # places of each reply whose logits are compared; the chosen tokens are compared at all of them
 # Greatest difference of logits of float32 weights that were only merged, and of scores of a reward model.
 EXACT, EXACT_SCORE = 1e-3, 1e-4
+# The same of scores in 16 bits, or on a quantised base, per unit of the largest score (at least 1).
+ROUNDED_SCORE = 0.05
 CONVERSATIONS = ([QUESTION], [QUESTION, ANSWER], [QUESTION, ANSWER, SECOND])
 PLAN, EXPECTED, LOGITS, FOUND = "plan.json", "expected.json", "logits.safetensors", "found.json"
 
@@ -95,6 +99,19 @@ def read(
     return reading, logits
 
 
+def fitting(saved: Saved, prompts: list, max_new_tokens: int) -> list:
+    """The prompts after which a reply has room in the model's context. Raises Refusal context-full if none has."""
+    longest = longest_sequence(saved.model.config.to_dict()) or float("inf")
+    chat = bool(saved.tokenizer.chat_template)
+    found = [p for p in prompts if len(_prompt_ids(saved.tokenizer, p, chat)) + max_new_tokens <= longest]
+    if not found:
+        message = f"no prompt leaves room for {max_new_tokens} new tokens in a context of {longest}"
+        raise refuse(
+            "context-full", message, "give shorter prompts, or lower export.max_new_tokens", saved.path
+        )
+    return found
+
+
 def _prompt_ids(tokenizer: Any, prompt: Any, chat: bool) -> list[int]:
     from ..evals.replies import encode, render
 
@@ -141,9 +158,9 @@ def _at_replies(saved: Saved, prompts: list[list[int]], replies: list[list[int]]
 def find_parity(
     expected: tuple[Reading, Any], forms: dict[str, Path], prompts: list, config: ExportConfig, work: Path
 ) -> dict[str, dict[str, Any]]:
-    """Form -> its comparison with the trained model (`compare`), measured in a new process.
+    """Form -> its comparison with the trained model (`compare`), measured in a new process; or `error`, if that fails.
 
-    forms: form -> its directory. Raises Refusal export-unloadable if a form cannot be loaded.
+    forms: form -> its directory. Raises Refusal export-unloadable if the process ends before its result.
     """
     from safetensors.torch import save_file
 
@@ -160,13 +177,17 @@ def find_parity(
     if logits is not None:
         save_file({"logits": logits}, work / LOGITS)
     command = [sys.executable, "-m", "lifecycle_recipes.publish.parity", str(work)]
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        message = f"the exported model cannot be compared: {_last_line(done.stderr)}"
-        raise refuse("export-unloadable", message, "see --debug", config.output_dir, FAILED)
-    found = json.loads((work / FOUND).read_text(encoding="utf-8"))
-    shutil.rmtree(work)
-    return found
+    try:
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            how = f"was ended by {signal_in_words(-done.returncode)}" if done.returncode < 0 else "failed"
+            message = f"the process that compares the forms {how}: {_last_line(done.stderr)}"
+            raise refuse(
+                "export-unloadable", message, "free memory, or export fewer forms", config.output_dir, FAILED
+            )
+        return json.loads((work / FOUND).read_text(encoding="utf-8"))
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def _last_line(text: str) -> str:
@@ -187,10 +208,13 @@ def main(directory: str) -> None:
     logits = load_file(work / LOGITS)["logits"] if (work / LOGITS).exists() else None
     found = {}
     for form, path in plan["forms"].items():
-        saved = load_form(form, path, plan["reward"])
-        reading, theirs = read(
-            saved, plan["prompts"], plan["reward"], plan["max_new_tokens"], expected.replies or None
-        )
+        try:
+            saved = load_form(form, path, plan["reward"])
+            given = expected.replies or None
+            reading, theirs = read(saved, plan["prompts"], plan["reward"], plan["max_new_tokens"], given)
+        except Exception as error:  # whatever upstream raises for files that it cannot use
+            found[form] = {"error": " ".join(f"{type(error).__name__}: {error}".split())[:300], "differs": []}
+            continue
         found[form] = compare(expected, logits, reading, theirs)
         del saved
     (work / FOUND).write_text(json.dumps(found), encoding="utf-8")
@@ -214,6 +238,7 @@ def compare(expected: Reading, logits: Any, reading: Reading, theirs: Any) -> di
     if expected.scores:
         gaps = [abs(a - b) for a, b in zip(expected.scores, reading.scores, strict=True)]
         found |= {"max_difference": max(gaps), "mean_difference": sum(gaps) / len(gaps)}
+        found["scale"] = max(1.0, *map(abs, expected.scores))
     else:
         pairs = [
             pair
@@ -226,11 +251,16 @@ def compare(expected: Reading, logits: Any, reading: Reading, theirs: Any) -> di
             "same_text": sum(same) / len(same),
             "stopped": reading.stopped / len(same),
         }
-        if logits.shape == theirs.shape:
-            gap = (logits - theirs).abs()
-            found |= {"max_difference": gap.max().item(), "mean_difference": gap.mean().item()}
-    names = {"templates": "chat template", "prompts": "tokens of the prompts", "stops": "stop tokens"}
-    names["vocabulary"] = "vocabulary size"
+        gap = (logits - theirs).abs() if logits.shape == theirs.shape else None
+        far = float("inf")  # another vocabulary
+        found |= {"max_difference": far if gap is None else gap.max().item()}
+        found |= {"mean_difference": far if gap is None else gap.mean().item()}
+    names = {
+        "templates": "rendered chat templates",
+        "prompts": "tokens of the prompts",
+        "stops": "stop tokens",
+    }
+    names["vocabulary"] = "vocabulary sizes"
     found["differs"] = [
         text for name, text in names.items() if getattr(expected, name) != getattr(reading, name)
     ]
@@ -238,27 +268,38 @@ def compare(expected: Reading, logits: Any, reading: Reading, theirs: Any) -> di
 
 
 def find_in_parity(found: dict[str, dict], config: ExportConfig, exact: bool) -> list[Finding]:
-    """export-differs for every form that is not the trained model.
+    """export-differs for every form that is not the trained model; export-unloadable.
 
     exact: whether the merged model has the weights of the trained one, in float32, so that its logits must be equal.
     """
     findings = []
     for form, parity in found.items():
-        least, where = config.least_agreement(form), form_directory(config, form)
+        least, where = config.least_agreement(form, exact), form_directory(config, form)
+        if "error" in parity:
+            message = f"{form} cannot be loaded: {parity['error']}"
+            fix = "leave the form out, or export again"
+            findings.append(Finding.error("export-unloadable", message, fix, where))
+            continue
         for name in parity["differs"]:
             fix = "give the model the tokenizer and template that it was trained with"
-            findings.append(_differs(f"{form}: another {name} than the trained model's", fix, where))
+            findings.append(_differs(f"{form}: the {name} differ from the trained model's", fix, where))
         if "agreement" in parity and parity["agreement"] < least:
             message = f"{form} chooses {parity['agreement']:.1%} of the trained model's tokens (at least {least:.1%})"
             fix = "leave the form out, choose one with more bits, or lower export.agreement"
             findings.append(_differs(message, fix, where))
-        most = EXACT_SCORE if "agreement" not in parity else EXACT
-        if form == MERGED and exact and not parity.get("max_difference", float("inf")) <= most:
+        if form == MERGED and not parity["max_difference"] <= (most := _tolerance(parity, exact)):
             what = "logits" if "agreement" in parity else "scores"
-            shown = parity.get("max_difference", float("nan"))
-            message = f"the {what} of the merged model differ by up to {shown:.2g} (tolerance {most:g})"
+            message = f"the {what} of the merged model differ by up to {parity['max_difference']:.2g}"
+            message += f" (tolerance {most:g})"
             findings.append(_differs(message, "check the base of the adapter", where))
     return findings
+
+
+def _tolerance(parity: dict, exact: bool) -> float:
+    """Of the largest difference: of logits in 16 bits there is none, the chosen tokens decide."""
+    if "agreement" in parity:
+        return EXACT if exact else float("inf")
+    return EXACT_SCORE if exact else ROUNDED_SCORE * parity["scale"]
 
 
 def form_directory(config: ExportConfig, form: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from ..evals.config import EvaluateConfig
     from ..record.run import Run
 
-LOWER_IS_BETTER = ("bits_per_byte", "perplexity")
+LOWER_IS_BETTER = ("bits_per_byte", "perplexity", "brier_score", "ter")  # as lm-eval has them
 
 
 def measure_forms(forms: dict[str, Path], config: EvaluateConfig, run: Run) -> None:
@@ -31,10 +32,12 @@ def measure_forms(forms: dict[str, Path], config: EvaluateConfig, run: Run) -> N
 def recovery(found: dict[str, float], whole: dict[str, float]) -> float:
     """The smallest share of a score that is kept, at most 1; of bits and perplexities, the inverse share.
 
-    A score of 0 cannot be lost and does not count.
+    A score of 0 cannot be lost and does not count; of a form whose score is not finite, nothing is kept.
     """
     shares = [1.0]
     for name, score in whole.items():
+        if not math.isfinite(found[name]):
+            return 0.0
         better, other = (score, found[name]) if name.endswith(LOWER_IS_BETTER) else (found[name], score)
         if score and other:
             shares.append(better / other)

@@ -11,10 +11,11 @@ from transformers import TrainerCallback
 
 from ..doctor.trainer_level.forward import language_model
 from ..finding import FAILED, Finding, Refusal
+from ..models.safetensors_files import find_pickles
 from ..models.saved import Saved
 from .ranks import true_anywhere
 from .reload import compare_reloaded
-from .saved_files import find_in_saved, find_pickles, wanted_of
+from .saved_files import find_in_saved, wanted_of
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainingArguments

@@ -9,12 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..finding import Finding
-from ..models.safetensors_files import tensors, weight_files
+from ..models.safetensors_files import in_short, tensors, weight_files
 
-SHOWN = 3
 FULL, ADAPTER = ("model.safetensors", "config.json"), ("adapter_model.safetensors", "adapter_config.json")
-# Pickled weights: torch.load runs code in them, and from_pretrained may load them as the model.
-PICKLES = ("pytorch_model*.bin", "adapter_model*.bin", "model*.pt", "model*.pth", "consolidated*.pth")
 
 
 @dataclass(frozen=True)
@@ -112,16 +109,6 @@ def _config(file: Path) -> list[Finding]:
     return [_incomplete(str(file.parent), message)]
 
 
-def find_pickles(directory: str) -> list[Finding]:
-    """saved-pickled: weights as pickles beside the safetensors."""
-    names = sorted(file.name for pattern in PICKLES for file in Path(directory).glob(pattern))
-    if not names:
-        return []
-    message = f"the directory contains pickled weights: {_some(names)}"
-    fix = "remove them: loading a pickle runs code, and some tools prefer pickles to safetensors"
-    return [Finding.error("saved-pickled", message, fix, directory)]
-
-
 def _tensors(directory: str, files: list[Path], wanted: Wanted) -> list[Finding]:
     shapes, broken = {}, []
     for name, tensor in tensors(files):
@@ -130,10 +117,10 @@ def _tensors(directory: str, files: list[Path], wanted: Wanted) -> list[Finding]
             broken.append(name)
     found = []
     if missing := sorted(min(group) for group in wanted.groups if not group & shapes.keys()):
-        message = f"{len(missing)} trained weights are missing: {_some(missing)}"
+        message = f"{len(missing)} trained weights are missing: {in_short(missing)}"
         found.append(_incomplete(directory, message))
     if other := sorted(shapes.keys() - wanted.shapes.keys() - wanted.others):
-        message = f"{len(other)} saved weights are not in the trained model: {_some(other)}"
+        message = f"{len(other)} saved weights are not in the trained model: {in_short(other)}"
         found.append(_incomplete(directory, message))
     both = shapes.keys() & wanted.shapes.keys()
     if unlike := sorted(name for name in both if shapes[name] != wanted.shapes[name]):
@@ -141,7 +128,7 @@ def _tensors(directory: str, files: list[Path], wanted: Wanted) -> list[Finding]
         message = f"{len(unlike)} weights have a wrong shape, {first} first: {list(shapes[first])} on disk"
         found.append(_incomplete(directory, f"{message}, {list(wanted.shapes[first])} in training"))
     if broken:
-        message = f"{len(broken)} saved weights are not finite: {_some(sorted(broken))}"
+        message = f"{len(broken)} saved weights are not finite: {in_short(sorted(broken))}"
         fix = "do not use this model; resume from the last checkpoint"
         found.append(Finding.error("non-finite", message, fix, directory))
     return found
@@ -161,7 +148,3 @@ def _is_finite(tensor: Any) -> bool:
 def _incomplete(directory: str, message: str) -> Finding:
     fix = "do not use this model: resume the run, or save it again from the last checkpoint"
     return Finding.error("saved-incomplete", message, fix, directory)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

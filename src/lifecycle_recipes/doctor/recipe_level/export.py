@@ -5,16 +5,22 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+from ...evals.check import check_prompts
 from ...finding import Finding
-from ...models.adapters import is_adapter, model_below
+from ...models.adapters import model_below
 from ...models.config_file import local_config
 from ...publish.config import AGREEMENT, MERGED
 from ...publish.gguf_writing import INSTALL, find_in_gguf
+from ...publish.source import find_in_source, is_reward
 from ...recipe.read import RawRecipe
+from ..trainer_level.step_zero import find_in_parent
 
 
 def find_in_export(raw: RawRecipe) -> list[Finding]:
-    """bad-value of `agreement`, missing-package, gguf-unsupported, reward-form, nothing-to-measure for no prompts."""
+    """Of the section: bad-value and no-effect of `agreement`, missing-package, missing-file and faults of the prompts.
+
+    Of the model: not-exportable, tokenizer-differs, base-differs, reward-form, gguf-unsupported.
+    """
     export = raw.values["export"]
     forms, where = export.get("forms") or [], raw.place("export.forms", "export")
     findings = []
@@ -44,19 +50,35 @@ def find_in_export(raw: RawRecipe) -> list[Finding]:
         if wanted and find_spec(package) is None:
             message = f"{wanted[0]} needs {package}, which is not installed"
             findings.append(Finding.error("missing-package", message, install, where))
-    return findings + _find_in_model(raw, forms, gguf)
+    return [*findings, *_find_in_prompts(raw), *_find_in_model(raw, forms, gguf)]
+
+
+def _find_in_prompts(raw: RawRecipe) -> list[Finding]:
+    prompts = raw.values["export"].get("prompts")
+    if not prompts:
+        return []
+    if not Path(prompts).is_file():
+        message, fix = "the file export.prompts does not exist", "give an existing file"
+        return [Finding.error("missing-file", message, fix, raw.place("export.prompts"))]
+    return check_prompts(Path(prompts), "export.prompts")
 
 
 def _find_in_model(raw: RawRecipe, forms: list[str], gguf: list[str]) -> list[Finding]:
     """What the model's own files rule out; nothing while they do not exist, or are on the Hub."""
-    path = raw.values["model"]["model_name_or_path"]
+    path, place = raw.values["model"]["model_name_or_path"], raw.place("model.model_name_or_path", "model")
     config, where = local_config(path), raw.place("export.forms", "export")
-    names = config.get("architectures") or []
-    if forms and any(name.endswith("ForSequenceClassification") for name in names):
-        message = "a reward model is exported merged only: the forms are of language models"
-        return [Finding.error("reward-form", message, "remove export.forms", where)]
-    base = model_below(path) if is_adapter(path) else path
-    if gguf and config and (Path(base) / "config.json").is_file() and (reasons := find_in_gguf(base)):
+    if not config:
+        return []
+    if reasons := find_in_source(path):
+        return [Finding.error("not-exportable", *reasons, place)]
+    findings = find_in_parent("model", path)
+    if is_reward(path):
+        section = "export.forms" if forms else "evaluate" if raw.values.get("evaluate") else ""
+        if section:
+            message = "a reward model is exported merged only, and not evaluated: it cannot generate"
+            findings.append(Finding.error("reward-form", message, f"remove {section}", raw.place(section)))
+        return findings
+    if gguf and (reasons := find_in_gguf(model_below(path))):
         fix = "leave the GGUF forms out, or convert it with llama.cpp"
-        return [Finding.error("gguf-unsupported", f"{gguf[0]}: {reasons[0]}", fix, where)]
-    return []
+        findings.append(Finding.error("gguf-unsupported", f"{gguf[0]}: {reasons[0]}", fix, where))
+    return findings

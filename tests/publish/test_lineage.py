@@ -1,0 +1,53 @@
+"""`lifecycle lineage`: the tree of a run, and the links that do not hold."""
+
+import json
+import os
+import shutil
+
+import pytest
+
+from lifecycle_recipes.publish.lineage import ancestors, lineage_text
+from lifecycle_recipes.record.parents import hash_file, hash_weights
+
+
+@pytest.fixture
+def life(tmp_path, monkeypatch, tiny_model_dir):
+    """runs/a -> runs/b -> runs/c, which also names a again, and a file of rows; c is returned."""
+    monkeypatch.chdir(tmp_path)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("{}\n")
+    parents: dict[str, dict] = {}
+    for name, made_from in (("a", {}), ("b", {"model": "a"}), ("c", {"model": "b", "against": "a"})):
+        place = shutil.copytree(tiny_model_dir, tmp_path / "runs" / name)
+        weights = hash_weights(place)
+        record = {"schema": 1, "status": "done", "stage": "sft", "gate": [], "metrics": {}, "settings": {}}
+        record |= {"weights_sha256": weights, "output_dir": f"runs/{name}"}
+        record |= {"parents": {role: parents[other] for role, other in made_from.items()}}
+        record |= {"inputs": {"rows.jsonl": hash_file(rows)} if name == "a" else {}}
+        (place / "run.json").write_text(json.dumps(record))
+        parents[name] = {"path": f"runs/{name}", "relative": f"../{name}", "weights_sha256": weights}
+    return "runs/c"
+
+
+def test_every_run_and_file_is_in_the_tree(life):
+    text = lineage_text(life)
+    assert "model runs/b" in text and "├─ against runs/a" in text or "└─ against runs/a" in text
+    assert text.count("file rows.jsonl") == 1 and "as above" in text
+    assert text.endswith("every link holds on this disk")
+    assert ancestors(life) == ["runs/b", "runs/a"]
+
+
+def test_what_changed_or_is_gone_is_named_once(life):
+    with open("runs/a/model.safetensors", "ab") as weights:
+        weights.write(b"x")
+    os.unlink("rows.jsonl")
+    text = lineage_text(life)
+    assert "runs/a  (sft" in text and "changed since" in text and "not on this disk" in text
+    assert text.splitlines()[-1] == "links that do not hold: runs/a, rows.jsonl"
+
+
+def test_the_tree_is_the_same_from_another_directory(life, tmp_path, monkeypatch):
+    monkeypatch.chdir("/")
+    assert lineage_text(str(tmp_path / life)).endswith("every link holds on this disk")
+    shutil.rmtree(tmp_path / "runs/b")
+    assert "model runs/b  (" in lineage_text(str(tmp_path / life))

@@ -1,0 +1,212 @@
+"""`lifecycle push`, with the real client against a small Hub: what arrives, what is refused, what a fault leaves."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hub_server import running_hub
+from huggingface_hub import ModelCard
+
+KEYS = {  # eight vendors' shapes
+    "huggingface": "hf_" + "aB3dE5gH7j" * 4,
+    "openai": "sk-proj-" + "aB3dE5gH7j" * 3,
+    "anthropic": "sk-ant-api03-" + "aB3dE5gH7j" * 3,
+    "github": "ghp_" + "aB3dE5gH7j" * 4,
+    "aws": "AKIA" + "ABCD2345EFGH6789",
+    "slack": "xoxb-" + "1234567890-" + "aB3dE5gH7j" * 2,
+    "google": "AIza" + "aB3dE5gH7jK" * 3 + "xY",
+    "stripe": "sk_live_" + "aB3dE5gH7j" * 3,
+}
+
+
+@pytest.fixture
+def hub():
+    with running_hub() as hub:
+        yield hub
+
+
+@pytest.fixture
+def run(tmp_path, tiny_model_dir) -> Path:
+    """A finished run with a parent, and what is never pushed beside the model."""
+    parent = tmp_path / "01-parent"
+    run = shutil.copytree(tiny_model_dir, tmp_path / "07-dpo")
+    for place, more in (
+        (parent, {}),
+        (run, {"parents": {"model": {"path": str(parent), "relative": "../01-parent"}}}),
+    ):
+        place.mkdir(exist_ok=True)
+        record = {
+            "schema": 1,
+            "status": "done",
+            "stage": "dpo",
+            "identity": "1" * 64,
+            "metrics": {"task.acc": 0.9},
+        }
+        record |= {
+            "gate": ["task.acc >= 0.8"],
+            "settings": {},
+            "process": {"host": "secret-host"},
+            "wall_seconds": 60.0,
+        }
+        (place / "run.json").write_text(json.dumps(record | more))
+    (run / "checkpoint-5").mkdir()
+    (run / "checkpoint-5/model.safetensors").write_bytes(b"x")
+    (run / "replies.json").write_text("{}")
+    return run
+
+
+@pytest.fixture
+def push(hub, tmp_path):
+    """Runs `lifecycle push` in a process of its own, since the client reads HF_ENDPOINT once."""
+
+    def run_it(run: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess:
+        command = [
+            sys.executable,
+            "-m",
+            "lifecycle_recipes.cli",
+            "push",
+            str(run),
+            "--repo",
+            "me/desk",
+            *arguments,
+        ]
+        settings = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_TOKEN": KEYS["huggingface"], **environ}
+        settings |= {"HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
+        done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True)
+        assert "Traceback" not in done.stderr
+        return done
+
+    return run_it
+
+
+def test_what_arrives_is_the_model_with_its_chain_of_records(hub, run, push, tmp_path):
+    done = push(run, "--license", "apache-2.0", "--branch", "v1", "--tag", "best", "--message", "first")
+    assert done.returncode == 0, done.stderr
+    repo = hub.repos["me/desk"]
+    files = repo.branches["v1"]
+    assert repo.private and repo.tags == {"best": repo.commits["v1"]} and repo.branches["main"] == {}
+    assert files["model.safetensors"] == (run / "model.safetensors").read_bytes()
+    assert {"config.json", "tokenizer.json", "chat_template.jinja", "README.md"} <= files.keys()
+    assert {
+        "lifecycle/07-dpo/run.json",
+        "lifecycle/01-parent/run.json",
+        "lifecycle/lineage.txt",
+    } <= files.keys()
+    assert not [path for path in files if "checkpoint" in path or "replies" in path]
+    assert b"secret-host" not in b"".join(files.values())
+    card = ModelCard(files["README.md"].decode())
+    assert card.data.license == "apache-2.0" and card.data.pipeline_tag == "text-generation"
+    assert "| `task.acc` | 0.9 |" in card.text and "- passed: `task.acc >= 0.8`" in card.text
+    # Pulled by the client, the model is the same to the bit.
+    code = f"""
+from transformers import AutoModelForCausalLM
+ours = AutoModelForCausalLM.from_pretrained({str(run)!r}).state_dict()
+theirs = AutoModelForCausalLM.from_pretrained("me/desk", revision="v1").state_dict()
+assert all(ours[name].equal(theirs[name]) for name in ours) and len(ours) == len(theirs)
+"""
+    settings = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "pulled")}
+    pulled = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | settings | {"HF_HUB_DISABLE_XET": "1"},
+        capture_output=True,
+    )
+    assert pulled.returncode == 0, pulled.stderr.decode()[-2000:]
+
+
+def test_a_dry_run_sends_nothing(hub, run, push):
+    done = push(run, "--license", "mit", "--dry-run")
+    assert done.returncode == 0 and "model.safetensors" in done.stdout and "license: mit" in done.stdout
+    assert not hub.received
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (401, "does not accept the token"),
+        (403, "may not write"),
+        (409, "changed the repository"),
+        (400, "status 400"),
+    ],
+)
+def test_a_fault_of_the_hub_is_one_line_and_leaves_nothing(hub, run, push, status, message):
+    hub.faults = [("/commit/", status)] * 9
+    done = push(run, "--license", "mit")
+    assert done.returncode == 1 and "[push-failed] me/desk" in done.stderr and message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 2
+    assert hub.repos["me/desk"].branches["main"] == {}
+    hub.faults = []
+    assert push(run, "--license", "mit").returncode == 0
+    assert hub.uploads == 1  # the weights were not sent twice
+
+
+@pytest.mark.parametrize("fault", [429, 500, 0])
+def test_a_fault_that_passes_is_waited_for_or_named(hub, run, push, fault):
+    hub.faults = [("/preupload/", fault)]
+    done = push(run, "--license", "mit")
+    if done.returncode:
+        assert done.returncode == 1 and "[push-failed]" in done.stderr
+        assert hub.repos["me/desk"].branches["main"] == {}
+        assert push(run, "--license", "mit").returncode == 0
+    assert "model.safetensors" in hub.repos["me/desk"].branches["main"]
+
+
+def test_a_public_repository_gets_no_private_model(hub, run, push):
+    assert push(run, "--license", "mit", "--public").returncode == 0
+    assert not hub.repos["me/desk"].private
+    before = dict(hub.repos["me/desk"].branches["main"])
+    (run / "config.json").write_text((run / "config.json").read_text() + "\n")
+    done = push(run, "--license", "mit")
+    assert done.returncode == 2 and "[repo-public]" in done.stderr
+    assert hub.repos["me/desk"].branches["main"] == before
+
+
+def test_what_is_not_published(hub, run, push):
+    def refused(code: str, status: int, *arguments: str) -> None:
+        done = push(run, *arguments)
+        assert done.returncode == status and f"[{code}]" in done.stderr, done.stderr
+
+    refused("license-unknown", 2)
+    refused("missing-model", 2, "--license", "mit", "--form", "int8")
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(record | {"gate": ["task.acc >= 0.95"]}))
+    refused("gate-failed", 3, "--license", "mit")
+    (run / "run.json").write_text(json.dumps(record | {"status": "stopped"}))
+    refused("parent-unfinished", 2, "--license", "mit")
+    (run / "run.json").write_text(json.dumps(record))
+    (run / "pytorch_model.bin").write_bytes(b"x")
+    refused("saved-pickled", 2, "--license", "mit")
+    (run / "pytorch_model.bin").unlink()
+    weights = (run / "model.safetensors").read_bytes()
+    (run / "model.safetensors").write_bytes(weights[:100])
+    refused("parent-unreadable", 2, "--license", "mit")
+    (run / "model.safetensors").write_bytes(weights)
+    (run / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(run)}))
+    refused("push-local-base", 2, "--license", "mit")
+    assert not hub.received
+
+
+def test_a_failed_gate_that_is_allowed_stands_in_the_card(hub, run, push):
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(record | {"gate": ["task.acc >= 0.95"]}))
+    assert push(run, "--license", "mit", "--allow-failed-gate").returncode == 0
+    text = hub.repos["me/desk"].branches["main"]["README.md"].decode()
+    assert "Published although its gate failed" in text and "`task.acc >= 0.95`" in text
+
+
+@pytest.mark.parametrize("vendor", KEYS)
+def test_a_credential_is_never_sent(hub, run, push, vendor):
+    """In a file that is pushed: refused. In a record or in the environment: not in what is sent."""
+    record = json.loads((run / "run.json").read_text())
+    record["recipe"] = {"text": f"hub_token: {KEYS[vendor]}", "path": "r.yaml", "sha256": "0"}
+    (run / "run.json").write_text(json.dumps(record | {"samples": [{"prompt": "a", "reply": KEYS[vendor]}]}))
+    assert push(run, "--license", "mit", MY_SECRET=KEYS[vendor]).returncode == 0
+    assert KEYS[vendor].encode() not in b"".join(hub.received)
+    template = run / "chat_template.jinja"
+    template.write_text(template.read_text() + f"\n{{# {KEYS[vendor]} #}}")
+    done = push(run, "--license", "mit")
+    assert done.returncode == 2 and "[secret]" in done.stderr and "chat_template.jinja:" in done.stderr
+    assert KEYS[vendor] not in done.stderr

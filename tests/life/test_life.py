@@ -23,6 +23,12 @@ def shrink(recipe: dict, stage: str) -> dict:
     if recipe["stage"] == "evaluate":
         recipe["evaluate"] |= {"limit": 4, "max_new_tokens": 16}
         return recipe | {"gate": []}
+    if recipe["stage"] == "export":
+        loose = {"gguf-f16": 0.5}
+        recipe["export"] |= {"limit": 4, "max_new_tokens": 16, "forms": ["gguf-f16"], "agreement": loose}
+        recipe["export"]["recovery"] = 0.0
+        recipe["evaluate"] |= {"limit": 4}
+        return recipe | {"gate": ["merged.same_text == 1"]}
     for source in recipe["data"]["sources"]:
         source["max_rows"] = 400
     if recipe["stage"] == "curate":

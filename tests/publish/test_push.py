@@ -5,11 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from hub_server import running_hub
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, constants
+
+from lifecycle_recipes.cli import main
 
 KEYS = {  # eight vendors' shapes
     "huggingface": "hf_" + "aB3dE5gH7j" * 4,
@@ -59,26 +62,25 @@ def run(tmp_path, tiny_model_dir) -> Path:
     return run
 
 
-@pytest.fixture
-def push(hub, tmp_path):
-    """Runs `lifecycle push` in a process of its own, since the client reads HF_ENDPOINT once."""
+@dataclass
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
 
-    def run_it(run: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess:
-        command = [
-            sys.executable,
-            "-m",
-            "lifecycle_recipes.cli",
-            "push",
-            str(run),
-            "--repo",
-            "me/desk",
-            *arguments,
-        ]
-        settings = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_TOKEN": KEYS["huggingface"], **environ}
-        settings |= {"HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
-        done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True)
-        assert "Traceback" not in done.stderr
-        return done
+
+@pytest.fixture
+def push(hub, monkeypatch, capsys):
+    """Runs `lifecycle push` against the small Hub."""
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # its protocol is not the small Hub's
+    monkeypatch.setenv("HF_TOKEN", KEYS["huggingface"])
+
+    def run_it(run: Path, *arguments: str) -> Done:
+        with pytest.raises(SystemExit) as end:
+            main(["push", str(run), "--repo", "me/desk", *arguments])
+        return Done(end.value.code or 0, *capsys.readouterr())
 
     return run_it
 
@@ -197,16 +199,55 @@ def test_a_failed_gate_that_is_allowed_stands_in_the_card(hub, run, push):
     assert "Published although its gate failed" in text and "`task.acc >= 0.95`" in text
 
 
-@pytest.mark.parametrize("vendor", KEYS)
-def test_a_credential_is_never_sent(hub, run, push, vendor):
-    """In a file that is pushed: refused. In a record or in the environment: not in what is sent."""
+def test_a_credential_is_never_sent(hub, run, push, monkeypatch):
+    """In a record or in the environment: not in what is sent. In a file that is pushed: refused."""
     record = json.loads((run / "run.json").read_text())
-    record["recipe"] = {"text": f"hub_token: {KEYS[vendor]}", "path": "r.yaml", "sha256": "0"}
-    (run / "run.json").write_text(json.dumps(record | {"samples": [{"prompt": "a", "reply": KEYS[vendor]}]}))
-    assert push(run, "--license", "mit", MY_SECRET=KEYS[vendor]).returncode == 0
-    assert KEYS[vendor].encode() not in b"".join(hub.received)
+    record["recipe"] = {
+        "text": "".join(f"hub_token: {key}\n" for key in KEYS.values()),
+        "path": "r.yaml",
+        "sha256": "0",
+    }
+    record["samples"] = [{"prompt": "a", "reply": key} for key in KEYS.values()]
+    (run / "run.json").write_text(json.dumps(record))
+    monkeypatch.setenv("MY_SECRET", "correct horse battery")
+    (run / "generation_config.json").write_text(json.dumps({"eos_token_id": 1}))
+    assert push(run, "--license", "mit").returncode == 0
+    sent = b"".join(hub.received)
+    assert not [vendor for vendor, key in KEYS.items() if key.encode() in sent]
     template = run / "chat_template.jinja"
-    template.write_text(template.read_text() + f"\n{{# {KEYS[vendor]} #}}")
-    done = push(run, "--license", "mit")
-    assert done.returncode == 2 and "[secret]" in done.stderr and "chat_template.jinja:" in done.stderr
-    assert KEYS[vendor] not in done.stderr
+    own = template.read_text()
+    for secret in [*KEYS.values(), "correct horse battery"]:
+        template.write_text(f"{own}\n{{# {secret} #}}")
+        done = push(run, "--license", "mit")
+        assert done.returncode == 2 and "[secret]" in done.stderr and "chat_template.jinja:" in done.stderr
+        assert secret not in done.stderr
+    assert b"horse" not in b"".join(hub.received)
+
+
+def test_curated_rows_are_a_data_set_without_the_rows_that_were_left_out(hub, push, tmp_path):
+    run = tmp_path / "01-curate"
+    run.mkdir()
+    for name in ("train.jsonl", "held_out.jsonl", "left_out.jsonl", "edits.jsonl"):
+        (run / name).write_text(json.dumps({"text": f"Of {name}."}) + "\n")
+    (run / "ledger.json").write_text(
+        json.dumps({"sources": [{"name": "wiki", "license": "cc-by-4.0", "rows": 4}]})
+    )
+    metrics = {"rows_in": 4, "rows_out": 2, "tokens_out": 8, "left_out.quality": 0.25}
+    record = {
+        "schema": 1,
+        "status": "done",
+        "stage": "curate",
+        "identity": "2" * 64,
+        "gate": [],
+        "settings": {},
+    }
+    (run / "run.json").write_text(json.dumps(record | {"metrics": metrics, "parents": {}}))
+    done = push(run)
+    assert done.returncode == 2 and "that of the data is cc-by-4.0" in done.stderr
+    assert push(run, "--license", "cc-by-4.0").returncode == 0
+    files = hub.repos["me/desk"].branches["main"]
+    assert {"train.jsonl", "held_out.jsonl", "ledger.json", "README.md"} <= files.keys()
+    assert not {"left_out.jsonl", "edits.jsonl"} & files.keys()
+    text = files["README.md"].decode()
+    assert "2 rows, curated from 4" in text and "left out: quality 25.0%" in text
+    assert b'"type":"dataset"' in b"".join(hub.received)

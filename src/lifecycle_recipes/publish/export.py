@@ -103,8 +103,6 @@ def note(source: Source, dtype: str, parity: dict, forms: dict[str, Path], direc
             "parity": parity,
         }
     )
-    if "error" in parity[MERGED]:
-        return
     for form, found in parity.items():
         measured = ("agreement", "same_text", "stopped", "max_difference")
         run.metrics.update({f"{form}.{name}": found[name] for name in measured if name in found})

@@ -191,9 +191,8 @@ def find_parity(
 
 
 def _last_line(text: str) -> str:
-    return next((line for line in reversed(text.splitlines()) if line.strip()), "it ended without a message")[
-        :300
-    ]
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "it ended without a message"
 
 
 def main(directory: str) -> None:
@@ -259,8 +258,8 @@ def compare(expected: Reading, logits: Any, reading: Reading, theirs: Any) -> di
         "templates": "rendered chat templates",
         "prompts": "tokens of the prompts",
         "stops": "stop tokens",
+        "vocabulary": "vocabulary sizes",
     }
-    names["vocabulary"] = "vocabulary sizes"
     found["differs"] = [
         text for name, text in names.items() if getattr(expected, name) != getattr(reading, name)
     ]

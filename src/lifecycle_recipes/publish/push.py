@@ -7,6 +7,7 @@ push that fails leaves the repository as it was, and large files that were sent 
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,7 +77,7 @@ def push(what: Push) -> str:
     record = check(what)
     with tempfile.TemporaryDirectory(prefix="push-") as folder:
         staged = Path(folder)
-        stage(what, record, staged)
+        collect(what, record, staged)
         require_no_secret(staged)
         files = sorted(file for file in staged.rglob("*") if file.is_file())
         if what.dry_run:
@@ -146,7 +147,7 @@ def licenses(run: str) -> dict[str, list[str]]:
 # What is pushed
 
 
-def stage(what: Push, record: dict[str, Any], staged: Path) -> None:
+def collect(what: Push, record: dict[str, Any], staged: Path) -> None:
     """Link or write every file that is pushed into the directory `staged`."""
     source = source_of(what)
     for file in found_in(source, ROWS if record.get("stage") == "curate" else FILES):
@@ -191,7 +192,10 @@ def require_no_secret(staged: Path) -> None:
 def upload(what: Push, record: dict[str, Any], staged: Path) -> str:
     """One commit. Returns the address."""
     from huggingface_hub import HfApi
+    from huggingface_hub.utils import disable_progress_bars
 
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     api, kind = HfApi(), "dataset" if record.get("stage") == "curate" else "model"
     with hub_errors(what):
         api.create_repo(what.repo, repo_type=kind, private=not what.public, exist_ok=True)

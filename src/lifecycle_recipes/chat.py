@@ -44,6 +44,9 @@ def chat(path: str, prompt: str | None = None, max_new_tokens: int = 256) -> Non
 
 def stage_of(path: str) -> str | None:
     """The stage that trained the model of a run; None for other models. Raises Refusal: missing-model."""
+    if path.endswith(".gguf") or (Path(path) / "model.gguf").is_file():
+        message = "this is a GGUF file, for llama.cpp and Ollama"
+        raise refuse("missing-model", message, "chat with the export itself, the directory above", path)
     if is_local(path) and not Path(path).exists():
         raise refuse("missing-model", "the directory does not exist", "train it, or correct the path", path)
     try:

@@ -6,7 +6,7 @@ import re
 import sys
 
 from .exit_status import leave, outlive_closed_output, stop_on_sigterm
-from .finding import DONE, GATE_FAILED, REFUSED, STOPPED, Refusal
+from .finding import DONE, FAILED, GATE_FAILED, REFUSED, STOPPED, Refusal
 from .layouts.left_over import drop_left_over
 
 EXAMPLES = """examples:
@@ -185,7 +185,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("run", metavar="RUN_DIR")
     sub.add_argument("--repo", metavar="OWNER/NAME", required=True)
-    sub.add_argument("--license", metavar="ID", help="of the model, such as apache-2.0")
+    sub.add_argument("--license", "--licence", metavar="ID", help="of the model, such as apache-2.0")
     sub.add_argument("--form", metavar="NAME", help="push this form of an export, such as int8")
     sub.add_argument("--public", action="store_true", help="default: private")
     sub.add_argument("--private", action="store_false", dest="public", help=argparse.SUPPRESS)
@@ -357,10 +357,12 @@ def ledger(args, rest: list[str]) -> int:
 
 
 def lineage(args, rest: list[str]) -> int:
+    from .publish.lineage import lineage as tree_of
     from .publish.lineage import lineage_text
 
-    print(lineage_text(args.run))
-    return DONE
+    tree = tree_of(args.run)
+    print(lineage_text(tree))
+    return FAILED if tree.broken() else DONE
 
 
 def push(args, rest: list[str]) -> int:

@@ -101,6 +101,7 @@ BY_NO_RECIPE = {
     "saved-pickled": "upstream writes none: a guard; training/test_saved.py",
     "scoring-failed": "needs Ray or Slurm; curation/test_executors.py",
     "submit-failed": "needs Slurm; curation/test_executors.py",
+    "unknown-form": "an argument of `lifecycle push`; publish/test_push.py",
     "unknown-argument": "an argument of `lifecycle gate`; doctor/test_broken.py",
     "unreadable-source": "the Hub, online; doctor/test_broken.py",
     "worker-killed": "a process must be killed; curation/test_executors.py",

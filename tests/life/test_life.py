@@ -28,7 +28,8 @@ def shrink(recipe: dict, stage: str) -> dict:
         recipe["export"] |= {"limit": 4, "max_new_tokens": 16, "forms": ["gguf-f16"], "agreement": loose}
         recipe["export"]["recovery"] = 0.0
         recipe["evaluate"] |= {"limit": 4}
-        return recipe | {"gate": ["merged.same_text == 1"]}
+        recipe["gate"] = ["merged.same_text == 1"]
+        return recipe
     for source in recipe["data"]["sources"]:
         source["max_rows"] = 400
     if recipe["stage"] == "curate":

@@ -108,7 +108,7 @@ def test_level_1_finds_nothing_but_what_this_machine_lacks(path):
     report = check(str(path.relative_to(ROOT)), [], upto=1)
     assert not report.errors
     assert {f.code for f in report.warnings} <= OF_THIS_MACHINE, report.warnings
-    assert time.process_time() - started < 1
+    assert time.process_time() - started < 2  # CPU seconds, beside another process
 
 
 # --- two steps of it --------------------------------------------------------------------------------------

@@ -82,6 +82,8 @@ def test_all_forms_of_a_model_and_the_directory_can_be_moved(export, chat_model,
     assert not any(found["differs"] for found in parity.values())
     assert record["metrics"]["gguf-q8_0.agreement"] == parity["gguf-q8_0"]["agreement"]
     assert sizes["gguf-q4_0"] < sizes["gguf-q8_0"] < sizes["gguf-f16"] < sizes["merged"]
+    with pytest.raises(SystemExit):
+        lifecycle(["chat", str(out / "gguf-q4_0"), "--prompt", "Hello"])
     # Elsewhere, without the model that it was made from.
     shutil.rmtree(chat_model)
     moved = shutil.move(out, tmp_path / "elsewhere")
@@ -262,15 +264,23 @@ def test_the_checkpoint_of_a_qlora_run_has_its_quantisation(chat_model, tmp_path
 
 
 def test_a_check_names_what_cannot_be_exported(chat_model, tmp_path, capsys):
-    def errors(**settings) -> str:
+    def errors(model=chat_model, **settings) -> str:
         export = {"output_dir": str(tmp_path / "out")} | settings
-        recipe = {"stage": "export", "model": {"model_name_or_path": str(chat_model)}, "export": export}
+        recipe = {"stage": "export", "model": {"model_name_or_path": str(model)}, "export": export}
         (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
         with pytest.raises(SystemExit):
             lifecycle(["check", str(tmp_path / "r.yaml")])
         found = capsys.readouterr()
         return found.out + found.err
 
+    for name, stage in (("tokens", "tokenizer"), ("rows", "curate")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(json.dumps({"schema": 1, "status": "done", "stage": stage}))
+        assert f"this is a run of {stage}" in errors(model=tmp_path / name)
+    gone = save_adapter(chat_model, tmp_path / "adapter")
+    config = json.loads((gone / "adapter_config.json").read_text())
+    (gone / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "runs/none"}))
+    assert "[adapter-base-missing]" in errors(model=gone)
     assert "[missing-file]" in errors(prompts=str(tmp_path / "none.jsonl"))
     (tmp_path / "bad.jsonl").write_text('{"question": "x"}\n')
     assert "[bad-row]" in errors(prompts=str(tmp_path / "bad.jsonl"))

@@ -13,6 +13,7 @@ from hub_server import running_hub
 from huggingface_hub import ModelCard, constants
 
 from lifecycle_recipes.cli import main
+from lifecycle_recipes.record.parents import hash_weights
 
 KEYS = {  # eight vendors' shapes
     "huggingface": "hf_" + "aB3dE5gH7j" * 4,
@@ -76,10 +77,12 @@ def push(hub, monkeypatch, capsys):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # its protocol is not the small Hub's
     monkeypatch.setenv("HF_TOKEN", KEYS["huggingface"])
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
 
     def run_it(run: Path, *arguments: str) -> Done:
         with pytest.raises(SystemExit) as end:
-            main(["push", str(run), "--repo", "me/desk", *arguments])
+            repo = () if "--repo" in arguments else ("--repo", "me/desk")
+            main(["push", str(run), *repo, *arguments])
         return Done(end.value.code or 0, *capsys.readouterr())
 
     return run_it
@@ -172,8 +175,13 @@ def test_what_is_not_published(hub, run, push):
         assert done.returncode == status and f"[{code}]" in done.stderr, done.stderr
 
     refused("license-unknown", 2)
-    refused("missing-model", 2, "--license", "mit", "--form", "int8")
+    refused("bad-value", 2, "--license", "MIT licence")
+    refused("bad-value", 2, "--license", "mit", "--repo", "desk")
+    for form in ("int8", "checkpoint-5", "../01-parent"):
+        refused("unknown-form", 2, "--license", "mit", "--form", form)
     record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(record | {"weights_sha256": "0" * 64}))
+    refused("parent-changed", 2, "--license", "mit")
     (run / "run.json").write_text(json.dumps(record | {"gate": ["task.acc >= 0.95"]}))
     refused("gate-failed", 3, "--license", "mit")
     (run / "run.json").write_text(json.dumps(record | {"status": "stopped"}))
@@ -189,6 +197,46 @@ def test_what_is_not_published(hub, run, push):
     (run / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(run)}))
     refused("push-local-base", 2, "--license", "mit")
     assert not hub.received
+
+
+def test_offline_is_said_before_anything_is_tried(run, push, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    done = push(run, "--license", "mit")
+    assert done.returncode == 2 and "[push-offline]" in done.stderr and "HF_HUB_OFFLINE=0" in done.stderr
+    assert push(run, "--license", "mit", "--dry-run").returncode == 0
+
+
+def test_the_form_of_an_export_is_pushed_if_it_is_the_one_that_was_compared(hub, run, push):
+    shutil.copytree(run, run / "int8", ignore=shutil.ignore_patterns("run.json", "checkpoint-*"))
+    record = json.loads((run / "run.json").read_text())
+    export = {
+        "of_stage": "dpo",
+        "adapters_merged": False,
+        "dtype": "float32",
+        "bytes": {"merged": 2e6, "int8": 1e6},
+    }
+    export |= {"parity": {"merged": {}, "int8": {}}, "weights_sha256": {"int8": hash_weights(run / "int8")}}
+    export |= {"tokens": 90, "prompts": 6}
+    metrics = {"task.acc": 0.9, "int8.task.acc": 0.7, "int8.agreement": 0.99}
+    (run / "run.json").write_text(
+        json.dumps(record | {"stage": "export", "export": export, "metrics": metrics})
+    )
+    assert push(run, "--license", "mit", "--form", "int8").returncode == 0
+    text = hub.repos["me/desk"].branches["main"]["README.md"].decode()
+    assert "This is the form int8" in text and "| `task.acc` | 0.7 |" in text and "bitsandbytes" in text
+    assert "`agreement` is the share of the 90 tokens" in text and "the last training stage is dpo" in text
+    weights = run / "int8/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    assert "[parent-changed]" in push(run, "--license", "mit", "--form", "int8").stderr
+
+
+def test_the_card_says_what_it_does_not_know(run, push, tmp_path):
+    """A directory without its parents: not "from random weights"."""
+    moved = shutil.move(run, tmp_path / "elsewhere/exported")
+    shutil.rmtree(tmp_path / "01-parent")
+    text = push(Path(moved), "--license", "mit", "--dry-run").stdout
+    assert "random weights" not in text and "01-parent, whose own record is not known" in text
+    assert "not on this disk" in text and str(tmp_path) not in text.replace(str(tmp_path / "01-parent"), "")
 
 
 def test_a_failed_gate_that_is_allowed_stands_in_the_card(hub, run, push):

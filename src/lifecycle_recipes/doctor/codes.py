@@ -264,6 +264,7 @@ CODES: dict[str, str] = {
     "unknown-argument": "a command was given arguments that it does not accept",
     "unknown-config-key": "architecture.config has a key that the model's config class lacks",
     "unknown-file-type": "a data file of an unsupported type",
+    "unknown-form": "`lifecycle push --form` names no form of the export",
     "unknown-key": "a key that no stage has",
     "unknown-layout": "--layout does not name an accelerate config",
     "unknown-model-type": "architecture.model_type is unknown to transformers",

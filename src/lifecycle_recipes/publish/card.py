@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..finding import Refusal
 from ..models.adapters import is_adapter
 from ..record.file import LEDGER_FILE, read_record
 from ..record.gate import judge
 from ..record.parents import is_local, named_parents
 from .config import MERGED
-from .lineage import ancestors
+from .lineage import Link, ancestors
 
 if TYPE_CHECKING:
     from .push import Push
@@ -20,15 +19,15 @@ if TYPE_CHECKING:
 SCORES = ("rubric", "rubric_win_rate", "rubric_win_rate_lc", "reward", "kl", "pair_accuracy", "bits_per_byte")
 
 
-def card(run: str, record: dict[str, Any], what: Push) -> str:
-    """README.md of the repository."""
+def card(run: str, record: dict[str, Any], what: Push, tree: Link) -> str:
+    """README.md of the repository. tree: the lineage of the run."""
     from huggingface_hub import ModelCardData
 
     path = Path(run) / what.form if what.form else Path(run)
     data = ModelCardData(
         license=what.license,
         library_name=None if record.get("stage") in ("curate", "tokenizer") else library(path),
-        pipeline_tag=pipeline(record, run),
+        pipeline_tag=pipeline(record),
         tags=["lifecycle-recipes", record.get("stage", "")],
         base_model=hub_models(run) or None,
         datasets=hub_datasets(run) or None,
@@ -38,6 +37,7 @@ def card(run: str, record: dict[str, Any], what: Push) -> str:
         f"# {what.repo.rpartition('/')[2]}",
         *gate_warning(what),
         about(run, record, what),
+        *links(tree),
         *use(path, record, what),
         *scores(record, what.form),
         *gates(run),
@@ -56,24 +56,41 @@ def library(path: Path) -> str:
     return "peft" if is_adapter(str(path)) else "transformers"
 
 
-def pipeline(record: dict[str, Any], run: str) -> str | None:
-    if record.get("stage") in ("curate", "tokenizer"):
+def trained_stage(record: dict[str, Any]) -> str | None:
+    """The stage that trained the model: of an export, that of what it exports."""
+    return (record.get("export") or {}).get("of_stage") or record.get("stage")
+
+
+def pipeline(record: dict[str, Any]) -> str | None:
+    stage = trained_stage(record)
+    if stage in ("curate", "tokenizer"):
         return None
-    stages = {record.get("stage")} | {read_record(parent).get("stage") for parent in first_line(run)[1:2]}
-    return "text-classification" if "reward" in stages else "text-generation"
+    return "text-classification" if stage == "reward" else "text-generation"
 
 
-def first_line(run: str) -> list[str]:
-    """The run and its `model` parents, the nearest first."""
-    found, place = [], run
-    while place and place not in found:
-        found.append(place)
-        try:
-            parents = read_record(place).get("parents") or {}
-        except Refusal:
-            break
-        place = (parents.get("model") or {}).get("path")
-    return [place for place in found if Path(place).is_dir()]
+def origin(run: str, record: dict[str, Any]) -> str:
+    """What the first model of the chain started from."""
+    chain = [record, *(read_record(place) for place in ancestors(run))]
+    if models := hub_models(run):
+        return f"starting from {', '.join(models)}"
+    if any("architecture" in (part.get("settings") or {}) for part in chain):
+        return "starting from random weights"
+    named = [(part.get("parents") or {}).get("model") for part in chain]
+    paths = [parent["path"] for parent in named if parent]
+    return (
+        f"starting from {Path(paths[-1]).name}, whose own record is not known"
+        if paths
+        else "of unknown origin"
+    )
+
+
+def links(tree: Link) -> list[str]:
+    """What the model was made from, and is not there any more as it was."""
+    broken = list(dict.fromkeys(f"{link.role} {link.path}: {link.state}" for link in tree.broken()))
+    if not broken:
+        return []
+    lines = "\n".join(f"- {line}" for line in broken)
+    return [f"**Not all of what it was made from is on the disk it was pushed from:**\n\n{lines}"]
 
 
 def hub_models(run: str) -> list[str]:
@@ -105,24 +122,39 @@ def gate_warning(what: Push) -> list[str]:
 
 
 def about(run: str, record: dict[str, Any], what: Push) -> str:
-    form = f", in the form {what.form}" if what.form else ""
-    base = hub_models(run)
-    start = f"starting from {', '.join(base)}" if base else "from random weights"
     if record.get("stage") == "curate":
         rows = record["metrics"]
         return f"{rows['rows_out']:,} rows, curated from {rows['rows_in']:,} with lifecycle-recipes."
-    return f"Trained with lifecycle-recipes, {start}; the last stage is {record.get('stage')}{form}."
+    if record.get("stage") == "tokenizer":
+        return f"A tokenizer of {record['metrics'].get('vocab_size', 0):,} tokens, trained with lifecycle-recipes."
+    start, last = origin(run, record), trained_stage(record)
+    parts = [f"Trained with lifecycle-recipes, {start}; the last training stage is {last}."]
+    if export := record.get("export"):
+        sizes = ", ".join(f"{form} {size / 1e6:,.1f} MB" for form, size in export["bytes"].items())
+        merged = "with its adapters merged, " if export["adapters_merged"] else ""
+        form = f"This is the form {what.form}. " if what.form else ""
+        parts.append(f"{form}Exported {merged}in {export['dtype']}; all forms: {sizes}.")
+    return "\n\n".join(parts)
 
 
 def use(path: Path, record: dict[str, Any], what: Push) -> list[str]:
-    if record.get("stage") in ("curate", "tokenizer", "reward"):
-        return []
-    if (path / "model.gguf").is_file():
-        return [f"## Use\n\n```sh\nllama-cli -hf {what.repo}\n```"]
-    chat = (path / "chat_template.jinja").is_file()
-    prompt = '[{"role": "user", "content": "Hello"}]' if chat else '"Once"'
-    code = f'from transformers import pipeline\n\ngenerate = pipeline("text-generation", "{what.repo}")'
-    return [f"## Use\n\n```python\n{code}\nprint(generate({prompt}, max_new_tokens=64))\n```"]
+    stage, name = trained_stage(record), what.repo.rpartition("/")[2]
+    if stage == "curate":
+        code = f'from datasets import load_dataset\n\nrows = load_dataset("{what.repo}", data_files="train.jsonl")'
+    elif stage == "tokenizer":
+        code = f'from transformers import AutoTokenizer\n\ntokenizer = AutoTokenizer.from_pretrained("{what.repo}")'
+    elif stage == "reward":
+        code = f'from transformers import pipeline\n\nscore = pipeline("text-classification", "{what.repo}")'
+    elif (path / "model.gguf").is_file():
+        ollama = f"ollama create {name} -f Modelfile   # beside the downloaded model.gguf"
+        return [f"## Use\n\n```sh\nllama-cli -hf {what.repo}\n{ollama}\n```"]
+    else:
+        chat = (path / "chat_template.jinja").is_file()
+        prompt = '[{"role": "user", "content": "Hello"}]' if chat else '"Once"'
+        code = f'from transformers import pipeline\n\ngenerate = pipeline("text-generation", "{what.repo}")'
+        code += f"\nprint(generate({prompt}, max_new_tokens=64))"
+    needs = "It needs `pip install bitsandbytes accelerate`.\n\n" if what.form in ("int8", "nf4") else ""
+    return [f"## Use\n\n{needs}```python\n{code}\n```"]
 
 
 def scores(record: dict[str, Any], form: str | None) -> list[str]:
@@ -136,7 +168,15 @@ def scores(record: dict[str, Any], form: str | None) -> list[str]:
         others = tuple(f"{name}." for name in forms if name != MERGED)
         shown = {k: v for k, v in metrics.items() if ("." in k or k in SCORES) and not k.startswith(others)}
     rows = [f"| `{name}` | {value:.4g} |" for name, value in shown.items() if isinstance(value, int | float)]
-    return ["\n".join(["## Results\n", "| metric | value |", "|---|---|", *rows])] if rows else []
+    parts = ["\n".join(["## Results\n", "| metric | value |", "|---|---|", *rows])] if rows else []
+    if (export := record.get("export")) and "tokens" in export:
+        name = "" if form else f"{MERGED}."
+        parts.append(
+            f"`{name}agreement` is the share of the {export['tokens']:,} tokens of the trained model's greedy "
+            f"replies to {export['prompts']:,} prompts that this model chooses, too; `{name}same_text` the share "
+            f"of equal replies, `{name}max_difference` the largest difference of two logits (or scores)."
+        )
+    return parts
 
 
 def gates(run: str) -> list[str]:
@@ -146,18 +186,16 @@ def gates(run: str) -> list[str]:
 
 def stages(run: str) -> str:
     """A row per run of the lineage: rows, tokens, hash of the recipe, seconds, and what curation left out."""
-    rows = [
-        "## Made from\n",
-        "| run | stage | rows | tokens | recipe | seconds |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = ["## Made from\n", "| run | stage | rows | held out | tokens trained on | recipe | seconds |"]
+    rows.append("|---|---|---|---|---|---|---|")
     notes = []
     for place in [run, *ancestors(run)]:
         record = read_record(place)
         data, metrics = record.get("data") or {}, record.get("metrics") or {}
-        count = data.get("rows_out") or metrics.get("rows_out")
-        tokens = record.get("tokens") or metrics.get("tokens_out")
-        cells = [f"{value:,}" if isinstance(value, int | float) else "-" for value in (count, tokens)]
+        held_out = data.get("eval_rows") or metrics.get("held_out_rows") or 0
+        count = data["rows_out"] - held_out if "rows_out" in data else metrics.get("rows_out")
+        numbers = (count, held_out, record.get("tokens"))
+        cells = [f"{value:,}" if isinstance(value, int | float) else "-" for value in numbers]
         digest = (record.get("recipe") or {}).get("sha256", "")[:12]
         seconds = f"{record.get('wall_seconds') or 0:,.0f}"
         rows.append(

@@ -11,10 +11,11 @@ from ..evals.measure import measure
 from ..evals.rubric import read_prompts
 from ..models.adapters import is_adapter
 from ..models.load import load_tokenizer
+from ..record.parents import hash_weights
 from .config import MERGED, ExportConfig, ExportedModel
 from .gguf_writing import require_gguf, write_gguf
 from .merge import load_trained, merged
-from .parity import find_parity, fitting, read, require_parity
+from .parity import Reading, find_parity, fitting, read, require_parity
 from .quantise import write_quantised
 from .recovery import measure_forms, require_recovery
 from .source import Source, find_source
@@ -55,7 +56,7 @@ def export(model: ExportedModel, config: ExportConfig, evaluate: EvaluateConfig 
         write_form(config.output_dir, form, place)
     say(f"comparing {', '.join([MERGED, *forms])} with the trained model, in a new process")
     parity = find_parity(expected, {MERGED: directory, **forms}, prompts, config, work)
-    note(source, dtype, parity, forms, directory, run)
+    note(source, dtype, expected[0], parity, forms, directory, run)
     exact = dtype == "float32" and expected[0].dtype == "float32" and source.quantised is None
     require_parity(parity, config, exact)
     if evaluate:
@@ -89,9 +90,18 @@ def write_form(whole: str, form: str, place: Path) -> None:
     fresh.rename(place)
 
 
-def note(source: Source, dtype: str, parity: dict, forms: dict[str, Path], directory: Path, run: Run) -> None:
+def note(
+    source: Source,
+    dtype: str,
+    expected: Reading,
+    parity: dict,
+    forms: dict[str, Path],
+    directory: Path,
+    run: Run,
+) -> None:
     """Into the record: what was merged, sizes, the comparison; into the metrics what a gate may ask for."""
-    sizes = {MERGED: size_of(directory)} | {form: size_of(place) for form, place in forms.items()}
+    places = {MERGED: directory, **forms}
+    tokens = sum(map(len, expected.replies))
     run.note(
         export={
             "of": source.path,
@@ -99,7 +109,10 @@ def note(source: Source, dtype: str, parity: dict, forms: dict[str, Path], direc
             "adapters_merged": is_adapter(source.path),
             "base": "dequantised, as in training" if source.quantised else "as saved",
             "dtype": dtype,
-            "bytes": sizes,
+            "bytes": {form: size_of(place) for form, place in places.items()},
+            "weights_sha256": {form: hash_weights(place) for form, place in places.items()},
+            "prompts": len(expected.prompts),
+            "tokens": tokens,
             "parity": parity,
         }
     )

@@ -48,18 +48,25 @@ def lineage(run: str) -> Link:
 
 
 def ancestors(run: str) -> list[str]:
-    """The runs that a run was made from or compared with, the nearest first, each once; without hashing."""
+    """The runs that a run was made from or compared with, the nearest first, each once; without hashing.
+
+    A run that was replaced since, at the same path, is not among them.
+    """
     found: dict[str, str] = {}
-    waiting = [run]
+    waiting: list[tuple[str, str | None]] = [(run, None)]
     while waiting:
-        place = waiting.pop(0)
+        place, identity = waiting.pop(0)
         try:
-            parents = read_record(place).get("parents") or {}
-        except Refusal:  # a model from elsewhere
+            record = read_record(place)
+        except Refusal:  # not on this disk, or a model from elsewhere
+            continue
+        if identity not in (None, record.get("identity")):
             continue
         found.setdefault(os.path.realpath(place), place)
-        below = [_place(place, parent) for parent in parents.values()]
-        waiting += [other for other in below if os.path.isdir(other) and os.path.realpath(other) not in found]
+        for parent in (record.get("parents") or {}).values():
+            below = _place(place, parent)
+            if os.path.realpath(below) not in found:
+                waiting.append((below, parent.get("identity")))
     return list(found.values())[1:]
 
 
@@ -156,9 +163,8 @@ def _revision(values: dict[str, Any], path: str) -> str:
     return f" at {found[0]}" if found and found[0] else ""
 
 
-def lineage_text(run: str) -> str:
-    """The tree as text, and a last line about the links that do not hold."""
-    tree = lineage(run)
+def lineage_text(tree: Link) -> str:
+    """A tree as text, and a last line about the links that do not hold."""
     broken = list(dict.fromkeys(link.path for link in tree.broken()))
     last = f"links that do not hold: {', '.join(broken)}" if broken else "every link holds on this disk"
     return "\n".join([_line(tree), *_branches(tree, ""), "", last])

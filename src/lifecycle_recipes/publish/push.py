@@ -7,6 +7,8 @@ push that fails leaves the repository as it was, and large files that were sent 
 from __future__ import annotations
 
 import json
+import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -19,13 +21,14 @@ from ..exit_status import Stopped
 from ..finding import FAILED, GATE_FAILED, Finding, Refusal, refuse
 from ..models.adapters import ADAPTER_CONFIG, is_adapter
 from ..models.safetensors_files import find_pickles
-from ..record.file import HELD_OUT, LEDGER_FILE, RUN_FILE, TRAIN, read_record
+from ..record.file import GATE_FILE, HELD_OUT, LEDGER_FILE, RUN_FILE, TRAIN, read_record
 from ..record.gate import judge
-from ..record.parents import is_local
+from ..record.parents import hash_weights, is_local
 from ..record.weight_files import find_unreadable
 from ..redact import redact
 from .card import card
-from .lineage import ancestors, lineage_text
+from .config import MERGED
+from .lineage import ancestors, lineage, lineage_text
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -46,8 +49,6 @@ FILES = (
 )
 ROWS = (TRAIN, HELD_OUT, LEDGER_FILE)
 RECORDS = "lifecycle"  # directory of the repository for the records
-# Of a record: which process of which machine wrote it is nobody's business.
-PRIVATE = ("process",)
 BINARY = (".safetensors", ".gguf")
 
 
@@ -71,8 +72,9 @@ class Push:
 def push(what: Push) -> str:
     """Push a finished run; returns what to print: the files and the card with `dry_run`, else the address.
 
-    Raises Refusal: no-record, parent-unfinished, gate-failed (exit status 3), missing-model, parent-unreadable,
-    saved-pickled, push-local-base, license-unknown, secret, repo-public, push-failed (exit status 1).
+    Raises Refusal: bad-value, no-record, parent-unfinished, gate-failed (exit status 3), unknown-form, missing-model,
+    parent-unreadable, saved-pickled, push-local-base, parent-changed, license-unknown, secret, push-offline,
+    repo-public, push-failed (exit status 1).
     """
     record = check(what)
     with tempfile.TemporaryDirectory(prefix="push-") as folder:
@@ -82,43 +84,89 @@ def push(what: Push) -> str:
         files = sorted(file for file in staged.rglob("*") if file.is_file())
         if what.dry_run:
             sizes = [f"{file.stat().st_size:>15,}  {file.relative_to(staged)}" for file in files]
-            head = f"{what.repo}, {'public' if what.public else 'private'}, branch {what.branch}: {len(files)} files"
+            head = f"{what.repo}, {'public' if what.public else 'private'}, branch {what.branch}"
+            head += (f", tag {what.tag}" if what.tag else "") + f": {len(files)} files; nothing is sent"
             return "\n".join([head, *sizes, "", (staged / "README.md").read_text(encoding="utf-8")])
         return upload(what, record, staged)
 
 
 def check(what: Push) -> dict[str, Any]:
     """The record of the run, if it may be published."""
+    require_names(what)
     record = read_record(what.run)
     if record["status"] != "done":
         message = f"this run is not finished: its status is {record['status']}"
-        raise refuse("parent-unfinished", message, "run the stage to its end", what.run)
+        raise refuse("parent-unfinished", message, "correct the cause, and run the stage again", what.run)
     what.failed_gates = [verdict.line for verdict in judge(what.run) if not verdict.ok]
     if what.failed_gates and not what.allow_failed_gate:
         fix = "publish a run that passes, or pass --allow-failed-gate: the card then names the lines"
         raise refuse(
             "gate-failed", f"the gate failed: {'; '.join(what.failed_gates)}", fix, what.run, GATE_FAILED
         )
-    source = source_of(what)
+    source = source_of(what, record)
     if record.get("stage") != "curate":
         if not any(found_in(source, ("*.safetensors", "model.gguf", "tokenizer.json"))):
-            below = sorted(place.name for place in Path(what.run).iterdir() if place.is_dir())
-            fix = f"the directories are {', '.join(below)}" if what.form else "push a run that saved a model"
-            raise refuse("missing-model", "this directory has no model", fix, str(source))
+            raise refuse(
+                "missing-model", "this directory has no model", "push a run that saved one", str(source)
+            )
         if unreadable := find_unreadable(source):
             raise refuse("parent-unreadable", unreadable[1], "run the stage again", unreadable[0])
         if findings := find_pickles(str(source)):
             raise Refusal(*findings)
         require_public_base(str(source))
+    require_unchanged(what, record, source)
     if not what.license:
         known = sorted({name for names in licenses(what.run).values() for name in names})
         message = "the licence is not known" + (f"; that of the data is {', '.join(known)}" if known else "")
         raise refuse("license-unknown", message, "pass --license, such as `--license apache-2.0`", what.run)
+    if not what.dry_run and (offline := os.environ.get("HF_HUB_OFFLINE", "")).upper() in (
+        "1",
+        "ON",
+        "YES",
+        "TRUE",
+    ):
+        raise refuse("push-offline", f"HF_HUB_OFFLINE is {offline}", "run with HF_HUB_OFFLINE=0", what.repo)
     return record
 
 
-def source_of(what: Push) -> Path:
-    return Path(what.run) / what.form if what.form else Path(what.run)
+def require_names(what: Push) -> None:
+    """Raises Refusal bad-value for a repository or a licence that the Hub would not accept."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(what.repo)
+        problem = "" if what.repo.count("/") == 1 else "it must be OWNER/NAME"
+    except HFValidationError as error:
+        problem = " ".join(str(error).split())
+    if problem:
+        raise refuse("bad-value", f"--repo {what.repo!r}: {problem}", "give it as OWNER/NAME", "command line")
+    if what.license and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", what.license):
+        message = f"--license {what.license!r} is no identifier of a licence"
+        raise refuse(
+            "bad-value", message, "give one of the Hub's, such as apache-2.0 or other", "command line"
+        )
+
+
+def require_unchanged(what: Push, record: dict[str, Any], source: Path) -> None:
+    """Raises Refusal parent-changed if the weights are not those that the run saved."""
+    then = record.get("weights_sha256")
+    if what.form:
+        then = (record["export"].get("weights_sha256") or {}).get(what.form)
+    if then and hash_weights(source) != then:
+        message = "the files do not match the record of the run: they changed after it"
+        raise refuse("parent-changed", message, "run the stage again", str(source))
+
+
+def source_of(what: Push, record: dict[str, Any]) -> Path:
+    """The directory that is pushed. Raises Refusal unknown-form for what is no form of this export."""
+    if not what.form:
+        return Path(what.run)
+    forms = [form for form in (record.get("export") or {}).get("parity") or {} if form != MERGED]
+    if what.form not in forms:
+        fix = f"its forms are {', '.join(forms)}" if forms else "leave --form out: only an export has forms"
+        raise refuse("unknown-form", f"this run has no form {what.form}", fix, what.run)
+    return Path(what.run) / what.form
 
 
 def require_public_base(path: str) -> None:
@@ -149,7 +197,7 @@ def licenses(run: str) -> dict[str, list[str]]:
 
 def collect(what: Push, record: dict[str, Any], staged: Path) -> None:
     """Link or write every file that is pushed into the directory `staged`."""
-    source = source_of(what)
+    source = source_of(what, record)
     for file in found_in(source, ROWS if record.get("stage") == "curate" else FILES):
         (staged / file.name).symlink_to(file.resolve())
     for directory in [what.run, *ancestors(what.run)]:
@@ -157,12 +205,27 @@ def collect(what: Push, record: dict[str, Any], staged: Path) -> None:
         while place.exists():
             place = place.with_name(place.name + "_")
         place.mkdir(parents=True)
-        kept = {key: value for key, value in read_record(directory).items() if key not in PRIVATE}
-        (place / RUN_FILE).write_text(json.dumps(redact(kept), indent=1) + "\n", encoding="utf-8")
-        if (ledger := Path(directory) / LEDGER_FILE).is_file():
-            (place / LEDGER_FILE).symlink_to(ledger.resolve())
-    (staged / RECORDS / "lineage.txt").write_text(lineage_text(what.run) + "\n", encoding="utf-8")
-    (staged / "README.md").write_text(card(what.run, record, what), encoding="utf-8")
+        kept = {key: value for key, value in read_record(directory).items() if key != "process"}
+        kept["hardware"] = {
+            key: value for key, value in (kept.get("hardware") or {}).items() if key != "host"
+        }
+        write(place / RUN_FILE, json.dumps(redact(kept), indent=1) + "\n")
+        for name in (
+            GATE_FILE,
+            *([LEDGER_FILE] if directory != what.run or source != Path(what.run) else []),
+        ):
+            if (file := Path(directory) / name).is_file():
+                (place / name).symlink_to(file.resolve())
+    tree = lineage(what.run)
+    write(staged / RECORDS / "lineage.txt", lineage_text(tree) + "\n")
+    write(staged / "README.md", card(what.run, record, what, tree))
+
+
+def write(file: Path, text: str) -> None:
+    """Without the directories of this machine: they name its user."""
+    for private, instead in ((f"{Path.cwd()}/", ""), (f"{Path.home()}/", "~/")):
+        text = text.replace(private, instead)
+    file.write_text(text, encoding="utf-8")
 
 
 def found_in(directory: Path, patterns: tuple[str, ...]) -> Iterator[Path]:

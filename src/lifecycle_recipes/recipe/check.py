@@ -174,7 +174,12 @@ class Checker:
             )
         foreign = self.other_stages(key, section)
         if foreign:
-            return "misplaced-key", where, f"{name} does not exist in a {self.stage} recipe: {foreign}"
+            article = "an" if self.stage[0] in "aeiou" else "a"
+            return (
+                "misplaced-key",
+                where,
+                f"{name} does not exist in {article} {self.stage} recipe: {foreign}",
+            )
         return "unknown-key", where, f"{name} does not exist: {self.nearest(key, known, sections)}"
 
     def other_stages(self, key: str, section: str | None) -> str:

@@ -28,7 +28,7 @@ ROLES = {
 # What a run of curation leaves in place of weights, and the keys of its steps that name a model.
 CURATED = (LEDGER_FILE, TRAIN, HELD_OUT)
 MODEL_OF_STEP = {"perplexity": "model", "safety": "classifier"}
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin")
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin", "*.gguf")
 BLOCK, BLOCKS = 1 << 20, 256
 # A file younger than this may change again within one tick of the clock, without a new modification time.
 SETTLED_NS = 2 * 10**9

@@ -3,7 +3,7 @@
 import shlex
 from pathlib import Path
 
-from ..chat import SILENT
+from ..chat import SILENT, stage_of
 from ..finding import Refusal
 from ..recipe.read import RawRecipe, read_recipe, recipes_in
 from ..record.file import RUN_FILE, read_record
@@ -67,7 +67,7 @@ def next_command(raw: RawRecipe) -> str:
         return f"lifecycle gate {directory}"
     if child := find_child(raw):
         return f"lifecycle run {shlex.quote(str(child))}"
-    return f"lifecycle {'report' if raw.stage in SILENT else 'chat'} {directory}"
+    return f"lifecycle {'report' if stage_of(raw.output_dir) in SILENT else 'chat'} {directory}"
 
 
 def find_child(raw: RawRecipe) -> Path | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+from ...chat import stage_of
 from ...evals.check import check_prompts
-from ...finding import Finding
-from ...models.adapters import model_below
+from ...finding import Finding, Refusal
+from ...models.adapters import is_adapter, model_below, require_adapter_base
 from ...models.config_file import local_config
 from ...publish.config import AGREEMENT, MERGED
 from ...publish.gguf_writing import INSTALL, find_in_gguf
@@ -58,7 +59,7 @@ def _find_in_prompts(raw: RawRecipe) -> list[Finding]:
     if not prompts:
         return []
     if not Path(prompts).is_file():
-        message, fix = "the file export.prompts does not exist", "give an existing file"
+        message, fix = f"the file {prompts} of export.prompts does not exist", "give an existing file"
         return [Finding.error("missing-file", message, fix, raw.place("export.prompts"))]
     return check_prompts(Path(prompts), "export.prompts")
 
@@ -66,6 +67,14 @@ def _find_in_prompts(raw: RawRecipe) -> list[Finding]:
 def _find_in_model(raw: RawRecipe, forms: list[str], gguf: list[str]) -> list[Finding]:
     """What the model's own files rule out; nothing while they do not exist, or are on the Hub."""
     path, place = raw.values["model"]["model_name_or_path"], raw.place("model.model_name_or_path", "model")
+    if Path(path).exists() and (stage := stage_of(path)) in ("curate", "evaluate", "tokenizer"):
+        message = f"this is a run of {stage}, which has no model"
+        return [Finding.error("not-exportable", message, "name a run that trained a model", place)]
+    if is_adapter(path):
+        try:
+            require_adapter_base(path)
+        except Refusal as refusal:
+            return refusal.findings
     config, where = local_config(path), raw.place("export.forms", "export")
     if not config:
         return []

@@ -50,6 +50,7 @@ FILES = (
 ROWS = (TRAIN, HELD_OUT, LEDGER_FILE)
 RECORDS = "lifecycle"  # directory of the repository for the records
 BINARY = (".safetensors", ".gguf")
+ON = ("1", "ON", "YES", "TRUE")  # huggingface_hub/constants.py
 
 
 @dataclass
@@ -119,12 +120,8 @@ def check(what: Push) -> dict[str, Any]:
         known = sorted({name for names in licenses(what.run).values() for name in names})
         message = "the licence is not known" + (f"; that of the data is {', '.join(known)}" if known else "")
         raise refuse("license-unknown", message, "pass --license, such as `--license apache-2.0`", what.run)
-    if not what.dry_run and (offline := os.environ.get("HF_HUB_OFFLINE", "")).upper() in (
-        "1",
-        "ON",
-        "YES",
-        "TRUE",
-    ):
+    offline = os.environ.get("HF_HUB_OFFLINE", "")
+    if offline.upper() in ON and not what.dry_run:
         raise refuse("push-offline", f"HF_HUB_OFFLINE is {offline}", "run with HF_HUB_OFFLINE=0", what.repo)
     return record
 

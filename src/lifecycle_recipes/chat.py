@@ -27,6 +27,9 @@ def chat(path: str, prompt: str | None = None, max_new_tokens: int = 256) -> Non
     if max_new_tokens < 1:
         message = f"--max-new-tokens must be at least 1, not {max_new_tokens}"
         raise refuse("bad-value", message, "leave it out for the default")
+    if path.endswith(".gguf") or (Path(path) / "model.gguf").is_file():
+        message = "this is a GGUF file, for llama.cpp and Ollama"
+        raise refuse("missing-model", message, "chat with the export itself, the directory above", path)
     stage = stage_of(path)
     if stage in SILENT:
         raise refuse("not-a-language-model", f"this is {SILENT[stage]}: it cannot generate text", where=path)
@@ -44,18 +47,19 @@ def chat(path: str, prompt: str | None = None, max_new_tokens: int = 256) -> Non
 
 def stage_of(path: str) -> str | None:
     """The stage that trained the model of a run; None for other models. Raises Refusal: missing-model."""
-    if path.endswith(".gguf") or (Path(path) / "model.gguf").is_file():
-        message = "this is a GGUF file, for llama.cpp and Ollama"
-        raise refuse("missing-model", message, "chat with the export itself, the directory above", path)
     if is_local(path) and not Path(path).exists():
         raise refuse("missing-model", "the directory does not exist", "train it, or correct the path", path)
     try:
-        record = read_record(path)
-        return (record.get("export") or {}).get("of_stage") or record.get("stage")
+        return trained_stage(read_record(path))
     except Refusal as refusal:
         if refusal.findings[0].code != "no-record":
             raise
         return None
+
+
+def trained_stage(record: dict) -> str | None:
+    """The stage that trained the model of a record: of an export, that of what it exports."""
+    return (record.get("export") or {}).get("of_stage") or record.get("stage")
 
 
 def converse(saved, chatty: bool, max_new_tokens: int) -> None:

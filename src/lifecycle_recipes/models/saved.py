@@ -47,7 +47,7 @@ class Saved:
 
     def bring_back(self) -> Saved:
         """This model on the device to which `load_saved` would load it."""
-        _place(self.model, _device())
+        _place(self.model, default_device())
         return self
 
 
@@ -71,7 +71,7 @@ def load_saved(
         model.generation_config = GenerationConfig.from_pretrained(path)  # PEFT keeps that of the base
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # used only to fill batches, and always masked
-    return Saved(path, _place(model, device or _device()), tokenizer, _commit(revision))
+    return Saved(path, _place(model, device or default_device()), tokenizer, _commit(revision))
 
 
 def load_reward(
@@ -99,7 +99,7 @@ def load_reward(
         raise refuse("no-reward-head", "the model has no trained reward head", fix, path)
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
-    return Saved(path, _place(model, device or _device()), tokenizer, _commit(revision))
+    return Saved(path, _place(model, device or default_device()), tokenizer, _commit(revision))
 
 
 def weights_id(path: str) -> list[str] | None:
@@ -146,7 +146,7 @@ def _quantisation(model_config: trl.ModelConfig, device=None) -> dict:
 
     # In another dtype, the same weights would be quantised to other 4-bit values.
     options = {"quantization_config": get_quantization_config(model_config), "dtype": model_config.dtype}
-    return options | {"device_map": {"": device or _device()}}
+    return options | {"device_map": {"": device or default_device()}}
 
 
 def _refuse_other_heads(path: str) -> None:
@@ -176,7 +176,7 @@ def _place(model: PreTrainedModel, device):
     return model.eval()
 
 
-def _device():
+def default_device():
     """The accelerator if there is one, else the CPU."""
     import torch
 

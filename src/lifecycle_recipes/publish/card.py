@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..chat import trained_stage
 from ..models.adapters import is_adapter
-from ..record.file import LEDGER_FILE, read_record
+from ..record.file import LEDGER_FILE
 from ..record.gate import judge
 from ..record.parents import is_local, named_parents
 from .config import MERGED
-from .lineage import Link, ancestors
+from .lineage import Link
 
 if TYPE_CHECKING:
     from .push import Push
@@ -19,31 +20,32 @@ if TYPE_CHECKING:
 SCORES = ("rubric", "rubric_win_rate", "rubric_win_rate_lc", "reward", "kl", "pair_accuracy", "bits_per_byte")
 
 
-def card(run: str, record: dict[str, Any], what: Push, tree: Link) -> str:
-    """README.md of the repository. tree: the lineage of the run."""
+def card(what: Push, chain: dict[str, dict[str, Any]], tree: Link) -> str:
+    """README.md of the repository. chain, tree: of the run (publish/lineage.py)."""
     from huggingface_hub import ModelCardData
 
+    run, record = what.run, chain[what.run]
     path = Path(run) / what.form if what.form else Path(run)
     data = ModelCardData(
         license=what.license,
         library_name=None if record.get("stage") in ("curate", "tokenizer") else library(path),
         pipeline_tag=pipeline(record),
         tags=["lifecycle-recipes", record.get("stage", "")],
-        base_model=hub_models(run) or None,
-        datasets=hub_datasets(run) or None,
+        base_model=hub_models(chain) or None,
+        datasets=hub_datasets(chain) or None,
     )
     parts = [
         f"---\n{data.to_yaml()}\n---",
         f"# {what.repo.rpartition('/')[2]}",
         *gate_warning(what),
-        about(run, record, what),
+        about(record, what, chain),
         *links(tree),
         *use(path, record, what),
         *scores(record, what.form),
         *gates(run),
-        stages(run),
-        *waivers(run),
-        environment(run),
+        stages(chain),
+        *waivers(chain),
+        environment(record, chain),
         "The records of all runs are in `lifecycle/`: recipes, settings, hashes, metrics. `lifecycle/lineage.txt` is "
         "the tree of what this was made from.",
     ]
@@ -56,11 +58,6 @@ def library(path: Path) -> str:
     return "peft" if is_adapter(str(path)) else "transformers"
 
 
-def trained_stage(record: dict[str, Any]) -> str | None:
-    """The stage that trained the model: of an export, that of what it exports."""
-    return (record.get("export") or {}).get("of_stage") or record.get("stage")
-
-
 def pipeline(record: dict[str, Any]) -> str | None:
     stage = trained_stage(record)
     if stage in ("curate", "tokenizer"):
@@ -68,14 +65,13 @@ def pipeline(record: dict[str, Any]) -> str | None:
     return "text-classification" if stage == "reward" else "text-generation"
 
 
-def origin(run: str, record: dict[str, Any]) -> str:
+def origin(chain: dict[str, dict[str, Any]]) -> str:
     """What the first model of the chain started from."""
-    chain = [record, *(read_record(place) for place in ancestors(run))]
-    if models := hub_models(run):
+    if models := hub_models(chain):
         return f"starting from {', '.join(models)}"
-    if any("architecture" in (part.get("settings") or {}) for part in chain):
+    if any("architecture" in (part.get("settings") or {}) for part in chain.values()):
         return "starting from random weights"
-    named = [(part.get("parents") or {}).get("model") for part in chain]
+    named = [(part.get("parents") or {}).get("model") for part in chain.values()]
     paths = [parent["path"] for parent in named if parent]
     return (
         f"starting from {Path(paths[-1]).name}, whose own record is not known"
@@ -93,19 +89,19 @@ def links(tree: Link) -> list[str]:
     return [f"**Not all of what it was made from is on the disk it was pushed from:**\n\n{lines}"]
 
 
-def hub_models(run: str) -> list[str]:
+def hub_models(chain: dict[str, dict[str, Any]]) -> list[str]:
     """Ids of the models of the Hub from which the run, or a run that it was made from, started."""
     found = []
-    for place in [run, *ancestors(run)]:
-        named = named_parents(read_record(place).get("settings") or {})
+    for record in chain.values():
+        named = named_parents(record.get("settings") or {})
         found += [named["model"]] if "model" in named and not is_local(named["model"]) else []
     return list(dict.fromkeys(found))
 
 
-def hub_datasets(run: str) -> list[str]:
+def hub_datasets(chain: dict[str, dict[str, Any]]) -> list[str]:
     found = []
-    for place in [run, *ancestors(run)]:
-        data = (read_record(place).get("settings") or {}).get("data") or {}
+    for record in chain.values():
+        data = (record.get("settings") or {}).get("data") or {}
         found += [s["path"] for s in data.get("sources") or [] if s.get("path") and is_hub_id(s["path"])]
     return list(dict.fromkeys(found))
 
@@ -121,13 +117,13 @@ def gate_warning(what: Push) -> list[str]:
     return [f"**Published although its gate failed:**\n\n{lines}"]
 
 
-def about(run: str, record: dict[str, Any], what: Push) -> str:
+def about(record: dict[str, Any], what: Push, chain: dict[str, dict[str, Any]]) -> str:
     if record.get("stage") == "curate":
         rows = record["metrics"]
         return f"{rows['rows_out']:,} rows, curated from {rows['rows_in']:,} with lifecycle-recipes."
     if record.get("stage") == "tokenizer":
         return f"A tokenizer of {record['metrics'].get('vocab_size', 0):,} tokens, trained with lifecycle-recipes."
-    start, last = origin(run, record), trained_stage(record)
+    start, last = origin(chain), trained_stage(record)
     parts = [f"Trained with lifecycle-recipes, {start}; the last training stage is {last}."]
     if export := record.get("export"):
         sizes = ", ".join(f"{form} {size / 1e6:,.1f} MB" for form, size in export["bytes"].items())
@@ -184,13 +180,12 @@ def gates(run: str) -> list[str]:
     return ["\n".join(["## Gate\n", *lines])] if lines else []
 
 
-def stages(run: str) -> str:
+def stages(chain: dict[str, dict[str, Any]]) -> str:
     """A row per run of the lineage: rows, tokens, hash of the recipe, seconds, and what curation left out."""
     rows = ["## Made from\n", "| run | stage | rows | held out | tokens trained on | recipe | seconds |"]
     rows.append("|---|---|---|---|---|---|---|")
     notes = []
-    for place in [run, *ancestors(run)]:
-        record = read_record(place)
+    for place, record in chain.items():
         data, metrics = record.get("data") or {}, record.get("metrics") or {}
         held_out = data.get("eval_rows") or metrics.get("held_out_rows") or 0
         count = data["rows_out"] - held_out if "rows_out" in data else metrics.get("rows_out")
@@ -212,21 +207,20 @@ def stages(run: str) -> str:
     return "\n".join(rows) + ("\n\n" + "\n".join(notes) if notes else "")
 
 
-def waivers(run: str) -> list[str]:
+def waivers(chain: dict[str, dict[str, Any]]) -> list[str]:
     lines = [
         f"- {Path(place).name}: `{code}`: {reason}"
-        for place in [run, *ancestors(run)]
-        for code, reason in (read_record(place).get("allowed") or {}).items()
+        for place, record in chain.items()
+        for code, reason in (record.get("allowed") or {}).items()
     ]
     return ["\n".join(["## Waived findings\n", *lines])] if lines else []
 
 
-def environment(run: str) -> str:
-    record = read_record(run)
+def environment(record: dict[str, Any], chain: dict[str, dict[str, Any]]) -> str:
     hardware, versions = record.get("hardware") or {}, record.get("versions") or {}
     gpus = hardware.get("gpus") or []
     machine = ", ".join(map(str, gpus)) if gpus else hardware.get("cpu", "")
-    total = sum(read_record(place).get("wall_seconds") or 0 for place in [run, *ancestors(run)])
+    total = sum(part.get("wall_seconds") or 0 for part in chain.values())
     named = [
         f"{name} {versions[name]}" for name in ("torch", "transformers", "trl", "peft") if name in versions
     ]

@@ -11,9 +11,9 @@ from ..evals.measure import measure
 from ..evals.rubric import read_prompts
 from ..models.adapters import is_adapter
 from ..models.load import load_tokenizer
-from ..record.parents import hash_weights
+from ..record.parents import WEIGHTS, hash_weights
 from .config import MERGED, ExportConfig, ExportedModel
-from .gguf_writing import require_gguf, write_gguf
+from .gguf_writing import write_gguf
 from .merge import load_trained, merged
 from .parity import Reading, find_parity, fitting, read, require_parity
 from .quantise import write_quantised
@@ -83,7 +83,6 @@ def write_form(whole: str, form: str, place: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
     fresh.mkdir()
     if form.startswith("gguf-"):
-        require_gguf(whole)
         write_gguf(whole, fresh, form.removeprefix("gguf-").upper())
     else:
         write_quantised(whole, form, fresh)
@@ -134,7 +133,7 @@ def free_memory() -> None:
 
 def size_of(directory: Path) -> int:
     """Bytes of the weights in a directory, not below it."""
-    return sum(file.stat().st_size for p in ("*.safetensors", "*.gguf") for file in directory.glob(p))
+    return sum(file.stat().st_size for pattern in WEIGHTS for file in directory.glob(pattern))
 
 
 def say(line: str) -> None:

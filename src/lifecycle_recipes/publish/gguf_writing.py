@@ -92,9 +92,10 @@ def write_gguf(merged: str, directory: Path, precision: str) -> Path:
 
     precision: F16, Q8_0 or Q4_0, of the matrices; vectors stay in float32. Raises Refusal gguf-unsupported.
     """
-    import gguf
-
     require_gguf(merged)
+    import gguf
+    from transformers import AutoTokenizer
+
     config = read_json(merged, "config.json")
     file = directory / "model.gguf"
     writer = gguf.GGUFWriter(file, ARCHITECTURES[config["model_type"]], use_temp_file=True)
@@ -103,14 +104,15 @@ def write_gguf(merged: str, directory: Path, precision: str) -> Path:
     _add_shape(writer, config)
     writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{precision}"])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    stops = _add_tokenizer(writer, merged, config["vocab_size"])
+    tokenizer = AutoTokenizer.from_pretrained(merged)
+    stops = _add_tokenizer(writer, tokenizer, merged, config["vocab_size"])
     for name, weights in _weights(merged, config):
         _add_tensor(writer, name, weights, precision)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    (directory / "Modelfile").write_text(_modelfile(merged, stops), encoding="utf-8")
+    (directory / "Modelfile").write_text(_modelfile(tokenizer, stops), encoding="utf-8")
     return file
 
 
@@ -132,16 +134,11 @@ def _add_shape(writer: Any, config: dict) -> None:
     writer.add_vocab_size(config["vocab_size"])
 
 
-def _add_tokenizer(writer: Any, merged: str, size: int) -> list[str]:
+def _add_tokenizer(writer: Any, tokenizer: PreTrainedTokenizerBase, merged: str, size: int) -> list[str]:
     """Vocabulary, merges, special tokens, chat template. Returns the stop tokens."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(merged)
     stored = read_json(merged, "tokenizer.json")
-    tokens, types = (
-        [f"[PAD{i}]" for i in range(size)],
-        [UNUSED] * size,
-    )  # rows of the embedding without a token
+    # Rows of the embedding without a token.
+    tokens, types = [f"[PAD{i}]" for i in range(size)], [UNUSED] * size
     for token, number in tokenizer.get_vocab().items():
         tokens[number], types[number] = token, NORMAL
     for number, token in tokenizer.added_tokens_decoder.items():
@@ -232,15 +229,13 @@ def _add_tensor(writer: Any, name: str, weights: np.ndarray, precision: str) -> 
     writer.add_tensor(name, gguf.quants.quantize(weights, kind), raw_dtype=kind)
 
 
-def _modelfile(merged: str, stops: list[str]) -> str:
+def _modelfile(tokenizer: PreTrainedTokenizerBase, stops: list[str]) -> str:
     """For `ollama create NAME -f Modelfile`.
 
     Ollama does not run the Jinja template of the file. Its own form of ChatML is written where the template is ChatML.
     """
-    from transformers import AutoTokenizer
-
     lines = ["FROM ./model.gguf"]
-    if is_chatml(AutoTokenizer.from_pretrained(merged)):
+    if is_chatml(tokenizer):
         lines.append(f'TEMPLATE """{OLLAMA_CHATML}"""')
     else:
         lines.append("# Add a TEMPLATE: Ollama does not run the chat template in model.gguf.")

@@ -47,27 +47,29 @@ def lineage(run: str) -> Link:
     return link
 
 
-def ancestors(run: str) -> list[str]:
-    """The runs that a run was made from or compared with, the nearest first, each once; without hashing.
+def records(run: str) -> dict[str, dict[str, Any]]:
+    """Directory -> record of a run and of all that it was made from or compared with, the nearest first; no hashing.
 
-    A run that was replaced since, at the same path, is not among them.
+    A run that was replaced since, at the same path, is not among them. Raises Refusal no-record, bad-record.
     """
-    found: dict[str, str] = {}
+    found: dict[str, tuple[str, dict[str, Any]]] = {}
     waiting: list[tuple[str, str | None]] = [(run, None)]
     while waiting:
         place, identity = waiting.pop(0)
         try:
             record = read_record(place)
         except Refusal:  # not on this disk, or a model from elsewhere
+            if not found:
+                raise
             continue
         if identity not in (None, record.get("identity")):
             continue
-        found.setdefault(os.path.realpath(place), place)
+        found.setdefault(os.path.realpath(place), (place, record))
         for parent in (record.get("parents") or {}).values():
             below = _place(place, parent)
             if os.path.realpath(below) not in found:
                 waiting.append((below, parent.get("identity")))
-    return list(found.values())[1:]
+    return dict(found.values())
 
 
 def _place(run: str, parent: dict[str, Any]) -> str:

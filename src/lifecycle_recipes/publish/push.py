@@ -21,14 +21,14 @@ from ..exit_status import Stopped
 from ..finding import FAILED, GATE_FAILED, Finding, Refusal, refuse
 from ..models.adapters import ADAPTER_CONFIG, is_adapter
 from ..models.safetensors_files import find_pickles
-from ..record.file import GATE_FILE, HELD_OUT, LEDGER_FILE, RUN_FILE, TRAIN, read_record
+from ..record.file import GATE_FILE, HELD_OUT, LEDGER_FILE, RUN_FILE, TRAIN
 from ..record.gate import judge
 from ..record.parents import hash_weights, is_local
 from ..record.weight_files import find_unreadable
 from ..redact import redact
 from .card import card
 from .config import MERGED
-from .lineage import ancestors, lineage, lineage_text
+from .lineage import lineage, lineage_text, records
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -77,10 +77,12 @@ def push(what: Push) -> str:
     parent-unreadable, saved-pickled, push-local-base, parent-changed, license-unknown, secret, push-offline,
     repo-public, push-failed (exit status 1).
     """
-    record = check(what)
+    require_names(what)
+    chain = records(what.run)
+    record = check(what, chain)
     with tempfile.TemporaryDirectory(prefix="push-") as folder:
         staged = Path(folder)
-        collect(what, record, staged)
+        collect(what, chain, staged)
         require_no_secret(staged)
         files = sorted(file for file in staged.rglob("*") if file.is_file())
         if what.dry_run:
@@ -91,10 +93,9 @@ def push(what: Push) -> str:
         return upload(what, record, staged)
 
 
-def check(what: Push) -> dict[str, Any]:
-    """The record of the run, if it may be published."""
-    require_names(what)
-    record = read_record(what.run)
+def check(what: Push, chain: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The record of the run, if it may be published. chain: of the run (publish/lineage.py)."""
+    record = chain[what.run]
     if record["status"] != "done":
         message = f"this run is not finished: its status is {record['status']}"
         raise refuse("parent-unfinished", message, "correct the cause, and run the stage again", what.run)
@@ -117,7 +118,7 @@ def check(what: Push) -> dict[str, Any]:
         require_public_base(str(source))
     require_unchanged(what, record, source)
     if not what.license:
-        known = sorted({name for names in licenses(what.run).values() for name in names})
+        known = sorted(licenses(chain))
         message = "the licence is not known" + (f"; that of the data is {', '.join(known)}" if known else "")
         raise refuse("license-unknown", message, "pass --license, such as `--license apache-2.0`", what.run)
     offline = os.environ.get("HF_HUB_OFFLINE", "")
@@ -179,30 +180,28 @@ def require_public_base(path: str) -> None:
     raise refuse("push-local-base", message, "export the run, which merges it, and push the export", path)
 
 
-def licenses(run: str) -> dict[str, list[str]]:
-    """Run of curation -> licences of its sources, of all that the run was made from."""
-    found = {}
-    for directory in [run, *ancestors(run)]:
-        if (file := Path(directory) / LEDGER_FILE).is_file():
-            sources = json.loads(file.read_text(encoding="utf-8"))["sources"]
-            found[directory] = [source["license"] for source in sources if source.get("license")]
-    return found
+def licenses(chain: dict[str, dict[str, Any]]) -> set[str]:
+    """The licences of all sources that were curated."""
+    ledgers = [file for place in chain if (file := Path(place) / LEDGER_FILE).is_file()]
+    sources = [source for file in ledgers for source in json.loads(file.read_text("utf-8"))["sources"]]
+    return {source["license"] for source in sources if source.get("license")}
 
 
 # What is pushed
 
 
-def collect(what: Push, record: dict[str, Any], staged: Path) -> None:
+def collect(what: Push, chain: dict[str, dict[str, Any]], staged: Path) -> None:
     """Link or write every file that is pushed into the directory `staged`."""
+    record = chain[what.run]
     source = source_of(what, record)
     for file in found_in(source, ROWS if record.get("stage") == "curate" else FILES):
         (staged / file.name).symlink_to(file.resolve())
-    for directory in [what.run, *ancestors(what.run)]:
+    for directory, own in chain.items():
         place = staged / RECORDS / Path(directory).name
         while place.exists():
             place = place.with_name(place.name + "_")
         place.mkdir(parents=True)
-        kept = {key: value for key, value in read_record(directory).items() if key != "process"}
+        kept = {key: value for key, value in own.items() if key != "process"}
         kept["hardware"] = {
             key: value for key, value in (kept.get("hardware") or {}).items() if key != "host"
         }
@@ -215,7 +214,7 @@ def collect(what: Push, record: dict[str, Any], staged: Path) -> None:
                 (place / name).symlink_to(file.resolve())
     tree = lineage(what.run)
     write(staged / RECORDS / "lineage.txt", lineage_text(tree) + "\n")
-    write(staged / "README.md", card(what.run, record, what, tree))
+    write(staged / "README.md", card(what, chain, tree))
 
 
 def write(file: Path, text: str) -> None:

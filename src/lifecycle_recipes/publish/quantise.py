@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..models.config_file import model_config, stored_dtype
 from ..models.load import load_tokenizer
+from ..models.saved import default_device
 
 
 def write_quantised(merged: str, form: str, directory: Path) -> None:
@@ -20,9 +21,8 @@ def write_quantised(merged: str, form: str, directory: Path) -> None:
         config = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, dtype)
         )
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     model = AutoModelForCausalLM.from_pretrained(
-        merged, dtype="auto", quantization_config=config, device_map={"": device}
+        merged, dtype="auto", quantization_config=config, device_map={"": default_device()}
     )
     model.save_pretrained(directory)
     load_tokenizer(merged).save_pretrained(directory)

@@ -13,7 +13,7 @@ stages inspection life
 training synthesis
 doctor diagnosis report
 publish
-evals curation chat
+evals curation serving
 generation
 data models planner
 recipe
@@ -27,7 +27,7 @@ HEAVY = set("torch transformers trl datasets accelerate peft lm_eval tokenizers 
 # Rooms, and files of other rooms, that must be importable in milliseconds.
 LIGHT = {
     "cli",
-    "chat",
+    "serving",
     "stages",
     "curation",
     "planner",

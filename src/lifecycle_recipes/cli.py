@@ -405,7 +405,7 @@ def schema(args, rest: list[str]) -> int:
 
 
 def chat(args, rest: list[str]) -> int:
-    from .chat import chat as talk
+    from .serving.chat import chat as talk
 
     talk(args.run, args.prompt, args.max_new_tokens)
     return DONE

@@ -279,7 +279,9 @@ def test_a_check_names_what_cannot_be_exported(chat_model, tmp_path, capsys):
         assert f"this is a run of {stage}" in errors(model=tmp_path / name)
     gone = save_adapter(chat_model, tmp_path / "adapter")
     config = json.loads((gone / "adapter_config.json").read_text())
-    (gone / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": str(tmp_path / "none")}))
+    (gone / "adapter_config.json").write_text(
+        json.dumps(config | {"base_model_name_or_path": str(tmp_path / "none")})
+    )
     assert "[adapter-base-missing]" in errors(model=gone)
     assert "[missing-file]" in errors(prompts=str(tmp_path / "none.jsonl"))
     (tmp_path / "bad.jsonl").write_text('{"question": "x"}\n')

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from lifecycle_recipes.chat import chat
 from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.report.card import card
+from lifecycle_recipes.serving.chat import chat
 
 
 def write_run(directory, metrics=None, status="done", **fields):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..chat import trained_stage
 from ..models.adapters import is_adapter
 from ..record.file import LEDGER_FILE
 from ..record.gate import judge
 from ..record.parents import is_local, named_parents
+from ..record.trained_stage import trained_stage
 from .config import MERGED
 from .lineage import Link
 

@@ -6,12 +6,12 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..chat import stage_of
 from ..evals.measure import measure
 from ..evals.rubric import read_prompts
 from ..models.adapters import is_adapter
 from ..models.load import load_tokenizer
 from ..record.parents import WEIGHTS, hash_weights
+from ..record.trained_stage import stage_of
 from .config import MERGED, ExportConfig, ExportedModel
 from .gguf_writing import write_gguf
 from .merge import load_trained, merged

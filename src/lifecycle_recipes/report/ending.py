@@ -3,11 +3,11 @@
 import shlex
 from pathlib import Path
 
-from ..chat import SILENT, stage_of
 from ..finding import Refusal
 from ..recipe.read import RawRecipe, read_recipe, recipes_in
 from ..record.file import RUN_FILE, read_record
 from ..record.parents import WEIGHTS, find_parents
+from ..record.trained_stage import SILENT, stage_of
 from .measures import main_metrics
 from .numbers import amount, number
 

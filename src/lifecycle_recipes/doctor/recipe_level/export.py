@@ -5,7 +5,6 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from ...chat import stage_of
 from ...evals.check import check_prompts
 from ...finding import Finding, Refusal
 from ...models.adapters import is_adapter, model_below, require_adapter_base
@@ -14,6 +13,7 @@ from ...publish.config import AGREEMENT, MERGED
 from ...publish.gguf_writing import INSTALL, find_in_gguf
 from ...publish.source import find_in_source, is_reward
 from ...recipe.read import RawRecipe
+from ...record.trained_stage import stage_of
 from ..trainer_level.step_zero import find_in_parent
 
 

@@ -4,17 +4,10 @@ import io
 import sys
 from pathlib import Path
 
-from .finding import Refusal, refuse
-from .quiet import quiet
-from .record.file import read_record
-from .record.parents import is_local
+from ..finding import Refusal, refuse
+from ..quiet import quiet
+from ..record.trained_stage import SILENT, stage_of
 
-SILENT = {
-    "curate": "curated data",
-    "tokenizer": "a tokenizer",
-    "reward": "a reward model, which scores replies",
-    "evaluate": "an evaluation",
-}
 HELP = "Type a message. /new starts a new conversation, /help shows this, /quit or Ctrl-D ends."
 
 
@@ -34,7 +27,7 @@ def chat(path: str, prompt: str | None = None, max_new_tokens: int = 256) -> Non
     if stage in SILENT:
         raise refuse("not-a-language-model", f"this is {SILENT[stage]}: it cannot generate text", where=path)
     quiet()
-    from .models.saved import load_saved
+    from ..models.saved import load_saved
 
     saved = load_saved(path)
     # The tokenizer of a base model may have a template for its children: it does not make it a chat model.
@@ -43,23 +36,6 @@ def chat(path: str, prompt: str | None = None, max_new_tokens: int = 256) -> Non
         reply(saved, [{"role": "user", "content": prompt}], chatty, max_new_tokens)
         return
     converse(saved, chatty, max_new_tokens)
-
-
-def stage_of(path: str) -> str | None:
-    """The stage that trained the model of a run; None for other models. Raises Refusal: missing-model."""
-    if is_local(path) and not Path(path).exists():
-        raise refuse("missing-model", "the directory does not exist", "train it, or correct the path", path)
-    try:
-        return trained_stage(read_record(path))
-    except Refusal as refusal:
-        if refusal.findings[0].code != "no-record":
-            raise
-        return None
-
-
-def trained_stage(record: dict) -> str | None:
-    """The stage that trained the model of a record: of an export, that of what it exports."""
-    return (record.get("export") or {}).get("of_stage") or record.get("stage")
 
 
 def converse(saved, chatty: bool, max_new_tokens: int) -> None:

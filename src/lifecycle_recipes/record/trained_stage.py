@@ -1,0 +1,32 @@
+"""The stage that trained a saved model: it decides what the model can be used for. No torch."""
+
+from pathlib import Path
+
+from ..finding import Refusal, refuse
+from .file import read_record
+from .parents import is_local
+
+# Stage -> what it saves, of the stages whose output generates no text.
+SILENT = {
+    "curate": "curated data",
+    "tokenizer": "a tokenizer",
+    "reward": "a reward model, which scores replies",
+    "evaluate": "an evaluation",
+}
+
+
+def stage_of(path: str) -> str | None:
+    """The stage that trained the model of a run; None for other models. Raises Refusal: missing-model."""
+    if is_local(path) and not Path(path).exists():
+        raise refuse("missing-model", "the directory does not exist", "train it, or correct the path", path)
+    try:
+        return trained_stage(read_record(path))
+    except Refusal as refusal:
+        if refusal.findings[0].code != "no-record":
+            raise
+        return None
+
+
+def trained_stage(record: dict) -> str | None:
+    """The stage that trained the model of a record: of an export, that of what it exports."""
+    return (record.get("export") or {}).get("of_stage") or record.get("stage")

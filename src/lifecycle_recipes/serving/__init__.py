@@ -1,0 +1,1 @@
+"""Using a saved model: chat in the terminal, a server, and how fast both are."""

@@ -12,8 +12,8 @@ cli launch
 stages inspection life
 training synthesis
 doctor diagnosis report
-publish
-evals curation serving
+publish serving
+evals curation
 generation
 data models planner
 recipe

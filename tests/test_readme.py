@@ -52,7 +52,7 @@ def test_make_installs_what_is_not_there(fresh):
         plan = make(fresh, "-n", target, "VENV=.venv", "INSTALLED=.venv/installed", "PYTHON=python3").stdout
         first, *_ = (line for line in plan.splitlines() if "venv" in line)
         assert first == "python3 -m venv .venv"
-        assert plan.index("-c constraints.txt -e '.[dev,curation,pii,publish]'") < plan.index(
+        assert plan.index("-c constraints.txt -e '.[dev,curation,pii,publish,serve]'") < plan.index(
             "data/desk/generate.py"
         )
 

@@ -21,6 +21,7 @@ EXAMPLES = """examples:
   lifecycle lineage runs/desk/11-export
   lifecycle push runs/desk/11-export --repo me/desk --license apache-2.0 --dry-run
   lifecycle chat runs/desk/04-sft --prompt "Who owns the billing service?"
+  lifecycle serve runs/desk/11-export
 
 exit statuses: 0 done, 2 refused before the run, 3 gate failed, 4 interrupted (can be resumed), 1 other error"""
 
@@ -198,9 +199,38 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--dry-run", action="store_true", help="print the files and the card, and push nothing")
 
     sub = command("chat", chat, "chat with a saved model", "lifecycle chat runs/desk/04-sft --prompt 'Hello'")
-    sub.add_argument("run", metavar="RUN_DIR")
+    sub.add_argument("run", metavar="RUN_OR_ID")
     sub.add_argument("--prompt", metavar="TEXT", help="answer this and exit")
     sub.add_argument("--max-new-tokens", type=int, default=256, metavar="N")
+
+    help = "serve a saved model with the OpenAI API"
+    sub = command("serve", serve, help, "lifecycle serve runs/desk/11-export --port 8000")
+    sub.add_argument("path", metavar="RUN_OR_ID")
+    sub.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine only")
+    sub.add_argument("--port", type=int, default=8000, metavar="N", help="default: 8000; 0: any free port")
+    sub.add_argument(
+        "--static",
+        action="store_false",
+        dest="continuous",
+        help="one request at a time, each with its own sampling settings; default: continuous batching",
+    )
+    sub.add_argument("--draft", metavar="RUN_OR_ID", help="decode speculatively with this smaller model")
+    sub.add_argument(
+        "--max-new-tokens", type=int, default=1024, metavar="N", help="of a reply, if the request sets none"
+    )
+    sub.add_argument(
+        "--engine", choices=("transformers", "vllm"), default="transformers", help="vllm: if it is installed"
+    )
+
+    help = "measure time to the first token and tokens per second of saved models"
+    sub = command(
+        "bench", bench, help, "lifecycle bench runs/desk/11-export --draft runs/desk/11-export/int8"
+    )
+    sub.add_argument("runs", nargs="+", metavar="RUN_OR_ID", help="of an export, its forms are measured, too")
+    sub.add_argument("--requests", type=int, default=16, metavar="N", help="at once (default: 16)")
+    sub.add_argument("--tokens", type=int, default=64, metavar="N", help="of each reply (default: 64)")
+    sub.add_argument("--draft", metavar="RUN_OR_ID", help="measure speculative decoding with this model, too")
+    sub.add_argument("--prompts", metavar="FILE", help='a .jsonl file of {"prompt": text or messages}')
     return parser
 
 
@@ -369,8 +399,7 @@ def push(args, rest: list[str]) -> int:
     from .publish.push import Push
     from .publish.push import push as push_run
 
-    settings = {name: value for name, value in vars(args).items() if name in Push.__dataclass_fields__}
-    print(push_run(Push(**settings)))
+    print(push_run(Push(**settings_of(args, Push))))
     return DONE
 
 
@@ -409,6 +438,28 @@ def chat(args, rest: list[str]) -> int:
 
     talk(args.run, args.prompt, args.max_new_tokens)
     return DONE
+
+
+def serve(args, rest: list[str]) -> int:
+    from .serving.server import Serve
+    from .serving.server import serve as serve_model
+
+    serve_model(Serve(**settings_of(args, Serve)))
+    return DONE
+
+
+def bench(args, rest: list[str]) -> int:
+    from .report.speed import speed_table
+    from .serving.speed import Bench
+    from .serving.speed import bench as measure
+
+    print(speed_table(measure(Bench(**settings_of(args, Bench)))))
+    return DONE
+
+
+def settings_of(args, kind: type) -> dict:
+    """The options that are fields of the dataclass `kind`."""
+    return {name: value for name, value in vars(args).items() if name in kind.__dataclass_fields__}
 
 
 if __name__ == "__main__":

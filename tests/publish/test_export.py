@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from repository import ROOT
+from small_adapter import save_adapter
 
 from lifecycle_recipes.cli import main as lifecycle
 from lifecycle_recipes.models.saved import load_saved
@@ -47,28 +48,6 @@ def export(tmp_path):
         return status, out, record
 
     return run
-
-
-def save_adapter(base, path: Path, **quantised) -> Path:
-    """A LoRA adapter of random weights on the model at `base`, as a run would save it."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    torch.manual_seed(3)
-    model = AutoModelForCausalLM.from_pretrained(base)
-    model.name_or_path = str(base)
-    model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
-    for name, weight in model.named_parameters():
-        if "lora_" in name:
-            torch.nn.init.normal_(weight, std=0.1)
-    model.save_pretrained(path)
-    AutoTokenizer.from_pretrained(base).save_pretrained(path)
-    if quantised:
-        record = {"schema": 1, "status": "done", "stage": "sft", "gate": [], "metrics": {}, "identity": "x"}
-        settings = {"model": {"model_name_or_path": str(base), "use_peft": True, **quantised}}
-        (path / "run.json").write_text(json.dumps(record | {"settings": settings}))
-    return path
 
 
 def test_all_forms_of_a_model_and_the_directory_can_be_moved(export, chat_model, tmp_path):

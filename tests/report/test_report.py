@@ -1,20 +1,12 @@
 """The card over records, and talking to a saved run."""
 
-import io
 import json
 
 import pytest
+from fake_runs import write_run
 
 from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.report.card import card
-from lifecycle_recipes.serving.chat import chat
-
-
-def write_run(directory, metrics=None, status="done", **fields):
-    directory.mkdir(parents=True, exist_ok=True)
-    record = {"status": status, "stage": "sft", "metrics": metrics or {}, "gate": [], "wall_seconds": 61.26}
-    (directory / "run.json").write_text(json.dumps(record | fields))
-    return directory
 
 
 def rows(text: str) -> dict[str, dict[str, str]]:
@@ -157,66 +149,3 @@ def test_globs_single_runs_and_unreadable_records(life):
 def test_without_runs_it_says_so(tmp_path):
     with pytest.raises(Refusal, match="no-runs"):
         card([str(tmp_path)])
-
-
-@pytest.mark.parametrize("stage", ["tokenizer", "reward", "evaluate"])
-def test_there_is_no_talking_to_what_writes_no_text(tmp_path, stage):
-    with pytest.raises(Refusal, match="cannot generate text"):
-        chat(str(write_run(tmp_path / "run", stage=stage)))
-
-
-def test_there_is_no_talking_to_nothing(tmp_path, monkeypatch):
-    with pytest.raises(Refusal, match="missing-model"):
-        chat("runs/desk/04-nothing")
-    (tmp_path / "runs").mkdir()
-    monkeypatch.chdir(tmp_path)  # `runs/base` could be a Hub id, but there is a directory `runs` here
-    with pytest.raises(Refusal, match="missing-model"):
-        chat("runs/base")
-
-
-def test_chat_uses_the_template_and_keeps_the_conversation(tiny_model_dir, capsys, monkeypatch):
-    import transformers
-
-    prompts = []
-    generate = transformers.GenerationMixin.generate
-
-    def spy(model, input_ids, **options):
-        prompts.append(input_ids[0])
-        return generate(model, input_ids=input_ids, **options)
-
-    monkeypatch.setattr(transformers.GenerationMixin, "generate", spy)
-    monkeypatch.setattr("sys.stdin", io.StringIO("hello\n\nagain\n/new\nafresh\n"))
-    chat(str(tiny_model_dir), max_new_tokens=4)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_model_dir)
-    first, second, third = (tokenizer.decode(prompt) for prompt in prompts)
-    assert "<|im_start|>user\nhello<|im_end|>" in first and first.endswith("<|im_start|>assistant\n")
-    assert second.startswith(first) and "again" in second
-    assert "hello" not in third and "afresh" in third
-    chat(str(tiny_model_dir), "hello", max_new_tokens=4)
-    assert prompts[3].tolist() == prompts[0].tolist()
-    assert capsys.readouterr().out.strip()
-
-
-def test_a_base_model_continues_the_text(tiny_model_dir, tmp_path, capsys):
-    run = write_run(tmp_path / "run", stage="pretrain")
-    for file in tiny_model_dir.iterdir():
-        (run / file.name).symlink_to(file)
-    chat(str(run), "Service 1 is", max_new_tokens=4)
-    assert capsys.readouterr().out.startswith("Service 1 is")
-
-
-def test_a_conversation_that_fills_the_context_is_refused(tiny_model_dir):
-    with pytest.raises(Refusal, match="context-full"):
-        chat(str(tiny_model_dir), "word " * 300)
-
-
-def test_help_and_bytes_that_are_not_utf8(tiny_model_dir, capsys, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"/help\nWhich \xff?\n"), "utf-8"))
-    chat(str(tiny_model_dir), max_new_tokens=2)
-    printed = capsys.readouterr()
-    assert printed.err.count("/help shows this") == 2 and printed.out.strip()
-
-
-def test_a_reply_has_a_token(tmp_path):
-    with pytest.raises(Refusal, match="must be at least 1, not 0"):
-        chat(str(tmp_path), max_new_tokens=0)

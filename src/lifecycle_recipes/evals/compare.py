@@ -71,11 +71,6 @@ def rewards(reward: Saved, prompts: list, replies: Sequence[str], batch_size: in
     return [scores[i] for i in range(len(rows))]
 
 
-def same_vocabulary(a: Saved, b: Saved) -> bool:
-    """Whether a token id is the same token for both. Otherwise their distributions cannot be compared."""
-    return a.tokenizer.get_vocab() == b.tokenizer.get_vocab()
-
-
 def mean_kl(model: Saved, against: Saved, prompts: list[list[int]], replies: list[Sequence[int]]) -> float:
     """KL(model || against) in nats, exact over the vocabulary, mean over all reply tokens.
 

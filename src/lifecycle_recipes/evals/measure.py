@@ -133,7 +133,8 @@ def _origin(role: str, saved) -> dict[str, str]:
 
 def _compare_models(saved, other, config: EvaluateConfig, rows, ids, own):
     """(the other model's replies to the same prompts, KL(model || other) or None)."""
-    from .compare import mean_kl, same_vocabulary
+    from ..models.saved import same_vocabulary
+    from .compare import mean_kl
     from .replies import Replies, encode, render
 
     cache = Replies(other, config.batch_size)

@@ -102,6 +102,11 @@ def load_reward(
     return Saved(path, _place(model, device or default_device()), tokenizer, _commit(revision))
 
 
+def same_vocabulary(a: Saved, b: Saved) -> bool:
+    """Whether a token id is the same token for both. Otherwise their distributions cannot be compared."""
+    return a.tokenizer.get_vocab() == b.tokenizer.get_vocab()
+
+
 def weights_id(path: str) -> list[str] | None:
     """Hashes of a local model's weights and its adapter's base; None for a Hub id."""
     if not Path(path).is_dir():

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..finding import refuse
 
 RUN_FILE, GATE_FILE = "run.json", "gate.ok"
+BENCH_FILE = "bench.json"  # of `lifecycle bench`
 # What a run of curation writes.
 LEDGER_FILE, LEFT_OUT, EDITS = "ledger.json", "left_out.jsonl", "edits.jsonl"
 TRAIN, HELD_OUT = "train.jsonl", "held_out.jsonl"

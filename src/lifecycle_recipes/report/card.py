@@ -1,16 +1,20 @@
 """The card: a table of the records of runs, then each model's replies to the same prompts. No torch."""
 
+import contextlib
 import glob
+import json
 import os
 import re
 from pathlib import Path
 
 from ..finding import Refusal, refuse
 from ..record.environment import is_alive
-from ..record.file import RUN_FILE, read_record
+from ..record.file import BENCH_FILE, RUN_FILE, read_record
 from ..record.gate import judge
+from .aligned import aligned
 from .measures import MAIN, named_by_gate
 from .numbers import amount, number
+from .speed import speed_table
 from .sweep import sweep_text
 
 # Heading -> pattern of the metric's name. If several metrics match, each has its own column.
@@ -52,6 +56,7 @@ def card(places: list[str]) -> str:
         curation(name, r) for name, r in records.items() if r.get("stage") == "curate" and r.get("metrics")
     ]
     parts += [f"{name}: {record['status']}" for name, record in records.items() if record["status"] != "done"]
+    parts += speeds(dict(zip(names, runs, strict=True)))
     parts += [exported(name, record) for name, record in records.items() if record.get("export")]
     parts += [waivers(name, record) for name, record in records.items() if record.get("allowed")]
     parts += [sweep(name, record) for name, record in records.items() if record.get("sweep")]
@@ -103,16 +108,7 @@ def table(records: dict[str, dict], directories: dict[str, Path]) -> str:
         "gate": [gate_word(records[name], directories[name]) for name in records],
     }
     always = ("run", "status", "wall s", "tokens/s", "peak GB", "gate")
-    columns = {head: cells for head, cells in columns.items() if head in always or set(cells) != {"-"}}
-    widths = [max(len(cell) for cell in (head, *cells)) for head, cells in columns.items()]
-    rows = [list(columns), ["-" * width for width in widths], *zip(*columns.values(), strict=True)]
-    return "\n".join(line(row, widths) for row in rows)
-
-
-def line(cells, widths: list[int]) -> str:
-    """Text is aligned left, numbers right."""
-    padded = [c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))]
-    return "| " + " | ".join(padded) + " |"
+    return aligned({head: c for head, c in columns.items() if head in always or set(c) != {"-"}})
 
 
 def measures(records: dict[str, dict]) -> dict[str, list[str]]:
@@ -233,10 +229,19 @@ def exported(name: str, record: dict) -> str:
         ]
     kept = [record["metrics"].get(f"{form}.recovery") for form in parity]
     columns["recovery"] = [number(value, ".3f") for value in kept]
-    widths = [max(len(cell) for cell in (head, *cells)) for head, cells in columns.items()]
-    rows = [list(columns), ["-" * width for width in widths], *zip(*columns.values(), strict=True)]
     of = f"{name}: {record['export']['of']} and its forms, compared with the trained model on its replies"
-    return of + "\n\n" + "\n".join(line(row, widths) for row in rows)
+    return of + "\n\n" + aligned(columns)
+
+
+def speeds(directories: dict[str, Path]) -> list[str]:
+    """What `lifecycle bench` measured of the runs, and of the forms of exports."""
+    found = {}
+    for name, directory in directories.items():
+        for file in sorted(directory.glob(BENCH_FILE)) + sorted(directory.glob(f"*/{BENCH_FILE}")):
+            inside = file.parent.relative_to(directory)
+            with contextlib.suppress(OSError, ValueError):
+                found[str(Path(name) / inside)] = json.loads(file.read_text(encoding="utf-8"))
+    return [speed_table(found)] if found else []
 
 
 def waivers(name: str, record: dict) -> str:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from .aligned import aligned
 from .numbers import amount
 
 BAR = 40  # characters of the longest bar
@@ -33,12 +34,7 @@ def sweep_table(rows: list[dict[str, Any]], chosen: int | None = None) -> str:
     if any("embedding_parameters" in row for row in rows):
         columns["embedding"] = [amount(row["embedding_parameters"]).strip() for row in rows]
     columns["unknown"] = [f"{row['unknown_rate']:.2%}" for row in rows]
-    widths = [max(map(len, (head, *cells))) for head, cells in columns.items()]
-    lines = [list(columns), ["-" * width for width in widths], *zip(*columns.values(), strict=True)]
-    return "\n".join(
-        "| " + " | ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) + " |"
-        for line in lines
-    )
+    return aligned(columns, left=0)
 
 
 def sweep_plot(rows: list[dict[str, Any]]) -> str:

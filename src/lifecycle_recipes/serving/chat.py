@@ -1,14 +1,25 @@
-"""Chat with a saved model. Imports torch only after the model was found."""
+"""Chat with a saved model in the terminal. Imports torch only after the model was found."""
+
+from __future__ import annotations
 
 import io
+import json
 import sys
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..finding import Refusal, refuse
-from ..quiet import quiet
-from ..record.trained_stage import SILENT, stage_of
 
-HELP = "Type a message. /new starts a new conversation, /help shows this, /quit or Ctrl-D ends."
+if TYPE_CHECKING:
+    from .model import Loaded
+
+HELP = """Type a message. Commands:
+  /compare RUN   what another model answers to your last message
+  /reset         start a new conversation (also /new)
+  /save FILE     append the conversation to a .jsonl file, as a row of training data
+  /help          this; /quit or Ctrl-D ends"""
+COMMANDS = ("/compare", "/reset", "/new", "/save", "/help", "/quit")
 
 
 def chat(path: str, prompt: str | None = None, max_new_tokens: int = 256) -> None:
@@ -20,44 +31,89 @@ def chat(path: str, prompt: str | None = None, max_new_tokens: int = 256) -> Non
     if max_new_tokens < 1:
         message = f"--max-new-tokens must be at least 1, not {max_new_tokens}"
         raise refuse("bad-value", message, "leave it out for the default")
-    if path.endswith(".gguf") or (Path(path) / "model.gguf").is_file():
-        message = "this is a GGUF file, for llama.cpp and Ollama"
-        raise refuse("missing-model", message, "chat with the export itself, the directory above", path)
-    stage = stage_of(path)
-    if stage in SILENT:
-        raise refuse("not-a-language-model", f"this is {SILENT[stage]}: it cannot generate text", where=path)
-    quiet()
-    from ..models.saved import load_saved
+    from .model import load
 
-    saved = load_saved(path)
-    # The tokenizer of a base model may have a template for its children: it does not make it a chat model.
-    chatty = stage != "pretrain" and bool(saved.tokenizer.chat_template)
+    model = load(path)
     if prompt is not None:
-        reply(saved, [{"role": "user", "content": prompt}], chatty, max_new_tokens)
+        reply(model, [{"role": "user", "content": prompt}], max_new_tokens)
         return
-    converse(saved, chatty, max_new_tokens)
+    Conversation(model, max_new_tokens).run()
 
 
-def converse(saved, chatty: bool, max_new_tokens: int) -> None:
-    help = HELP + ("" if chatty else " This is a base model: it continues your text.")
-    print(help, file=sys.stderr)
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="replace")  # a byte that is not UTF-8 is no reason to end
-    messages = []
-    while (text := ask()) is not None and text != "/quit":
-        if text == "/new":
-            messages = []
-            continue
-        if text == "/help":
-            print(help, file=sys.stderr)
-            continue
-        messages = [*messages, {"role": "user", "content": text}] if chatty else [{"content": text}]
+class Conversation:
+    """messages: so far, the last one a reply. others: models that were compared, by path."""
+
+    def __init__(self, model: Loaded, max_new_tokens: int):
+        self.model, self.max_new_tokens = model, max_new_tokens
+        self.messages: list[dict] = []
+        self.others: dict[str, Loaded] = {}
+
+    def run(self) -> None:
+        self.help()
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(errors="replace")  # a byte that is not UTF-8 is no reason to end
+        while (text := ask()) is not None and text != "/quit":
+            try:
+                self.take(text)
+            except Refusal as refusal:
+                say(str(refusal))
+                if refusal.findings[0].code == "context-full":
+                    self.messages = []
+
+    def take(self, text: str) -> None:
+        """A line of the user: a command, or a message."""
+        command, _, argument = text.partition(" ")
+        if command in ("/new", "/reset"):
+            self.messages = []
+        elif command == "/help":
+            self.help()
+        elif command == "/compare":
+            self.compare(argument.strip())
+        elif command == "/save":
+            self.save(argument.strip())
+        elif command.startswith("/") and command[1:].isalpha():
+            # Paths and other text that starts with a slash are messages.
+            raise refuse("bad-value", f"{command} is no command", f"type one of {', '.join(COMMANDS)}")
+        else:
+            self.answer(text)
+
+    def help(self) -> None:
+        say(HELP + ("" if self.model.chat else "\nThis is a base model: it continues your text."))
+
+    def answer(self, text: str) -> None:
+        before = self.messages if self.model.chat else []
+        asked = [*before, {"role": "user", "content": text}]
+        answer = reply(self.model, asked, self.max_new_tokens)
+        self.messages = [*asked, {"role": "assistant", "content": answer}]
+
+    def compare(self, path: str) -> None:
+        """Print what the model at `path` answers to the last message, after the same conversation."""
+        if not path:
+            raise refuse("bad-value", "/compare needs a model", "type `/compare RUN`, a run or a Hub id")
+        if not self.messages:
+            raise refuse("bad-value", "there is no message to compare", "type a message first")
+        from .model import load
+
+        if path not in self.others:
+            self.others[path] = load(path)
+        say(f"[{path}]")
+        reply(self.others[path], self.messages[:-1], self.max_new_tokens)
+
+    def save(self, name: str) -> None:
+        """Append the conversation to a .jsonl file."""
+        if not name.endswith(".jsonl"):
+            raise refuse("bad-value", "/save needs a .jsonl file", "type `/save mine.jsonl`")
+        if not self.messages:
+            raise refuse("bad-value", "there is nothing to save", "type a message first")
+        text = "".join(message["content"] for message in self.messages)
+        row = {"messages": self.messages} if self.model.chat else {"text": text}
         try:
-            answer = reply(saved, messages, chatty, max_new_tokens)
-            messages.append({"role": "assistant", "content": answer})
-        except Refusal as refusal:
-            print(refusal, file=sys.stderr)
-            messages = []
+            with Path(name).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        except OSError as error:
+            message = f"cannot write it: {error.strerror}"
+            raise refuse("bad-path", message, "give another path", name) from None
+        say(f"saved to {name}")
 
 
 def ask() -> str | None:
@@ -70,27 +126,29 @@ def ask() -> str | None:
     return text
 
 
-def reply(saved, messages: list[dict], chatty: bool, max_new_tokens: int) -> str:
-    """Print a reply while it is generated; return it. Raises Refusal: context-full."""
+def say(line: str) -> None:
+    """Beside the replies, which alone are on stdout."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def reply(model: Loaded, messages: list[dict], max_new_tokens: int) -> str:
+    """Print a reply while it is generated, then its speed on stderr; return it. Raises Refusal: context-full."""
     import torch
     from transformers import TextStreamer
 
-    tokenizer, model = saved.tokenizer, saved.model
-    if chatty:
-        options = {"add_generation_prompt": True, "return_dict": True, "return_tensors": "pt"}
-        inputs = tokenizer.apply_chat_template(messages, **options)
-    else:
-        inputs = tokenizer(messages[-1]["content"], return_tensors="pt")
-    inputs = {name: inputs[name].to(model.device) for name in ("input_ids", "attention_mask")}
-    length = inputs["input_ids"].shape[1]
-    context = getattr(model.config, "max_position_embeddings", None) or length + max_new_tokens
-    if length >= context:
-        message = f"no room for a reply: the conversation has {length} tokens, the context {context}"
-        raise refuse("context-full", message, "send a shorter message, or start a new conversation with /new")
-    streamer = TextStreamer(tokenizer, skip_prompt=chatty, skip_special_tokens=True)
-    limit = min(max_new_tokens, context - length)
+    tokenizer, causal = model.saved.tokenizer, model.saved.model
+    ids = torch.tensor([model.encode(messages)], device=causal.device)
+    length = ids.shape[1]
+    limit = model.room(length, max_new_tokens)
+    start = time.monotonic()
     with torch.no_grad():
-        output = model.generate(
-            **inputs, max_new_tokens=limit, streamer=streamer, pad_token_id=tokenizer.pad_token_id
+        output = causal.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=limit,
+            streamer=TextStreamer(tokenizer, skip_prompt=model.chat, skip_special_tokens=True),
+            pad_token_id=tokenizer.pad_token_id,
         )
+    made, seconds = output.shape[1] - length, time.monotonic() - start
+    say(f"({made} tokens, {made / seconds:.0f} tokens/s)")
     return tokenizer.decode(output[0, length:], skip_special_tokens=True)

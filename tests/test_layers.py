@@ -20,12 +20,13 @@ recipe
 record
 layouts
 exit_status
-finding near_path quick_imports redact quiet
+bundled_files finding near_path quick_imports redact quiet
 """
 RANK = {room: -row for row, line in enumerate(ORDER.split("\n")) for room in line.split()}
 HEAVY = set("torch transformers trl datasets accelerate peft lm_eval tokenizers deepspeed".split())
 # Rooms, and files of other rooms, that must be importable in milliseconds.
 LIGHT = {
+    "bundled_files",
     "cli",
     "serving",
     "stages",

@@ -10,6 +10,7 @@ from .finding import DONE, FAILED, GATE_FAILED, REFUSED, STOPPED, Refusal
 from .layouts.left_over import drop_left_over
 
 EXAMPLES = """examples:
+  lifecycle recipes copy smollm2-135m recipes/mine
   lifecycle check recipes/desk --upto 1
   lifecycle inspect recipes/desk/04-sft.yaml --rows 2
   lifecycle run recipes/desk/04-sft.yaml --train.max_steps 5
@@ -141,6 +142,20 @@ def build_parser() -> argparse.ArgumentParser:
         "\n  lifecycle run recipes/desk --until 07-dpo"
         "\n\nfor the stage: --replace (rename an existing output_dir), --allow-failed-parent, --debug,\n"
         "--verbose (upstream's log dictionaries)"
+    )
+
+    help = "list the recipes that come with the package, or copy some to edit"
+    sub = command("recipes", recipes, help, "lifecycle recipes copy smollm2-135m recipes/mine")
+    actions = sub.add_subparsers(dest="action", metavar="copy")
+    help = "copy recipes, and to the same paths below the current directory the files that they name"
+    copy = actions.add_parser("copy", help=help, description=help, **shape)
+    copy.add_argument(
+        "name",
+        metavar="NAME",
+        help="such as desk (`lifecycle recipes` lists them), or a folder: accelerate_configs, chat_templates, ...",
+    )
+    copy.add_argument(
+        "directory", metavar="DIRECTORY", nargs="?", help="a new one (default: recipes/NAME, or the folder)"
     )
 
     sub = command("gate", gate, "judge the gate of a run; write gate.ok", "lifecycle gate runs/desk/04-sft")
@@ -332,6 +347,13 @@ def run_life(args, rest: list[str]) -> int:
         args.keep_going,
         as_typed(sys.argv[1:]),
     )
+
+
+def recipes(args, rest: list[str]) -> int:
+    from .life.bundled_recipes import copy_bundled, sets_text
+
+    print(copy_bundled(args.name, args.directory) if args.action == "copy" else sets_text())
+    return DONE
 
 
 def gate(args, rest: list[str]) -> int:

@@ -124,9 +124,9 @@ def test_the_default_template_is_found_outside_the_repository(recipe, tmp_path):
     assert find_in_files(read_recipe(recipe(DEFAULT_TEMPLATE))) == []
 
 
-def test_without_the_repository_the_default_template_is_asked_for(recipe, monkeypatch, tmp_path):
+def test_only_the_default_template_comes_with_the_package(recipe, tmp_path):
     (tmp_path / "w.txt").write_text("text\n")
-    monkeypatch.setattr("lifecycle_recipes.models.new_tokenizer.__file__", str(tmp_path / "a/b/c/d.py"))
-    (finding,) = find_in_files(read_recipe(recipe(DEFAULT_TEMPLATE)))
+    other = DEFAULT_TEMPLATE.replace("output_dir", "chat_template: chat_templates/qwen3.jinja, output_dir")
+    (finding,) = find_in_files(read_recipe(recipe(other)))
     assert (finding.code, finding.where) == ("missing-file", "recipe.yaml:2")
     assert "write `chat_template:`" in finding.fix

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ..bundled_files import BUNDLED
 from ..finding import refuse
 from .asked import asked_by_launcher
 
@@ -80,14 +81,14 @@ def has_accelerator() -> bool:
 
 
 def find_layout(name: str | None) -> Path:
-    """The accelerate config of a layout: a path, or a name in accelerate_configs/ here or in the repository.
+    """The accelerate config of a layout: a path, or a name in accelerate_configs/ here or of the package.
 
     Without a name: one_gpu if there is a GPU, else cpu. Raises Refusal: unknown-layout.
     """
     name = name or ("one_gpu" if os.path.exists("/dev/nvidia0") else "cpu")
     if name.endswith((".yaml", ".yml", ".json")) and os.path.isfile(name):
         return Path(name)
-    places = [Path("accelerate_configs"), Path(__file__).parents[3] / "accelerate_configs"]
+    places = [Path("accelerate_configs"), (BUNDLED / "accelerate_configs").resolve()]
     for place in places:
         if (place / f"{name}.yaml").is_file():
             return place / f"{name}.yaml"
@@ -210,20 +211,20 @@ def deepspeed_file(named: str, config: Path | None) -> Path:
     """The DeepSpeed file that an accelerate config names.
 
     accelerate searches only the working directory, so a config would work from one directory only. Here the
-    directory of the config, its parent and the repository follow. Raises Refusal: missing-file.
+    directory of the config, its parent and the files of the package follow. Raises Refusal: missing-file.
     """
     places = [Path(named)]
     if config is not None and not Path(named).is_absolute():
         here = config.resolve().parent
         places += [here / named, here.parent / named]
-    places.append(Path(__file__).parents[3] / named)
+    places.append(BUNDLED / named)
     for place in places:
         if place.is_file():
             return place
     raise refuse(
         "missing-file",
         f"the DeepSpeed file {named} was not found in the working directory or next to the layout",
-        "write its path relative to the repository root, or an absolute path",
+        "write its path relative to the working directory or to the layout, or an absolute path",
         str(config or "command line"),
     )
 

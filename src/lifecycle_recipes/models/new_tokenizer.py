@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ..bundled_files import BUNDLED
 from ..finding import refuse
 from .special_tokens import SPECIAL_TOKENS, check_vocabulary
 
@@ -62,9 +63,9 @@ class TokenizerConfig:
 
 
 def find_template(path: str) -> Path:
-    """The file of `tokenizer.chat_template`. The default is also found beside the package, in the repository."""
-    beside = Path(__file__).parents[3] / path
-    return beside if path == DEFAULT_TEMPLATE and not Path(path).is_file() else Path(path)
+    """The file of `tokenizer.chat_template`. The default also comes with the package."""
+    is_absent = path == DEFAULT_TEMPLATE and not Path(path).is_file()
+    return BUNDLED / path if is_absent else Path(path)
 
 
 def read_template(path: str) -> str:

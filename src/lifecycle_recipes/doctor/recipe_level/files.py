@@ -169,7 +169,7 @@ def _templates(raw: RawRecipe) -> list[Finding]:
         if local and not find_template(path).is_file() and not raw.is_awaited(path):
             where = raw.place(f"{section}.{key}", section)
             message = f"{section}.{key}: the file {path} does not exist"
-            fix = f"write `{key}:` with a Jinja file, such as those in the repository's chat_templates/"
+            fix = f"write `{key}:` with a Jinja file (`lifecycle recipes copy chat_templates` gives some)"
             findings.append(Finding.error("missing-file", message, fix, where))
     return findings
 

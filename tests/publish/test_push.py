@@ -1,5 +1,6 @@
 """`lifecycle push`, with the real client against a small Hub: what arrives, what is refused, what a fault leaves."""
 
+import errno
 import json
 import os
 import shutil
@@ -149,14 +150,80 @@ def test_a_fault_of_the_hub_is_one_line_and_leaves_nothing(hub, run, push, statu
 
 
 @pytest.mark.parametrize("fault", [429, 500, 0])
-def test_a_fault_that_passes_is_waited_for_or_named(hub, run, push, fault):
-    hub.faults = [("/preupload/", fault)]
+@pytest.mark.parametrize("where", ["/preupload/", "/objects/batch", "/lfs/"])
+def test_a_fault_that_passes_is_waited_for_or_named(hub, run, push, no_waiting, where, fault):
+    hub.faults = [(where, fault)]
     done = push(run, "--license", "mit")
     if done.returncode:
         assert done.returncode == 1 and "[push-failed]" in done.stderr
         assert hub.repos["me/desk"].branches["main"] == {}
         assert push(run, "--license", "mit").returncode == 0
     assert "model.safetensors" in hub.repos["me/desk"].branches["main"]
+
+
+@pytest.fixture
+def no_waiting(monkeypatch):
+    """The client's own waits between its tries."""
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+
+
+@pytest.mark.parametrize("fault", [500, 0])
+@pytest.mark.parametrize("where", ["/lfs/", "/commit/"])
+def test_a_push_that_is_cut_half_way_leaves_no_half_model(hub, run, push, no_waiting, where, fault):
+    hub.faults = [(where, fault)] * 9
+    done = push(run, "--license", "mit")
+    assert done.returncode == 1 and "[push-failed] me/desk" in done.stderr and "Traceback" not in done.stderr
+    assert hub.repos["me/desk"].branches["main"] == {}
+    hub.faults = []
+    assert push(run, "--license", "mit").returncode == 0
+    assert hub.uploads == 1
+    assert push(run, "--license", "mit").returncode == 0  # the same again is no second copy
+    assert hub.uploads == 1
+
+
+def test_how_long_the_hub_asks_to_wait_is_said(hub, run, push):
+    hub.faults, hub.wait = [("/commit/", 429)], "30"
+    assert "wait 30 s, and run the same command again" in push(run, "--license", "mit").stderr
+
+
+def test_it_is_one_commit_also_where_the_client_would_make_several(hub, run, push, monkeypatch):
+    """With hf_xet, upload_folder commits a folder in parts. The small Hub does not know Xet: small files only."""
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    monkeypatch.setattr("hub_server.mode_of", lambda path: "regular")
+    monkeypatch.setattr("huggingface_hub._upload_pipeline.COMMIT_SIZE_SCALE", [2] * 10)
+    assert push(run, "--license", "mit").returncode == 0
+    assert len([line for line in hub.requests if "/commit/" in line]) == 1
+
+
+def test_what_an_earlier_push_left_does_not_mix_with_the_new_model(hub, run, push):
+    """from_pretrained would load an old adapter or an old single file before new shards."""
+    assert push(run, "--license", "mit").returncode == 0
+    files = hub.repos["me/desk"].branches["main"]
+    old = ["adapter_config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json"]
+    files |= dict.fromkeys([*old, "lifecycle/gone/run.json", "notes.md", "model.gguf"], b"old")
+    (run / "config.json").write_text((run / "config.json").read_text() + "\n")
+    assert push(run, "--license", "mit").returncode == 0
+    assert not {*old, "lifecycle/gone/run.json"} & files.keys()
+    assert files["notes.md"] == files["model.gguf"] == b"old"
+
+
+def test_a_tag_that_exists_is_refused_before_anything_is_sent(hub, run, push):
+    assert push(run, "--license", "mit", "--tag", "v1").returncode == 0
+    (run / "config.json").write_text((run / "config.json").read_text() + "\n")
+    hub.requests.clear()
+    done = push(run, "--license", "mit", "--tag", "v1")
+    assert done.returncode == 2 and "[tag-exists]" in done.stderr
+    assert not [line for line in hub.requests if "/commit/" in line]
+
+
+def test_a_full_disk_while_the_push_is_staged_is_named(hub, run, push, monkeypatch):
+    def full(file, text):
+        raise OSError(errno.ENOSPC, "No space left on device", str(file))
+
+    monkeypatch.setattr("lifecycle_recipes.publish.push.write", full)
+    done = push(run, "--license", "mit")
+    assert done.returncode == 1 and "[disk-full]" in done.stderr and "Traceback" not in done.stderr
+    assert not hub.received
 
 
 def test_a_public_repository_gets_no_private_model(hub, run, push):

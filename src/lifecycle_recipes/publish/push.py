@@ -1,7 +1,9 @@
 """`lifecycle push RUN`: a finished run to the Hub, with its card and its whole chain of records. No torch.
 
-What is pushed is listed (FILES), so that checkpoints, replies and left-out rows never are. It goes up as one commit: a
-push that fails leaves the repository as it was, and large files that were sent are not sent again.
+What is pushed is listed (MODEL, GGUF, ROWS), so that checkpoints, replies and left-out rows never are. It goes up as one commit: a
+push that fails leaves the repository as it was, and large files that were sent are not sent again. So not by
+`upload_folder`, which with hf_xet commits a large folder in parts, the first after five minutes
+(huggingface_hub/_upload_pipeline.py): a push that is cut would leave half a model.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +25,7 @@ from ..finding import FAILED, GATE_FAILED, Finding, Refusal, refuse
 from ..models.adapters import ADAPTER_CONFIG, is_adapter
 from ..models.safetensors_files import find_pickles
 from ..record.file import GATE_FILE, HELD_OUT, LEDGER_FILE, RUN_FILE, TRAIN
+from ..record.full_disk import name_full_disk
 from ..record.gate import judge
 from ..record.parents import hash_weights, is_local
 from ..record.weight_files import find_unreadable
@@ -32,9 +36,10 @@ from .lineage import lineage, lineage_text, records
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
 
 # Of a model's directory; of a run of curation.
-FILES = (
+MODEL = (
     "*.safetensors",
     "*.safetensors.index.json",
     "config.json",
@@ -44,11 +49,11 @@ FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
-    "model.gguf",
-    "Modelfile",
 )
+GGUF = ("model.gguf", "Modelfile")
 ROWS = (TRAIN, HELD_OUT, LEDGER_FILE)
 RECORDS = "lifecycle"  # directory of the repository for the records
+RESULTS = ".eval_results"  # where the Hub looks for the results of benchmarks
 BINARY = (".safetensors", ".gguf")
 ON = ("1", "ON", "YES", "TRUE")  # huggingface_hub/constants.py
 
@@ -75,14 +80,15 @@ def push(what: Push) -> str:
 
     Raises Refusal: bad-value, no-record, parent-unfinished, gate-failed (exit status 3), unknown-form, missing-model,
     parent-unreadable, saved-pickled, push-local-base, parent-changed, license-unknown, secret, push-offline,
-    repo-public, push-failed (exit status 1).
+    repo-public, tag-exists; with exit status 1: disk-full, push-failed.
     """
     require_names(what)
     chain = records(what.run)
     record = check(what, chain)
     with tempfile.TemporaryDirectory(prefix="push-") as folder:
         staged = Path(folder)
-        collect(what, chain, staged)
+        with name_full_disk(staged.parent):
+            collect(what, chain, staged)
         require_no_secret(staged)
         files = sorted(file for file in staged.rglob("*") if file.is_file())
         if what.dry_run:
@@ -194,7 +200,7 @@ def collect(what: Push, chain: dict[str, dict[str, Any]], staged: Path) -> None:
     """Link or write every file that is pushed into the directory `staged`."""
     record = chain[what.run]
     source = source_of(what, record)
-    for file in found_in(source, ROWS if record.get("stage") == "curate" else FILES):
+    for file in found_in(source, ROWS if record.get("stage") == "curate" else MODEL + GGUF):
         (staged / file.name).symlink_to(file.resolve())
     for directory, own in chain.items():
         place = staged / RECORDS / Path(directory).name
@@ -250,20 +256,25 @@ def require_no_secret(staged: Path) -> None:
 
 def upload(what: Push, record: dict[str, Any], staged: Path) -> str:
     """One commit. Returns the address."""
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.utils import disable_progress_bars
 
     if not sys.stderr.isatty():
         disable_progress_bars()
     api, kind = HfApi(), "dataset" if record.get("stage") == "curate" else "model"
+    names = [str(file.relative_to(staged)) for file in sorted(staged.rglob("*")) if file.is_file()]
     with hub_errors(what):
         api.create_repo(what.repo, repo_type=kind, private=not what.public, exist_ok=True)
         require_privacy(api, what, kind)
+        if what.tag:
+            require_free_tag(api, what, kind)
         if what.branch != "main":
             api.create_branch(what.repo, branch=what.branch, repo_type=kind, exist_ok=True)
-        done = api.upload_folder(
-            folder_path=staged,
-            repo_id=what.repo,
+        there = api.list_repo_files(what.repo, repo_type=kind, revision=what.branch)
+        done = api.create_commit(
+            what.repo,
+            [CommitOperationAdd(name, staged / name) for name in names]
+            + [CommitOperationDelete(name) for name in outdated(there, names)],
             repo_type=kind,
             revision=what.branch,
             commit_message=what.message
@@ -272,6 +283,30 @@ def upload(what: Push, record: dict[str, Any], staged: Path) -> str:
         if what.tag:
             api.create_tag(what.repo, tag=what.tag, revision=done.oid, repo_type=kind)
     return f"{done.commit_url}\n{'public' if what.public else 'private'}, branch {what.branch}"
+
+
+def outdated(there: list[str], names: list[str]) -> list[str]:
+    """The files of an earlier push that belong to another model than that of `names`; they are removed in its commit.
+
+    from_pretrained would prefer an old model.safetensors to new shards, and an old adapter_config.json to both.
+    """
+    replaced = MODEL if any(name.endswith(".safetensors") for name in names) else ()
+    return [
+        name
+        for name in there
+        if name not in names
+        and (
+            name.startswith((f"{RECORDS}/", f"{RESULTS}/{RECORDS}"))
+            or ("/" not in name and any(fnmatch(name, pattern) for pattern in replaced))
+        )
+    ]
+
+
+def require_free_tag(api: HfApi, what: Push, kind: str) -> None:
+    """Raises Refusal tag-exists before anything is sent: the Hub would refuse the tag after the commit."""
+    if what.tag in {ref.name for ref in api.list_repo_refs(what.repo, repo_type=kind).tags}:
+        fix = "choose another --tag, or delete that one on the Hub"
+        raise refuse("tag-exists", f"the repository has a tag {what.tag} already", fix, what.repo)
 
 
 def require_privacy(api: HfApi, what: Push, kind: str) -> None:
@@ -284,7 +319,7 @@ def require_privacy(api: HfApi, what: Push, kind: str) -> None:
 @contextmanager
 def hub_errors(what: Push) -> Iterator[None]:
     """The Hub's errors in one line, with the way out."""
-    import httpx
+    import httpx2
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
     try:
@@ -301,9 +336,15 @@ def hub_errors(what: Push) -> Iterator[None]:
             403: ("the token may not write there", "use a token with write access, or another repository"),
             404: ("the repository does not exist", "correct --repo"),
             409: ("somebody else has changed the repository meanwhile", "run the same command again"),
-            429: ("the Hub limits the rate of requests", "wait, and run the same command again"),
+            429: ("the Hub limits the rate of requests", f"wait{asked_wait(error)}, and run the same command again"),
         }.get(status, (f"the Hub answered with status {status}", "run the same command again"))
         raise refuse("push-failed", *reason, what.repo, FAILED) from error
-    except (httpx.HTTPError, OSError, RuntimeError, ValueError) as error:
+    except (httpx2.HTTPError, OSError, RuntimeError, ValueError) as error:
         message = f"the push did not end: {' '.join(str(error).split())[:200] or type(error).__name__}"
         raise refuse("push-failed", message, "run the same command again", what.repo, FAILED) from error
+
+
+def asked_wait(error: HfHubHTTPError) -> str:
+    """` 30 s`, if the Hub says for how long."""
+    seconds = error.response.headers.get("Retry-After", "") if error.response is not None else ""
+    return f" {seconds} s" if seconds.isdecimal() and seconds != "0" else ""

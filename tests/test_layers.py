@@ -50,7 +50,8 @@ LIGHT |= {
         "turn_weights"
     ).split()
 }
-LIGHT |= {f"publish.{name}" for name in ("config", "gguf_writing", "lineage", "push", "card", "source")}
+LIGHT_PUBLISH = "card config energy gguf_writing hub_errors licence lineage model_facts push results source usage data_card"
+LIGHT |= {f"publish.{name}" for name in LIGHT_PUBLISH.split()}
 LIGHT_EVALS = "config check expected library_tasks measure pairs rubric task_faults"
 LIGHT |= {f"evals.{name}" for name in LIGHT_EVALS.split()}
 

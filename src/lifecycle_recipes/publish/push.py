@@ -1,8 +1,8 @@
 """`lifecycle push RUN`: a finished run to the Hub, with its card and its whole chain of records. No torch.
 
-What is pushed is listed (MODEL, GGUF, ROWS), so that checkpoints, replies and left-out rows never are. It goes up as one commit: a
-push that fails leaves the repository as it was, and large files that were sent are not sent again. So not by
-`upload_folder`, which with hf_xet commits a large folder in parts, the first after five minutes
+What is pushed is listed (MODEL, GGUF, ROWS), so that checkpoints, replies and left-out rows never are. It goes up as
+one commit: a push that fails leaves the repository as it was, and large files that were sent are not sent again. So not
+by `upload_folder`, which with hf_xet commits a large folder in parts, the first after five minutes at the latest
 (huggingface_hub/_upload_pipeline.py): a push that is cut would leave half a model.
 """
 
@@ -14,14 +14,12 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..exit_status import Stopped
-from ..finding import FAILED, GATE_FAILED, Finding, Refusal, refuse
+from ..finding import GATE_FAILED, Finding, Refusal, refuse
 from ..models.adapters import ADAPTER_CONFIG, is_adapter
 from ..models.safetensors_files import find_pickles
 from ..record.file import GATE_FILE, HELD_OUT, LEDGER_FILE, RUN_FILE, TRAIN
@@ -32,11 +30,11 @@ from ..record.weight_files import find_unreadable
 from ..redact import redact
 from .card import card
 from .config import MERGED
+from .hub_errors import hub_errors
 from .lineage import lineage, lineage_text, records
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
 # Of a model's directory; of a run of curation.
 MODEL = (
@@ -263,7 +261,7 @@ def upload(what: Push, record: dict[str, Any], staged: Path) -> str:
         disable_progress_bars()
     api, kind = HfApi(), "dataset" if record.get("stage") == "curate" else "model"
     names = [str(file.relative_to(staged)) for file in sorted(staged.rglob("*")) if file.is_file()]
-    with hub_errors(what):
+    with hub_errors(what.repo):
         api.create_repo(what.repo, repo_type=kind, private=not what.public, exist_ok=True)
         require_privacy(api, what, kind)
         if what.tag:
@@ -314,37 +312,3 @@ def require_privacy(api: HfApi, what: Push, kind: str) -> None:
     if not what.public and not api.repo_info(what.repo, repo_type=kind).private:
         fix = "pass --public, choose another repository, or make it private on the Hub"
         raise refuse("repo-public", "this repository is public", fix, what.repo)
-
-
-@contextmanager
-def hub_errors(what: Push) -> Iterator[None]:
-    """The Hub's errors in one line, with the way out."""
-    import httpx2
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
-
-    try:
-        yield
-    except (Refusal, Stopped):
-        raise
-    except LocalTokenNotFoundError as error:
-        fix = "set HF_TOKEN, or log in with `hf auth login`"
-        raise refuse("no-hub-token", "no token of the Hub on this machine", fix, what.repo) from error
-    except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else None
-        reason = {
-            401: ("the Hub does not accept the token", "set HF_TOKEN, or log in with `hf auth login`"),
-            403: ("the token may not write there", "use a token with write access, or another repository"),
-            404: ("the repository does not exist", "correct --repo"),
-            409: ("somebody else has changed the repository meanwhile", "run the same command again"),
-            429: ("the Hub limits the rate of requests", f"wait{asked_wait(error)}, and run the same command again"),
-        }.get(status, (f"the Hub answered with status {status}", "run the same command again"))
-        raise refuse("push-failed", *reason, what.repo, FAILED) from error
-    except (httpx2.HTTPError, OSError, RuntimeError, ValueError) as error:
-        message = f"the push did not end: {' '.join(str(error).split())[:200] or type(error).__name__}"
-        raise refuse("push-failed", message, "run the same command again", what.repo, FAILED) from error
-
-
-def asked_wait(error: HfHubHTTPError) -> str:
-    """` 30 s`, if the Hub says for how long."""
-    seconds = error.response.headers.get("Retry-After", "") if error.response is not None else ""
-    return f" {seconds} s" if seconds.isdecimal() and seconds != "0" else ""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -31,7 +30,9 @@ from ..redact import redact
 from .card import card
 from .config import MERGED
 from .hub_errors import hub_errors
+from .licence import IDENTIFIER, derived_licence, origins
 from .lineage import lineage, lineage_text, records
+from .results import benchmark_entries, results_file, task_results
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -52,13 +53,17 @@ GGUF = ("model.gguf", "Modelfile")
 ROWS = (TRAIN, HELD_OUT, LEDGER_FILE)
 RECORDS = "lifecycle"  # directory of the repository for the records
 RESULTS = ".eval_results"  # where the Hub looks for the results of benchmarks
+SHOWN = 3  # origins that are named in a message
 BINARY = (".safetensors", ".gguf")
 ON = ("1", "ON", "YES", "TRUE")  # huggingface_hub/constants.py
 
 
 @dataclass
 class Push:
-    """What goes where. form: a directory of an export, such as int8. branch, tag: of the repository."""
+    """What goes where. form: a directory of an export, such as int8. branch, tag: of the repository.
+
+    license: null for the one that everything carries (publish/licence.py). power_watts: mean power of one device.
+    """
 
     run: str
     repo: str
@@ -70,6 +75,8 @@ class Push:
     message: str | None = None
     allow_failed_gate: bool = False
     dry_run: bool = False
+    power_watts: float | None = None
+    license_derived: bool = False
     failed_gates: list[str] = field(default_factory=list)
 
 
@@ -81,7 +88,7 @@ def push(what: Push) -> str:
     repo-public, tag-exists; with exit status 1: disk-full, push-failed.
     """
     require_names(what)
-    chain = records(what.run)
+    chain = {place: redact(record) for place, record in records(what.run).items()}
     record = check(what, chain)
     with tempfile.TemporaryDirectory(prefix="push-") as folder:
         staged = Path(folder)
@@ -122,9 +129,7 @@ def check(what: Push, chain: dict[str, dict[str, Any]]) -> dict[str, Any]:
         require_public_base(str(source))
     require_unchanged(what, record, source)
     if not what.license:
-        known = sorted(licenses(chain))
-        message = "the licence is not known" + (f"; that of the data is {', '.join(known)}" if known else "")
-        raise refuse("license-unknown", message, "pass --license, such as `--license apache-2.0`", what.run)
+        derive_licence(what, chain)
     offline = os.environ.get("HF_HUB_OFFLINE", "")
     if offline.upper() in ON and not what.dry_run:
         raise refuse("push-offline", f"HF_HUB_OFFLINE is {offline}", "run with HF_HUB_OFFLINE=0", what.repo)
@@ -143,11 +148,14 @@ def require_names(what: Push) -> None:
         problem = " ".join(str(error).split())
     if problem:
         raise refuse("bad-value", f"--repo {what.repo!r}: {problem}", "give it as OWNER/NAME", "command line")
-    if what.license and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", what.license):
+    if what.license and not IDENTIFIER.fullmatch(what.license):
         message = f"--license {what.license!r} is no identifier of a licence"
         raise refuse(
             "bad-value", message, "give one of the Hub's, such as apache-2.0 or other", "command line"
         )
+    if what.power_watts is not None and not 0 < what.power_watts < float("inf"):
+        message = f"--power-watts {what.power_watts:g}: a power is greater than 0"
+        raise refuse("bad-value", message, "give the mean power of one device in watts", "command line")
 
 
 def require_unchanged(what: Push, record: dict[str, Any], source: Path) -> None:
@@ -184,11 +192,16 @@ def require_public_base(path: str) -> None:
     raise refuse("push-local-base", message, "export the run, which merges it, and push the export", path)
 
 
-def licenses(chain: dict[str, dict[str, Any]]) -> set[str]:
-    """The licences of all sources that were curated."""
-    ledgers = [file for place in chain if (file := Path(place) / LEDGER_FILE).is_file()]
-    sources = [source for file in ledgers for source in json.loads(file.read_text("utf-8"))["sources"]]
-    return {source["license"] for source in sources if source.get("license")}
+def derive_licence(what: Push, chain: dict[str, dict[str, Any]]) -> None:
+    """Raises Refusal license-unknown, with what is known, unless everything carries one licence."""
+    what.license = derived_licence(chain)
+    what.license_derived = what.license is not None
+    if what.license:
+        return
+    known = [f"{name}: {licence or 'none is known'}" for name, licence in origins(chain).items()]
+    more = f" and {len(known) - SHOWN} more" if len(known) > SHOWN else ""
+    message = "the licence is not known" + (f" ({'; '.join(known[:SHOWN])}{more})" if known else "")
+    raise refuse("license-unknown", message, "pass --license, such as `--license apache-2.0`", what.run)
 
 
 # What is pushed
@@ -209,7 +222,7 @@ def collect(what: Push, chain: dict[str, dict[str, Any]], staged: Path) -> None:
         kept["hardware"] = {
             key: value for key, value in (kept.get("hardware") or {}).items() if key != "host"
         }
-        write(place / RUN_FILE, json.dumps(redact(kept), indent=1) + "\n")
+        write(place / RUN_FILE, json.dumps(kept, indent=1) + "\n")
         for name in (
             GATE_FILE,
             *([LEDGER_FILE] if directory != what.run or source != Path(what.run) else []),
@@ -218,7 +231,12 @@ def collect(what: Push, chain: dict[str, dict[str, Any]], staged: Path) -> None:
                 (place / name).symlink_to(file.resolve())
     tree = lineage(what.run)
     write(staged / RECORDS / "lineage.txt", lineage_text(tree) + "\n")
-    write(staged / "README.md", card(what, chain, tree))
+    results = task_results(record, what.form)
+    entries = benchmark_entries(results, record)
+    if entries:
+        (staged / RESULTS).mkdir()
+        write(staged / RESULTS / f"{RECORDS}.yaml", results_file(list(entries.values())))
+    write(staged / "README.md", card(what, chain, tree, results, list(entries)))
 
 
 def write(file: Path, text: str) -> None:
@@ -234,19 +252,39 @@ def found_in(directory: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
 
 
 def require_no_secret(staged: Path) -> None:
-    """Raises Refusal secret with every file and line that has a credential, or a secret of the environment."""
+    """Raises Refusal secret with every file and line that has a credential, or a secret of the environment.
+
+    Of weights, what precedes the tensors: notes in safetensors, the chat template in GGUF.
+    """
     findings = []
     for file in sorted(staged.rglob("*")):
-        if not file.is_file() or file.suffix in BINARY:
+        if not file.is_file():
+            continue
+        named = file.resolve() if file.is_symlink() else file.relative_to(staged)
+        fix = "remove it, and replace the credential: it may be known"
+        if file.suffix in BINARY:
+            if redact(header := read_header(file)) != header:
+                findings.append(Finding.error("secret", "the header has a credential", fix, str(named)))
             continue
         with file.open(encoding="utf-8", errors="replace") as lines:
             for number, line in enumerate(lines, start=1):
                 if redact(line) != line:
-                    where = f"{file.resolve() if file.is_symlink() else file.relative_to(staged)}:{number}"
-                    fix = "remove it, and replace the credential: it may be known"
-                    findings.append(Finding.error("secret", "this line has a credential", fix, where))
+                    message = "this line has a credential"
+                    findings.append(Finding.error("secret", message, fix, f"{named}:{number}"))
     if findings:
         raise Refusal(*findings[:10])
+
+
+def read_header(file: Path) -> str:
+    """What precedes the tensors of a .safetensors or .gguf file, each byte as one character."""
+    if file.suffix == ".gguf":
+        import gguf
+
+        end = gguf.GGUFReader(file).data_offset
+        with file.open("rb") as stream:
+            return stream.read(end).decode("latin-1")
+    with file.open("rb") as stream:
+        return stream.read(int.from_bytes(stream.read(8), "little")).decode("latin-1")
 
 
 # The Hub

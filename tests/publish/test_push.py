@@ -2,10 +2,7 @@
 
 import errno
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +11,7 @@ from huggingface_hub import ModelCard, constants
 from lifecycle_recipes.record.parents import hash_weights
 
 
-def test_what_arrives_is_the_model_with_its_chain_of_records(hub, run, push, tmp_path):
+def test_what_arrives_is_the_model_with_its_chain_of_records(hub, run, push):
     done = push(run, "--license", "apache-2.0", "--branch", "v1", "--tag", "best", "--message", "first")
     assert done.returncode == 0, done.stderr
     repo = hub.repos["me/desk"]
@@ -32,20 +29,6 @@ def test_what_arrives_is_the_model_with_its_chain_of_records(hub, run, push, tmp
     card = ModelCard(files["README.md"].decode())
     assert card.data.license == "apache-2.0" and card.data.pipeline_tag == "text-generation"
     assert "| `task.acc` | 0.9 |" in card.text and "- passed: `task.acc >= 0.8`" in card.text
-    # Pulled by the client, the model is the same to the bit.
-    code = f"""
-from transformers import AutoModelForCausalLM
-ours = AutoModelForCausalLM.from_pretrained({str(run)!r}).state_dict()
-theirs = AutoModelForCausalLM.from_pretrained("me/desk", revision="v1").state_dict()
-assert all(ours[name].equal(theirs[name]) for name in ours) and len(ours) == len(theirs)
-"""
-    settings = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "pulled")}
-    pulled = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | settings | {"HF_HUB_DISABLE_XET": "1"},
-        capture_output=True,
-    )
-    assert pulled.returncode == 0, pulled.stderr.decode()[-2000:]
 
 
 def test_a_dry_run_sends_nothing(hub, run, push):

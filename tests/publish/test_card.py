@@ -11,6 +11,8 @@ from hub_server import Repo
 from huggingface_hub import DatasetCard, ModelCard, parse_eval_result_entries
 from repository import ROOT
 
+from lifecycle_recipes.publish.data_card import languages, size_category
+
 BENCHMARK = {"name": "Grade school maths", "tasks": [{"id": "gsm8k", "config": "main", "split": "test"}]}
 
 
@@ -235,3 +237,17 @@ def test_curated_rows_are_a_data_set_that_loads_with_its_splits(hub, push, tmp_p
         split: len((run / f"{split}.jsonl").read_text().splitlines()) for split in ("train", "held_out")
     }
     assert {split: len(part) for split, part in rows.items()} == counts and counts["held_out"]
+
+
+def test_the_size_and_the_languages_of_a_data_set():
+    assert [size_category(n) for n in (0, 999, 1000, 9_999, 10_000, 10**6, 10**12)] == [
+        "n<1K",
+        "n<1K",
+        "1K<n<10K",
+        "1K<n<10K",
+        "10K<n<100K",
+        "1M<n<10M",
+        "n>1T",
+    ]
+    shares = {"share.en": 0.6, "share.de": 0.3, "share.code": 0.09, "share.fr": 0.005, "rows_out": 3}
+    assert languages(shares) == ["en", "de"]

@@ -73,7 +73,7 @@ def metadata(what: Push, chain: dict[str, dict[str, Any]], path: Path, results: 
         tags=["lifecycle-recipes", record.get("stage", "")],
         base_model=hub_models(chain) or None,
         datasets=sources or None,
-        model_name=what.repo.rpartition("/")[2],
+        model_name=what.repo.rpartition("/")[2] if results else None,
         eval_results=model_index(results),
     )
 
@@ -224,20 +224,25 @@ def waivers(chain: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def layout(record: dict[str, Any]) -> str:
-    """Name, processes and precision of the layout of a run; a dash for a stage without one."""
+    """Name, processes and mixed precision of the layout of a run; a dash for a stage without one."""
     if not (used := record.get("layout")):
         return "-"
-    processes = f"{used.get('processes') or 1} process{'es' if (used.get('processes') or 1) > 1 else ''}"
-    return ", ".join(
-        map(str, filter(None, [used.get("asked") or used.get("kind"), processes, used.get("precision")]))
-    )
+    number, mixed = used.get("processes") or 1, used.get("precision")
+    parts = [used.get("asked") or used.get("kind"), f"{number} process{'es' if number > 1 else ''}"]
+    return ", ".join(map(str, filter(None, [*parts, mixed if mixed != "no" else None])))
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds / 3600:,.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"
 
 
 def limits(path: Path, record: dict[str, Any], results: list[TaskResult], benchmarks: list[str]) -> list[str]:
     """What was not measured, and what the run was warned of."""
     evaluation = record.get("evaluation") or {}
     lines = [
-        "Only what is under Results was measured." if own_metrics(record, None) else "Nothing was measured."
+        "Only what is under Results was measured."
+        if own_metrics(record, None)
+        else "Neither tasks nor replies were measured."
     ]
     if evaluation.get("limit") is not None:
         lines.append(f"Tasks were measured on their first {evaluation['limit']:,} documents only.")
@@ -269,6 +274,6 @@ def environment(what: Push, chain: dict[str, dict[str, Any]]) -> str:
         f"{name} {versions[name]}" for name in ("torch", "transformers", "trl", "peft") if name in versions
     ]
     parts = ["## Made with\n\n" + "\n".join(machines)]
-    parts.append(f"{total / 3600:.2f} hours for all runs together. {', '.join(named)}.")
+    parts.append(f"{duration(total)} for all runs together. {', '.join(named)}.")
     parts += filter(None, [energy(chain, what.run, what.power_watts)])
     return "\n\n".join(parts)

@@ -25,12 +25,13 @@ def data_card_data(run: str, record: dict[str, Any], licence: str, sources: list
     from huggingface_hub import DatasetCardData
 
     metrics = record.get("metrics") or {}
+    rows = int((metrics.get("rows_out") or 0) + (metrics.get("held_out_rows") or 0))
     splits = [("train", TRAIN), ("held_out", HELD_OUT)]
     files = [{"split": split, "path": name} for split, name in splits if (Path(run) / name).is_file()]
     return DatasetCardData(
         license=licence,
         language=languages(metrics) or None,
-        size_categories=[size_category(int(metrics.get("rows_out") or 0))],
+        size_categories=[size_category(rows)],
         source_datasets=sources or None,
         tags=["lifecycle-recipes", "curate"],
         # Without it, `load_dataset` would read ledger.json and the records as rows, too.

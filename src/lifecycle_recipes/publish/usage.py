@@ -37,12 +37,12 @@ def _ways(path: Path, record: dict[str, Any], what: Push) -> list[str]:
         )
         return [python(code)]
     if (path / "model.gguf").is_file():
-        name = what.repo.rpartition("/")[2].lower()
-        llama = "llama.cpp:\n\n" + shell(f"llama-cli -hf {what.repo}")
-        ollama = "Ollama, beside the downloaded files:\n\n" + shell(
-            f"hf download {what.repo} model.gguf Modelfile --local-dir .\nollama create {name} -f Modelfile"
-        )
-        return [llama, ollama]
+        name, branch = what.repo.rpartition("/")[2].lower(), revision(what)
+        download = f"hf download {what.repo}{branch} model.gguf Modelfile --local-dir ."
+        return [
+            "llama.cpp, or Ollama:\n\n"
+            + shell(f"{download}\nllama-cli -m model.gguf\nollama create {name} -f Modelfile")
+        ]
     if stage == "reward":
         return _reward(path, repo, at)
     return _generation(path, what, repo, at)
@@ -50,7 +50,7 @@ def _ways(path: Path, record: dict[str, Any], what: Push) -> list[str]:
 
 def _reward(path: Path, repo: str, at: str) -> list[str]:
     if is_adapter(str(path)):
-        return [_peft("AutoPeftModelForSequenceClassification", repo, at)]
+        return [_peft("AutoPeftModelForSequenceClassification", repo, f"{at}, num_labels=1")]
     code = f'from transformers import pipeline\n\nscore = pipeline("text-classification", {repo}{at})\n'
     code += 'print(score("text", function_to_apply="none"))   # the raw reward'
     return [python(code)]
@@ -64,7 +64,7 @@ def _generation(path: Path, what: Push, repo: str, at: str) -> list[str]:
     code += f"\nprint(generate({prompt}, max_new_tokens=64))"
     needs = " (`pip install bitsandbytes accelerate`)" if what.form in BITSANDBYTES else ""
     ways = [f"transformers{', with PEFT installed' if adapter else ''}{needs}:\n\n{python(code)}"]
-    branch = "" if what.branch == "main" else f" --revision {what.branch}"
+    branch = revision(what)
     if adapter:
         base = json.loads((path / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
         name = what.repo.rpartition("/")[2]
@@ -78,8 +78,13 @@ def _generation(path: Path, what: Push, repo: str, at: str) -> list[str]:
     return ways
 
 
-def _peft(auto: str, repo: str, at: str) -> str:
-    return python(f"from peft import {auto}\n\nmodel = {auto}.from_pretrained({repo}{at})")
+def _peft(auto: str, repo: str, more: str) -> str:
+    return python(f"from peft import {auto}\n\nmodel = {auto}.from_pretrained({repo}{more})")
+
+
+def revision(what: Push) -> str:
+    """The option of a command for the branch."""
+    return "" if what.branch == "main" else f" --revision {what.branch}"
 
 
 def python(code: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard, constants
 
-from lifecycle_recipes.record.parents import hash_weights
+from lifecycle_recipes.record.parents import hash_file, hash_weights
 
 
 def test_what_arrives_is_the_model_with_its_chain_of_records(hub, run, push):
@@ -87,6 +87,23 @@ def test_a_push_that_is_cut_half_way_leaves_no_half_model(hub, run, push, no_wai
     assert hub.uploads == 1
     assert push(run, "--license", "mit").returncode == 0  # the same again is no second copy
     assert hub.uploads == 1
+
+
+def test_of_many_files_only_those_that_did_not_arrive_are_sent_again(hub, run, push, no_waiting):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(run)
+    (run / "model.safetensors").unlink()
+    model.save_pretrained(run, max_shard_size="100KB")
+    shards = sorted(run.glob("model-*.safetensors"))
+    assert len(shards) > 2
+    hub.faults = [(f"/lfs/{hash_file(shards[1])}", 0)] * 9
+    assert push(run, "--license", "mit").returncode == 1
+    assert hub.repos["me/desk"].branches["main"] == {}
+    arrived, hub.faults = hub.uploads, []
+    assert push(run, "--license", "mit").returncode == 0
+    assert arrived and hub.uploads == len(shards)
+    assert {file.name for file in shards} <= hub.repos["me/desk"].branches["main"].keys()
 
 
 def test_how_long_the_hub_asks_to_wait_is_said(hub, run, push):

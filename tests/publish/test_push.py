@@ -1,8 +1,8 @@
 """`lifecycle push`, with the real client against a small Hub: what arrives, what is refused, what a fault leaves."""
 
-import errno
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -141,11 +141,10 @@ def test_a_tag_that_exists_is_refused_before_anything_is_sent(hub, run, push):
     assert not [line for line in hub.requests if "/commit/" in line]
 
 
-def test_a_full_disk_while_the_push_is_staged_is_named(hub, run, push, monkeypatch):
-    def full(file, text):
-        raise OSError(errno.ENOSPC, "No space left on device", str(file))
-
-    monkeypatch.setattr("lifecycle_recipes.publish.push.write", full)
+def test_a_full_disk_while_the_push_is_staged_is_named(hub, run, push, small_disk, monkeypatch):
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(record | {"samples": [{"reply": "word " * 40_000}]}))
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk(64)))
     done = push(run, "--license", "mit")
     assert done.returncode == 1 and "[disk-full]" in done.stderr and "Traceback" not in done.stderr
     assert not hub.received

@@ -160,6 +160,23 @@ def test_a_public_repository_gets_no_private_model(hub, run, push):
     assert hub.repos["me/desk"].branches["main"] == before
 
 
+def test_a_private_repository_is_not_made_public(hub, run, push):
+    assert push(run, "--license", "mit").returncode == 0
+    done = push(run, "--license", "mit", "--public")
+    assert done.returncode == 0 and "private, as it was before --public" in done.stdout
+    assert hub.repos["me/desk"].private
+
+
+@pytest.mark.parametrize("where", ["/repos/create", "/preupload/", "/validate-yaml"])
+@pytest.mark.parametrize(("status", "message"), [(401, "does not accept the token"), (403, "may not write")])
+def test_a_refusal_at_each_step_is_one_line(hub, run, push, where, status, message):
+    hub.faults = [(where, status)] * 9
+    done = push(run, "--license", "mit")
+    assert done.returncode == 1 and "[push-failed] me/desk" in done.stderr and message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 2
+    assert "me/desk" not in hub.repos or hub.repos["me/desk"].branches["main"] == {}
+
+
 def test_what_is_not_published(hub, run, push):
     def refused(code: str, status: int, *arguments: str) -> None:
         done = push(run, *arguments)

@@ -301,7 +301,7 @@ def upload(what: Push, record: dict[str, Any], staged: Path) -> str:
     names = [str(file.relative_to(staged)) for file in sorted(staged.rglob("*")) if file.is_file()]
     with hub_errors(what.repo):
         api.create_repo(what.repo, repo_type=kind, private=not what.public, exist_ok=True)
-        require_privacy(api, what, kind)
+        is_private = require_privacy(api, what, kind)
         if what.tag:
             require_free_tag(api, what, kind)
         if what.branch != "main":
@@ -318,7 +318,10 @@ def upload(what: Push, record: dict[str, Any], staged: Path) -> str:
         )
         if what.tag:
             api.create_tag(what.repo, tag=what.tag, revision=done.oid, repo_type=kind)
-    return f"{done.commit_url}\n{'public' if what.public else 'private'}, branch {what.branch}"
+    seen = "private" if is_private else "public"
+    if is_private and what.public:
+        seen += ", as it was before --public: change it on the Hub"
+    return f"{done.commit_url}\n{seen}; branch {what.branch}"
 
 
 def outdated(there: list[str], names: list[str]) -> list[str]:
@@ -345,8 +348,10 @@ def require_free_tag(api: HfApi, what: Push, kind: str) -> None:
         raise refuse("tag-exists", f"the repository has a tag {what.tag} already", fix, what.repo)
 
 
-def require_privacy(api: HfApi, what: Push, kind: str) -> None:
-    """Raises Refusal repo-public if the repository exists, and is public without being asked for."""
-    if not what.public and not api.repo_info(what.repo, repo_type=kind).private:
+def require_privacy(api: HfApi, what: Push, kind: str) -> bool:
+    """Whether the repository is private. Raises Refusal repo-public if it is public without being asked for."""
+    is_private = bool(api.repo_info(what.repo, repo_type=kind).private)
+    if not what.public and not is_private:
         fix = "pass --public, choose another repository, or make it private on the Hub"
         raise refuse("repo-public", "this repository is public", fix, what.repo)
+    return is_private

@@ -38,7 +38,9 @@ def test_what_is_in_the_record_and_beside_the_model_is_never_sent(hub, run, push
 
 
 @pytest.mark.parametrize(
-    "secret", [*KEYS.values(), f"WANDB_API_KEY={WANDB}", PHRASE], ids=[*KEYS, "wandb", "environment"]
+    "secret",
+    [*KEYS.values(), f"WANDB_API_KEY={WANDB}", f"wandb_api_key: '{WANDB}'", PHRASE],
+    ids=[*KEYS, "wandb", "wandb, quoted", "environment"],
 )
 def test_a_file_of_the_model_with_a_credential_is_refused_by_name(hub, run, push, monkeypatch, secret):
     monkeypatch.setenv("MY_SECRET", PHRASE)

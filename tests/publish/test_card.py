@@ -141,6 +141,34 @@ def test_an_adapter_on_a_model_of_the_hub_says_how_it_is_loaded(hub, run, push):
     assert "vllm serve org/base --enable-lora --lora-modules desk=me/desk" in card.text
 
 
+def test_a_reward_model_scores_and_does_not_reply(hub, run, push, tiny_reward_dir, tmp_path):
+    reward = shutil.copytree(tiny_reward_dir, tmp_path / "05-reward")
+    shutil.copy(run / "run.json", reward)
+    edit(reward, stage="reward", parents={})
+    text = push(reward, "--license", "mit", "--dry-run").stdout
+    assert "| parameters |" in text and "replies end with" not in text and "vllm" not in text
+    assert (
+        'pipeline("text-classification", "me/desk")' in text and "pipeline_tag: text-classification" in text
+    )
+
+
+def test_a_gguf_says_what_was_not_run(hub, run, push):
+    pytest.importorskip("gguf")
+    from lifecycle_recipes.publish.gguf_writing import write_gguf
+
+    (run / "gguf-q8_0").mkdir()
+    write_gguf(str(run), run / "gguf-q8_0", "Q8_0")
+    export = {"of_stage": "dpo", "adapters_merged": False, "dtype": "float32", "bytes": {"merged": 2e6}}
+    export |= {"parity": {"merged": {}, "gguf-q8_0": {}}}
+    edit(run, stage="export", export=export)
+    text = push(run, "--license", "mit", "--dry-run", "--form", "gguf-q8_0", "--branch", "v1").stdout
+    assert (
+        "hf download me/desk --revision v1 model.gguf Modelfile" in text and "llama-cli -m model.gguf" in text
+    )
+    assert "| precision | gguf-q8_0 |" in text and "vllm" not in text
+    assert "llama.cpp and Ollama were not run on these files" in text
+
+
 # The licence
 
 

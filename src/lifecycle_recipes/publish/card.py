@@ -9,7 +9,7 @@ from ..models.adapters import is_adapter
 from ..record.file import LEDGER_FILE
 from ..record.gate import judge
 from ..record.parents import is_local, named_parents
-from ..record.trained_stage import trained_stage
+from ..record.trained_stage import SILENT, trained_stage
 from .config import MERGED
 from .data_card import data_card_data, ledger_tables
 from .energy import devices, energy
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from huggingface_hub import CardData
 
     from .push import Push
+
+NO_MODEL = ("curate", "tokenizer")  # stages
 
 
 def card(
@@ -46,13 +48,13 @@ def card(
         about(record, what, chain),
         *(licence_note(what) if what.license_derived else []),
         *links(tree),
-        *([] if curated else facts(run, what.form)),
+        *facts(run, record, what.form),
         usage(path, record, what),
         *(ledger_tables(run) if curated else scores(record, what.form)),
         *gates(run),
         stages(chain),
         *waivers(chain),
-        *([] if curated else limits(path, record, results, benchmarks)),
+        *limits(path, record, results, benchmarks),
         environment(what, chain),
         "The records of all runs are in `lifecycle/`: recipes, settings, hashes, metrics. `lifecycle/lineage.txt` is "
         "the tree of what this was made from.",
@@ -82,8 +84,11 @@ def licence_note(what: Push) -> list[str]:
     return [f"Licence: {what.license}, which everything that this was made from carries."]
 
 
-def facts(run: str, form: str | None) -> list[str]:
-    found = model_facts(Path(run), form)
+def facts(run: str, record: dict[str, Any], form: str | None) -> list[str]:
+    """A table of what the files of a model say about it; nothing for rows and tokenizers."""
+    if record.get("stage") in NO_MODEL:
+        return []
+    found = model_facts(Path(run), form, generates=trained_stage(record) not in SILENT)
     return ["\n".join(["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in found.items())])] if found else []
 
 
@@ -237,7 +242,9 @@ def duration(seconds: float) -> str:
 
 
 def limits(path: Path, record: dict[str, Any], results: list[TaskResult], benchmarks: list[str]) -> list[str]:
-    """What was not measured, and what the run was warned of."""
+    """What was not measured, and what the run was warned of; nothing for rows and tokenizers."""
+    if record.get("stage") in NO_MODEL:
+        return []
     evaluation = record.get("evaluation") or {}
     lines = [
         "Only what is under Results was measured."
@@ -254,7 +261,7 @@ def limits(path: Path, record: dict[str, Any], results: list[TaskResult], benchm
         lines.append(
             "llama.cpp and Ollama were not run on these files; they were read back with transformers."
         )
-    elif trained_stage(record) not in ("reward", "tokenizer"):
+    elif trained_stage(record) not in SILENT:
         lines.append("vLLM was not run on these files.")
     warned = [f for f in record.get("findings") or [] if f.get("severity") == "warning"]
     lines += [f"Warning of the run, `{f['code']}`: {f['message']}" for f in warned]

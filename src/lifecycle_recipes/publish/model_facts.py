@@ -13,10 +13,11 @@ from ..models.turn_end import stop_ids_of
 PRECISION = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}  # names in safetensors
 
 
-def model_facts(whole: Path, form: str | None) -> dict[str, str]:
+def model_facts(whole: Path, form: str | None, generates: bool) -> dict[str, str]:
     """Name -> text, of what can be told. whole: the directory of the model; form: of an export that is published.
 
-    A form has the parameters of the whole model: packed weights do not show their number.
+    generates: whether the model writes replies, and so stops. A form has the parameters of the whole model: packed
+    weights do not show their number.
     """
     adapter = is_adapter(str(whole))
     counts = count_by_precision(whole, "adapter_model.safetensors" if adapter else "model.safetensors")
@@ -27,7 +28,7 @@ def model_facts(whole: Path, form: str | None) -> dict[str, str]:
         facts["precision"] = form or ", ".join(PRECISION.get(name, name) for name in counts)
     if context := longest_sequence(local_config(whole)):
         facts["context length"] = f"{context:,} tokens"
-    if stops := stop_tokens(whole):
+    if generates and (stops := stop_tokens(whole)):
         facts["replies end with"] = " or ".join(f"`{token}`" for token in stops)
     return facts
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from repository import ROOT
 
-pytest_plugins = ["eval_fixtures"]
+pytest_plugins = ["eval_fixtures", "push_fixtures", "small_disk"]
 # Prepared rows: none of the user's, and none left behind.
 if "LIFECYCLE_CACHE" not in os.environ:
     os.environ["LIFECYCLE_CACHE"] = tempfile.mkdtemp(prefix="lifecycle-tests-")

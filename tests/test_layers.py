@@ -40,7 +40,7 @@ LIGHT = {
 }
 LIGHT |= {"finding", "near_path", "quick_imports", "redact", "quiet", "doctor", "life", "training.stage"}
 LIGHT_MODELS = (
-    "adapters config_file config_keys from_config lora_targets new_tokenizer non_finite safetensors_files "
+    "adapters card_licence config_file config_keys from_config lora_targets new_tokenizer non_finite safetensors_files "
     "special_tokens turn_end"
 )
 LIGHT |= {f"models.{name}" for name in LIGHT_MODELS.split()}
@@ -51,7 +51,11 @@ LIGHT |= {
         "turn_weights"
     ).split()
 }
-LIGHT |= {f"publish.{name}" for name in ("config", "gguf_writing", "lineage", "push", "card", "source")}
+LIGHT_PUBLISH = (
+    "card config data_card energy gguf_writing hub_errors licence lineage model_facts push results source "
+    "usage"
+)
+LIGHT |= {f"publish.{name}" for name in LIGHT_PUBLISH.split()}
 LIGHT_EVALS = "config check expected library_tasks measure pairs rubric task_faults"
 LIGHT |= {f"evals.{name}" for name in LIGHT_EVALS.split()}
 

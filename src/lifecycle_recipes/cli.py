@@ -201,7 +201,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("run", metavar="RUN_DIR")
     sub.add_argument("--repo", metavar="OWNER/NAME", required=True)
-    sub.add_argument("--license", "--licence", metavar="ID", help="of the model, such as apache-2.0")
+    sub.add_argument(
+        "--license",
+        "--licence",
+        metavar="ID",
+        help="such as apache-2.0; default: that of all it was made from",
+    )
     sub.add_argument("--form", metavar="NAME", help="push this form of an export, such as int8")
     sub.add_argument("--public", action="store_true", help="default: private")
     sub.add_argument("--private", action="store_false", dest="public", help=argparse.SUPPRESS)
@@ -211,6 +216,8 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--allow-failed-gate", action="store_true", help="the card then names the lines that failed"
     )
+    help = "mean power of one GPU, or CPU, in watts: the card then estimates the energy"
+    sub.add_argument("--power-watts", type=float, metavar="N", help=help)
     sub.add_argument("--dry-run", action="store_true", help="print the files and the card, and push nothing")
 
     sub = command("chat", chat, "chat with a saved model", "lifecycle chat runs/desk/04-sft --prompt 'Hello'")

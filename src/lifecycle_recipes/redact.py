@@ -82,6 +82,12 @@ CREDENTIALS: list[tuple[tuple[str, ...], str]] = [
         ("AccountKey=", "SharedAccessKey="),
         r"(?<=AccountKey=)[A-Za-z0-9+/]{86}==|(?<=SharedAccessKey=)[A-Za-z0-9+/]{43}=",
     ),
+    # wandb/sdk/lib/wbauth/validation.py: 40 characters or more, without a form of their own: only after their name
+    (
+        ("WANDB_API_KEY", "wandb_api_key"),
+        r"(?:(?<=(?:WANDB_API_KEY|wandb_api_key)[=:])|(?<=(?:WANDB_API_KEY|wandb_api_key)[\"'][=:]))"
+        r"[ \"']*[\w-]{40,}",
+    ),
     # Twilio: the id of an API key; Mailgun
     (("SK", "key-"), r"\b(?:SK|key-)[0-9a-f]{32}\b"),
 ]

@@ -73,6 +73,7 @@ BY_NO_RECIPE = {
     "push-failed": "needs the Hub; publish/test_push.py",
     "push-local-base": "an argument of `lifecycle push`; publish/test_push.py",
     "repo-public": "needs the Hub; publish/test_push.py",
+    "tag-exists": "needs the Hub; publish/test_push.py",
     "layout-attention": "upstream refuses most of these itself: a guard; layouts/test_layout.py",
     "layout-device": "needs a launch without lifecycle; layouts/test_layout.py",
     "layout-not-sharded": "needs another trainer than the stages build: a guard; layouts/test_layout.py",

@@ -86,6 +86,17 @@ def test_a_merged_adapter_answers_as_the_adapter(export, chat_model, tmp_path, c
     assert f"model {adapter}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("kilobytes", [600, 1200], ids=["merged", "form"])
+def test_a_full_disk_is_named_and_nothing_counts_as_exported(
+    export, chat_model, small_disk, capsys, kilobytes
+):
+    out = small_disk(kilobytes) / "run"
+    status, _, _ = export(chat_model, forms=["gguf-f16", "gguf-q8_0", "int8"], output_dir=str(out))
+    error = capsys.readouterr().err
+    assert status == 1 and "error [disk-full]" in error and "Traceback" not in error
+    assert json.loads((out / "run.json").read_text())["status"].startswith("failed: [disk-full]")
+
+
 def test_another_base_is_found_out(export, chat_model, tmp_path, monkeypatch, capsys):
     """The adapter of one base, merged into another."""
     from transformers import AutoModelForCausalLM

@@ -5,7 +5,6 @@ import json
 import math
 import os
 import signal
-import subprocess
 
 import pytest
 import torch
@@ -118,23 +117,6 @@ def test_a_run_that_diverges_stops_and_saves_nothing(tmp_path, tiny_model_dir, l
         assert " loss is nan at step 3" in str(refusal.value) and trainer.state.global_step == 3
     assert status(tmp_path / "run").startswith("failed: [non-finite]")
     assert not list((tmp_path / "run").glob("*.safetensors"))
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """Mounts a file system of so many KiB; skips where mounting is not allowed."""
-    directory = tmp_path / "disk"
-    directory.mkdir()
-
-    def mount(kilobytes):
-        command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(directory)]
-        if subprocess.run(command, capture_output=True, check=False).returncode:
-            pytest.skip("no right to mount a small file system")
-        return directory
-
-    yield mount
-    # Lazily: the error that ended the run still holds the file which it could not write.
-    subprocess.run(["umount", "--lazy", str(directory)], capture_output=True, check=False)
 
 
 @pytest.mark.parametrize(("kilobytes", "saves"), [(600, "no"), (1100, "steps")], ids=["weights", "optimizer"])

@@ -1,4 +1,4 @@
-"""The model card: Hub metadata, what the model was made from, what it scores, and how to use it. No torch."""
+"""The card of a repository: Hub metadata, origins, results, how to use it, what it cost. No torch."""
 
 from __future__ import annotations
 
@@ -9,47 +9,87 @@ from ..models.adapters import is_adapter
 from ..record.file import LEDGER_FILE
 from ..record.gate import judge
 from ..record.parents import is_local, named_parents
-from ..record.trained_stage import trained_stage
+from ..record.trained_stage import SILENT, trained_stage
 from .config import MERGED
+from .data_card import data_card_data, ledger_tables
+from .energy import devices, energy
+from .licence import is_hub_id
 from .lineage import Link
+from .model_facts import model_facts
+from .results import TaskResult, model_index, own_metrics
+from .usage import usage
 
 if TYPE_CHECKING:
+    from huggingface_hub import CardData
+
     from .push import Push
 
-# Of the numbers of a card: metrics of tasks and of the evaluation, not those of the training.
-SCORES = ("rubric", "rubric_win_rate", "rubric_win_rate_lc", "reward", "kl", "pair_accuracy", "bits_per_byte")
+NO_MODEL = ("curate", "tokenizer")  # stages
 
 
-def card(what: Push, chain: dict[str, dict[str, Any]], tree: Link) -> str:
-    """README.md of the repository. chain, tree: of the run (publish/lineage.py)."""
-    from huggingface_hub import ModelCardData
+def card(
+    what: Push,
+    chain: dict[str, dict[str, Any]],
+    tree: Link,
+    results: list[TaskResult],
+    benchmarks: list[str],
+) -> str:
+    """README.md of the repository.
 
+    chain, tree: of the run (publish/lineage.py). results: of its tasks; benchmarks: those that are in .eval_results.
+    """
     run, record = what.run, chain[what.run]
     path = Path(run) / what.form if what.form else Path(run)
-    data = ModelCardData(
-        license=what.license,
-        library_name=None if record.get("stage") in ("curate", "tokenizer") else library(path),
-        pipeline_tag=pipeline(record),
-        tags=["lifecycle-recipes", record.get("stage", "")],
-        base_model=hub_models(chain) or None,
-        datasets=hub_datasets(chain) or None,
-    )
+    curated = record.get("stage") == "curate"
     parts = [
-        f"---\n{data.to_yaml()}\n---",
+        f"---\n{metadata(what, chain, path, results).to_yaml()}\n---",
         f"# {what.repo.rpartition('/')[2]}",
         *gate_warning(what),
         about(record, what, chain),
+        *(licence_note(what) if what.license_derived else []),
         *links(tree),
-        *use(path, record, what),
-        *scores(record, what.form),
+        *facts(run, record, what.form),
+        usage(path, record, what),
+        *(ledger_tables(run) if curated else scores(record, what.form)),
         *gates(run),
         stages(chain),
         *waivers(chain),
-        environment(record, chain),
+        *limits(path, record, results, benchmarks),
+        environment(what, chain),
         "The records of all runs are in `lifecycle/`: recipes, settings, hashes, metrics. `lifecycle/lineage.txt` is "
         "the tree of what this was made from.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def metadata(what: Push, chain: dict[str, dict[str, Any]], path: Path, results: list[TaskResult]) -> CardData:
+    from huggingface_hub import ModelCardData
+
+    record, sources = chain[what.run], hub_datasets(chain)
+    if record.get("stage") == "curate":
+        return data_card_data(what.run, record, what.license, sources)
+    return ModelCardData(
+        license=what.license,
+        library_name=None if record.get("stage") == "tokenizer" else library(path),
+        pipeline_tag=pipeline(record),
+        tags=["lifecycle-recipes", record.get("stage", "")],
+        base_model=hub_models(chain) or None,
+        datasets=sources or None,
+        model_name=what.repo.rpartition("/")[2] if results else None,
+        eval_results=model_index(results),
+    )
+
+
+def licence_note(what: Push) -> list[str]:
+    return [f"Licence: {what.license}, which everything that this was made from carries."]
+
+
+def facts(run: str, record: dict[str, Any], form: str | None) -> list[str]:
+    """A table of what the files of a model say about it; nothing for rows and tokenizers."""
+    if record.get("stage") in NO_MODEL:
+        return []
+    found = model_facts(Path(run), form, generates=trained_stage(record) not in SILENT)
+    return ["\n".join(["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in found.items())])] if found else []
 
 
 def library(path: Path) -> str:
@@ -106,10 +146,6 @@ def hub_datasets(chain: dict[str, dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def is_hub_id(path: str) -> bool:
-    return not is_local(path) and not Path(path).suffix and path.count("/") == 1
-
-
 def gate_warning(what: Push) -> list[str]:
     if not what.failed_gates:
         return []
@@ -133,37 +169,9 @@ def about(record: dict[str, Any], what: Push, chain: dict[str, dict[str, Any]]) 
     return "\n\n".join(parts)
 
 
-def use(path: Path, record: dict[str, Any], what: Push) -> list[str]:
-    stage, name = trained_stage(record), what.repo.rpartition("/")[2]
-    if stage == "curate":
-        code = f'from datasets import load_dataset\n\nrows = load_dataset("{what.repo}", data_files="train.jsonl")'
-    elif stage == "tokenizer":
-        code = f'from transformers import AutoTokenizer\n\ntokenizer = AutoTokenizer.from_pretrained("{what.repo}")'
-    elif stage == "reward":
-        code = f'from transformers import pipeline\n\nscore = pipeline("text-classification", "{what.repo}")'
-    elif (path / "model.gguf").is_file():
-        ollama = f"ollama create {name} -f Modelfile   # beside the downloaded model.gguf"
-        return [f"## Use\n\n```sh\nllama-cli -hf {what.repo}\n{ollama}\n```"]
-    else:
-        chat = (path / "chat_template.jinja").is_file()
-        prompt = '[{"role": "user", "content": "Hello"}]' if chat else '"Once"'
-        code = f'from transformers import pipeline\n\ngenerate = pipeline("text-generation", "{what.repo}")'
-        code += f"\nprint(generate({prompt}, max_new_tokens=64))"
-    needs = "It needs `pip install bitsandbytes accelerate`.\n\n" if what.form in ("int8", "nf4") else ""
-    return [f"## Use\n\n{needs}```python\n{code}\n```"]
-
-
 def scores(record: dict[str, Any], form: str | None) -> list[str]:
     """A table of the metrics of tasks and evaluation: of the form of an export, or of the model itself."""
-    metrics, forms = record.get("metrics") or {}, (record.get("export") or {}).get("parity") or {}
-    if record.get("stage") == "curate":
-        return []
-    if form:
-        shown = {k.removeprefix(f"{form}."): v for k, v in metrics.items() if k.startswith(f"{form}.")}
-    else:
-        others = tuple(f"{name}." for name in forms if name != MERGED)
-        shown = {k: v for k, v in metrics.items() if ("." in k or k in SCORES) and not k.startswith(others)}
-    rows = [f"| `{name}` | {value:.4g} |" for name, value in shown.items() if isinstance(value, int | float)]
+    rows = [f"| `{name}` | {value:.4g} |" for name, value in own_metrics(record, form).items()]
     parts = ["\n".join(["## Results\n", "| metric | value |", "|---|---|", *rows])] if rows else []
     if (export := record.get("export")) and "tokens" in export:
         name = "" if form else f"{MERGED}."
@@ -182,8 +190,11 @@ def gates(run: str) -> list[str]:
 
 def stages(chain: dict[str, dict[str, Any]]) -> str:
     """A row per run of the lineage: rows, tokens, hash of the recipe, seconds, and what curation left out."""
-    rows = ["## Made from\n", "| run | stage | rows | held out | tokens trained on | recipe | seconds |"]
-    rows.append("|---|---|---|---|---|---|---|")
+    rows = [
+        "## Made from\n",
+        "| run | stage | rows | held out | tokens trained on | layout | recipe | seconds |",
+    ]
+    rows.append("|---|---|---|---|---|---|---|---|")
     notes = []
     for place, record in chain.items():
         data, metrics = record.get("data") or {}, record.get("metrics") or {}
@@ -194,7 +205,8 @@ def stages(chain: dict[str, dict[str, Any]]) -> str:
         digest = (record.get("recipe") or {}).get("sha256", "")[:12]
         seconds = f"{record.get('wall_seconds') or 0:,.0f}"
         rows.append(
-            f"| {Path(place).name} | {record.get('stage')} | {' | '.join(cells)} | `{digest}` | {seconds} |"
+            f"| {Path(place).name} | {record.get('stage')} | {' | '.join([*cells, layout(record)])} | `{digest}` "
+            f"| {seconds} |"
         )
         if (Path(place) / LEDGER_FILE).is_file():
             left = {
@@ -216,12 +228,59 @@ def waivers(chain: dict[str, dict[str, Any]]) -> list[str]:
     return ["\n".join(["## Waived findings\n", *lines])] if lines else []
 
 
-def environment(record: dict[str, Any], chain: dict[str, dict[str, Any]]) -> str:
-    hardware, versions = record.get("hardware") or {}, record.get("versions") or {}
-    gpus = hardware.get("gpus") or []
-    machine = ", ".join(map(str, gpus)) if gpus else hardware.get("cpu", "")
+def layout(record: dict[str, Any]) -> str:
+    """Name, processes and mixed precision of the layout of a run; a dash for a stage without one."""
+    if not (used := record.get("layout")):
+        return "-"
+    number, mixed = used.get("processes") or 1, used.get("precision")
+    parts = [used.get("asked") or used.get("kind"), f"{number} process{'es' if number > 1 else ''}"]
+    return ", ".join(map(str, filter(None, [*parts, mixed if mixed != "no" else None])))
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds / 3600:,.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"
+
+
+def limits(path: Path, record: dict[str, Any], results: list[TaskResult], benchmarks: list[str]) -> list[str]:
+    """What was not measured, and what the run was warned of; nothing for rows and tokenizers."""
+    if record.get("stage") in NO_MODEL:
+        return []
+    evaluation = record.get("evaluation") or {}
+    lines = [
+        "Only what is under Results was measured."
+        if own_metrics(record, None)
+        else "Neither tasks nor replies were measured."
+    ]
+    if evaluation.get("limit") is not None:
+        lines.append(f"Tasks were measured on their first {evaluation['limit']:,} documents only.")
+    if left_out := sorted({result.task for result in results} - set(benchmarks)):
+        lines.append(
+            f"Not in `.eval_results/`, since no benchmark of the Hub measures the same: {', '.join(left_out)}."
+        )
+    if (path / "model.gguf").is_file():
+        lines.append(
+            "llama.cpp and Ollama were not run on these files; they were read back with transformers."
+        )
+    elif trained_stage(record) not in SILENT:
+        lines.append("vLLM was not run on these files.")
+    warned = [f for f in record.get("findings") or [] if f.get("severity") == "warning"]
+    lines += [f"Warning of the run, `{f['code']}`: {f['message']}" for f in warned]
+    return ["\n".join(["## Known limits\n", *(f"- {line}" for line in lines)])]
+
+
+def environment(what: Push, chain: dict[str, dict[str, Any]]) -> str:
+    """Hardware of the runs, their time, the estimated energy if a power was given, versions of the last run."""
+    used: dict[str, list[str]] = {}
+    for place, record in chain.items():
+        name, number = devices(record)
+        used.setdefault(f"{number} x {name}", []).append(Path(place).name)
+    machines = [f"- {name}: {', '.join(runs)}" for name, runs in used.items()]
     total = sum(part.get("wall_seconds") or 0 for part in chain.values())
+    versions = chain[what.run].get("versions") or {}
     named = [
         f"{name} {versions[name]}" for name in ("torch", "transformers", "trl", "peft") if name in versions
     ]
-    return f"## Made with\n\n{machine}; {total / 3600:.2f} hours for all stages together; {', '.join(named)}."
+    parts = ["## Made with\n\n" + "\n".join(machines)]
+    parts.append(f"{duration(total)} for all runs together. {', '.join(named)}.")
+    parts += filter(None, [energy(chain, what.run, what.power_watts)])
+    return "\n\n".join(parts)

@@ -66,13 +66,13 @@ def records(run: str) -> dict[str, dict[str, Any]]:
             continue
         found.setdefault(os.path.realpath(place), (place, record))
         for parent in (record.get("parents") or {}).values():
-            below = _place(place, parent)
+            below = place_of(place, parent)
             if os.path.realpath(below) not in found:
                 waiting.append((below, parent.get("identity")))
     return dict(found.values())
 
 
-def _place(run: str, parent: dict[str, Any]) -> str:
+def place_of(run: str, parent: dict[str, Any]) -> str:
     """Where a parent is: at its path, or where it was, seen from the run."""
     beside = os.path.normpath(os.path.join(os.path.realpath(run), parent.get("relative") or "."))
     return parent["path"] if os.path.isdir(parent["path"]) else beside
@@ -105,7 +105,7 @@ def _made_from(run: str, record: dict[str, Any], seen: dict[str, str]) -> list[L
 
 
 def _parent(run: str, role: str, parent: dict[str, Any], seen: dict[str, str]) -> Link:
-    place, digest = _place(run, parent), parent.get("weights_sha256") or ""
+    place, digest = place_of(run, parent), parent.get("weights_sha256") or ""
     if not os.path.isdir(place):
         return Link(role, parent["path"], MISSING, digest)
     link = Link(role, place, *_weights(Path(place), digest))

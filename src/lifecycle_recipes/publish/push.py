@@ -1,40 +1,44 @@
 """`lifecycle push RUN`: a finished run to the Hub, with its card and its whole chain of records. No torch.
 
-What is pushed is listed (FILES), so that checkpoints, replies and left-out rows never are. It goes up as one commit: a
-push that fails leaves the repository as it was, and large files that were sent are not sent again.
+What is pushed is listed (MODEL, GGUF, ROWS), so that checkpoints, replies and left-out rows never are. It goes up as
+one commit: a push that fails leaves the repository as it was, and large files that were sent are not sent again. So not
+by `upload_folder`, which with hf_xet commits a large folder in parts, the first after five minutes at the latest
+(huggingface_hub/_upload_pipeline.py): a push that is cut would leave half a model.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..exit_status import Stopped
-from ..finding import FAILED, GATE_FAILED, Finding, Refusal, refuse
+from ..finding import GATE_FAILED, Finding, Refusal, refuse
 from ..models.adapters import ADAPTER_CONFIG, is_adapter
 from ..models.safetensors_files import find_pickles
 from ..record.file import GATE_FILE, HELD_OUT, LEDGER_FILE, RUN_FILE, TRAIN
+from ..record.full_disk import name_full_disk
 from ..record.gate import judge
 from ..record.parents import hash_weights, is_local
 from ..record.weight_files import find_unreadable
 from ..redact import redact
 from .card import card
 from .config import MERGED
+from .hub_errors import hub_errors
+from .licence import IDENTIFIER, derived_licence, origins
 from .lineage import lineage, lineage_text, records
+from .results import benchmark_entries, results_file, task_results
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 # Of a model's directory; of a run of curation.
-FILES = (
+MODEL = (
     "*.safetensors",
     "*.safetensors.index.json",
     "config.json",
@@ -44,18 +48,22 @@ FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
-    "model.gguf",
-    "Modelfile",
 )
+GGUF = ("model.gguf", "Modelfile")
 ROWS = (TRAIN, HELD_OUT, LEDGER_FILE)
 RECORDS = "lifecycle"  # directory of the repository for the records
+RESULTS = ".eval_results"  # where the Hub looks for the results of benchmarks
+SHOWN = 3  # origins that are named in a message
 BINARY = (".safetensors", ".gguf")
 ON = ("1", "ON", "YES", "TRUE")  # huggingface_hub/constants.py
 
 
 @dataclass
 class Push:
-    """What goes where. form: a directory of an export, such as int8. branch, tag: of the repository."""
+    """What goes where. form: a directory of an export, such as int8. branch, tag: of the repository.
+
+    license: null for the one that everything carries (publish/licence.py). power_watts: mean power of one device.
+    """
 
     run: str
     repo: str
@@ -67,6 +75,8 @@ class Push:
     message: str | None = None
     allow_failed_gate: bool = False
     dry_run: bool = False
+    power_watts: float | None = None
+    license_derived: bool = False
     failed_gates: list[str] = field(default_factory=list)
 
 
@@ -75,14 +85,15 @@ def push(what: Push) -> str:
 
     Raises Refusal: bad-value, no-record, parent-unfinished, gate-failed (exit status 3), unknown-form, missing-model,
     parent-unreadable, saved-pickled, push-local-base, parent-changed, license-unknown, secret, push-offline,
-    repo-public, push-failed (exit status 1).
+    repo-public, tag-exists; with exit status 1: disk-full, push-failed.
     """
     require_names(what)
-    chain = records(what.run)
+    chain = {place: redact(record) for place, record in records(what.run).items()}
     record = check(what, chain)
     with tempfile.TemporaryDirectory(prefix="push-") as folder:
         staged = Path(folder)
-        collect(what, chain, staged)
+        with name_full_disk(staged.parent):
+            collect(what, chain, staged)
         require_no_secret(staged)
         files = sorted(file for file in staged.rglob("*") if file.is_file())
         if what.dry_run:
@@ -118,9 +129,7 @@ def check(what: Push, chain: dict[str, dict[str, Any]]) -> dict[str, Any]:
         require_public_base(str(source))
     require_unchanged(what, record, source)
     if not what.license:
-        known = sorted(licenses(chain))
-        message = "the licence is not known" + (f"; that of the data is {', '.join(known)}" if known else "")
-        raise refuse("license-unknown", message, "pass --license, such as `--license apache-2.0`", what.run)
+        derive_licence(what, chain)
     offline = os.environ.get("HF_HUB_OFFLINE", "")
     if offline.upper() in ON and not what.dry_run:
         raise refuse("push-offline", f"HF_HUB_OFFLINE is {offline}", "run with HF_HUB_OFFLINE=0", what.repo)
@@ -139,11 +148,14 @@ def require_names(what: Push) -> None:
         problem = " ".join(str(error).split())
     if problem:
         raise refuse("bad-value", f"--repo {what.repo!r}: {problem}", "give it as OWNER/NAME", "command line")
-    if what.license and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", what.license):
+    if what.license and not IDENTIFIER.fullmatch(what.license):
         message = f"--license {what.license!r} is no identifier of a licence"
         raise refuse(
             "bad-value", message, "give one of the Hub's, such as apache-2.0 or other", "command line"
         )
+    if what.power_watts is not None and not 0 < what.power_watts < float("inf"):
+        message = f"--power-watts {what.power_watts:g}: a power is greater than 0"
+        raise refuse("bad-value", message, "give the mean power of one device in watts", "command line")
 
 
 def require_unchanged(what: Push, record: dict[str, Any], source: Path) -> None:
@@ -180,11 +192,16 @@ def require_public_base(path: str) -> None:
     raise refuse("push-local-base", message, "export the run, which merges it, and push the export", path)
 
 
-def licenses(chain: dict[str, dict[str, Any]]) -> set[str]:
-    """The licences of all sources that were curated."""
-    ledgers = [file for place in chain if (file := Path(place) / LEDGER_FILE).is_file()]
-    sources = [source for file in ledgers for source in json.loads(file.read_text("utf-8"))["sources"]]
-    return {source["license"] for source in sources if source.get("license")}
+def derive_licence(what: Push, chain: dict[str, dict[str, Any]]) -> None:
+    """Raises Refusal license-unknown, with what is known, unless everything carries one licence."""
+    what.license = derived_licence(chain)
+    what.license_derived = what.license is not None
+    if what.license:
+        return
+    known = [f"{name}: {licence or 'none is known'}" for name, licence in origins(chain).items()]
+    more = f" and {len(known) - SHOWN} more" if len(known) > SHOWN else ""
+    message = "the licence is not known" + (f" ({'; '.join(known[:SHOWN])}{more})" if known else "")
+    raise refuse("license-unknown", message, "pass --license, such as `--license apache-2.0`", what.run)
 
 
 # What is pushed
@@ -194,7 +211,7 @@ def collect(what: Push, chain: dict[str, dict[str, Any]], staged: Path) -> None:
     """Link or write every file that is pushed into the directory `staged`."""
     record = chain[what.run]
     source = source_of(what, record)
-    for file in found_in(source, ROWS if record.get("stage") == "curate" else FILES):
+    for file in found_in(source, ROWS if record.get("stage") == "curate" else MODEL + GGUF):
         (staged / file.name).symlink_to(file.resolve())
     for directory, own in chain.items():
         place = staged / RECORDS / Path(directory).name
@@ -205,7 +222,7 @@ def collect(what: Push, chain: dict[str, dict[str, Any]], staged: Path) -> None:
         kept["hardware"] = {
             key: value for key, value in (kept.get("hardware") or {}).items() if key != "host"
         }
-        write(place / RUN_FILE, json.dumps(redact(kept), indent=1) + "\n")
+        write(place / RUN_FILE, json.dumps(kept, indent=1) + "\n")
         for name in (
             GATE_FILE,
             *([LEDGER_FILE] if directory != what.run or source != Path(what.run) else []),
@@ -214,7 +231,12 @@ def collect(what: Push, chain: dict[str, dict[str, Any]], staged: Path) -> None:
                 (place / name).symlink_to(file.resolve())
     tree = lineage(what.run)
     write(staged / RECORDS / "lineage.txt", lineage_text(tree) + "\n")
-    write(staged / "README.md", card(what, chain, tree))
+    results = task_results(record, what.form)
+    entries = benchmark_entries(results, record)
+    if entries:
+        (staged / RESULTS).mkdir()
+        write(staged / RESULTS / f"{RECORDS}.yaml", results_file(list(entries.values())))
+    write(staged / "README.md", card(what, chain, tree, results, list(entries)))
 
 
 def write(file: Path, text: str) -> None:
@@ -230,19 +252,39 @@ def found_in(directory: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
 
 
 def require_no_secret(staged: Path) -> None:
-    """Raises Refusal secret with every file and line that has a credential, or a secret of the environment."""
+    """Raises Refusal secret with every file and line that has a credential, or a secret of the environment.
+
+    Of weights, what precedes the tensors: notes in safetensors, the chat template in GGUF.
+    """
     findings = []
     for file in sorted(staged.rglob("*")):
-        if not file.is_file() or file.suffix in BINARY:
+        if not file.is_file():
+            continue
+        named = file.resolve() if file.is_symlink() else file.relative_to(staged)
+        fix = "remove it, and replace the credential: it may be known"
+        if file.suffix in BINARY:
+            if redact(header := read_header(file)) != header:
+                findings.append(Finding.error("secret", "the header has a credential", fix, str(named)))
             continue
         with file.open(encoding="utf-8", errors="replace") as lines:
             for number, line in enumerate(lines, start=1):
                 if redact(line) != line:
-                    where = f"{file.resolve() if file.is_symlink() else file.relative_to(staged)}:{number}"
-                    fix = "remove it, and replace the credential: it may be known"
-                    findings.append(Finding.error("secret", "this line has a credential", fix, where))
+                    message = "this line has a credential"
+                    findings.append(Finding.error("secret", message, fix, f"{named}:{number}"))
     if findings:
         raise Refusal(*findings[:10])
+
+
+def read_header(file: Path) -> str:
+    """What precedes the tensors of a .safetensors or .gguf file, each byte as one character."""
+    if file.suffix == ".gguf":
+        import gguf
+
+        end = gguf.GGUFReader(file).data_offset
+        with file.open("rb") as stream:
+            return stream.read(end).decode("latin-1")
+    with file.open("rb") as stream:
+        return stream.read(int.from_bytes(stream.read(8), "little")).decode("latin-1")
 
 
 # The Hub
@@ -250,20 +292,25 @@ def require_no_secret(staged: Path) -> None:
 
 def upload(what: Push, record: dict[str, Any], staged: Path) -> str:
     """One commit. Returns the address."""
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.utils import disable_progress_bars
 
     if not sys.stderr.isatty():
         disable_progress_bars()
     api, kind = HfApi(), "dataset" if record.get("stage") == "curate" else "model"
-    with hub_errors(what):
+    names = [str(file.relative_to(staged)) for file in sorted(staged.rglob("*")) if file.is_file()]
+    with hub_errors(what.repo):
         api.create_repo(what.repo, repo_type=kind, private=not what.public, exist_ok=True)
-        require_privacy(api, what, kind)
+        is_private = require_privacy(api, what, kind)
+        if what.tag:
+            require_free_tag(api, what, kind)
         if what.branch != "main":
             api.create_branch(what.repo, branch=what.branch, repo_type=kind, exist_ok=True)
-        done = api.upload_folder(
-            folder_path=staged,
-            repo_id=what.repo,
+        there = api.list_repo_files(what.repo, repo_type=kind, revision=what.branch)
+        done = api.create_commit(
+            what.repo,
+            [CommitOperationAdd(name, staged / name) for name in names]
+            + [CommitOperationDelete(name) for name in outdated(there, names)],
             repo_type=kind,
             revision=what.branch,
             commit_message=what.message
@@ -271,39 +318,40 @@ def upload(what: Push, record: dict[str, Any], staged: Path) -> str:
         )
         if what.tag:
             api.create_tag(what.repo, tag=what.tag, revision=done.oid, repo_type=kind)
-    return f"{done.commit_url}\n{'public' if what.public else 'private'}, branch {what.branch}"
+    seen = "private" if is_private else "public"
+    if is_private and what.public:
+        seen += ", as it was before --public: change it on the Hub"
+    return f"{done.commit_url}\n{seen}; branch {what.branch}"
 
 
-def require_privacy(api: HfApi, what: Push, kind: str) -> None:
-    """Raises Refusal repo-public if the repository exists, and is public without being asked for."""
-    if not what.public and not api.repo_info(what.repo, repo_type=kind).private:
+def outdated(there: list[str], names: list[str]) -> list[str]:
+    """The files of an earlier push that belong to another model than that of `names`; they are removed in its commit.
+
+    from_pretrained would prefer an old model.safetensors to new shards, and an old adapter_config.json to both.
+    """
+    replaced = MODEL if any(name.endswith(".safetensors") for name in names) else ()
+    return [
+        name
+        for name in there
+        if name not in names
+        and (
+            name.startswith((f"{RECORDS}/", f"{RESULTS}/{RECORDS}"))
+            or ("/" not in name and any(fnmatch(name, pattern) for pattern in replaced))
+        )
+    ]
+
+
+def require_free_tag(api: HfApi, what: Push, kind: str) -> None:
+    """Raises Refusal tag-exists before anything is sent: the Hub would refuse the tag after the commit."""
+    if what.tag in {ref.name for ref in api.list_repo_refs(what.repo, repo_type=kind).tags}:
+        fix = "choose another --tag, or delete that one on the Hub"
+        raise refuse("tag-exists", f"the repository has a tag {what.tag} already", fix, what.repo)
+
+
+def require_privacy(api: HfApi, what: Push, kind: str) -> bool:
+    """Whether the repository is private. Raises Refusal repo-public if it is public without being asked for."""
+    is_private = bool(api.repo_info(what.repo, repo_type=kind).private)
+    if not what.public and not is_private:
         fix = "pass --public, choose another repository, or make it private on the Hub"
         raise refuse("repo-public", "this repository is public", fix, what.repo)
-
-
-@contextmanager
-def hub_errors(what: Push) -> Iterator[None]:
-    """The Hub's errors in one line, with the way out."""
-    import httpx
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
-
-    try:
-        yield
-    except (Refusal, Stopped):
-        raise
-    except LocalTokenNotFoundError as error:
-        fix = "set HF_TOKEN, or log in with `hf auth login`"
-        raise refuse("no-hub-token", "no token of the Hub on this machine", fix, what.repo) from error
-    except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else None
-        reason = {
-            401: ("the Hub does not accept the token", "set HF_TOKEN, or log in with `hf auth login`"),
-            403: ("the token may not write there", "use a token with write access, or another repository"),
-            404: ("the repository does not exist", "correct --repo"),
-            409: ("somebody else has changed the repository meanwhile", "run the same command again"),
-            429: ("the Hub limits the rate of requests", "wait, and run the same command again"),
-        }.get(status, (f"the Hub answered with status {status}", "run the same command again"))
-        raise refuse("push-failed", *reason, what.repo, FAILED) from error
-    except (httpx.HTTPError, OSError, RuntimeError, ValueError) as error:
-        message = f"the push did not end: {' '.join(str(error).split())[:200] or type(error).__name__}"
-        raise refuse("push-failed", message, "run the same command again", what.repo, FAILED) from error
+    return is_private

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ..evals.config import EvaluateConfig
 from ..publish.config import ExportConfig, ExportedModel
 from ..recipe.stage_recipe import StageRecipe
+from ..record.full_disk import name_full_disk
 from ..training.stage import stage
 
 
@@ -28,7 +29,8 @@ def main(argv: list[str] | None = None) -> None:
     with stage(ExportRecipe, argv) as (recipe, run):
         from ..publish.export import export
 
-        export(recipe.model, recipe.export, recipe.evaluate, run)
+        with name_full_disk(recipe.export.output_dir):
+            export(recipe.model, recipe.export, recipe.evaluate, run)
 
 
 if __name__ == "__main__":

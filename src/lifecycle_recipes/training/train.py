@@ -22,6 +22,7 @@ from .batch_order import keep_order
 from .early_stopping import StopEarly
 from .eval_loss import measure_once
 from .finite import Watch, require_finite_weights
+from .hub_repository import prepare_hub_repository
 from .layout_watch import LayoutWatch
 from .progress import count_parameters, show_progress
 from .ranks import true_anywhere
@@ -55,7 +56,7 @@ def train_and_save(trainer: Trainer, recipe: TrainingRecipe, run: Run) -> Saved 
     (doctor/trainer_level/step_zero.py).
     Raises Stopped after a SIGTERM or SIGINT (a checkpoint has been written), and Refusal. Exit status 1:
     non-finite, weights-unmoved, parent-dropped, disk-full, no-steps, and what save.py finds. Exit status 2,
-    before the first step: what layout_watch.py finds.
+    before the first step: what layout_watch.py and hub_repository.py find.
     """
     args = trainer.args
     if run.trained:
@@ -68,6 +69,7 @@ def train_and_save(trainer: Trainer, recipe: TrainingRecipe, run: Run) -> Saved 
         args.include_num_input_tokens_seen = "non_padding"
     trained, parameters = count_parameters(trainer)
     run.note(parameters={"trained": trained, "all": parameters})
+    prepare_hub_repository(trainer)
     show_progress(trainer, recipe)
     no_wrong_card(trainer, recipe)
     one_tensorboard_folder(trainer)

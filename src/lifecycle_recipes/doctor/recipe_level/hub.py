@@ -11,11 +11,10 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-import yaml
-
 from ...data.row_files import ending_of, is_glob
 from ...evals.library_tasks import task_datasets
 from ...finding import Finding
+from ...models.card_licence import licence_of
 from ...recipe.pins import pinnable
 from ...recipe.read import RawRecipe
 from ...record.parents import is_local
@@ -196,20 +195,6 @@ def _cards(kind: str, path: str) -> list[Path]:
         directory = Path(path) if Path(path).is_dir() else Path(path).parent
         return [directory / "README.md"]
     return sorted((cache() / f"{kind}--{path.replace('/', '--')}").glob("snapshots/*/README.md"))
-
-
-def licence_of(card: Path) -> str | None:
-    """`license` (and `license_name`) of a card's front matter; None without one."""
-    try:
-        text = card.read_text(encoding="utf-8")
-        front = re.match(r"---\n(.*?)\n---", text, re.S)
-        values = yaml.safe_load(front[1]) if front else None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return None
-    if not isinstance(values, dict) or not values.get("license"):
-        return None
-    named = values["license"] if isinstance(values["license"], list) else [values["license"]]
-    return ", ".join(map(str, [*named, *filter(None, [values.get("license_name")])]))
 
 
 def _remote_code(raw: RawRecipe, started_from: list[tuple]) -> list[Finding]:

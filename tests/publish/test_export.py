@@ -2,11 +2,11 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import yaml
 from repository import ROOT
+from saved_adapters import save_adapter
 
 from lifecycle_recipes.cli import main as lifecycle
 from lifecycle_recipes.models.saved import load_saved
@@ -17,58 +17,8 @@ from lifecycle_recipes.publish.gguf_writing import find_in_gguf, write_gguf
 from lifecycle_recipes.publish.parity import find_in_parity
 from lifecycle_recipes.publish.recovery import recovery
 from lifecycle_recipes.publish.source import quantisation_of
-from lifecycle_recipes.stages.export import main
 
 SAME = {"differs": [], "agreement": 1.0, "max_difference": 0.0}
-
-
-@pytest.fixture
-def export(tmp_path):
-    """Runs the stage on a model; returns (exit status, its directory, its record)."""
-
-    def run(model, *arguments, **settings) -> tuple[int, Path, dict]:
-        prompts = tmp_path / "prompts.jsonl"
-        rows = [{"prompt": f"Which colour is service {i}?"} for i in range(6)]
-        prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        out = tmp_path / "exported"
-        recipe = {
-            "stage": "export",
-            "model": {"model_name_or_path": str(model)},
-            "export": {"output_dir": str(out), "prompts": str(prompts), "max_new_tokens": 8} | settings,
-        }
-        file = tmp_path / "export.yaml"
-        file.write_text(yaml.safe_dump(recipe))
-        status = 0
-        try:
-            main([str(file), *arguments])
-        except SystemExit as end:
-            status = end.code or 0
-        record = json.loads((out / "run.json").read_text()) if (out / "run.json").exists() else {}
-        return status, out, record
-
-    return run
-
-
-def save_adapter(base, path: Path, **quantised) -> Path:
-    """A LoRA adapter of random weights on the model at `base`, as a run would save it."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    torch.manual_seed(3)
-    model = AutoModelForCausalLM.from_pretrained(base)
-    model.name_or_path = str(base)
-    model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
-    for name, weight in model.named_parameters():
-        if "lora_" in name:
-            torch.nn.init.normal_(weight, std=0.1)
-    model.save_pretrained(path)
-    AutoTokenizer.from_pretrained(base).save_pretrained(path)
-    if quantised:
-        record = {"schema": 1, "status": "done", "stage": "sft", "gate": [], "metrics": {}, "identity": "x"}
-        settings = {"model": {"model_name_or_path": str(base), "use_peft": True, **quantised}}
-        (path / "run.json").write_text(json.dumps(record | {"settings": settings}))
-    return path
 
 
 def test_all_forms_of_a_model_and_the_directory_can_be_moved(export, chat_model, tmp_path):

@@ -240,6 +240,7 @@ CODES: dict[str, str] = {
     "saved-pickled": "the directory of the saved model contains pickled weights",
     "scoring-failed": "tasks of Ray or Slurm that score documents failed",
     "secret": "a credential in a recipe, an override or a file to be pushed",
+    "siblings-differ": "models that cannot be averaged, or adapters that cannot be combined",
     "some-weights-unmoved": "some trainable weights did not change during training",
     "source-empty": "the steps of curation leave nothing of a source",
     "sources-differ": "two sources whose columns hold different types",

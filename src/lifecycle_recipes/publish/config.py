@@ -14,12 +14,57 @@ AGREEMENT = {MERGED: 0.98, "gguf-f16": 0.98, "int8": 0.97, "gguf-q8_0": 0.97, "n
 SAME = 0.999  # of float32 weights that were only merged
 
 
+# What PEFT's add_weighted_adapter offers (peft/tuners/lora/model.py). The types with a density prune by it.
+Combination = Literal[
+    "cat",
+    "linear",
+    "svd",
+    "ties",
+    "ties_svd",
+    "dare_linear",
+    "dare_linear_svd",
+    "dare_ties",
+    "dare_ties_svd",
+    "magnitude_prune",
+    "magnitude_prune_svd",
+]
+
+
+@dataclass
+class Sibling:
+    """path: the directory of a model or adapter. weight: its share, beside `model.weight`."""
+
+    path: str
+    weight: float = 1.0
+
+
 @dataclass
 class ExportedModel:
-    """model_name_or_path: the trained model, a run, a directory or a Hub id. model_revision: of a Hub id."""
+    """What is exported: a trained model, an average of several, or a combination of several adapters.
+
+    model_name_or_path: a run, a directory or a Hub id. model_revision: of a Hub id. average: full models of the same
+    architecture and tokenizer; the export is their mean, by weight, and has the tokenizer and template of
+    model_name_or_path. adapters: LoRA adapters on the same base; PEFT adds them, times their weights, to one adapter.
+    weight: of model_name_or_path among them. combination_type: how PEFT combines; cat is the exact sum. density: the
+    share of weights that ties, dare and magnitude_prune keep. svd_rank: of the types that end in svd; null: the
+    highest of the ranks. seed: of the weights that dare drops.
+    """
 
     model_name_or_path: str
     model_revision: str = "main"
+    weight: float = 1.0
+    average: list[Sibling] = field(default_factory=list)
+    adapters: list[Sibling] = field(default_factory=list)
+    combination_type: Combination = "cat"
+    density: float | None = None
+    svd_rank: int | None = None
+    seed: int = 42
+
+    def shares(self) -> dict[str, float]:
+        """Path -> weight of every model of the average or combination; empty without one."""
+        siblings = [*self.average, *self.adapters]
+        given = {sibling.path: sibling.weight for sibling in siblings}
+        return {self.model_name_or_path: self.weight, **given} if siblings else {}
 
 
 @dataclass

@@ -12,6 +12,7 @@ from ..models.adapters import is_adapter
 from ..models.load import load_tokenizer
 from ..record.parents import WEIGHTS, hash_weights
 from ..record.trained_stage import stage_of
+from .combine import combine_adapters
 from .config import MERGED, ExportConfig, ExportedModel
 from .gguf_writing import write_gguf
 from .merge import load_trained, merged
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ..record.run import Run
 
 WORK = ".unfinished"
+ADAPTERS = ".adapters"  # the combined adapter, until it is merged
 # What is continued where the recipe names no prompts.
 PROMPTS = ["The", "In the beginning", "Question: What is this?", "1, 2, 3,", "def main():", "Dear all,"]
 
@@ -40,7 +42,10 @@ def export(model: ExportedModel, config: ExportConfig, evaluate: EvaluateConfig 
     prompts = (
         [row["prompt"] for row in read_prompts(config.prompts, config.limit)] if config.prompts else PROMPTS
     )
-    say(f"reading {source.path} on {len(prompts)} prompts")
+    if model.adapters:
+        say(f"combining {len(model.shares())} adapters")
+        source = combine_adapters(source, model, directory / ADAPTERS)
+    say(f"reading {model.model_name_or_path} on {len(prompts)} prompts")
     trained = load_trained(source)
     prompts = fitting(trained, prompts, config.max_new_tokens)
     expected = read(trained, prompts, source.is_reward, config.max_new_tokens)
@@ -49,6 +54,7 @@ def export(model: ExportedModel, config: ExportConfig, evaluate: EvaluateConfig 
     del trained
     free_memory()
     dtype = write_merged(source, generation, config, directory)
+    shutil.rmtree(directory / ADAPTERS, ignore_errors=True)
     free_memory()
     forms = {form: directory / form for form in config.forms}
     for form, place in forms.items():
@@ -56,7 +62,7 @@ def export(model: ExportedModel, config: ExportConfig, evaluate: EvaluateConfig 
         write_form(config.output_dir, form, place)
     say(f"comparing {', '.join([MERGED, *forms])} with the trained model, in a new process")
     parity = find_parity(expected, {MERGED: directory, **forms}, prompts, config, work)
-    note(source, dtype, expected[0], parity, forms, directory, run)
+    note(model, source, dtype, expected[0], parity, forms, directory, run)
     exact = dtype == "float32" and expected[0].dtype == "float32" and source.quantised is None
     require_parity(parity, config, exact)
     if evaluate:
@@ -90,6 +96,7 @@ def write_form(whole: str, form: str, place: Path) -> None:
 
 
 def note(
+    model: ExportedModel,
     source: Source,
     dtype: str,
     expected: Reading,
@@ -103,9 +110,10 @@ def note(
     tokens = sum(map(len, expected.replies))
     run.note(
         export={
-            "of": source.path,
-            "of_stage": stage_of(source.path),
-            "adapters_merged": is_adapter(source.path),
+            "of": model.model_name_or_path,
+            "of_stage": stage_of(model.model_name_or_path),
+            "adapters_merged": is_adapter(model.model_name_or_path),
+            **combination(model),
             "base": "dequantised, as in training" if source.quantised else "as saved",
             "dtype": dtype,
             "bytes": {form: size_of(place) for form, place in places.items()},
@@ -118,6 +126,13 @@ def note(
     for form, found in parity.items():
         measured = ("agreement", "same_text", "stopped", "max_difference")
         run.metrics.update({f"{form}.{name}": found[name] for name in measured if name in found})
+
+
+def combination(model: ExportedModel) -> dict[str, Any]:
+    """How the model was made from several, and the share of each; {} for one model."""
+    if not (shares := model.shares()):
+        return {}
+    return {"combined": {"by": "average" if model.average else model.combination_type, "weights": shares}}
 
 
 def free_memory() -> None:

@@ -21,6 +21,7 @@ KEYS = {
     "export": ("output_dir", "prompts"),
 }
 SOURCES = ("sources", "eval_sources")
+SIBLINGS = ("average", "adapters")  # of the model section of an export: lists like the sources
 # Keys of the steps of curation whose value is a path or an id, or a list of them.
 STEPS = ("model", "words", "classifier", "against", "leave")
 
@@ -35,6 +36,10 @@ def paths(values: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
         for i, source in enumerate((values.get("data") or {}).get(name) or []):
             if isinstance(source.get("path"), str):
                 yield f"data.{name}[{i}].path", source, "path"
+    for name in SIBLINGS:
+        for i, sibling in enumerate((values.get("model") or {}).get(name) or []):
+            if isinstance(sibling.get("path"), str):
+                yield f"model.{name}[{i}].path", sibling, "path"
     for i, step in enumerate((values.get("curate") or {}).get("steps") or []):
         for kind, settings in step.items():
             for key in (k for k in STEPS if settings and k in settings):

@@ -15,12 +15,13 @@ from ...publish.source import find_in_source, is_reward
 from ...recipe.read import RawRecipe
 from ...record.trained_stage import stage_of
 from ..trainer_level.step_zero import find_in_parent
+from .siblings import find_in_siblings
 
 
 def find_in_export(raw: RawRecipe) -> list[Finding]:
     """Of the section: bad-value and no-effect of `agreement`, missing-package, missing-file and faults of the prompts.
 
-    Of the model: not-exportable, tokenizer-differs, base-differs, reward-form, gguf-unsupported.
+    Of the model: not-exportable, tokenizer-differs, base-differs, reward-form, gguf-unsupported, siblings-differ.
     """
     export = raw.values["export"]
     forms, where = export.get("forms") or [], raw.place("export.forms", "export")
@@ -51,7 +52,7 @@ def find_in_export(raw: RawRecipe) -> list[Finding]:
         if wanted and find_spec(package) is None:
             message = f"{wanted[0]} needs {package}, which is not installed"
             findings.append(Finding.error("missing-package", message, install, where))
-    return [*findings, *_find_in_prompts(raw), *_find_in_model(raw, forms, gguf)]
+    return [*findings, *_find_in_prompts(raw), *_find_in_model(raw, forms, gguf), *find_in_siblings(raw)]
 
 
 def _find_in_prompts(raw: RawRecipe) -> list[Finding]:

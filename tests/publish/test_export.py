@@ -76,6 +76,31 @@ def test_another_base_is_found_out(export, chat_model, tmp_path, monkeypatch, ca
     assert "the logits of the merged model differ" in capsys.readouterr().err
 
 
+def test_a_merge_in_16_bits_is_found_out(export, chat_model, tmp_path, monkeypatch, capsys):
+    """Merged in bfloat16 and saved as float32: the rounding is small, and it is not the trained model."""
+    import torch
+
+    merge = export_module.merged
+    monkeypatch.setattr(
+        export_module, "merged", lambda source, dtype: merge(source, "bfloat16").to(torch.float32)
+    )
+    status, _, record = export(save_adapter(chat_model, tmp_path / "adapter"))
+    assert status == 1 and record["export"]["dtype"] == "float32"
+    assert "[export-differs]" in capsys.readouterr().err
+
+
+def test_an_adapter_whose_base_changed_is_not_merged(export, chat_model, tmp_path, capsys):
+    """Other weights at the path of the base than those that the adapter was trained on."""
+    adapter = save_adapter(chat_model, tmp_path / "adapter")
+    record = {"schema": 1, "status": "done", "stage": "sft", "gate": [], "metrics": {}, "identity": "x"}
+    trained_on = {"path": str(chat_model), "weights_sha256": "0" * 64}
+    (adapter / "run.json").write_text(json.dumps(record | {"parents": {"model": trained_on}}))
+    assert export(adapter)[0] == 2 and "[base-differs]" in capsys.readouterr().err
+    sibling = save_adapter(chat_model, tmp_path / "other", seed=8)
+    combined = {"model_name_or_path": str(sibling), "adapters": [{"path": str(adapter)}]}
+    assert export(combined)[0] == 2 and "[base-differs]" in capsys.readouterr().err
+
+
 def test_another_template_is_found_out(export, chat_model, monkeypatch, capsys):
     load = export_module.load_tokenizer
 
@@ -90,8 +115,8 @@ def test_another_template_is_found_out(export, chat_model, monkeypatch, capsys):
 
 
 def test_what_cannot_be_loaded_is_named(export, chat_model, monkeypatch, capsys):
-    def damaged(whole, form, place):
-        shutil.copytree(whole, place, ignore=shutil.ignore_patterns("*.json"))
+    def damaged(config, form, place):
+        shutil.copytree(config.output_dir, place, ignore=shutil.ignore_patterns("*.json"))
 
     monkeypatch.setattr(export_module, "write_form", damaged)
     status, out, record = export(chat_model, forms=["int8"])

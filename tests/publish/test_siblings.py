@@ -135,9 +135,8 @@ def test_what_dare_drops_is_the_same_each_time(chat_model, tmp_path):
     two = save_adapter(chat_model, tmp_path / "two", seed=8)
     model = ExportedModel(str(one), adapters=[Sibling(str(two))], combination_type="dare_linear", density=0.5)
     source = find_source(model)
-    made = [combine_adapters(source, model, tmp_path / name).path for name in ("a", "b")]
-    model.seed = 7
-    made.append(combine_adapters(source, model, tmp_path / "c").path)
+    seeds = {"a": 1, "b": 1, "c": 7}
+    made = [combine_adapters(source, model, tmp_path / name, seed).path for name, seed in seeds.items()]
     first, again, other = (Path(path, "adapter_model.safetensors").read_bytes() for path in made)
     assert first == again != other
 

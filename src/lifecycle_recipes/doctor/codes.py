@@ -44,6 +44,7 @@ CODES: dict[str, str] = {
     "books-unbalanced": "a step of curation lost a row, or counted it twice: a fault of this package",
     "cache-entry-damaged": "rows in the data cache are damaged: they are prepared again",
     "cache-unusable": "the data cache is not writable: every process tokenises separately",
+    "calibration-failed": "GPTQModel could not make a GPTQ or AWQ copy of a model",
     "check-failed": "a check ended in an unexpected error",
     "checkpoint-incomplete": "a file of a checkpoint that resuming needs is missing or damaged",
     "column-read-twice": "data.sources[].columns maps one column to two names",

@@ -48,10 +48,10 @@ def averaged(source: Source) -> Saved:
     return mean
 
 
-def combine_adapters(source: Source, model: ExportedModel, directory: Path) -> Source:
+def combine_adapters(source: Source, model: ExportedModel, directory: Path, seed: int) -> Source:
     """Write the combination of the adapters below `directory`, in float32; the source that it is.
 
-    It is made once, on the CPU: what dare drops is random, and other devices have other random numbers.
+    seed: of what dare drops. It is made once, on the CPU: other devices have other random numbers.
     Raises Refusal siblings-differ, with PEFT's reason.
     """
     import torch
@@ -65,7 +65,7 @@ def combine_adapters(source: Source, model: ExportedModel, directory: Path) -> S
     combined = PeftModel.from_pretrained(base, first, adapter_name=names[first])
     for path in others:
         combined.load_adapter(path, adapter_name=names[path])
-    torch.manual_seed(model.seed)
+    torch.manual_seed(seed)
     try:
         combined.add_weighted_adapter(
             list(names.values()),

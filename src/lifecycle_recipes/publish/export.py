@@ -12,8 +12,9 @@ from ..models.adapters import is_adapter
 from ..models.load import load_tokenizer
 from ..record.parents import WEIGHTS, hash_weights
 from ..record.trained_stage import stage_of
+from .calibrated import write_calibrated
 from .combine import combine_adapters
-from .config import MERGED, ExportConfig, ExportedModel
+from .config import CALIBRATED, MERGED, ExportConfig, ExportedModel
 from .gguf_writing import write_gguf
 from .merge import load_trained, merged
 from .parity import Reading, find_parity, fitting, read, require_parity
@@ -44,7 +45,7 @@ def export(model: ExportedModel, config: ExportConfig, evaluate: EvaluateConfig 
     )
     if model.adapters:
         say(f"combining {len(model.shares())} adapters")
-        source = combine_adapters(source, model, directory / ADAPTERS)
+        source = combine_adapters(source, model, directory / ADAPTERS, config.seed)
     say(f"reading {model.model_name_or_path} on {len(prompts)} prompts")
     trained = load_trained(source)
     prompts = fitting(trained, prompts, config.max_new_tokens)
@@ -59,7 +60,7 @@ def export(model: ExportedModel, config: ExportConfig, evaluate: EvaluateConfig 
     forms = {form: directory / form for form in config.forms}
     for form, place in forms.items():
         say(f"writing {form}")
-        write_form(config.output_dir, form, place)
+        write_form(config, form, place)
     say(f"comparing {', '.join([MERGED, *forms])} with the trained model, in a new process")
     parity = find_parity(expected, {MERGED: directory, **forms}, prompts, config, work)
     note(model, source, dtype, expected[0], parity, forms, directory, run)
@@ -82,14 +83,17 @@ def write_merged(source: Source, generation: Any, config: ExportConfig, director
     return str(model.dtype).removeprefix("torch.")
 
 
-def write_form(whole: str, form: str, place: Path) -> None:
-    """Write one form of the merged model in the directory `whole`; aside first, so that a killed run leaves no half."""
+def write_form(config: ExportConfig, form: str, place: Path) -> None:
+    """Write one form of the merged model in output_dir; aside first, so that a killed run leaves no half."""
+    whole = config.output_dir
     fresh = place.with_name(f"{WORK}-{place.name}")
     for left in (fresh, place):
         shutil.rmtree(left, ignore_errors=True)
     fresh.mkdir()
     if form.startswith("gguf-"):
         write_gguf(whole, fresh, form.removeprefix("gguf-").upper())
+    elif form in CALIBRATED:
+        write_calibrated(whole, form, fresh, config)
     else:
         write_quantised(whole, form, fresh)
     fresh.rename(place)

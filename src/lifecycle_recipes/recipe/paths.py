@@ -18,7 +18,7 @@ KEYS = {
     "train": ("output_dir", "chat_template_path"),
     "evaluate": ("output_dir", "include_path", "prompts", "rubric", "against", "reward_model"),
     "curate": ("output_dir", "tokenizer"),
-    "export": ("output_dir", "prompts"),
+    "export": ("output_dir", "prompts", "calibration"),
 }
 SOURCES = ("sources", "eval_sources")
 SIBLINGS = ("average", "adapters")  # of the model section of an export: lists like the sources

@@ -98,7 +98,6 @@ def _find_in_keys(raw: RawRecipe, model: dict, given: list[tuple[str, int, str]]
         "combination_type": bool(model.get("adapters")),
         "density": kind.startswith(PRUNING),
         "svd_rank": kind.endswith("svd"),
-        "seed": kind.startswith("dare"),
     }
     defaults = ExportedModel("")
     for key, has in effect.items():

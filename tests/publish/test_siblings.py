@@ -162,7 +162,8 @@ def test_models_that_are_no_siblings_are_not_averaged(errors, chat_model, tmp_pa
     adapter = save_adapter(chat_model, tmp_path / "adapter")
     assert "is an adapter" in average(adapter)
     assert "is named twice" in average(chat_model)
-    assert "[parent-missing]" in average(tmp_path / "none")
+    missing = average(tmp_path / "none")
+    assert "[parent-missing]" in missing and "r.yaml:4" in missing  # the line of the sibling
     assert "[not-exportable]" in errors(chat_model, average=[{"path": "owner/model"}])
 
 
@@ -205,3 +206,25 @@ def test_keys_of_a_combination_that_have_no_effect(errors, chat_model, tmp_path)
     assert "[no-effect]" in errors(chat_model, weight=2.0)
     assert "both given" in errors(one, adapters=adapters, average=adapters)
     assert "[out-of-range]" in errors(one, adapters=[{"path": str(two), "weight": 0.0}])
+
+
+@pytest.mark.slow
+def test_reward_models_are_averaged_with_their_heads(export, tiny_reward_dir, tmp_path):
+    first = Path(tiny_reward_dir)
+    other = other_run(first, tmp_path / "b")
+    model = {"model_name_or_path": str(first), "average": [{"path": str(other)}]}
+    status, out, record = export(model)
+    assert status == 0 and record["export"]["parity"]["merged"]["max_difference"] < 1e-5
+    one, two, mean = (load_file(path / "model.safetensors") for path in (first, other, out))
+    assert (mean["score.weight"] - (one["score.weight"] + two["score.weight"]) / 2).abs().max() < 1e-6
+
+
+@pytest.mark.slow
+def test_qlora_adapters_are_combined_on_the_base_that_they_saw(export, chat_model, tmp_path):
+    settings = {"load_in_4bit": True, "dtype": "float32"}
+    one = save_adapter(chat_model, tmp_path / "one", **settings)
+    two = save_adapter(chat_model, tmp_path / "two", seed=8, **settings)
+    status, _, record = export({"model_name_or_path": str(one), "adapters": [{"path": str(two)}]})
+    found = record["export"]
+    assert status == 0 and found["base"].startswith("dequantised")
+    assert found["parity"]["merged"]["agreement"] == 1 and found["parity"]["merged"]["max_difference"] < 0.05

@@ -78,6 +78,9 @@ def test_the_average_has_the_mean_of_all_weights(export, chat_model, tmp_path, c
     with pytest.raises(SystemExit):
         lifecycle(["lineage", str(out)])
     assert f"sibling {other}" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        lifecycle(["push", str(out), "--repo", "me/soup", "--license", "mit", "--dry-run"])
+    assert "It is the average of model (3), b (0.5), c (0.5)." in capsys.readouterr().out
     # Other weights of a sibling make another run.
     other_run(chat_model, tmp_path / "fresh", 0.1)
     shutil.copy(tmp_path / "fresh/model.safetensors", other)

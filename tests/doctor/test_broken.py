@@ -60,6 +60,7 @@ BY_NO_RECIPE = {
     "books-unbalanced": "no recipe loses a row: a guard; curation/test_books.py",
     "cache-entry-damaged": "what happens to files after they were written; data/test_cache_entries.py",
     "cache-unusable": "depends on the disk; data/test_cache_entries.py",
+    "calibration-failed": "needs GPTQModel, and a model that it cannot fit; publish/test_forms.py",
     "check-failed": "an error of the check itself: a guard; doctor/test_check.py",
     "context-full": "a conversation with `lifecycle chat`; report/test_report.py",
     "copy-exists": "an argument of `lifecycle recipes copy`; life/test_bundled_recipes.py",

@@ -2,12 +2,11 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import yaml
 from repository import ROOT
-from small_adapter import save_adapter
+from saved_adapters import save_adapter
 
 from lifecycle_recipes.cli import main as lifecycle
 from lifecycle_recipes.models.saved import load_saved
@@ -18,36 +17,8 @@ from lifecycle_recipes.publish.gguf_writing import find_in_gguf, write_gguf
 from lifecycle_recipes.publish.parity import find_in_parity
 from lifecycle_recipes.publish.recovery import recovery
 from lifecycle_recipes.publish.source import quantisation_of
-from lifecycle_recipes.stages.export import main
 
 SAME = {"differs": [], "agreement": 1.0, "max_difference": 0.0}
-
-
-@pytest.fixture
-def export(tmp_path):
-    """Runs the stage on a model; returns (exit status, its directory, its record)."""
-
-    def run(model, *arguments, **settings) -> tuple[int, Path, dict]:
-        prompts = tmp_path / "prompts.jsonl"
-        rows = [{"prompt": f"Which colour is service {i}?"} for i in range(6)]
-        prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        out = tmp_path / "exported"
-        recipe = {
-            "stage": "export",
-            "model": {"model_name_or_path": str(model)},
-            "export": {"output_dir": str(out), "prompts": str(prompts), "max_new_tokens": 8} | settings,
-        }
-        file = tmp_path / "export.yaml"
-        file.write_text(yaml.safe_dump(recipe))
-        status = 0
-        try:
-            main([str(file), *arguments])
-        except SystemExit as end:
-            status = end.code or 0
-        record = json.loads((out / "run.json").read_text()) if (out / "run.json").exists() else {}
-        return status, out, record
-
-    return run
 
 
 def test_all_forms_of_a_model_and_the_directory_can_be_moved(export, chat_model, tmp_path):
@@ -116,6 +87,31 @@ def test_another_base_is_found_out(export, chat_model, tmp_path, monkeypatch, ca
     assert "the logits of the merged model differ" in capsys.readouterr().err
 
 
+def test_a_merge_in_16_bits_is_found_out(export, chat_model, tmp_path, monkeypatch, capsys):
+    """Merged in bfloat16 and saved as float32: the rounding is small, and it is not the trained model."""
+    import torch
+
+    merge = export_module.merged
+    monkeypatch.setattr(
+        export_module, "merged", lambda source, dtype: merge(source, "bfloat16").to(torch.float32)
+    )
+    status, _, record = export(save_adapter(chat_model, tmp_path / "adapter"))
+    assert status == 1 and record["export"]["dtype"] == "float32"
+    assert "[export-differs]" in capsys.readouterr().err
+
+
+def test_an_adapter_whose_base_changed_is_not_merged(export, chat_model, tmp_path, capsys):
+    """Other weights at the path of the base than those that the adapter was trained on."""
+    adapter = save_adapter(chat_model, tmp_path / "adapter")
+    record = {"schema": 1, "status": "done", "stage": "sft", "gate": [], "metrics": {}, "identity": "x"}
+    trained_on = {"path": str(chat_model), "weights_sha256": "0" * 64}
+    (adapter / "run.json").write_text(json.dumps(record | {"parents": {"model": trained_on}}))
+    assert export(adapter)[0] == 2 and "[base-differs]" in capsys.readouterr().err
+    sibling = save_adapter(chat_model, tmp_path / "other", seed=8)
+    combined = {"model_name_or_path": str(sibling), "adapters": [{"path": str(adapter)}]}
+    assert export(combined)[0] == 2 and "[base-differs]" in capsys.readouterr().err
+
+
 def test_another_template_is_found_out(export, chat_model, monkeypatch, capsys):
     load = export_module.load_tokenizer
 
@@ -130,8 +126,8 @@ def test_another_template_is_found_out(export, chat_model, monkeypatch, capsys):
 
 
 def test_what_cannot_be_loaded_is_named(export, chat_model, monkeypatch, capsys):
-    def damaged(whole, form, place):
-        shutil.copytree(whole, place, ignore=shutil.ignore_patterns("*.json"))
+    def damaged(config, form, place):
+        shutil.copytree(config.output_dir, place, ignore=shutil.ignore_patterns("*.json"))
 
     monkeypatch.setattr(export_module, "write_form", damaged)
     status, out, record = export(chat_model, forms=["int8"])

@@ -25,7 +25,10 @@ EVERY_PATH = {
     "data: {sources: [{path: @/d}]}\ntrain: {output_dir: @/f}\n",
     "tokenizer": "stage: tokenizer\ntokenizer: {vocab_size: 300, output_dir: @/a, chat_template: @/t.jinja, "
     "extend: @/b, resize_model: @/c}\ndata: {sources: [{path: @/d}]}\n",
-    "export": "stage: export\nmodel: {model_name_or_path: @/a}\nexport: {output_dir: @/b, prompts: @/c}\n",
+    "export": """stage: export
+model: {model_name_or_path: @/a, average: [{path: @/b}], adapters: [{path: @/c}]}
+export: {output_dir: @/d, prompts: @/e, calibration: @/f}
+""",
 }
 
 

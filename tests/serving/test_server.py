@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from fake_runs import write_run
-from small_adapter import save_adapter
+from saved_adapters import save_adapter
 
 from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.serving.chat import reply

@@ -26,7 +26,8 @@ def start_of(raw: RawRecipe) -> list[str]:
     """Paths and Hub ids that the run starts from, each once; not those that it is only compared with."""
     named = named_parents(raw.values)
     roles = ("model", "tokenizer", "data", "reward", "value", "extended", "resized")
-    return list(dict.fromkeys(named[role] for role in roles if role in named))
+    siblings = [path for role, path in named.items() if role.startswith("sibling")]
+    return list(dict.fromkeys([*(named[role] for role in roles if role in named), *siblings]))
 
 
 def in_words(layout: Layout) -> str:

@@ -66,7 +66,7 @@ def adapter_base(path: str) -> str | None:
     """
     if not is_adapter(path):
         return None
-    base = _adapter_config(path).get("base_model_name_or_path")
+    base = adapter_config(path).get("base_model_name_or_path")
     if base is not None and Path(base).is_dir():
         return base
     beside = Path(path) / MERGED_BASE
@@ -104,7 +104,7 @@ def require_adapter_base(path: str) -> str:
     return base
 
 
-def _adapter_config(path: str) -> dict:
+def adapter_config(path: str) -> dict:
     return json.loads((Path(path) / ADAPTER_CONFIG).read_text(encoding="utf-8"))
 
 
@@ -115,17 +115,21 @@ def merge_adapter(path: str, auto_class, **load_options):
     """
     from peft import PeftModel
 
+    model = load_adapter_base(path, auto_class, **load_options)
+    return PeftModel.from_pretrained(model, path).merge_and_unload(safe_merge=True)
+
+
+def load_adapter_base(path: str, auto_class, **load_options):
+    """The model on which the adapter at `path` was trained, all adapters below merged. Raises as `merge_adapter`."""
     base = require_adapter_base(path)
     if is_adapter(base):
-        model = merge_adapter(base, auto_class, **load_options)
-    else:
-        model = auto_class.from_pretrained(base, **load_options, **base_revision(path, base))
-    return PeftModel.from_pretrained(model, path).merge_and_unload(safe_merge=True)
+        return merge_adapter(base, auto_class, **load_options)
+    return auto_class.from_pretrained(base, **load_options, **base_revision(path, base))
 
 
 def base_revision(path: str, base: str) -> dict[str, str]:
     """`{"revision": ...}` of the base of the adapter at `path`; {} if the base is a directory."""
-    revision = _adapter_config(path).get("revision")
+    revision = adapter_config(path).get("revision")
     return {"revision": revision} if revision and not is_local(base) else {}
 
 

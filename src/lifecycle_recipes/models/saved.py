@@ -173,9 +173,11 @@ def _refuse_other_heads(path: str) -> None:
 
 
 def _place(model: PreTrainedModel, device):
-    """`model` in eval mode on `device`; quantised weights are on it already."""
+    """`model` in eval mode on `device`; quantised weights are on it already, but for those of torchao."""
     if getattr(model, "is_quantized", False):
         keep_4bit_layout(model)
+        if model.quantization_method == "torchao":
+            model.to(device)
     else:
         model.to(device)
     return model.eval()

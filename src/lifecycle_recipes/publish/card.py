@@ -165,6 +165,10 @@ def about(record: dict[str, Any], what: Push, chain: dict[str, dict[str, Any]]) 
         sizes = ", ".join(f"{form} {size / 1e6:,.1f} MB" for form, size in export["bytes"].items())
         merged = "with its adapters merged, " if export["adapters_merged"] else ""
         form = f"This is the form {what.form}. " if what.form else ""
+        if combined := export.get("combined"):
+            weights = ", ".join(f"{Path(path).name} ({w:g})" for path, w in combined["weights"].items())
+            by = "average" if combined["by"] == "average" else f"combination ({combined['by']})"
+            parts.append(f"It is the {by} of {weights}.")
         parts.append(f"{form}Exported {merged}in {export['dtype']}; all forms: {sizes}.")
     return "\n\n".join(parts)
 

@@ -12,7 +12,9 @@ from ..models.adapters import is_adapter
 from ..models.load import load_tokenizer
 from ..record.parents import WEIGHTS, hash_weights
 from ..record.trained_stage import stage_of
-from .config import MERGED, ExportConfig, ExportedModel
+from .calibrated import write_calibrated
+from .combine import combine_adapters
+from .config import CALIBRATED, MERGED, ExportConfig, ExportedModel
 from .gguf_writing import write_gguf
 from .merge import load_trained, merged
 from .parity import Reading, find_parity, fitting, read, require_parity
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from ..record.run import Run
 
 WORK = ".unfinished"
+ADAPTERS = ".adapters"  # the combined adapter, until it is merged
 # What is continued where the recipe names no prompts.
 PROMPTS = ["The", "In the beginning", "Question: What is this?", "1, 2, 3,", "def main():", "Dear all,"]
 
@@ -40,7 +43,10 @@ def export(model: ExportedModel, config: ExportConfig, evaluate: EvaluateConfig 
     prompts = (
         [row["prompt"] for row in read_prompts(config.prompts, config.limit)] if config.prompts else PROMPTS
     )
-    say(f"reading {source.path} on {len(prompts)} prompts")
+    if model.adapters:
+        say(f"combining {len(model.shares())} adapters")
+        source = combine_adapters(source, model, directory / ADAPTERS, config.seed)
+    say(f"reading {model.model_name_or_path} on {len(prompts)} prompts")
     trained = load_trained(source)
     prompts = fitting(trained, prompts, config.max_new_tokens)
     expected = read(trained, prompts, source.is_reward, config.max_new_tokens)
@@ -49,14 +55,15 @@ def export(model: ExportedModel, config: ExportConfig, evaluate: EvaluateConfig 
     del trained
     free_memory()
     dtype = write_merged(source, generation, config, directory)
+    shutil.rmtree(directory / ADAPTERS, ignore_errors=True)
     free_memory()
     forms = {form: directory / form for form in config.forms}
     for form, place in forms.items():
         say(f"writing {form}")
-        write_form(config.output_dir, form, place)
+        write_form(config, form, place)
     say(f"comparing {', '.join([MERGED, *forms])} with the trained model, in a new process")
     parity = find_parity(expected, {MERGED: directory, **forms}, prompts, config, work)
-    note(source, dtype, expected[0], parity, forms, directory, run)
+    note(model, source, dtype, expected[0], parity, forms, directory, run)
     exact = dtype == "float32" and expected[0].dtype == "float32" and source.quantised is None
     require_parity(parity, config, exact)
     if evaluate:
@@ -76,20 +83,24 @@ def write_merged(source: Source, generation: Any, config: ExportConfig, director
     return str(model.dtype).removeprefix("torch.")
 
 
-def write_form(whole: str, form: str, place: Path) -> None:
-    """Write one form of the merged model in the directory `whole`; aside first, so that a killed run leaves no half."""
+def write_form(config: ExportConfig, form: str, place: Path) -> None:
+    """Write one form of the merged model in output_dir; aside first, so that a killed run leaves no half."""
+    whole = config.output_dir
     fresh = place.with_name(f"{WORK}-{place.name}")
     for left in (fresh, place):
         shutil.rmtree(left, ignore_errors=True)
     fresh.mkdir()
     if form.startswith("gguf-"):
         write_gguf(whole, fresh, form.removeprefix("gguf-").upper())
+    elif form in CALIBRATED:
+        write_calibrated(whole, form, fresh, config)
     else:
         write_quantised(whole, form, fresh)
     fresh.rename(place)
 
 
 def note(
+    model: ExportedModel,
     source: Source,
     dtype: str,
     expected: Reading,
@@ -103,9 +114,10 @@ def note(
     tokens = sum(map(len, expected.replies))
     run.note(
         export={
-            "of": source.path,
-            "of_stage": stage_of(source.path),
-            "adapters_merged": is_adapter(source.path),
+            "of": model.model_name_or_path,
+            "of_stage": stage_of(model.model_name_or_path),
+            "adapters_merged": is_adapter(model.model_name_or_path),
+            **combination(model),
             "base": "dequantised, as in training" if source.quantised else "as saved",
             "dtype": dtype,
             "bytes": {form: size_of(place) for form, place in places.items()},
@@ -118,6 +130,13 @@ def note(
     for form, found in parity.items():
         measured = ("agreement", "same_text", "stopped", "max_difference")
         run.metrics.update({f"{form}.{name}": found[name] for name in measured if name in found})
+
+
+def combination(model: ExportedModel) -> dict[str, Any]:
+    """How the model was made from several, and the share of each; {} for one model."""
+    if not (shares := model.shares()):
+        return {}
+    return {"combined": {"by": "average" if model.average else model.combination_type, "weights": shares}}
 
 
 def free_memory() -> None:

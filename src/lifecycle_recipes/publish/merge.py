@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 
 def load_trained(source: Source) -> Saved:
-    """The model as it was trained: an adapter on its base, 4-bit where the training was."""
+    """The model as it was trained: an adapter on its base, 4-bit where the training was; or the average."""
+    if source.average:
+        from .combine import averaged
+
+        return averaged(source)
     load = load_reward if source.is_reward else load_saved
     return load(
         source.path, source.quantised, revision=None if Path(source.path).is_dir() else source.revision
@@ -41,7 +45,7 @@ def merged(source: Source, dtype: str | None) -> PreTrainedModel:
     elif source.quantised:
         model = _merged_into_dequantised(source)
     else:
-        model = merge_adapter(source.path, _auto_class(source), dtype="float32", **_labels(source))
+        model = merge_adapter(source.path, auto_class(source), dtype="float32", **labels(source))
     return model.to(getattr(torch, wanted)).eval()
 
 
@@ -52,16 +56,16 @@ def _merged_into_dequantised(source: Source) -> PreTrainedModel:
 
     base = require_adapter_base(source.path)
     options: dict[str, Any] = {"quantization_config": get_quantization_config(source.quantised)}
-    options |= {"dtype": source.quantised.dtype, **_labels(source), **base_revision(source.path, base)}
-    model = _auto_class(source).from_pretrained(base, **options).dequantize().to("cpu", torch.float32)
+    options |= {"dtype": source.quantised.dtype, **labels(source), **base_revision(source.path, base)}
+    model = auto_class(source).from_pretrained(base, **options).dequantize().to("cpu", torch.float32)
     return PeftModel.from_pretrained(model, source.path).merge_and_unload(safe_merge=True)
 
 
-def _auto_class(source: Source) -> Any:
+def auto_class(source: Source) -> Any:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     return AutoModelForSequenceClassification if source.is_reward else AutoModelForCausalLM
 
 
-def _labels(source: Source) -> dict[str, int]:
+def labels(source: Source) -> dict[str, int]:
     return {"num_labels": 1} if source.is_reward else {}

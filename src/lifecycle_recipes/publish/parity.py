@@ -23,7 +23,8 @@ from ..finding import FAILED, Finding, Refusal, refuse
 from ..models.config_file import longest_sequence
 from ..models.saved import Saved, load_reward, load_saved
 from ..models.turn_end import ANSWER, QUESTION, SECOND, render
-from .config import MERGED, ExportConfig
+from .calibrated import allow_few_cores
+from .config import CALIBRATED, MERGED, ExportConfig
 from .gguf_reading import load_gguf
 
 if TYPE_CHECKING:
@@ -178,7 +179,10 @@ def find_parity(
         save_file({"logits": logits}, work / LOGITS)
     command = [sys.executable, "-m", "lifecycle_recipes.publish.parity", str(work)]
     try:
-        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+        # GPTQModel prints tables when it is imported; the result is in a file.
+        done = subprocess.run(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False
+        )
         if done.returncode:
             how = f"was ended by {signal_in_words(-done.returncode)}" if done.returncode < 0 else "failed"
             message = f"the process that compares the forms {how}: {_last_line(done.stderr)}"
@@ -223,6 +227,8 @@ def load_form(form: str, path: str | Path, is_reward: bool = False) -> Saved:
     """An exported form, loaded from its directory alone."""
     if form.startswith("gguf-"):
         return load_gguf(path)
+    if form in CALIBRATED:
+        allow_few_cores()
     return (load_reward if is_reward else load_saved)(str(path))
 
 

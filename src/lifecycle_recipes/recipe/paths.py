@@ -18,9 +18,10 @@ KEYS = {
     "train": ("output_dir", "chat_template_path"),
     "evaluate": ("output_dir", "include_path", "prompts", "rubric", "against", "reward_model"),
     "curate": ("output_dir", "tokenizer"),
-    "export": ("output_dir", "prompts"),
+    "export": ("output_dir", "prompts", "calibration"),
 }
 SOURCES = ("sources", "eval_sources")
+SIBLINGS = ("average", "adapters")  # of the model section of an export: lists like the sources
 # Keys of the steps of curation whose value is a path or an id, or a list of them.
 STEPS = ("model", "words", "classifier", "against", "leave")
 
@@ -35,6 +36,10 @@ def paths(values: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
         for i, source in enumerate((values.get("data") or {}).get(name) or []):
             if isinstance(source.get("path"), str):
                 yield f"data.{name}[{i}].path", source, "path"
+    for name in SIBLINGS:
+        for i, sibling in enumerate((values.get("model") or {}).get(name) or []):
+            if isinstance(sibling.get("path"), str):
+                yield f"model.{name}[{i}].path", sibling, "path"
     for i, step in enumerate((values.get("curate") or {}).get("steps") or []):
         for kind, settings in step.items():
             for key in (k for k in STEPS if settings and k in settings):

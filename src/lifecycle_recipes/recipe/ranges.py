@@ -28,7 +28,7 @@ _NAMES: list[tuple[dict[str, Any], str]] = [
     (FROM_1, "max_rows limit max_length max_new_tokens response_length vocab_size pad_to_multiple_of"),
     (FROM_1, "lora_r lora_alpha save_total_limit patience ref_model_sync_steps torch_empty_cache_steps"),
     (FROM_1, "dataloader_prefetch_factor dataset_num_proc ddp_bucket_cap_mb ddp_timeout"),
-    (FROM_1, "max_repetition sweep sweep_hidden_size"),
+    (FROM_1, "max_repetition sweep sweep_hidden_size svd_rank calibration_rows"),
     # Curation.
     (FROM_1, "max_tokens tokens max_characters shingle batch_tokens min_shared_words keep_words"),
     (
@@ -62,6 +62,7 @@ _NAMES: list[tuple[dict[str, Any], str]] = [
     (BELOW_1, "eval_fraction adam_beta1 adam_beta2 lora_dropout label_smoothing_factor"),
     # dpo_config.py: at 0.5 a pair says nothing about which reply is better.
     ({"minimum": 0, "exclusiveMaximum": 0.5}, "label_smoothing"),
+    ({"exclusiveMinimum": 0, "maximum": 1}, "density"),
     (UP_TO_1, "recovery gamma lam ld_alpha ref_model_mixup_alpha"),
     (SEED, "seed data_seed"),
     # training_args.py: -1 leaves the length to num_train_epochs.

@@ -42,7 +42,17 @@ def named_parents(values: dict) -> dict[str, str]:
         named |= {
             name: (step.get(name) or {}).get(key) for name, key in MODEL_OF_STEP.items() if name in step
         }
-    return {role: path for role, path in {**named, **_data_parents(values)}.items() if path}
+    named |= _siblings(values.get("model") or {}) | _data_parents(values)
+    return {role: path for role, path in named.items() if path}
+
+
+def _siblings(model: dict) -> dict[str, str]:
+    """`sibling`, `sibling 2`, ... -> the path of every model that an export averages or combines with its own."""
+    given = [*(model.get("average") or []), *(model.get("adapters") or [])]
+    return {
+        f"sibling {number}" if number > 1 else "sibling": sibling["path"]
+        for number, sibling in enumerate(given, start=1)
+    }
 
 
 def _data_parents(values: dict) -> dict[str, str]:

@@ -5,22 +5,36 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+from ...data.config import Source
+from ...data.row_files import each_row
 from ...evals.check import check_prompts
 from ...finding import Finding, Refusal
 from ...models.adapters import is_adapter, model_below, require_adapter_base
 from ...models.config_file import local_config
-from ...publish.config import AGREEMENT, MERGED
+from ...publish.config import AGREEMENT, CALIBRATED, MERGED
 from ...publish.gguf_writing import INSTALL, find_in_gguf
 from ...publish.source import find_in_source, is_reward
 from ...recipe.read import RawRecipe
 from ...record.trained_stage import stage_of
 from ..trainer_level.step_zero import find_in_parent
+from .files import maker
+from .siblings import find_in_siblings
+
+GPTQ = "pip install 'lifecycle-recipes[gptq]'"
+# Form -> the packages that it needs, with what installs them.
+PACKAGES = {
+    **dict.fromkeys(("int8", "nf4"), {"bitsandbytes": "pip install bitsandbytes"}),
+    **dict.fromkeys(("torchao-int8", "torchao-fp8"), {"torchao": INSTALL}),
+    "gptq": {"gptqmodel": GPTQ, "optimum": GPTQ},  # optimum is how transformers loads it
+    "awq": {"gptqmodel": GPTQ},
+    **dict.fromkeys(("gguf-f16", "gguf-q8_0", "gguf-q4_0"), {"gguf": INSTALL}),
+}
 
 
 def find_in_export(raw: RawRecipe) -> list[Finding]:
     """Of the section: bad-value and no-effect of `agreement`, missing-package, missing-file and faults of the prompts.
 
-    Of the model: not-exportable, tokenizer-differs, base-differs, reward-form, gguf-unsupported.
+    Of the model: not-exportable, tokenizer-differs, base-differs, reward-form, gguf-unsupported, siblings-differ.
     """
     export = raw.values["export"]
     forms, where = export.get("forms") or [], raw.place("export.forms", "export")
@@ -44,14 +58,13 @@ def find_in_export(raw: RawRecipe) -> list[Finding]:
             Finding.error("bad-value", f"export.forms names {clash[0]} twice", "remove one", where)
         )
     gguf = [form for form in forms if form.startswith("gguf-")]
-    for package, wanted, install in (
-        ("gguf", gguf, INSTALL),
-        ("bitsandbytes", [form for form in forms if form not in gguf], "pip install bitsandbytes"),
-    ):
-        if wanted and find_spec(package) is None:
-            message = f"{wanted[0]} needs {package}, which is not installed"
-            findings.append(Finding.error("missing-package", message, install, where))
-    return [*findings, *_find_in_prompts(raw), *_find_in_model(raw, forms, gguf)]
+    for form in dict.fromkeys(forms):
+        for package, install in PACKAGES[form].items():
+            if find_spec(package) is None:
+                message = f"{form} needs {package}, which is not installed"
+                findings.append(Finding.error("missing-package", message, install, where))
+    findings += _find_in_calibration(raw, [form for form in forms if form in CALIBRATED])
+    return [*findings, *_find_in_prompts(raw), *_find_in_model(raw, forms, gguf), *find_in_siblings(raw)]
 
 
 def _find_in_prompts(raw: RawRecipe) -> list[Finding]:
@@ -62,6 +75,41 @@ def _find_in_prompts(raw: RawRecipe) -> list[Finding]:
         message, fix = f"the file {prompts} of export.prompts does not exist", "give an existing file"
         return [Finding.error("missing-file", message, fix, raw.place("export.prompts"))]
     return check_prompts(Path(prompts), "export.prompts")
+
+
+def _find_in_calibration(raw: RawRecipe, forms: list[str]) -> list[Finding]:
+    """bad-value, no-effect, missing-file, bad-row and what reading finds. forms: those that are calibrated."""
+    path, place = raw.values["export"].get("calibration"), raw.place("export.calibration", "export")
+    if not path:
+        if not forms:
+            return []
+        message = f"{forms[0]} is fitted to rows, and export.calibration names none"
+        return [
+            Finding.error("bad-value", message, "give a file of training rows", raw.place("export.forms"))
+        ]
+    if not forms:
+        message = f"export.calibration has no effect: none of the forms is {' or '.join(CALIBRATED)}"
+        return [Finding.error("no-effect", message, "remove it", place)]
+    if raw.is_awaited(path) or maker(raw, str(Path(path).parent)):
+        return []
+    if not Path(path).is_file():
+        message = f"the file {path} of export.calibration does not exist"
+        return [Finding.error("missing-file", message, "give an existing file", place)]
+    if (prompts := raw.values["export"].get("prompts")) and Path(prompts).resolve() == Path(path).resolve():
+        message = (
+            "export.calibration is export.prompts: the forms would be compared on what they are fitted to"
+        )
+        return [Finding.error("bad-value", message, "calibrate with rows of the training", place)]
+    try:
+        row = next(each_row(path, Source(path)), None)
+    except Refusal as refusal:
+        return refusal.findings
+    if row is None:
+        return [Finding.error("empty-file", "the file has no rows", "add rows", path)]
+    if not {"messages", "prompt", "text"} & set(row):
+        message = f"a row has none of messages, prompt and text; its keys are {', '.join(row)}"
+        return [Finding.error("bad-row", message, "give rows such as those of training", f"{path}:1")]
+    return []
 
 
 def _find_in_model(raw: RawRecipe, forms: list[str], gguf: list[str]) -> list[Finding]:

@@ -21,7 +21,7 @@ from ...models.adapters import is_adapter
 from ...models.config_file import local_config
 from ...models.new_tokenizer import find_template
 from ...near_path import near_path
-from ...recipe.paths import paths
+from ...recipe.paths import SIBLINGS, paths
 from ...recipe.read import RawRecipe, recipes_in
 from ...record.file import LEDGER_FILE, read_record
 from ...record.parents import ROLES, WEIGHTS, check_parent, find_parents, is_local, named_parents
@@ -232,16 +232,28 @@ def lacking_data(raw: RawRecipe) -> list[str]:
 
 def _at_its_line(raw: RawRecipe, role: str, finding: Finding) -> Finding:
     """parent-missing names the path in its message, and is found at the recipe's line, with the nearest run."""
-    if finding.code != "parent-missing" or role not in ROLES:
+    if finding.code != "parent-missing":
         return finding
-    section, key = ROLES[role]
-    path = raw.values[section][key]
+    if role in ROLES:
+        section, key = ROLES[role]
+        path = raw.values[section][key]
+    elif at := _of_sibling(raw, finding.where):
+        section, key, path = "model", at, finding.where
+    else:
+        return finding
     message = f"the {role} parent {_shown(raw, f'{section}.{key}', path)} does not exist"
     fix = finding.fix if finding.severity == "warning" else _correct_run(raw, path)
     if not fix and raw.awaited:
         fix = "correct the path: no recipe of this command makes it"
     place = raw.place(f"{section}.{key}", section)
     return replace(finding, message=message, fix=fix or finding.fix, where=place)
+
+
+def _of_sibling(raw: RawRecipe, path: str) -> str | None:
+    """`average[0].path` or `adapters[1].path`: the key of the model section that names a sibling."""
+    model = raw.values.get("model") or {}
+    named = {s["path"]: f"{name}[{i}].path" for name in SIBLINGS for i, s in enumerate(model.get(name) or [])}
+    return named.get(path)
 
 
 def _correct_run(raw: RawRecipe, path: str) -> str:

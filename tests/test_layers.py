@@ -50,7 +50,9 @@ LIGHT |= {
         "turn_weights"
     ).split()
 }
-LIGHT |= {f"publish.{name}" for name in ("config", "gguf_writing", "lineage", "push", "card", "source")}
+LIGHT |= {
+    f"publish.{name}" for name in ("config", "gguf_writing", "lineage", "push", "card", "source", "pruning")
+}
 LIGHT_EVALS = "config check expected library_tasks measure pairs rubric task_faults"
 LIGHT |= {f"evals.{name}" for name in LIGHT_EVALS.split()}
 

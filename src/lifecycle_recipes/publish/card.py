@@ -129,6 +129,8 @@ def about(record: dict[str, Any], what: Push, chain: dict[str, dict[str, Any]]) 
         sizes = ", ".join(f"{form} {size / 1e6:,.1f} MB" for form, size in export["bytes"].items())
         merged = "with its adapters merged, " if export["adapters_merged"] else ""
         form = f"This is the form {what.form}. " if what.form else ""
+        if zeros := ((record.get("pruning") or {}).get(what.form) or {}).get("zeros"):
+            form += f"{zeros['linear']:.1%} of the weights of its linear layers are zero, and were not trained again. "
         parts.append(f"{form}Exported {merged}in {export['dtype']}; all forms: {sizes}.")
     return "\n\n".join(parts)
 

@@ -144,18 +144,19 @@ def test_a_floor_that_the_recipe_gives_holds_for_a_copy(chat_model, tmp_path, ca
     ],
 )
 def test_what_cannot_be_pruned(chat_model, change, reason):
-    assert find_in_pruning(str(chat_model), True) == []
+    assert find_in_pruning(str(chat_model), True) is None
     config = json.loads((chat_model / "config.json").read_text())
     (chat_model / "config.json").write_text(json.dumps(config | change))
     assert reason in find_in_pruning(str(chat_model), True)[0]
-    assert (find_in_pruning(str(chat_model), False) == []) == ("size" in reason)
+    assert (find_in_pruning(str(chat_model), False) is None) == ("size" in reason)
 
 
-def test_a_section_that_does_nothing_is_named(chat_model, tmp_path, capsys):
-    def errors(agreement=None, **prune) -> str:
+def test_a_section_that_does_nothing_is_named(chat_model, tiny_reward_dir, tmp_path, capsys):
+    def errors(agreement=None, source=chat_model, gate=(), **prune) -> str:
         export = {"output_dir": str(tmp_path / "out"), "agreement": agreement or {}}
-        model = {"model_name_or_path": str(chat_model)}
+        model = {"model_name_or_path": str(source)}
         recipe = {"stage": "export", "model": model, "export": export, "prune": prune}
+        recipe["gate"] = list(gate)
         (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
         with pytest.raises(SystemExit):
             lifecycle(["check", str(tmp_path / "r.yaml")])
@@ -168,4 +169,7 @@ def test_a_section_that_does_nothing_is_named(chat_model, tmp_path, capsys):
     assert "[out-of-range]" in errors(levels=[1.0]) and "[out-of-range]" in errors(levels=[0.0])
     assert "[no-effect]" in errors(levels=[0.5], agreement={"int8": 0.5})
     assert "[bad-value]" in errors(levels=[0.5], agreement={"pruned-70": 0.5})
+    assert "[gate-unknown]" in errors(levels=[0.5], gate=["pruned-70.sparsity > 0.6"])
+    assert errors(levels=[0.125], gate=["pruned-12.5.sparsity > 0.1"]) == ""
+    assert "[reward-form]" in errors(source=tiny_reward_dir, levels=[0.5])
     assert errors(levels=[0.5], two_of_four=True, agreement={"pruned-50": 0.5}) == ""

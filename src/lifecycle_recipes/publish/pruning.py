@@ -21,23 +21,22 @@ if TYPE_CHECKING:
 CONV1D = ("gpt2", "openai-gpt")
 # transformers 5 keeps all experts of a layer in one parameter of three dimensions.
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
-FIX = "remove the section prune, or what the model does not allow"
 
 
-def find_in_pruning(path: str, two_of_four: bool) -> list[str]:
-    """Why the model in a directory cannot be pruned, from its config.json; empty if it can."""
-    config = read_json(path, "config.json")
+def find_in_pruning(path: str, two_of_four: bool) -> tuple[str, str] | None:
+    """(why the model in a directory cannot be pruned, the fix), from its config.json; None if it can."""
+    config, remove = read_json(path, "config.json"), "remove the section prune"
     text = config.get("text_config") or config
     if text.get("model_type") in CONV1D:
-        return [f"the layers of the family {text['model_type']} are not linear layers of torch"]
+        return f"the layers of the family {text['model_type']} are not linear layers of torch", remove
     if any(text.get(key) for key in EXPERTS):
-        return ["its experts are not linear layers of torch: most of its weights would stay whole"]
+        return "its experts are not linear layers of torch: most of its weights would stay whole", remove
     widths = {name: text.get(name) or 0 for name in ("hidden_size", "intermediate_size")}
     widths["heads x head_dim"] = (text.get("head_dim") or 0) * (text.get("num_attention_heads") or 0)
     odd = [f"{name} is {width}" for name, width in widths.items() if width % 4]
-    return (
-        [f"prune.two_of_four needs rows of a multiple of 4 weights: {odd[0]}"] if two_of_four and odd else []
-    )
+    if two_of_four and odd:
+        return f"2 of 4 needs rows of a multiple of 4 weights: {odd[0]}", "set prune.two_of_four: false"
+    return None
 
 
 def write_pruned(merged: str, config: PruneConfig, form: str, directory: Path) -> None:
@@ -51,7 +50,7 @@ def write_pruned(merged: str, config: PruneConfig, form: str, directory: Path) -
 
     level = config.forms[form]
     if reasons := find_in_pruning(merged, two_of_four=level is None):
-        raise refuse("not-prunable", reasons[0], FIX, merged)
+        raise refuse("not-prunable", *reasons, merged)
     model = AutoModelForCausalLM.from_pretrained(merged, dtype="auto")
     if level is None:
         prune_two_of_four(model)

@@ -11,7 +11,7 @@ from ...models.adapters import is_adapter, model_below, require_adapter_base
 from ...models.config_file import local_config
 from ...publish.config import AGREEMENT, MERGED
 from ...publish.gguf_writing import INSTALL, find_in_gguf
-from ...publish.pruning import FIX, find_in_pruning
+from ...publish.pruning import find_in_pruning
 from ...publish.source import find_in_source, is_reward
 from ...recipe.pruned_forms import TWO_OF_FOUR, pruned_forms
 from ...recipe.read import RawRecipe
@@ -119,7 +119,7 @@ def _find_in_model(raw: RawRecipe, forms: list[str], gguf: list[str]) -> list[Fi
         return findings
     pruned = _pruned(raw)
     if pruned and (reasons := find_in_pruning(model_below(path), TWO_OF_FOUR in pruned)):
-        findings.append(Finding.error("not-prunable", reasons[0], FIX, raw.place("prune")))
+        findings.append(Finding.error("not-prunable", *reasons, raw.place("prune")))
     if gguf and (reasons := find_in_gguf(model_below(path))):
         fix = "leave the GGUF forms out, or convert it with llama.cpp"
         findings.append(Finding.error("gguf-unsupported", f"{gguf[0]}: {reasons[0]}", fix, where))

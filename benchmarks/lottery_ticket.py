@@ -1,7 +1,7 @@
 """Is there a lottery ticket in the desk's base model? A dense training, and sparse ones from its early weights.
 
     python benchmarks/lottery_ticket.py
-    python benchmarks/lottery_ticket.py --seeds 7 8 --sparsity 0.5 0.8 --steps 200 --rewind 10
+    python benchmarks/lottery_ticket.py --seeds 7 8 9 --sparsity 0.5 0.9 --steps 300 --rewind 20
 
 Frankle and Carbin 2019 (arXiv:1803.03635), with the late rewinding of Frankle et al. 2020 (arXiv:1912.05671):
 
@@ -149,8 +149,8 @@ def main() -> None:
         "lottery_ticket.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[7, 8], metavar="N")
-    parser.add_argument("--sparsity", type=float, nargs="+", default=[0.5, 0.8], metavar="SHARE")
-    parser.add_argument("--steps", type=int, default=200, metavar="N", help="default: 200")
+    parser.add_argument("--sparsity", type=float, nargs="+", default=[0.8, 0.95], metavar="SHARE")
+    parser.add_argument("--steps", type=int, default=150, metavar="N", help="default: 150")
     parser.add_argument(
         "--rewind", type=int, default=10, metavar="STEP", help="default: 10; 0: the first weights"
     )

@@ -52,7 +52,7 @@ LIGHT |= {
     ).split()
 }
 LIGHT_PUBLISH = (
-    "card config data_card energy gguf_writing hub_errors licence lineage model_facts push results source "
+    "card config data_card energy gguf_writing hub_errors licence lineage model_facts pruning push results source "
     "usage"
 )
 LIGHT |= {f"publish.{name}" for name in LIGHT_PUBLISH.split()}

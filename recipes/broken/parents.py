@@ -139,6 +139,7 @@ def spoil_models(target: Path) -> None:
     generation = copy(target, "stops-elsewhere") / "generation_config.json"
     generation.write_text(json.dumps({"eos_token_id": tokenizer().eos_token_id}))
     save_model(target / "biased", tokenizer(), attention_bias=True)
+    save_model(target / "odd-width", tokenizer(), intermediate_size=62)
     quantised = copy(target, "quantised") / "config.json"
     settings = {"quantization_config": {"quant_method": "gptq", "bits": 4}}
     quantised.write_text(json.dumps(json.loads(quantised.read_text()) | settings))

@@ -170,6 +170,7 @@ CODES: dict[str, str] = {
     "not-exportable": "a model that cannot be exported: quantised, an adapter on the Hub, or with code of its own",
     "not-messages": "a column that should hold a list of messages holds something else",
     "not-one-step": "an item of curate.steps that names no step, or several",
+    "not-prunable": "a model that `prune` cannot prune: layers that are not linear layers, rows that 4 does not divide",
     "not-rendered": "rows with tool calls, tools, thoughts or messages that the chat template leaves out",
     "not-text": "a column that should hold text holds something else",
     "not-utf8": "the recipe is not UTF-8",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from ..recipe.pruned_forms import pruned_forms
 from ..recipe.task_files import children, members, task_metrics
 from .library_tasks import find_tasks, library_files
 
@@ -116,10 +117,13 @@ def expected_metrics(raw: RawRecipe) -> Expected:
 def _of_export(raw: RawRecipe, whole: Expected) -> Expected:
     """whole: of the exported model itself. Its forms have the metrics of tasks with their name before."""
     export = raw.values["export"]
-    forms = export.get("forms") or []
+    prune = raw.values.get("prune") or {}
+    pruned = pruned_forms(prune.get("levels") or [], prune.get("two_of_four") or False)
+    forms = [*(export.get("forms") or []), *pruned]
     needs = dict(whole.needs)
     for form in ("merged", *forms):
         needs |= {f"{form}.{name}": "" for name in ("agreement", "same_text", "stopped", "max_difference")}
+    needs |= {f"{form}.sparsity": "" for form in pruned}
     evaluated = bool((raw.values.get("evaluate") or {}).get("tasks"))
     for form in forms:
         needs[f"{form}.recovery"] = "" if evaluated else "set evaluate.tasks"

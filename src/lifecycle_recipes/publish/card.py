@@ -169,6 +169,8 @@ def about(record: dict[str, Any], what: Push, chain: dict[str, dict[str, Any]]) 
             weights = ", ".join(f"{Path(path).name} ({w:g})" for path, w in combined["weights"].items())
             by = "average" if combined["by"] == "average" else f"combination ({combined['by']})"
             parts.append(f"It is the {by} of {weights}.")
+        if zeros := ((record.get("pruning") or {}).get(what.form) or {}).get("zeros"):
+            form += f"{zeros['linear']:.1%} of the weights of its linear layers are zero, and were not trained again. "
         parts.append(f"{form}Exported {merged}in {export['dtype']}; all forms: {sizes}.")
     return "\n\n".join(parts)
 

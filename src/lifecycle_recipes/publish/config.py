@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ..recipe.pruned_forms import pruned_forms
+
 Form = Literal[
     "int8", "nf4", "torchao-int8", "torchao-fp8", "gptq", "awq", "gguf-f16", "gguf-q8_0", "gguf-q4_0"
 ]
@@ -108,5 +110,29 @@ class ExportConfig:
     recovery: float = 0.95
 
     def least_agreement(self, form: str, exact: bool) -> float:
-        """exact: whether the merged model has the weights of the trained one, in float32."""
-        return self.agreement.get(form, SAME if form == MERGED and exact else AGREEMENT[form])
+        """exact: whether the merged model has the weights of the trained one, in float32.
+
+        0 for a pruned copy, unless `agreement` names it: what it costs is the question.
+        """
+        return self.agreement.get(form, SAME if form == MERGED and exact else AGREEMENT.get(form, 0.0))
+
+
+@dataclass
+class PruneConfig:
+    """Copies of the model whose smallest weights are zero, to measure what that costs.
+
+    The weights are those of all linear layers but the output head. levels: shares of them, such as 0.5; each gives a
+    copy, such as `pruned-50`. two_of_four: also `pruned-2of4`, in which the 2 largest of every 4 consecutive weights
+    of a row are kept. scope: of levels: `layer` prunes every layer by this share, `global` compares all layers.
+    Neither export.recovery nor a default of export.agreement applies to these copies: a level that is too high is a
+    result. Gate lines decide about one.
+    """
+
+    levels: list[float] = field(default_factory=list)
+    two_of_four: bool = False
+    scope: Literal["layer", "global"] = "layer"
+
+    @property
+    def forms(self) -> dict[str, float | None]:
+        """Name of the copy -> its level; None for 2 of 4."""
+        return pruned_forms(self.levels, self.two_of_four)

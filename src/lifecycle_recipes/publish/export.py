@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +16,12 @@ from ..record.parents import WEIGHTS, hash_weights
 from ..record.trained_stage import stage_of
 from .calibrated import write_calibrated
 from .combine import combine_adapters
-from .config import CALIBRATED, MERGED, ExportConfig, ExportedModel
+from .config import CALIBRATED, MERGED, ExportConfig, ExportedModel, PruneConfig
 from .gguf_writing import write_gguf
 from .merge import load_trained, merged
 from .parity import Reading, find_parity, fitting, read, require_parity
+from .pruned_figures import measure_pruned
+from .pruning import write_pruned
 from .quantise import write_quantised
 from .recovery import measure_forms, require_recovery
 from .source import Source, find_source
@@ -32,8 +36,14 @@ ADAPTERS = ".adapters"  # the combined adapter, until it is merged
 PROMPTS = ["The", "In the beginning", "Question: What is this?", "1, 2, 3,", "def main():", "Dear all,"]
 
 
-def export(model: ExportedModel, config: ExportConfig, evaluate: EvaluateConfig | None, run: Run) -> None:
-    """Merge, write every form, compare all with the trained model, measure.
+def export(
+    model: ExportedModel,
+    config: ExportConfig,
+    prune: PruneConfig | None,
+    evaluate: EvaluateConfig | None,
+    run: Run,
+) -> None:
+    """Merge, write every form and pruned copy, compare all with the trained model, measure.
 
     Raises Refusal: export-differs, export-unloadable, recovery-low, with status 1, after the record has the figures.
     """
@@ -57,19 +67,28 @@ def export(model: ExportedModel, config: ExportConfig, evaluate: EvaluateConfig 
     dtype = write_merged(source, generation, config, directory)
     shutil.rmtree(directory / ADAPTERS, ignore_errors=True)
     free_memory()
+    pruned = {form: directory / form for form in (prune.forms if prune else ())}
     forms = {form: directory / form for form in config.forms}
     for form, place in forms.items():
         say(f"writing {form}")
         write_form(config, form, place)
-    say(f"comparing {', '.join([MERGED, *forms])} with the trained model, in a new process")
-    parity = find_parity(expected, {MERGED: directory, **forms}, prompts, config, work)
-    note(model, source, dtype, expected[0], parity, forms, directory, run)
+    for form, place in pruned.items():
+        say(f"writing {form}")
+        with aside(place) as fresh:
+            write_pruned(config.output_dir, prune, form, fresh)
+    copies = forms | pruned
+    say(f"comparing {', '.join([MERGED, *copies])} with the trained model, in a new process")
+    parity = find_parity(expected, {MERGED: directory, **copies}, prompts, config, work)
+    note(model, source, dtype, expected[0], parity, copies, directory, run)
     exact = dtype == "float32" and expected[0].dtype == "float32" and source.quantised is None
     require_parity(parity, config, exact)
+    if pruned:
+        say(f"timing {', '.join([MERGED, *pruned])}")
+        measure_pruned({MERGED: directory} | pruned, expected[0].prompts, config.max_new_tokens, run)
     if evaluate:
         measure(config.output_dir, evaluate, run)
         if evaluate.tasks:
-            measure_forms(forms, evaluate, run)
+            measure_forms(copies, evaluate, run)
             require_recovery(forms, config, run)
 
 
@@ -84,18 +103,25 @@ def write_merged(source: Source, generation: Any, config: ExportConfig, director
 
 
 def write_form(config: ExportConfig, form: str, place: Path) -> None:
-    """Write one form of the merged model in output_dir; aside first, so that a killed run leaves no half."""
+    """Write one form of the merged model in output_dir."""
     whole = config.output_dir
+    with aside(place) as fresh:
+        if form.startswith("gguf-"):
+            write_gguf(whole, fresh, form.removeprefix("gguf-").upper())
+        elif form in CALIBRATED:
+            write_calibrated(whole, form, fresh, config)
+        else:
+            write_quantised(whole, form, fresh)
+
+
+@contextmanager
+def aside(place: Path) -> Iterator[Path]:
+    """A new directory that becomes `place` at the end of the block, so that a killed run leaves no half."""
     fresh = place.with_name(f"{WORK}-{place.name}")
     for left in (fresh, place):
         shutil.rmtree(left, ignore_errors=True)
     fresh.mkdir()
-    if form.startswith("gguf-"):
-        write_gguf(whole, fresh, form.removeprefix("gguf-").upper())
-    elif form in CALIBRATED:
-        write_calibrated(whole, form, fresh, config)
-    else:
-        write_quantised(whole, form, fresh)
+    yield fresh
     fresh.rename(place)
 
 

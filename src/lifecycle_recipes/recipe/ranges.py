@@ -55,7 +55,7 @@ _NAMES: list[tuple[dict[str, Any], str]] = [
     # Below 0.4 a coverage is not stored (curation/decontamination.py).
     ({"minimum": 0.4, "maximum": 1}, "coverage"),
     ({"minimum": 3}, "ngram"),
-    ({"exclusiveMinimum": 0, "exclusiveMaximum": 1}, "fraction"),
+    ({"exclusiveMinimum": 0, "exclusiveMaximum": 1}, "fraction levels"),
     (BELOW_1, "drop_highest drop_lowest"),
     # One token predicts nothing.
     ({"minimum": 2}, "block_size"),

@@ -229,8 +229,18 @@ def exported(name: str, record: dict) -> str:
         ]
     kept = [record["metrics"].get(f"{form}.recovery") for form in parity]
     columns["recovery"] = [number(value, ".3f") for value in kept]
+    if pruning := record.get("pruning"):
+        of_form = [pruning.get(form) or {} for form in parity]
+        columns["zeros"] = [number((found.get("zeros") or {}).get("linear"), ".3f") for found in of_form]
+        columns["seconds"] = [number(found.get("seconds"), ".3f") for found in of_form]
     of = f"{name}: {record['export']['of']} and its forms, compared with the trained model on its replies"
-    return of + "\n\n" + aligned(columns)
+    parts = [of, aligned(columns)]
+    if pruning:
+        parts.append(
+            f"zeros: share of the weights of the linear layers; seconds: {pruning['replies']} replies of "
+            f"{pruning['new_tokens']} tokens"
+        )
+    return "\n\n".join(parts)
 
 
 def speeds(directories: dict[str, Path]) -> list[str]:

@@ -40,7 +40,8 @@ LIGHT = {
 }
 LIGHT |= {"finding", "near_path", "quick_imports", "redact", "quiet", "doctor", "life", "training.stage"}
 LIGHT_MODELS = (
-    "adapters card_licence config_file config_keys from_config lora_targets new_tokenizer non_finite safetensors_files "
+    "adapters card_licence config_file config_keys from_config lora_targets new_tokenizer non_finite quantised_base "
+    "safetensors_files "
     "special_tokens turn_end"
 )
 LIGHT |= {f"models.{name}" for name in LIGHT_MODELS.split()}

@@ -9,6 +9,7 @@ from repository import ROOT
 from saved_adapters import save_adapter
 
 from lifecycle_recipes.cli import main as lifecycle
+from lifecycle_recipes.models.quantised_base import quantisation_of
 from lifecycle_recipes.models.saved import load_saved
 from lifecycle_recipes.publish import export as export_module
 from lifecycle_recipes.publish.config import ExportConfig
@@ -16,7 +17,6 @@ from lifecycle_recipes.publish.gguf_reading import load_gguf
 from lifecycle_recipes.publish.gguf_writing import find_in_gguf, write_gguf
 from lifecycle_recipes.publish.parity import find_in_parity
 from lifecycle_recipes.publish.recovery import recovery
-from lifecycle_recipes.publish.source import quantisation_of
 
 SAME = {"differs": [], "agreement": 1.0, "max_difference": 0.0}
 

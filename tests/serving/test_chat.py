@@ -5,9 +5,11 @@ import json
 
 import pytest
 from fake_runs import write_run
+from saved_adapters import save_adapter
 
 from lifecycle_recipes.finding import Refusal
 from lifecycle_recipes.serving.chat import chat
+from lifecycle_recipes.serving.model import load
 
 
 @pytest.mark.parametrize("stage", ["tokenizer", "reward", "evaluate"])
@@ -112,3 +114,10 @@ def test_a_conversation_is_saved_as_training_data(tiny_model_dir, tmp_path, caps
     assert [[m["content"] for m in row if m["role"] == "user"] for row in rows] == [["one", "two"], ["three"]]
     assert all(row[-1]["role"] == "assistant" for row in rows)
     assert "needs a .jsonl file" in capsys.readouterr().err
+
+
+def test_a_qlora_adapter_is_used_on_its_4_bit_base(chat_model, tmp_path):
+    """As it was trained and measured: the weights before quantisation are other ones."""
+    quantised = load(str(save_adapter(chat_model, tmp_path / "run", load_in_4bit=True, dtype="float32")))
+    assert quantised.saved.model.is_loaded_in_4bit
+    assert not getattr(load(str(chat_model)).saved.model, "is_loaded_in_4bit", False)

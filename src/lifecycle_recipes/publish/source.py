@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..finding import Refusal, refuse
+from ..finding import refuse
 from ..models.adapters import ADAPTER_CONFIG, adapter_has_head, is_adapter, model_below
 from ..models.config_file import find_file, read_json
-from ..record.file import read_record
-from ..record.parents import is_local, run_of
+from ..models.quantised_base import quantisation_of
+from ..record.parents import is_local
 from .config import ExportedModel, Sibling
 
 if TYPE_CHECKING:
@@ -50,26 +50,6 @@ def find_in_source(path: str, revision: str = "main") -> tuple[str, str] | None:
     if config.get("auto_map"):
         return "it needs code of its own repository", "export a family that transformers contains"
     return None
-
-
-def quantisation_of(path: str) -> trl.ModelConfig | None:
-    """The model section of the run at `path`, if it is an adapter that was trained on a quantised base."""
-    if not (settings := quantised_settings(path)):
-        return None
-    from trl import ModelConfig
-
-    return ModelConfig(**settings)
-
-
-def quantised_settings(path: str) -> dict[str, Any]:
-    """The model section of that run, as in its record; {} for other models."""
-    if not is_adapter(path):
-        return {}
-    try:
-        settings = read_record(run_of(path) or path)["settings"]["model"]
-    except (Refusal, KeyError):
-        return {}
-    return settings if settings.get("load_in_4bit") or settings.get("load_in_8bit") else {}
 
 
 def is_reward(path: str, revision: str = "main") -> bool:

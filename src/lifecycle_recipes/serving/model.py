@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..finding import refuse
 from ..models.config_file import longest_sequence
+from ..models.quantised_base import quantisation_of
 from ..quiet import quiet
 from ..record.trained_stage import SILENT, stage_of
 
@@ -39,12 +40,15 @@ class Loaded:
 
 
 def load(path: str) -> Loaded:
-    """Raises Refusal: missing-model, not-a-language-model, adapter-base-missing. Imports torch once it is found."""
+    """Raises Refusal: missing-model, not-a-language-model, adapter-base-missing. Imports torch once it is found.
+
+    A QLoRA adapter is loaded on its 4-bit base, as it was trained and measured.
+    """
     stage = require_language_model(path)
     quiet()
     from ..models.saved import load_saved
 
-    saved = load_saved(path)
+    saved = load_saved(path, quantisation_of(path))
     # The tokenizer of a base model may have a template for its children: it does not make it a chat model.
     return Loaded(saved, stage != "pretrain" and bool(saved.tokenizer.chat_template))
 

@@ -10,8 +10,9 @@ from typing import Any
 from ...finding import Finding, Refusal
 from ...models.adapters import adapter_base, adapter_config, is_adapter, require_adapter_base
 from ...models.config_file import read_json
+from ...models.quantised_base import quantised_settings
 from ...publish.config import ExportedModel
-from ...publish.source import find_in_source, quantised_settings
+from ...publish.source import find_in_source
 from ...recipe.paths import SIBLINGS
 from ...recipe.read import RawRecipe
 from ...record.parents import hash_weights, is_local

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import yaml
+from families import LLAMA3_ROPE
 from repository import ROOT
 from saved_adapters import save_adapter
 
@@ -178,9 +179,9 @@ def test_recovery_is_the_smallest_share_that_is_kept():
     assert recovery({"task.acc": float("nan"), "wiki.bits_per_byte": 2.0, "never.acc": 0.0}, whole) == 0
 
 
-@pytest.mark.parametrize("family", ["mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
 def test_gguf_of_each_family_is_the_same_model(tmp_path, chat_model, family):
-    """Heads that are wider than hidden / heads, fewer key heads, tied embeddings, biases of Qwen2."""
+    """RoPE scaling of Llama 3.1, heads wider than hidden / heads, fewer key heads, tied embeddings, biases of Qwen2."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -189,21 +190,28 @@ def test_gguf_of_each_family_is_the_same_model(tmp_path, chat_model, family):
     sizes |= {"num_key_value_heads": 1, "max_position_embeddings": 128, "tie_word_embeddings": True}
     sizes |= {"head_dim": 128} if family == "qwen3" else {}
     sizes |= {"sliding_window": None} if family == "mistral" else {}
+    # So few positions before scaling that it counts for this text.
+    sizes |= (
+        {"rope_parameters": LLAMA3_ROPE | {"original_max_position_embeddings": 8}}
+        if family == "llama"
+        else {}
+    )
     torch.manual_seed(4)
     config = AutoConfig.for_model(family, vocab_size=len(tokenizer) + 4, **sizes)
     model = AutoModelForCausalLM.from_config(config).eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
+    for name, parameter in model.named_parameters():
+        # Attention that decides: else positions would hardly count.
+        torch.nn.init.normal_(parameter, mean=float("norm" in name), std=0.5 if "self_attn" in name else 0.1)
     model.save_pretrained(tmp_path / family)
     tokenizer.save_pretrained(tmp_path / family)
     form = tmp_path / "form"
     form.mkdir()
     write_gguf(str(tmp_path / family), form, "F16")
     read = load_gguf(form)
-    ids = torch.tensor([tokenizer("Which colour is service 3?")["input_ids"]])
+    ids = torch.tensor([tokenizer("Which colour is service 3? " * 3)["input_ids"]])
     with torch.no_grad():
         ours, theirs = model(ids).logits, read.model(ids.to(read.model.device)).logits.cpu()
-    assert (ours - theirs).abs().max() < 0.01 * ours.std()
+    assert (ours - theirs).abs().max() < 0.1 * ours.std()  # 16 bits
     assert read.tokenizer("Which colour is 12?")["input_ids"] == tokenizer("Which colour is 12?")["input_ids"]
 
 
@@ -211,7 +219,8 @@ def test_gguf_of_each_family_is_the_same_model(tmp_path, chat_model, family):
     ("change", "reason"),
     [
         ({"model_type": "gemma3"}, "the family gemma3"),
-        ({"rope_parameters": {"rope_type": "llama3"}}, "RoPE scaling (llama3)"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "RoPE scaling (yarn)"),
+        ({"model_type": "qwen2", "rope_parameters": {"rope_type": "llama3"}}, "RoPE scaling (llama3)"),
         ({"rope_parameters": None, "rope_scaling": {"type": "linear"}}, "RoPE scaling (linear)"),
         ({"mlp_bias": True}, "biases"),
         ({"model_type": "mistral", "sliding_window": 4096}, "sliding-window"),

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ..models.saved import Saved
+from .gguf_writing import ROPE_FACTORS
 
 FILE = "model.gguf"
 
@@ -21,12 +23,24 @@ def load_gguf(directory: str | Path) -> Saved:
     with _without_bar():
         model = AutoModelForCausalLM.from_pretrained(place, gguf_file=FILE, dtype="float32").eval()
     tokenizer = AutoTokenizer.from_pretrained(place, gguf_file=FILE)
-    fields = GGUFReader(Path(place) / FILE).fields
+    reader = GGUFReader(Path(place) / FILE)
+    _scale_rope(model, reader)
+    fields = reader.fields
     keys = (f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom"))
     model.generation_config.eos_token_id = sorted({fields[key].contents() for key in keys if key in fields})
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return Saved(place, model, tokenizer).bring_back()
+
+
+def _scale_rope(model: Any, reader: Any) -> None:
+    """Divide the rotary frequencies by the factors in the file, as llama.cpp does; transformers leaves them out."""
+    import torch
+
+    for tensor in reader.tensors:
+        if tensor.name == ROPE_FACTORS:
+            rotary = model.base_model.rotary_emb
+            rotary.inv_freq /= torch.tensor(tensor.data, device=rotary.inv_freq.device)
 
 
 @contextmanager

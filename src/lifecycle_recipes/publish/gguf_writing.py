@@ -34,6 +34,7 @@ OLLAMA_CHATML = (
     "<|im_start|>assistant\n"
 )
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # gguf.TokenType
+ROPE_FACTORS = "rope_freqs.weight"
 QWEN3_HEAD = 128  # transformers takes its own default for what it reads
 STOPS = 3  # llama.cpp has three keys for tokens that end a reply: eos, eot, eom
 BLOCK = 32  # weights that share a scale in Q8_0 and Q4_0
@@ -47,8 +48,8 @@ def find_in_gguf(path: str) -> list[str]:
         return [f"the family {kind} is not among those that are written: {', '.join(ARCHITECTURES)}"]
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     scaling = rope.get("rope_type") or rope.get("type") or "default"
-    if scaling != "default":
-        return [f"RoPE scaling ({scaling}) is not written"]
+    if scaling not in ("default", "llama3") or (scaling == "llama3" and ARCHITECTURES[kind] != "llama"):
+        return [f"RoPE scaling ({scaling}) is not written for {kind}"]
     if config.get("attention_bias") or config.get("mlp_bias"):
         return ["biases of attention or MLP are not read back"]
     if config.get("sliding_window") and (kind == "mistral" or config.get("use_sliding_window")):
@@ -106,6 +107,8 @@ def write_gguf(merged: str, directory: Path, precision: str) -> Path:
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     tokenizer = AutoTokenizer.from_pretrained(merged)
     stops = _add_tokenizer(writer, tokenizer, merged, config["vocab_size"])
+    if (factors := _rope_factors(merged)) is not None:
+        writer.add_tensor(ROPE_FACTORS, factors)
     for name, weights in _weights(merged, config):
         _add_tensor(writer, name, weights, precision)
     writer.write_header_to_file()
@@ -132,6 +135,25 @@ def _add_shape(writer: Any, config: dict) -> None:
     writer.add_rope_freq_base(rope.get("rope_theta") or config.get("rope_theta") or 10_000.0)
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
+
+
+def _rope_factors(merged: str) -> np.ndarray | None:
+    """What llama.cpp divides the rotary frequencies by, for the RoPE scaling of Llama 3.1; None without scaling.
+
+    Shape: half the width of a head. Source: llama.cpp, LlamaModel.generate_extra_tensors.
+    """
+    import torch
+    from transformers import AutoConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    config = AutoConfig.from_pretrained(merged)
+    rope = config.rope_parameters
+    if rope.get("rope_type", "default") == "default":
+        return None
+    scaled, _ = ROPE_INIT_FUNCTIONS[rope["rope_type"]](config, torch.device("cpu"))
+    size = 2 * len(scaled)
+    plain = rope["rope_theta"] ** -(torch.arange(0, size, 2, dtype=torch.float) / size)
+    return (plain / scaled).numpy()
 
 
 def _add_tokenizer(writer: Any, tokenizer: PreTrainedTokenizerBase, merged: str, size: int) -> list[str]:

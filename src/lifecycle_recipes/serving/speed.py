@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..evals.check import check_prompts
 from ..evals.rubric import as_messages, read_prompts
@@ -22,7 +22,10 @@ from .draft import load_draft, without_adapter_class
 from .model import Loaded, load, require_language_model
 from .server import cache_size
 
-REPEATS = 3
+if TYPE_CHECKING:
+    import torch
+
+REPEATS = 5
 NO_STOP = -1  # the id of no token
 # Without a file of prompts: of different lengths, as requests are.
 PROMPTS = (
@@ -138,11 +141,18 @@ def measure(path: str, prompts: list[Any], what: Bench) -> dict[str, Any]:
     return {
         "device": torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads",
         "dtype": str(causal.dtype).removeprefix("torch."),
-        "memory_bytes": causal.get_memory_footprint(),
+        "memory_bytes": sum(bytes_of(weights) for weights in [*causal.parameters(), *causal.buffers()]),
         "tokens": what.tokens,
         "draft": what.draft,
         "speeds": [asdict(speed) for speed in speeds],
     }
+
+
+def bytes_of(weights: torch.Tensor) -> int:
+    """In memory; a packed tensor (torchao) names the tensors that it consists of."""
+    if hasattr(weights, "__tensor_flatten__"):
+        return sum(bytes_of(getattr(weights, name)) for name in weights.__tensor_flatten__()[0])
+    return weights.untyped_storage().nbytes()
 
 
 def fitting(model: Loaded, prompt: Any, tokens: int) -> list[int]:

@@ -32,6 +32,36 @@ CALLED = {
         "model batch",
         "the KL of a whole batch, however it is split",
     ),
+    "transformers.cli.serving.chat_completion:ChatCompletionHandler._streaming": (
+        "request_id model processor model_id inputs gen_config gen_manager tools",
+        "lifecycle serve: a reply to a prompt that we rendered",
+    ),
+    "transformers.cli.serving.chat_completion:ChatCompletionHandler._non_streaming": (
+        "request_id model processor model_id inputs gen_config gen_manager tools",
+        "as above",
+    ),
+    "transformers.cli.serving.completion:CompletionHandler._streaming": (
+        "request_id model processor model_id inputs gen_config gen_manager suffix",
+        "as above",
+    ),
+    "transformers.cli.serving.completion:CompletionHandler._non_streaming": (
+        "request_id model processor model_id inputs gen_config gen_manager suffix",
+        "as above",
+    ),
+    "transformers.cli.serving.utils:BaseHandler._resolve_model": ("body", "the name of the one model"),
+    "transformers.cli.serving.utils:GenerationState.get_manager": (
+        "model_id use_cb",
+        "the batch of a request",
+    ),
+    "transformers.cli.serving.utils:CBGenerateManager.init_cb": (
+        "model gen_config",
+        "continuous batching with the model's own settings, before a request",
+    ),
+    "transformers:GenerationMixin._get_logits_processor": (
+        "generation_config input_ids_seq_length encoder_input_ids prefix_allowed_tokens_fn logits_processor "
+        "device model_kwargs negative_prompt_ids negative_prompt_attention_mask",
+        "the settings that continuous batching would leave out",
+    ),
     "transformers:Trainer._get_grad_norm": ("model grad_norm", "the norm of each step, logged or not"),
     "transformers:Trainer._get_num_items_in_batch": ("batch_samples device", "tokens of a step"),
     "transformers:Trainer._prepare_inputs": ("inputs", "a batch on the trainer's device"),
@@ -81,6 +111,7 @@ CALLED = {
 }
 # module:text that its source has -> what it is used for.
 SET = {
+    "transformers.cli.serving.utils:self._cb = model.init_continuous_batching": "lifecycle serve: what it batches",
     "transformers.trainer:self._signature_columns = ": "columns that reach the model",
     "transformers.trainer:self._tr_loss = ": "the loss before it is logged",
     "transformers.trainer:self._total_loss_scalar = ": "train_loss of a resumed run",

@@ -238,7 +238,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--draft", metavar="RUN_OR_ID", help="decode speculatively with this smaller model")
     sub.add_argument(
-        "--max-new-tokens", type=int, default=1024, metavar="N", help="of a reply, if the request sets none"
+        "--max-new-tokens", type=int, metavar="N", help="of a reply, if the request sets none (default: 1024)"
     )
     sub.add_argument(
         "--engine", choices=("transformers", "vllm"), default="transformers", help="vllm: if it is installed"
@@ -478,11 +478,16 @@ def serve(args, rest: list[str]) -> int:
 
 
 def bench(args, rest: list[str]) -> int:
-    from .report.speed import speed_table
+    from .report.speed import speed_tables
     from .serving.speed import Bench
     from .serving.speed import bench as measure
 
-    print(speed_table(measure(Bench(**settings_of(args, Bench)))))
+    found: dict = {}
+    try:
+        measure(Bench(**settings_of(args, Bench)), found)
+    finally:  # what was measured before a failure
+        if found:
+            print(speed_tables(found))
     return DONE
 
 

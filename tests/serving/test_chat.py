@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import pytest
 from fake_runs import write_run
@@ -89,7 +90,7 @@ def test_another_model_answers_the_same_message(tiny_model_dir, chat_model, caps
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
     chat(str(tiny_model_dir), max_new_tokens=4)
     printed = capsys.readouterr()
-    assert f"[{chat_model}]" in printed.err and printed.err.count("tokens/s)") == 3
+    assert f"[{chat_model}]" in printed.err and printed.err.count("tokens/s") == 3
     assert "type a message first" in printed.err and "/compare needs a model" in printed.err
     assert "missing-model" in printed.err and "/exit is no command" in printed.err
     first, other, _ = [line for line in printed.out.splitlines() if line]
@@ -98,6 +99,7 @@ def test_another_model_answers_the_same_message(tiny_model_dir, chat_model, caps
 
 def test_a_conversation_is_saved_as_training_data(tiny_model_dir, tmp_path, capsys, monkeypatch):
     file = tmp_path / "mine.jsonl"
+    monkeypatch.setattr("lifecycle_recipes.evals.replies.stop_ids", lambda saved: range(10_000))
     lines = [
         "/save x.jsonl",
         "one",
@@ -116,8 +118,43 @@ def test_a_conversation_is_saved_as_training_data(tiny_model_dir, tmp_path, caps
     assert "needs a .jsonl file" in capsys.readouterr().err
 
 
+def test_a_reply_that_was_cut_is_no_training_data(tiny_model_dir, tmp_path, capsys, monkeypatch):
+    file = tmp_path / "mine.jsonl"
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"one\n/save {file}\n"))
+    chat(str(tiny_model_dir), max_new_tokens=4)
+    shown = capsys.readouterr().err
+    assert "tokens/s, cut)" in shown and "the last reply is cut" in shown and not file.exists()
+
+
+def test_a_model_that_cannot_be_compared_leaves_the_conversation(
+    tiny_model_dir, tmp_path, capsys, monkeypatch
+):
+    """Its context may be shorter; a Hub id may not be there."""
+    short = tmp_path / "short"
+    shutil.copytree(tiny_model_dir, short)
+    config = json.loads((short / "config.json").read_text())
+    (short / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 4}))
+    lines = ["one", f"/compare {short}", "/compare nobody/none", "/save x.txt"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
+    chat(str(tiny_model_dir), max_new_tokens=4)
+    shown = capsys.readouterr().err
+    assert "context-full" in shown and "missing-model" in shown and "nothing to save" not in shown
+
+
+def test_a_checkpoint_and_a_form_are_of_the_stage_of_their_run(tiny_model_dir, tmp_path):
+    base = write_run(tmp_path / "base", stage="pretrain")
+    export = write_run(
+        tmp_path / "export", stage="export", export={"of_stage": "pretrain", "parity": {"int8": {}}}
+    )
+    for place in (base / "checkpoint-5", export / "int8"):
+        shutil.copytree(tiny_model_dir, place)
+        assert not load(str(place)).chat
+
+
 def test_a_qlora_adapter_is_used_on_its_4_bit_base(chat_model, tmp_path):
     """As it was trained and measured: the weights before quantisation are other ones."""
     quantised = load(str(save_adapter(chat_model, tmp_path / "run", load_in_4bit=True, dtype="float32")))
     assert quantised.saved.model.is_loaded_in_4bit
-    assert not getattr(load(str(chat_model)).saved.model, "is_loaded_in_4bit", False)
+    (tmp_path / "run/run.json").write_text("{")
+    with pytest.raises(Refusal, match="bad-record"):
+        load(str(tmp_path / "run"))

@@ -35,18 +35,34 @@ def test_modes_are_measured_side_by_side_and_reported(chat_model, tmp_path, caps
     assert len(table) == 2 + 8
     record = {"parity": {}, "bytes": {}, "of": "x"}
     write_run(run, stage="export", export=record)
-    assert "continuous batch" in card([str(tmp_path / "runs")])
+    assert card([str(tmp_path / "runs")]).count("continuous batch") == 2
+    (run / "int8/model.safetensors").write_bytes(b"other weights")
+    assert card([str(tmp_path / "runs")]).count("continuous batch") == 1
+    (run / "bench.json").write_text('{"speeds": []}')
+    assert "continuous batch" not in card([str(tmp_path / "runs")])
+
+
+def test_what_was_measured_before_a_failure_is_shown(chat_model, tmp_path, capsys):
+    short = tmp_path / "short"
+    shutil.copytree(chat_model, short)
+    config = json.loads((short / "config.json").read_text())
+    (short / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 8}))
+    with pytest.raises(SystemExit) as ended:
+        lifecycle(["bench", str(chat_model), str(short), "--requests", "2", "--tokens", "8"])
+    assert ended.value.code == 2
+    shown = capsys.readouterr()
+    assert "context-full" in shown.err and shown.out.count("one request") == 1
 
 
 def test_what_cannot_be_measured_is_refused(chat_model, tmp_path):
     with pytest.raises(Refusal, match="--requests must be at least 1"):
-        bench(Bench([str(chat_model)], requests=0))
+        bench(Bench([str(chat_model)], requests=0), {})
     with pytest.raises(Refusal, match="missing-file"):
-        bench(Bench([str(chat_model)], prompts=str(tmp_path / "none.jsonl")))
+        bench(Bench([str(chat_model)], prompts=str(tmp_path / "none.jsonl")), {})
     with pytest.raises(Refusal, match="a reward model"):
-        bench(Bench([str(write_run(tmp_path / "reward", stage="reward"))]))
+        bench(Bench([str(write_run(tmp_path / "reward", stage="reward"))]), {})
     with pytest.raises(Refusal, match="context-full"):
-        bench(Bench([str(chat_model)], tokens=256))
+        bench(Bench([str(chat_model)], tokens=256), {})
 
 
 def test_a_short_list_of_prompts_is_repeated(tmp_path):

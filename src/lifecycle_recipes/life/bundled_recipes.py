@@ -90,13 +90,13 @@ def copy_bundled(name: str, directory: str | None = None) -> str:
     Returns what was made and the next commands. Raises Refusal: unknown-recipes, copy-exists, copy-unwritable.
     """
     if name in FOLDERS:
-        target = Path(directory or name)
+        target = Path(os.path.normpath(directory or name))
         _write(name, target, {file.name: file.read_bytes() for file in _files_of(BUNDLED / name)}, {})
         return str(target)
     if name not in set_names():
         fix = f"one of: {', '.join([*set_names(), *FOLDERS])}"
         raise refuse("unknown-recipes", f"the package has no recipes named `{name}`", fix)
-    target = Path(directory or f"recipes/{name}")
+    target = Path(os.path.normpath(directory or f"recipes/{name}"))
     raws = _read(name)
     inside = {}
     for raw in raws:
@@ -111,7 +111,7 @@ def copy_bundled(name: str, directory: str | None = None) -> str:
 def _write(name: str, target: Path, inside: dict[str, bytes], beside: dict[Path, bytes]) -> list[Path]:
     """Make the directory `target` with the files `inside`; return the files of `beside` that were not here yet.
 
-    Raises Refusal, after which nothing has changed: copy-exists, copy-unwritable.
+    Raises Refusal, after which no file has changed: copy-exists, copy-unwritable.
     """
     _refuse_what_exists(name, target, beside)
     fresh = target.with_name(f".{target.name}.part-{os.getpid()}")

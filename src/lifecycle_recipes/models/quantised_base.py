@@ -23,11 +23,15 @@ def quantisation_of(path: str) -> trl.ModelConfig | None:
 
 
 def quantised_settings(path: str) -> dict[str, Any]:
-    """The model section of that run, as in its record; {} for other models."""
+    """The model section of that run, as in its record; {} for other models. Raises Refusal bad-record."""
     if not is_adapter(path):
         return {}
     try:
-        settings = read_record(run_of(path) or path)["settings"]["model"]
-    except (Refusal, KeyError):
+        settings = (read_record(run_of(path) or path).get("settings") or {}).get("model") or {}
+    except Refusal as refusal:
+        if (
+            refusal.findings[0].code != "no-record"
+        ):  # else it would be used on weights that it was not trained on
+            raise
         return {}
     return settings if settings.get("load_in_4bit") or settings.get("load_in_8bit") else {}

@@ -1,10 +1,11 @@
 """The stage that trained a saved model: it decides what the model can be used for. No torch."""
 
+import os
 from pathlib import Path
 
 from ..finding import Refusal, refuse
-from .file import read_record
-from .parents import is_local
+from .file import RUN_FILE, read_record
+from .parents import is_local, run_of
 
 # Stage -> what it saves, of the stages whose output generates no text.
 SILENT = {
@@ -20,11 +21,20 @@ def stage_of(path: str) -> str | None:
     if is_local(path) and not Path(path).exists():
         raise refuse("missing-model", "the directory does not exist", "train it, or correct the path", path)
     try:
-        return trained_stage(read_record(path))
+        return trained_stage(read_record(_run_of(path)))
     except Refusal as refusal:
         if refusal.findings[0].code != "no-record":
             raise
         return None
+
+
+def _run_of(path: str) -> str:
+    """The run of a directory, also of one of its checkpoints or, if it is an export, of one of its forms."""
+    above, name = os.path.split(os.path.realpath(path))
+    if run_of(path) is None and os.path.exists(os.path.join(above, RUN_FILE)):
+        forms = (read_record(above).get("export") or {}).get("parity") or {}
+        return above if name in forms else path
+    return run_of(path) or path
 
 
 def trained_stage(record: dict) -> str | None:

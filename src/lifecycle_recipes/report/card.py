@@ -1,20 +1,18 @@
 """The card: a table of the records of runs, then each model's replies to the same prompts. No torch."""
 
-import contextlib
 import glob
-import json
 import os
 import re
 from pathlib import Path
 
 from ..finding import Refusal, refuse
 from ..record.environment import is_alive
-from ..record.file import BENCH_FILE, RUN_FILE, read_record
+from ..record.file import RUN_FILE, read_record
 from ..record.gate import judge
 from .aligned import aligned
 from .measures import MAIN, named_by_gate
 from .numbers import amount, number
-from .speed import speed_table
+from .speed import read_speeds, speed_tables
 from .sweep import sweep_text
 
 # Heading -> pattern of the metric's name. If several metrics match, each has its own column.
@@ -245,13 +243,12 @@ def exported(name: str, record: dict) -> str:
 
 def speeds(directories: dict[str, Path]) -> list[str]:
     """What `lifecycle bench` measured of the runs, and of the forms of exports."""
-    found = {}
-    for name, directory in directories.items():
-        for file in sorted(directory.glob(BENCH_FILE)) + sorted(directory.glob(f"*/{BENCH_FILE}")):
-            inside = file.parent.relative_to(directory)
-            with contextlib.suppress(OSError, ValueError):
-                found[str(Path(name) / inside)] = json.loads(file.read_text(encoding="utf-8"))
-    return [speed_table(found)] if found else []
+    found = {
+        str(Path(name) / inside): measured
+        for name, directory in directories.items()
+        for inside, measured in read_speeds(directory).items()
+    }
+    return [speed_tables(found)] if found else []
 
 
 def waivers(name: str, record: dict) -> str:

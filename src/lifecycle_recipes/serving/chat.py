@@ -41,11 +41,12 @@ def chat(path: str, prompt: str | None = None, max_new_tokens: int = 256) -> Non
 
 
 class Conversation:
-    """messages: so far, the last one a reply. others: models that were compared, by path."""
+    """messages: so far, the last one a reply; complete: whether that ended by itself. others: models, by path."""
 
     def __init__(self, model: Loaded, max_new_tokens: int):
         self.model, self.max_new_tokens = model, max_new_tokens
         self.messages: list[dict] = []
+        self.complete = True
         self.others: dict[str, Loaded] = {}
 
     def run(self) -> None:
@@ -57,8 +58,6 @@ class Conversation:
                 self.take(text)
             except Refusal as refusal:
                 say(str(refusal))
-                if refusal.findings[0].code == "context-full":
-                    self.messages = []
 
     def take(self, text: str) -> None:
         """A line of the user: a command, or a message."""
@@ -83,7 +82,11 @@ class Conversation:
     def answer(self, text: str) -> None:
         before = self.messages if self.model.chat else []
         asked = [*before, {"role": "user", "content": text}]
-        answer = reply(self.model, asked, self.max_new_tokens)
+        try:
+            answer, self.complete = reply(self.model, asked, self.max_new_tokens)
+        except Refusal:  # the context is full
+            self.messages = []
+            raise
         self.messages = [*asked, {"role": "assistant", "content": answer}]
 
     def compare(self, path: str) -> None:
@@ -105,6 +108,9 @@ class Conversation:
             raise refuse("bad-value", "/save needs a .jsonl file", "type `/save mine.jsonl`")
         if not self.messages:
             raise refuse("bad-value", "there is nothing to save", "type a message first")
+        if self.model.chat and not self.complete:
+            fix = "start chat with a larger --max-new-tokens, and ask again"
+            raise refuse("bad-value", "the last reply is cut: it would teach to stop in mid-sentence", fix)
         text = "".join(message["content"] for message in self.messages)
         row = {"messages": self.messages} if self.model.chat else {"text": text}
         try:
@@ -131,10 +137,15 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def reply(model: Loaded, messages: list[dict], max_new_tokens: int) -> str:
-    """Print a reply while it is generated, then its speed on stderr; return it. Raises Refusal: context-full."""
+def reply(model: Loaded, messages: list[dict], max_new_tokens: int) -> tuple[str, bool]:
+    """Print a reply while it is generated, then its speed on stderr.
+
+    Returns the text, and whether a stop token ended it. Raises Refusal: context-full.
+    """
     import torch
     from transformers import TextStreamer
+
+    from ..evals.replies import stop_ids
 
     tokenizer, causal = model.saved.tokenizer, model.saved.model
     ids = torch.tensor([model.encode(messages)], device=causal.device)
@@ -150,5 +161,6 @@ def reply(model: Loaded, messages: list[dict], max_new_tokens: int) -> str:
             pad_token_id=tokenizer.pad_token_id,
         )
     made, seconds = output.shape[1] - length, time.monotonic() - start
-    say(f"({made} tokens, {made / seconds:.0f} tokens/s)")
-    return tokenizer.decode(output[0, length:], skip_special_tokens=True)
+    ended = output[0, -1].item() in stop_ids(model.saved)
+    say(f"({made} tokens, {made / seconds:.0f} tokens/s{'' if ended else ', cut'})")
+    return tokenizer.decode(output[0, length:], skip_special_tokens=True), ended

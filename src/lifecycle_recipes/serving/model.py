@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,15 +41,24 @@ class Loaded:
 
 
 def load(path: str) -> Loaded:
-    """Raises Refusal: missing-model, not-a-language-model, adapter-base-missing. Imports torch once it is found.
+    """Raises Refusal: missing-model, missing-package, not-a-language-model, adapter-base-missing.
 
-    A QLoRA adapter is loaded on its 4-bit base, as it was trained and measured.
+    Imports torch once the model is found. A QLoRA adapter in a directory is loaded on its 4-bit base, as in training.
     """
     stage = require_language_model(path)
     quiet()
     from ..models.saved import load_saved
 
-    saved = load_saved(path, quantisation_of(path))
+    quantised = quantisation_of(path)
+    if quantised and find_spec("bitsandbytes") is None:
+        message = "the adapter was trained on a quantised base, which needs bitsandbytes"
+        raise refuse("missing-package", message, "pip install bitsandbytes", path)
+    try:
+        saved = load_saved(path, quantised)
+    except OSError as error:  # of a Hub id
+        reason = " ".join(str(error).split())[:200]
+        fix = "correct it, or allow the Hub with HF_HUB_OFFLINE=0"
+        raise refuse("missing-model", f"it cannot be loaded: {reason}", fix, path) from error
     # The tokenizer of a base model may have a template for its children: it does not make it a chat model.
     return Loaded(saved, stage != "pretrain" and bool(saved.tokenizer.chat_template))
 

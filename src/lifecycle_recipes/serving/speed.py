@@ -6,7 +6,9 @@ mode runs once to warm up, which does not count, then REPEATS times, of which th
 
 from __future__ import annotations
 
+import copy
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +20,8 @@ from ..evals.rubric import as_messages, read_prompts
 from ..finding import Refusal, refuse
 from ..models.config_file import longest_sequence
 from ..record.file import BENCH_FILE, RUN_FILE, read_record, write_json
-from .draft import load_draft, without_adapter_class
+from ..record.parents import hash_weights
+from .draft import Draft, load_draft, without_adapter_class
 from .model import Loaded, load, require_language_model
 from .server import cache_size
 
@@ -69,8 +72,8 @@ class Timed:
     seconds: float
 
 
-def bench(what: Bench) -> dict[str, dict[str, Any]]:
-    """Path -> what was measured; also written to `bench.json` of every path that is a directory.
+def bench(what: Bench, found: dict[str, dict[str, Any]]) -> None:
+    """Add what was measured to `found`, by path; also written to `bench.json` of every path that is a directory.
 
     Raises Refusal: bad-value, missing-file and faults of the prompts, draft-differs, context-full; see `load`.
     """
@@ -82,13 +85,15 @@ def bench(what: Bench) -> dict[str, dict[str, Any]]:
     runs = with_forms(what.runs)
     for path in [*runs, *filter(None, [what.draft])]:
         require_language_model(path)
-    found = {}
     for path in runs:
-        print(f"measuring {path}", flush=True)
+        print(f"measuring {path}", file=sys.stderr, flush=True)
         found[path] = measure(path, prompts, what)
         if Path(path).is_dir():
-            write_json(Path(path) / BENCH_FILE, found[path])
-    return found
+            try:
+                write_json(Path(path) / BENCH_FILE, found[path])
+            except OSError as error:
+                message = f"{path}/{BENCH_FILE} is not written: {error.strerror}"
+                print(message, file=sys.stderr)
 
 
 def prompts_of(what: Bench) -> list[Any]:
@@ -114,34 +119,27 @@ def with_forms(runs: Sequence[str]) -> list[str]:
 
 
 def measure(path: str, prompts: list[Any], what: Bench) -> dict[str, Any]:
-    """The machine, the settings, and a Speed per mode."""
+    """The weights, the machine, the settings, and a Speed per mode."""
     import torch
 
     model = load(path)
     causal = without_adapter_class(model.saved.model)
+    draft = load_draft(what.draft, model.saved, causal) if what.draft else None
     ids = [fitting(model, prompt, what.tokens) for prompt in prompts]
     modes = {
         "one request": lambda: static(causal, ids[:1], what.tokens),
         "static batch": lambda: static(causal, ids, what.tokens),
     }
     speeds = [speed(mode, run, what.tokens) for mode, run in modes.items()]
-    speeds.append(continuous(causal, ids, what.tokens))
-    if what.draft:
-        draft = load_draft(what.draft, model.saved, causal)
-        shares: list[float] = []
-
-        def drafted() -> Timed:
-            done = static(causal, ids[:1], what.tokens, assistant_model=draft.model)
-            shares.append(draft.accepted(what.tokens))
-            return done
-
-        found = asdict(speed("one request, drafted", drafted, what.tokens))
-        speeds.append(Speed(**found | {"accepted": statistics.median(shares)}))
+    speeds += continuous(causal, ids, what.tokens)
+    if draft:
+        speeds.append(drafted(causal, ids[:1], what.tokens, draft))
     on_gpu = causal.device.type == "cuda"
     return {
+        "weights_sha256": hash_weights(path) if Path(path).is_dir() else None,
         "device": torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads",
         "dtype": str(causal.dtype).removeprefix("torch."),
-        "memory_bytes": sum(bytes_of(weights) for weights in [*causal.parameters(), *causal.buffers()]),
+        "weights_bytes": sum(bytes_of(weights) for weights in [*causal.parameters(), *causal.buffers()]),
         "tokens": what.tokens,
         "draft": what.draft,
         "speeds": [asdict(speed) for speed in speeds],
@@ -205,19 +203,39 @@ def static(causal: Any, prompts: list[list[int]], tokens: int, **options: Any) -
     return Timed(firsts, time.perf_counter() - start)
 
 
-def continuous(causal: Any, prompts: list[list[int]], tokens: int) -> Speed:
-    """Requests that join one paged batch, as in `lifecycle serve`."""
-    import copy
+def drafted(causal: Any, prompts: list[list[int]], tokens: int, draft: Draft) -> Speed:
+    """One request with speculative decoding."""
+    shares: list[float] = []
 
+    def run() -> Timed:
+        draft.begin()
+        done = static(causal, prompts, tokens, assistant_model=draft.model)
+        shares.append(draft.accepted(tokens))
+        return done
+
+    found = asdict(speed("one request, drafted", run, tokens))
+    return Speed(**found | {"accepted": statistics.median(shares[1:])})
+
+
+def continuous(causal: Any, prompts: list[list[int]], tokens: int) -> list[Speed]:
+    """Requests that join one paged batch, as in `lifecycle serve`; [] for a model that cannot be batched so.
+
+    Without what requests share: the static batch computes the same beginning of prompts for each of them, too.
+    """
     config = copy.deepcopy(causal.generation_config)
     config.do_sample, config.use_cache = False, False
-    options = {"generation_config": config, "continuous_batching_config": cache_size(causal)}
-    manager = causal.init_continuous_batching(**options)
-    manager.start()
+    options = {"continuous_batching_config": cache_size(causal, allow_block_sharing=False)}
+    manager = None
     try:
-        return speed("continuous batch", lambda: joined(manager, prompts, tokens), tokens)
+        manager = causal.init_continuous_batching(generation_config=config, **options)
+        manager.start()
+        return [speed("continuous batch", lambda: joined(manager, prompts, tokens), tokens)]
+    except (ValueError, NotImplementedError, AttributeError) as error:  # such as layers without attention
+        print(f"no continuous batch: {' '.join(str(error).split())[:200]}", file=sys.stderr)
+        return []
     finally:
-        manager.stop(block=True, timeout=10)
+        if manager is not None:
+            manager.stop(block=True, timeout=10)
 
 
 def joined(manager: Any, prompts: list[list[int]], tokens: int) -> Timed:

@@ -185,6 +185,7 @@ def static(causal: Any, prompts: list[list[int]], tokens: int, **options: Any) -
 
     def after_token(ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
         if not firsts:
+            finish(causal)
             firsts.extend([time.perf_counter() - start] * len(prompts))
         return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
 
@@ -200,7 +201,16 @@ def static(causal: Any, prompts: list[list[int]], tokens: int, **options: Any) -
             stopping_criteria=[after_token],
             **options,
         )
+    finish(causal)
     return Timed(firsts, time.perf_counter() - start)
+
+
+def finish(causal: Any) -> None:
+    """Wait for what a GPU has been asked to do."""
+    import torch
+
+    if causal.device.type != "cpu":
+        torch.accelerator.synchronize()
 
 
 def drafted(causal: Any, prompts: list[list[int]], tokens: int, draft: Draft) -> Speed:

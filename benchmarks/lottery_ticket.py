@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, Trainer
 
 WIKI = "data/desk/world/wiki.jsonl"
+FIRST = "first-weights"
 PRUNED = "pruned.json"  # sparsity -> held-out loss of the pruned dense model
 
 
@@ -63,6 +64,7 @@ class HoldMask(TrainerCallback):
             self.apply(model)
 
     def begin(self, model: PreTrainedModel) -> None:
+        self.masks = {name: mask.to(model.get_parameter(name).device) for name, mask in self.masks.items()}
         self.apply(model)
         for name, mask in self.masks.items():
             model.get_parameter(name).register_hook(lambda gradient, mask=mask: gradient * mask)
@@ -76,10 +78,16 @@ class HoldMask(TrainerCallback):
 
 
 class SaveAt(TrainerCallback):
-    """Writes a checkpoint after one step, to compare runs there. Added after the mask, so that it is in effect."""
+    """Writes the weights after one step (0: the first ones), to compare runs there. Added after the mask, which
+    is then in effect.
+    """
 
     def __init__(self, step: int):
         self.step = step
+
+    def on_train_begin(self, args, state, control, model, **kwargs):
+        if self.step == 0:
+            model.save_pretrained(Path(args.output_dir) / FIRST)
 
     def on_step_end(self, args, state, control, **kwargs):
         control.should_save |= state.global_step == self.step
@@ -229,11 +237,9 @@ def require_rewound(dense: Path, sparse: Path, masks: Path, step: int) -> None:
     holds = load_file(masks)
     end = load_file(sparse / "model.safetensors")
     same = all(not end[name][~mask].any() for name, mask in holds.items())
-    if step:
-        early, theirs = (load_file(run / f"checkpoint-{step}/model.safetensors") for run in (sparse, dense))
-        same &= all(
-            early[n].equal(weight * holds[n] if n in holds else weight) for n, weight in theirs.items()
-        )
+    place = f"checkpoint-{step}" if step else FIRST
+    early, theirs = (load_file(run / place / "model.safetensors") for run in (sparse, dense))
+    same &= all(early[n].equal(weight * holds[n] if n in holds else weight) for n, weight in theirs.items())
     if not same:
         sys.exit(f"{sparse.name} was not rewound to step {step} of {dense.name}, or its mask did not hold")
 

@@ -40,9 +40,8 @@ LIGHT = {
 }
 LIGHT |= {"finding", "near_path", "quick_imports", "redact", "quiet", "doctor", "life", "training.stage"}
 LIGHT_MODELS = (
-    "adapters card_licence config_file config_keys from_config lora_targets new_tokenizer non_finite quantised_base "
-    "safetensors_files "
-    "special_tokens turn_end"
+    "adapters card_licence config_file config_keys from_config json_file lora_targets new_tokenizer non_finite "
+    "quantised_base safetensors_files special_tokens turn_end"
 )
 LIGHT |= {f"models.{name}" for name in LIGHT_MODELS.split()}
 LIGHT |= {
@@ -53,8 +52,8 @@ LIGHT |= {
     ).split()
 }
 LIGHT_PUBLISH = (
-    "card config data_card energy gguf_writing hub_errors licence lineage model_facts pruning push results source "
-    "usage"
+    "calibration_rows card config data_card energy gguf_writing hub_errors licence lineage model_facts pruning push "
+    "results source usage"
 )
 LIGHT |= {f"publish.{name}" for name in LIGHT_PUBLISH.split()}
 LIGHT_EVALS = "config check expected library_tasks measure pairs rubric task_faults"

@@ -75,6 +75,28 @@ def test_the_mask_holds_and_the_kept_weights_are_those_of_the_early_step(
 
 
 @pytest.mark.model
+def test_masks_are_on_the_device_of_the_weights(tiny_model_dir, lottery):
+    """Here a device without data: masks are read on the CPU."""
+    from transformers import AutoModelForCausalLM
+
+    mask = lottery.HoldMask(make_masks(tiny_model_dir, lottery), 0)
+    mask.begin(AutoModelForCausalLM.from_pretrained(tiny_model_dir).to("meta"))
+    assert {held.device.type for held in mask.masks.values()} == {"meta"}
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("step", [0, 2])
+def test_the_weights_of_the_step_are_written_as_the_mask_left_them(tiny_model_dir, tmp_path, lottery, step):
+    masks = make_masks(tiny_model_dir, lottery)
+    place = tmp_path / "run" / (f"checkpoint-{step}" if step else lottery.FIRST)
+    trained(tiny_model_dir, tmp_path / "run", lottery.HoldMask(masks, step), lottery.SaveAt(step))
+    early = load_file(place / "model.safetensors")
+    assert all(not early[name][~mask].any() for name, mask in masks.items())
+    first = load_file(f"{tiny_model_dir}/model.safetensors")
+    assert all(first[name].equal(early[name]) == (step == 0) for name in first if name not in masks)
+
+
+@pytest.mark.model
 def test_masked_gradients_do_not_take_part_in_clipping(tiny_model_dir, tmp_path, lottery):
     """Otherwise the kept weights would get smaller steps than in a network that has only these weights."""
     masks, norms = make_masks(tiny_model_dir, lottery), []
@@ -100,24 +122,26 @@ def test_random_masks_have_as_many_zeros_in_each_layer(tiny_model_dir, lottery):
 
 
 @pytest.mark.model
-def test_a_run_that_was_not_rewound_ends_the_study(tmp_path, lottery):
+@pytest.mark.parametrize("step", [0, 2])
+def test_a_run_that_was_not_rewound_ends_the_study(tmp_path, lottery, step):
     from safetensors.torch import save_file
 
     mask = {"a.weight": torch.tensor([True, False, True])}
     save_file(mask, tmp_path / "masks")
 
     def save(run, early, end):
-        (tmp_path / run / "checkpoint-2").mkdir(parents=True, exist_ok=True)
-        save_file({"a.weight": torch.tensor(early)}, tmp_path / run / "checkpoint-2/model.safetensors")
+        place = tmp_path / run / (f"checkpoint-{step}" if step else lottery.FIRST)
+        place.mkdir(parents=True, exist_ok=True)
+        save_file({"a.weight": torch.tensor(early)}, place / "model.safetensors")
         save_file({"a.weight": torch.tensor(end)}, tmp_path / run / "model.safetensors")
 
     save("dense", [1.0, 2.0, 3.0], [2.0, 2.0, 2.0])
     save("sparse", [1.0, 0.0, 3.0], [5.0, 0.0, 6.0])
-    lottery.require_rewound(tmp_path / "dense", tmp_path / "sparse", tmp_path / "masks", 2)
+    lottery.require_rewound(tmp_path / "dense", tmp_path / "sparse", tmp_path / "masks", step)
     for early, end in (([1.0, 0.0, 3.5], [5.0, 0.0, 6.0]), ([1.0, 0.0, 3.0], [5.0, 0.1, 6.0])):
         save("sparse", early, end)
         with pytest.raises(SystemExit, match="was not rewound"):
-            lottery.require_rewound(tmp_path / "dense", tmp_path / "sparse", tmp_path / "masks", 2)
+            lottery.require_rewound(tmp_path / "dense", tmp_path / "sparse", tmp_path / "masks", step)
 
 
 @pytest.mark.model

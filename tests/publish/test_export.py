@@ -18,6 +18,7 @@ from lifecycle_recipes.publish.gguf_reading import load_gguf
 from lifecycle_recipes.publish.gguf_writing import find_in_gguf, write_gguf
 from lifecycle_recipes.publish.parity import find_in_parity
 from lifecycle_recipes.publish.recovery import recovery
+from lifecycle_recipes.stages.export import main as export_stage
 
 SAME = {"differs": [], "agreement": 1.0, "max_difference": 0.0}
 
@@ -127,7 +128,7 @@ def test_another_template_is_found_out(export, chat_model, monkeypatch, capsys):
 
 
 def test_what_cannot_be_loaded_is_named(export, chat_model, monkeypatch, capsys):
-    def damaged(config, form, place):
+    def damaged(config, form, place, rows):
         shutil.copytree(config.output_dir, place, ignore=shutil.ignore_patterns("*.json"))
 
     monkeypatch.setattr(export_module, "write_form", damaged)
@@ -283,9 +284,102 @@ def test_a_check_names_what_cannot_be_exported(chat_model, tmp_path, capsys):
     assert "[bad-row]" in errors(prompts=str(tmp_path / "bad.jsonl"))
     assert "[no-effect]" in errors(agreement={"int8": 0.5})
     assert "[bad-value]" in errors(agreement={"int9": 0.5})
+    assert "fix: write 0.95 for 95 %" in errors(agreement={"merged": 95})
     config = json.loads((chat_model / "config.json").read_text())
     (chat_model / "config.json").write_text(json.dumps(config | {"quantization_config": {"bits": 4}}))
     assert "[not-exportable]" in errors()
+
+
+def in_a_cache(model, cache, monkeypatch) -> str:
+    """The id of a model in a Hub cache of one's own."""
+    from huggingface_hub import constants
+
+    folder = cache / "models--me--tiny"
+    shutil.copytree(model, folder / "snapshots" / ("a" * 40))
+    (folder / "refs").mkdir()
+    (folder / "refs/main").write_text("a" * 40)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setenv("HF_HUB_CACHE", str(cache))
+    return "me/tiny"
+
+
+@pytest.mark.parametrize(
+    ("change", "forms", "section", "code"),
+    [
+        ({"model_type": "gemma2"}, ["gguf-f16"], {}, "gguf-unsupported"),
+        ({"num_local_experts": 8}, [], {"prune": {"levels": [0.5]}}, "not-prunable"),
+        ({"architectures": ["LlamaForSequenceClassification"]}, ["int8"], {}, "reward-form"),
+    ],
+)
+def test_a_model_of_the_hub_is_refused_before_its_weights_are_read(
+    export, chat_model, tmp_path, monkeypatch, capsys, change, forms, section, code
+):
+    config = json.loads((chat_model / "config.json").read_text())
+    (chat_model / "config.json").write_text(json.dumps(config | change))
+    name = in_a_cache(chat_model, tmp_path / "cache", monkeypatch)
+    monkeypatch.setattr(export_module, "load_trained", lambda source: pytest.fail("the weights were read"))
+    arguments = [word for key, value in section.items() for word in (f"--{key}", json.dumps(value))]
+    status, out, _ = export(name, *arguments, forms=forms)
+    assert status == 2 and f"error [{code}] me/tiny: " in capsys.readouterr().err
+    assert not list(out.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "config.json", "tokenizer.json"])
+@pytest.mark.parametrize("place", ["first", "sibling"])
+def test_a_damaged_file_is_named(chat_model, tmp_path, capsys, name, place):
+    if name == "adapter_config.json":
+        models = {key: save_adapter(chat_model, tmp_path / key) for key in ("first", "sibling")}
+    else:
+        models = {key: tmp_path / key for key in ("first", "sibling")}
+        for path in models.values():
+            shutil.copytree(chat_model, path)
+    file = models[place] / name
+    file.write_text(file.read_text()[:40])
+    key = "adapters" if name == "adapter_config.json" else "average"
+    model = {"model_name_or_path": str(models["first"]), key: [{"path": str(models["sibling"])}]}
+    recipe = {"stage": "export", "model": model, "export": {"output_dir": str(tmp_path / "out")}}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
+    with pytest.raises(SystemExit) as end:
+        lifecycle(["check", str(tmp_path / "r.yaml")])
+    shown = capsys.readouterr()
+    assert end.value.code == 2 and f"error [parent-unreadable] {file}: " in shown.out + shown.err
+
+
+def test_an_adapter_that_is_a_pickle_is_named(export, chat_model, tmp_path, capsys):
+    import torch
+    from safetensors.torch import load_file
+
+    adapter = save_adapter(chat_model, tmp_path / "adapter")
+    weights = adapter / "adapter_model.safetensors"
+    torch.save(load_file(weights), adapter / "adapter_model.bin")
+    weights.unlink()
+    assert export(adapter)[0] == 2
+    shown = capsys.readouterr().err
+    assert f"[saved-pickled] {adapter}/adapter_model.bin" in shown and "save_pretrained" in shown
+    (adapter / "adapter_model.bin").unlink()
+    save_adapter(chat_model, adapter)
+    weights.write_bytes(weights.read_bytes()[:200])
+    assert export(adapter)[0] == 2 and f"[parent-unreadable] {weights}" in capsys.readouterr().err
+
+
+def test_prompts_that_an_earlier_recipe_makes_are_not_missing(chat_model, tmp_path, capsys, export):
+    first = {"stage": "curate", "curate": {"output_dir": str(tmp_path / "rows"), "steps": []}}
+    first["data"] = {"sources": [{"path": str(tmp_path / "raw.jsonl")}]}
+    (tmp_path / "raw.jsonl").write_text('{"text": "one"}\n')
+    recipe = {"stage": "export", "model": {"model_name_or_path": str(chat_model)}}
+    recipe["export"] = {"output_dir": str(tmp_path / "out"), "prompts": str(tmp_path / "rows/train.jsonl")}
+    for name, values in (("1", first), ("2", recipe)):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(values))
+    for given in (["1", "2"], ["2"]):
+        with pytest.raises(SystemExit):
+            lifecycle(["check", *(str(tmp_path / f"{name}.yaml") for name in given)])
+        shown = capsys.readouterr()
+        assert "missing-file" not in shown.out + shown.err
+    assert f"run this first: lifecycle run {tmp_path}/1.yaml" in shown.out + shown.err
+    # And if nobody made them after all, the run itself names them.
+    with pytest.raises(SystemExit) as end:
+        export_stage([str(tmp_path / "2.yaml")])
+    assert end.value.code == 2 and "error [parent-missing]" in capsys.readouterr().err
 
 
 def test_a_form_that_scores_too_low_fails_the_export(export, chat_model, monkeypatch, capsys):

@@ -11,7 +11,8 @@ from safetensors import safe_open
 
 from lifecycle_recipes.cli import main as lifecycle
 from lifecycle_recipes.models.load import load_tokenizer
-from lifecycle_recipes.publish.calibrated import calibration_ids, group_size, row_text, write_calibrated
+from lifecycle_recipes.publish.calibrated import group_size, write_calibrated
+from lifecycle_recipes.publish.calibration_rows import calibration_ids, row_text
 from lifecycle_recipes.publish.config import CALIBRATED, ExportConfig
 from lifecycle_recipes.publish.parity import load_form
 
@@ -56,6 +57,7 @@ def test_calibrated_forms_load_again(export, chat_model, rows, form):
     assert status == 0 and not record["export"]["parity"][form]["differs"]
     assert record["export"]["bytes"][form] < record["export"]["bytes"]["merged"]
     assert record["inputs"][str(rows)]
+    assert record["calibration"]["rows"] == 8 and record["calibration"]["tokens"] > 80
 
 
 def test_what_gptqmodel_cannot_do_is_named(chat_model, rows, tmp_path, monkeypatch, capsys):
@@ -67,7 +69,7 @@ def test_what_gptqmodel_cannot_do_is_named(chat_model, rows, tmp_path, monkeypat
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}:{ROOT / 'src'}")
     with pytest.raises(Refusal) as refused:
-        write_calibrated(str(chat_model), "gptq", tmp_path, ExportConfig("x", calibration=str(rows)))
+        write_calibrated(str(chat_model), "gptq", tmp_path, [[1, 2, 3]])
     assert refused.value.findings[0].code == "calibration-failed" and "no such layer" in str(refused.value)
 
 
@@ -102,11 +104,60 @@ def test_a_check_names_what_calibrated_forms_lack(chat_model, rows, tmp_path, mo
 
     assert "export.calibration names none" in errors()
     assert "[missing-file]" in errors(calibration=str(tmp_path / "none.jsonl"))
+    count = len(rows.read_text().splitlines())
+    assert "bad-value" not in errors(calibration=str(rows), calibration_rows=count)
+    assert f"has {count} rows, and export.calibration_rows is {count + 1}" in errors(
+        calibration=str(rows), calibration_rows=count + 1
+    )
     assert "[no-effect]" in errors(forms=["int8"], calibration=str(rows))
     assert "is export.prompts" in errors(calibration=str(rows), prompts=str(rows))
     other = write_rows(tmp_path / "other.jsonl", [{"question": "Who?"}])
-    assert "[bad-row]" in errors(calibration=str(other))
+    assert "[bad-row]" in errors(calibration=str(other), calibration_rows=1)
     absent = "lifecycle_recipes.doctor.recipe_level.export.find_spec"
     monkeypatch.setattr(absent, lambda package: None if package in ("gptqmodel", "torchao") else True)
     assert "lifecycle-recipes[gptq]" in errors(calibration=str(rows))
     assert "lifecycle-recipes[publish]" in errors(forms=["torchao-fp8"])
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "Who?"},
+        {"text": None},
+        {"text": 5},
+        {"messages": []},
+        {"messages": "Hello"},
+        {"messages": [{"role": "user", "content": None}]},
+        {"messages": [{"role": "user"}, {"role": "assistant", "content": ["x"]}]},
+        {"prompt": None},
+        {"prompt": [{"role": "user", "content": "x"}], "completion": 3},
+    ],
+)
+def test_every_calibration_row_is_checked(chat_model, tmp_path, capsys, row):
+    good = {"messages": [{"role": "user", "content": "Hello"}]}
+    rows = write_rows(tmp_path / "rows.jsonl", [{"text": ""}, {"prompt": "a"}, good, row, good])
+    export = {"output_dir": str(tmp_path / "out"), "forms": ["gptq"], "calibration_rows": 5}
+    recipe = {"stage": "export", "model": {"model_name_or_path": str(chat_model)}}
+    recipe["export"] = export | {"calibration": str(rows)}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
+    with pytest.raises(SystemExit):
+        lifecycle(["check", str(tmp_path / "r.yaml")])
+    shown = capsys.readouterr()
+    assert f"error [bad-row] {rows}:4: " in shown.out + shown.err and "failed" not in shown.out + shown.err
+
+
+def test_rows_that_appear_after_the_check_are_refused_before_anything_is_written(
+    export, chat_model, tmp_path, monkeypatch, capsys
+):
+    """The file of an earlier recipe of the same command; the check of the recipe is left out here."""
+    rows = write_rows(tmp_path / "rows.jsonl", [{"text": "good"}, {"text": None}])
+    monkeypatch.setattr("lifecycle_recipes.doctor.recipe_level.export._find_in_calibration", lambda *_: [])
+    monkeypatch.setattr("lifecycle_recipes.doctor.recipe_level.export.find_spec", lambda package: True)
+    status, out, record = export(chat_model, forms=["gptq"], calibration=str(rows), calibration_rows=2)
+    shown = capsys.readouterr().err
+    assert status == 2 and f"[bad-row] {rows}:2" in shown and not list(out.glob("*.safetensors"))
+    rows.write_text(
+        '{"messages": [{"role": "assistant", "content": "x"}, {"role": "odd", "content": "y"}]}\n'
+    )
+    assert export(chat_model, forms=["gptq"], calibration=str(rows), calibration_rows=1)[0] == 2
+    assert "[bad-row]" in capsys.readouterr().err

@@ -9,13 +9,18 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from lifecycle_recipes.cli import main as lifecycle
+from lifecycle_recipes.finding import Refusal
+from lifecycle_recipes.publish.config import PruneConfig
 from lifecycle_recipes.publish.pruning import (
     count_zeros,
     find_in_pruning,
     linear_layers,
     prune_smallest,
     prune_two_of_four,
+    require_linear,
+    write_pruned,
 )
+from lifecycle_recipes.recipe.read import read_recipe
 from lifecycle_recipes.report.card import card
 from lifecycle_recipes.stages.export import main
 
@@ -140,6 +145,8 @@ def test_a_floor_that_the_recipe_gives_holds_for_a_copy(chat_model, tmp_path, ca
         ({"model_type": "gpt2"}, "the family gpt2"),
         ({"num_local_experts": 8}, "its experts"),
         ({"text_config": {"n_routed_experts": 4}}, "its experts"),
+        ({"model_type": "ernie4_5_moe", "moe_num_experts": 64}, "its experts"),
+        ({"model_type": "dbrx", "ffn_config": {"moe_num_experts": 4}}, "its experts"),
         ({"intermediate_size": 126}, "intermediate_size is 126"),
     ],
 )
@@ -149,6 +156,45 @@ def test_what_cannot_be_pruned(chat_model, change, reason):
     (chat_model / "config.json").write_text(json.dumps(config | change))
     assert reason in find_in_pruning(str(chat_model), True)[0]
     assert (find_in_pruning(str(chat_model), False) is None) == ("size" in reason)
+
+
+@pytest.mark.model
+def test_a_model_whose_experts_have_another_name_is_refused_by_its_weights(chat_model, tmp_path):
+    """Experts that transformers keeps in one parameter, whatever its config calls them."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes |= {"num_key_value_heads": 2, "num_local_experts": 8, "vocab_size": 400}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("mixtral", **sizes))
+    with pytest.raises(Refusal, match=r"not-prunable.*linear layers hold \d+% of the weights"):
+        require_linear(model, "x")
+    require_linear(AutoModelForCausalLM.from_pretrained(chat_model), "x")
+    model.save_pretrained(tmp_path / "moe")
+    AutoTokenizer.from_pretrained(chat_model).save_pretrained(tmp_path / "moe")
+    config = json.loads((tmp_path / "moe/config.json").read_text())
+    assert config.pop("num_local_experts") == 8  # the default of the family, which is then not in the file
+    (tmp_path / "moe/config.json").write_text(json.dumps(config))
+    with pytest.raises(Refusal, match="linear layers hold"):
+        write_pruned(str(tmp_path / "moe"), PruneConfig([0.5]), "pruned-50", tmp_path / "out")
+
+
+@pytest.mark.model
+def test_a_copy_is_loaded_twice_in_turns(chat_model, tmp_path, monkeypatch):
+    """A large copy takes minutes to load."""
+    from lifecycle_recipes.publish import pruned_figures
+    from lifecycle_recipes.record.run import Run
+
+    loaded, load = [], pruned_figures.load_form
+    monkeypatch.setattr(
+        pruned_figures, "load_form", lambda form, place: loaded.append(form) or load(form, place)
+    )
+    recipe = {"stage": "export", "model": {"model_name_or_path": str(chat_model)}}
+    recipe["export"] = {"output_dir": str(tmp_path / "out")}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
+    with Run(read_recipe(str(tmp_path / "r.yaml"))) as run:
+        places = {"merged": chat_model, "pruned-50": chat_model}
+        pruned_figures.measure_pruned(places, [[1, 5], [1, 6]], 4, run)
+    assert loaded == ["merged", "pruned-50"] * 2 and run.metrics == {"pruned-50.sparsity": 0.0}
 
 
 def test_a_section_that_does_nothing_is_named(chat_model, tiny_reward_dir, tmp_path, capsys):

@@ -10,6 +10,8 @@ from safetensors.torch import load_file, save_file
 from saved_adapters import save_adapter
 
 from lifecycle_recipes.cli import main as lifecycle
+from lifecycle_recipes.finding import Refusal
+from lifecycle_recipes.models.quantised_base import DEFAULTS
 from lifecycle_recipes.publish.combine import combine_adapters
 from lifecycle_recipes.publish.config import ExportedModel, Sibling
 from lifecycle_recipes.publish.source import find_source
@@ -166,7 +168,7 @@ def test_models_that_are_no_siblings_are_not_averaged(errors, chat_model, tmp_pa
     assert "is an adapter" in average(adapter)
     assert "is named twice" in average(chat_model)
     missing = average(tmp_path / "none")
-    assert "[parent-missing]" in missing and "r.yaml:4" in missing  # the line of the sibling
+    assert "[parent-missing]" in missing and "r.yaml:5" in missing  # the line of the sibling
     assert "[not-exportable]" in errors(chat_model, average=[{"path": "owner/model"}])
 
 
@@ -180,13 +182,99 @@ def test_models_that_are_no_siblings_are_not_averaged(errors, chat_model, tmp_pa
         ({"layers_to_transform": [0], "target_modules": ["q_proj"]}, "cat", "has layers_to_transform [0]"),
         ({"modules_to_save": ["lm_head"]}, "cat", "modules that were trained whole"),
         ({"target_modules": ".*q_proj"}, "cat", "names its target_modules in another way"),
+        (
+            {"init_lora_weights": "pissa"},
+            "cat",
+            "init_lora_weights: pissa, which changes the weights of its base",
+        ),
+        ({"init_lora_weights": "olora"}, "svd", "init_lora_weights: olora, which changes"),
+        ({"init_lora_weights": "mica"}, "cat", "init_lora_weights: mica"),
+        ({"init_lora_weights": "orthogonal"}, "cat", None),
+        ({"alora_invocation_tokens": [5, 6]}, "cat", "(aLoRA)"),
+        ({"layer_replication": [(0, 2), (0, 2)]}, "cat", "repeats layers of its base"),
+        ({"rank_pattern": {"q_proj": 4}}, "linear", "a rank_pattern, {'q_proj': 4}: linear needs one rank"),
+        ({"rank_pattern": {"q_proj": 8}}, "dare_linear", "a rank_pattern"),
+        ({"rank_pattern": {"q_proj": 8}}, "cat", None),
     ],
 )
 def test_adapters_that_peft_does_not_combine(errors, chat_model, tmp_path, lora, kind, reason):
     one = save_adapter(chat_model, tmp_path / "one")
     two = save_adapter(chat_model, tmp_path / "two", lora=lora)
-    found = errors(one, adapters=[{"path": str(two)}], combination_type=kind)
-    assert ("[siblings-differ]" in found and reason in found) if reason else "siblings-differ" not in found
+    density = {"density": 0.5} if kind.startswith("dare") else {}
+    for first, second in ((one, two), (two, one)):
+        found = errors(first, adapters=[{"path": str(second)}], combination_type=kind, **density)
+        assert (
+            "[siblings-differ]" in found or "[not-exportable]" in found if reason else "error [" not in found
+        )
+        assert reason is None or reason.removeprefix("has ") in found or first == two
+
+
+def test_adapters_that_change_their_base_are_not_combined_even_without_the_check(chat_model, tmp_path):
+    """PEFT only warns: each of them changes the base while it is loaded."""
+    one, two = (
+        save_adapter(chat_model, tmp_path / name, seed, {"init_lora_weights": "pissa"})
+        for seed, name in enumerate(("one", "two"))
+    )
+    model = ExportedModel(str(one), adapters=[Sibling(str(two))])
+    with pytest.raises(Refusal) as refused:
+        combine_adapters(find_source(model), model, tmp_path / "out", 1)
+    assert [f.code for f in refused.value.findings] == ["siblings-differ"]
+    assert "changes the weights of their base" in str(refused.value)
+
+
+def test_a_combination_that_is_not_the_sum_is_found_out(chat_model, tmp_path, monkeypatch):
+    """rsLoRA, which the check refuses: PEFT scales the sum by the root of the rank."""
+    one, two = (
+        save_adapter(chat_model, tmp_path / name, seed, {"use_rslora": True})
+        for seed, name in enumerate(("one", "two"))
+    )
+    model = ExportedModel(str(one), adapters=[Sibling(str(two))])
+    with pytest.raises(Refusal) as refused:
+        combine_adapters(find_source(model), model, tmp_path / "out", 1)
+    assert [f.code for f in refused.value.findings] == ["export-differs"] and refused.value.status == 1
+
+
+def test_what_peft_cannot_combine_ends_with_its_reason(chat_model, tmp_path):
+    one = save_adapter(chat_model, tmp_path / "one", lora={"rank_pattern": {"q_proj": 8}})
+    two = save_adapter(chat_model, tmp_path / "two", lora={"r": 8})
+    model = ExportedModel(str(one), adapters=[Sibling(str(two))], combination_type="linear")
+    with pytest.raises(Refusal, match="siblings-differ.*PEFT does not combine"):
+        combine_adapters(find_source(model), model, tmp_path / "out", 1)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "differs"),
+    [
+        (
+            {"load_in_4bit": True},
+            {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "dtype": "float32"},
+            None,
+        ),
+        ({"load_in_4bit": True}, {"load_in_4bit": True, "dtype": "bfloat16"}, "dtype bfloat16, not float32"),
+        (
+            {"load_in_4bit": True},
+            {"load_in_4bit": True, "use_bnb_nested_quant": True},
+            "use_bnb_nested_quant True",
+        ),
+        ({"load_in_4bit": True}, {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4"}, "fp4, not nf4"),
+        ({"load_in_8bit": True}, {"load_in_8bit": True, "use_bnb_nested_quant": True}, None),
+        ({"load_in_4bit": True}, {"load_in_8bit": True}, "in another way"),
+    ],
+)
+def test_bases_are_the_same_if_they_were_quantised_alike(
+    errors, chat_model, tmp_path, first, second, differs
+):
+    one, two = (save_adapter(chat_model, tmp_path / n, **how) for n, how in (("1", first), ("2", second)))
+    found = errors(one, adapters=[{"path": str(two)}])
+    assert ("[siblings-differ]" in found and differs in found) if differs else "error [" not in found
+
+
+def test_the_defaults_of_quantisation_are_those_of_trl():
+    from trl import ModelConfig
+
+    assert {key: getattr(ModelConfig(), key) for key in DEFAULTS} == DEFAULTS
+    others = {name for name in vars(ModelConfig()) if "bit" in name or "bnb" in name}
+    assert others <= set(DEFAULTS)
 
 
 def test_adapters_of_other_bases_are_not_combined(errors, chat_model, tmp_path):
@@ -195,7 +283,7 @@ def test_adapters_of_other_bases_are_not_combined(errors, chat_model, tmp_path):
     assert f"was trained on {tmp_path / 'base'}" in errors(one, adapters=[{"path": str(away)}])
     shutil.copytree(chat_model, tmp_path / "copy")  # the same weights elsewhere are the same base
     near = save_adapter(tmp_path / "copy", tmp_path / "three")
-    assert "siblings-differ" not in errors(one, adapters=[{"path": str(near)}])
+    assert "error [" not in errors(one, adapters=[{"path": str(near)}])
     quantised = save_adapter(chat_model, tmp_path / "four", load_in_4bit=True)
     assert "quantised in another way" in errors(one, adapters=[{"path": str(quantised)}])
 
@@ -206,7 +294,8 @@ def test_keys_of_a_combination_that_have_no_effect(errors, chat_model, tmp_path)
     assert "needs model.density" in errors(one, adapters=adapters, combination_type="ties")
     assert "[no-effect]" in errors(one, adapters=adapters, density=0.5)
     assert "[no-effect]" in errors(one, adapters=adapters, svd_rank=4)
-    assert "[no-effect]" in errors(chat_model, weight=2.0)
+    assert "remove model.svd_rank" in errors(one, adapters=adapters, svd_rank=4)
+    assert "model.weight has no effect without model.average" in errors(chat_model, weight=2.0)
     assert "both given" in errors(one, adapters=adapters, average=adapters)
     assert "[out-of-range]" in errors(one, adapters=[{"path": str(two), "weight": 0.0}])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..finding import Refusal, refuse
 from ..record.file import read_record
 from ..record.parents import is_local
+from .json_file import read_object
 from .lora_targets import is_plain_name
 
 if TYPE_CHECKING:
@@ -105,7 +105,8 @@ def require_adapter_base(path: str) -> str:
 
 
 def adapter_config(path: str) -> dict:
-    return json.loads((Path(path) / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    """Raises Refusal parent-unreadable."""
+    return read_object(Path(path) / ADAPTER_CONFIG)
 
 
 def merge_adapter(path: str, auto_class, **load_options):
@@ -134,8 +135,22 @@ def base_revision(path: str, base: str) -> dict[str, str]:
 
 
 def adapter_has_head(path: str) -> bool:
-    """Whether a trained reward head was saved with the adapter at `path`."""
-    from safetensors import safe_open
+    """Whether a trained reward head was saved with the adapter at `path`.
 
-    with safe_open(Path(path) / "adapter_model.safetensors", framework="pt") as weights:
-        return any({"score", "classifier"} & set(key.split(".")) for key in weights.keys())  # noqa: SIM118
+    Raises Refusal saved-pickled for the adapter_model.bin of an older PEFT, parent-no-weights, parent-unreadable.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    file, pickle = Path(path) / "adapter_model.safetensors", Path(path) / "adapter_model.bin"
+    if not file.is_file() and pickle.is_file():
+        message = "the adapter's weights are a pickle, which runs code when it is loaded"
+        fix = "if you trust it, save it again with PEFT: PeftModel.from_pretrained(base, path).save_pretrained(path)"
+        raise refuse("saved-pickled", message, fix, str(pickle))
+    if not file.is_file():
+        raise refuse("parent-no-weights", f"the adapter has no {file.name}", "copy it again", path)
+    try:
+        with safe_open(file, framework="pt") as weights:
+            return any({"score", "classifier"} & set(key.split(".")) for key in weights.keys())  # noqa: SIM118
+    except SafetensorError as error:
+        message = f"this file cannot be read: {error}"
+        raise refuse("parent-unreadable", message, "download or copy it again", str(file)) from None

@@ -1,17 +1,20 @@
 """config.json and other JSON files of a model, on disk or in the Hub's cache. Imports no torch itself."""
 
-import json
 from pathlib import Path
 
-from ..finding import refuse
+from ..finding import Refusal, refuse
 from ..record.parents import is_local
 from .adapters import model_below
+from .json_file import read_object
 
 
 def read_json(path: str, name: str, revision: str | None = None) -> dict:
-    """A JSON file of a model directory or of the Hub's cache; {} if it does not exist."""
+    """A JSON file of a model directory or of the Hub's cache; {} if it does not exist.
+
+    Raises Refusal parent-unreadable.
+    """
     file = find_file(path, name, revision)
-    return json.loads(file.read_text(encoding="utf-8")) if file else {}
+    return read_object(file) if file else {}
 
 
 def find_file(path: str, name: str, revision: str | None = None) -> Path | None:
@@ -71,7 +74,7 @@ def local_config(path: str | Path) -> dict:
     """`model_config` of a directory; {} if that is unreadable, or its weights are on the Hub. For level 1."""
     try:
         return model_config(str(path)) if Path(model_below(str(path))).is_dir() else {}
-    except (OSError, ValueError):
+    except (OSError, Refusal):
         return {}
 
 

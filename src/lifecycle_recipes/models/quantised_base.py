@@ -12,6 +12,17 @@ from .adapters import is_adapter
 if TYPE_CHECKING:
     import trl
 
+# The keys of trl.ModelConfig that decide to which values a base is quantised, with its defaults: importing TRL takes
+# seconds. A 4-bit base computes in dtype, too.
+DEFAULTS = {
+    "dtype": "float32",
+    "load_in_8bit": False,
+    "load_in_4bit": False,
+    "bnb_4bit_quant_type": "nf4",
+    "use_bnb_nested_quant": False,
+    "bnb_4bit_quant_storage": None,
+}
+
 
 def quantisation_of(path: str) -> trl.ModelConfig | None:
     """The model section of the run at `path`, if it is an adapter that was trained on a quantised base."""
@@ -35,3 +46,13 @@ def quantised_settings(path: str) -> dict[str, Any]:
             raise
         return {}
     return settings if settings.get("load_in_4bit") or settings.get("load_in_8bit") else {}
+
+
+def quantised_as(path: str) -> dict[str, Any]:
+    """How the base of the adapter at `path` was quantised, with the defaults; {} if it was not."""
+    if not (settings := quantised_settings(path)):
+        return {}
+    found = {key: settings.get(key, default) for key, default in DEFAULTS.items()}
+    if found["load_in_8bit"]:  # where the others have no effect (trl.get_quantization_config)
+        return {key: found[key] for key in ("load_in_8bit", "dtype")}
+    return found

@@ -8,37 +8,26 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
-from ..data.config import Source
-from ..data.row_files import each_row
 from ..exit_status import signal_in_words
 from ..finding import FAILED, refuse
-from ..models.config_file import longest_sequence, model_config
+from ..models.config_file import model_config
 from ..models.load import load_tokenizer
-from ..models.turn_end import render
-from .config import ExportConfig
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 BITS = 4
 # As the models of the Hub have it; a model with narrower layers has groups of 32.
 GROUP_SIZE, SMALL_GROUP = 128, 32
-MOST_TOKENS = 2048  # of a calibration row
 
 
-def write_calibrated(merged: str, form: str, directory: Path, config: ExportConfig) -> None:
-    """Save the model of the directory `merged` as GPTQ or AWQ, fitted to rows of export.calibration.
+def write_calibrated(merged: str, form: str, directory: Path, rows: list[list[int]]) -> None:
+    """Save the model of the directory `merged` as GPTQ or AWQ, fitted to rows.
 
-    Raises Refusal calibration-failed.
+    rows: token ids (`calibration_ids`). Raises Refusal calibration-failed.
     """
-    rows = calibration_ids(merged, config)
     command = [sys.executable, "-m", "lifecycle_recipes.publish.calibrated", merged, form, str(directory)]
     done = subprocess.run(command, input=json.dumps(rows), capture_output=True, text=True, check=False)
     if done.returncode or not list(directory.glob("*.safetensors")):
@@ -49,34 +38,6 @@ def write_calibrated(merged: str, form: str, directory: Path, config: ExportConf
         message = f"GPTQModel could not make {form}: {reason}"
         raise refuse("calibration-failed", message, "leave the form out", str(directory), FAILED)
     load_tokenizer(merged).save_pretrained(directory)  # GPTQModel changes the padding
-
-
-def calibration_ids(merged: str, config: ExportConfig) -> list[list[int]]:
-    """Token ids of a seeded sample of the calibration rows, each truncated to the model's length."""
-    tokenizer = load_tokenizer(merged)
-    rows = list(each_row(config.calibration, Source(config.calibration)))
-    sample = random.Random(config.seed).sample(rows, min(config.calibration_rows, len(rows)))
-    longest = min(longest_sequence(model_config(merged)) or MOST_TOKENS, MOST_TOKENS)
-    chat = bool(tokenizer.chat_template)
-    ids = [tokenizer(row_text(tokenizer, row), add_special_tokens=not chat)["input_ids"] for row in sample]
-    return [row[:longest] for row in ids if row]
-
-
-def row_text(tokenizer: PreTrainedTokenizerBase, row: dict) -> str:
-    """The text of a row of `messages`, of `prompt` and `completion`, or of `text`."""
-    if "text" in row:
-        return row["text"]
-    parts = [row["messages"]] if "messages" in row else [row["prompt"], row.get("completion") or []]
-    if all(isinstance(part, str) for part in parts):
-        return "".join(parts)
-    messages = [
-        message
-        for role, part in zip(("user", "assistant"), parts, strict=False)
-        for message in ([{"role": role, "content": part}] if isinstance(part, str) else part)
-    ]
-    return (
-        render(tokenizer, messages) if tokenizer.chat_template else "\n".join(m["content"] for m in messages)
-    )
 
 
 def group_size(config: dict) -> int:

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..evals.measure import measure
 from ..evals.rubric import read_prompts
+from ..finding import Finding, Refusal
 from ..models.adapters import is_adapter
 from ..models.load import load_tokenizer
 from ..record.parents import WEIGHTS, hash_weights
 from ..record.trained_stage import stage_of
 from .calibrated import write_calibrated
+from .calibration_rows import calibration_ids
 from .combine import combine_adapters
 from .config import CALIBRATED, MERGED, ExportConfig, ExportedModel, PruneConfig
 from .gguf_writing import write_gguf
@@ -24,7 +26,7 @@ from .pruned_figures import measure_pruned
 from .pruning import write_pruned
 from .quantise import write_quantised
 from .recovery import measure_forms, require_recovery
-from .source import Source, find_source
+from .source import Source, find_in_forms, find_source
 
 if TYPE_CHECKING:
     from ..evals.config import EvaluateConfig
@@ -45,14 +47,20 @@ def export(
 ) -> None:
     """Merge, write every form and pruned copy, compare all with the trained model, measure.
 
-    Raises Refusal: export-differs, export-unloadable, recovery-low, with status 1, after the record has the figures.
+    Raises Refusal: what the check does not see, of a model on the Hub or a file that it waited for; export-differs,
+    export-unloadable, recovery-low, with status 1, after the record has the figures.
     """
     directory, source = Path(config.output_dir), find_source(model)
-    work = directory / WORK
-    shutil.rmtree(work, ignore_errors=True)  # of an attempt that was killed
+    require_forms(source, config, prune, evaluate)
+    rows = calibration_ids(source.path, config, source.revision) if config.calibration else []
+    if rows:
+        tokens = sum(map(len, rows))
+        run.note(calibration={"rows": len(rows), "asked": config.calibration_rows, "tokens": tokens})
     prompts = (
         [row["prompt"] for row in read_prompts(config.prompts, config.limit)] if config.prompts else PROMPTS
     )
+    work = directory / WORK
+    shutil.rmtree(work, ignore_errors=True)  # of an attempt that was killed
     if model.adapters:
         say(f"combining {len(model.shares())} adapters")
         source = combine_adapters(source, model, directory / ADAPTERS, config.seed)
@@ -71,7 +79,7 @@ def export(
     forms = {form: directory / form for form in config.forms}
     for form, place in forms.items():
         say(f"writing {form}")
-        write_form(config, form, place)
+        write_form(config, form, place, rows)
     for form, place in pruned.items():
         say(f"writing {form}")
         with aside(place) as fresh:
@@ -92,6 +100,17 @@ def export(
             require_recovery(forms, config, run)
 
 
+def require_forms(
+    source: Source, config: ExportConfig, prune: PruneConfig | None, evaluate: EvaluateConfig | None
+) -> None:
+    """Raises Refusal: reward-form, not-prunable, gguf-unsupported, before anything is read or written."""
+    sections = [name for name, given in (("prune", prune), ("evaluate", evaluate)) if given]
+    pruned = prune.forms if prune else ()
+    found = find_in_forms(source.path, sections, config.forms, pruned, source.revision)
+    if found:
+        raise Refusal(*(Finding.error(*finding, source.path) for _, *finding in found))
+
+
 def write_merged(source: Source, generation: Any, config: ExportConfig, directory: Path) -> str:
     """Save the model without adapters, with its tokenizer; returns its dtype. generation: with its stop tokens."""
     model = merged(source, config.dtype)
@@ -102,14 +121,14 @@ def write_merged(source: Source, generation: Any, config: ExportConfig, director
     return str(model.dtype).removeprefix("torch.")
 
 
-def write_form(config: ExportConfig, form: str, place: Path) -> None:
-    """Write one form of the merged model in output_dir."""
+def write_form(config: ExportConfig, form: str, place: Path, rows: list[list[int]]) -> None:
+    """Write one form of the merged model in output_dir. rows: token ids to which gptq and awq are fitted."""
     whole = config.output_dir
     with aside(place) as fresh:
         if form.startswith("gguf-"):
             write_gguf(whole, fresh, form.removeprefix("gguf-").upper())
         elif form in CALIBRATED:
-            write_calibrated(whole, form, fresh, config)
+            write_calibrated(whole, form, fresh, rows)
         else:
             write_quantised(whole, form, fresh)
 

@@ -40,9 +40,9 @@ STOPS = 3  # llama.cpp has three keys for tokens that end a reply: eos, eot, eom
 BLOCK = 32  # weights that share a scale in Q8_0 and Q4_0
 
 
-def find_in_gguf(path: str) -> list[str]:
-    """Why the model in a directory cannot be written as GGUF; empty if it can."""
-    config = read_json(path, "config.json")
+def find_in_gguf(path: str, revision: str = "main") -> list[str]:
+    """Why the model at a path or Hub id cannot be written as GGUF; empty if it can."""
+    config = read_json(path, "config.json", revision)
     kind = config.get("model_type")
     if kind not in ARCHITECTURES:
         return [f"the family {kind} is not among those that are written: {', '.join(ARCHITECTURES)}"]
@@ -56,7 +56,7 @@ def find_in_gguf(path: str) -> list[str]:
         return ["sliding-window attention is not written"]
     if kind == "qwen3" and config.get("head_dim") != QWEN3_HEAD:
         return [f"a Qwen3 whose heads are not {QWEN3_HEAD} wide is not read back"]
-    tokenizer = read_json(path, "tokenizer.json")
+    tokenizer = read_json(path, "tokenizer.json", revision)
     if not tokenizer or split_of(tokenizer) is None:
         return ["its tokenizer is not a byte-level BPE with the split of Llama 3, Qwen or GPT-2"]
     return []

@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 # Their layers are transformers' Conv1D, which is no torch.nn.Linear.
 CONV1D = ("gpt2", "openai-gpt")
 # transformers 5 keeps all experts of a layer in one parameter of three dimensions.
-EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+LEAST = 0.5  # of the parameters outside the embeddings: the share that linear layers must hold
 
 
-def find_in_pruning(path: str, two_of_four: bool) -> tuple[str, str] | None:
-    """(why the model in a directory cannot be pruned, the fix), from its config.json; None if it can."""
-    config, remove = read_json(path, "config.json"), "remove the section prune"
+def find_in_pruning(path: str, two_of_four: bool, revision: str = "main") -> tuple[str, str] | None:
+    """(why the model at a path or Hub id cannot be pruned, the fix), from its config.json; None if it can."""
+    config, remove = read_json(path, "config.json", revision), "remove the section prune"
     text = config.get("text_config") or config
+    text = text | (text.get("ffn_config") or {})  # of DBRX
     if text.get("model_type") in CONV1D:
         return f"the layers of the family {text['model_type']} are not linear layers of torch", remove
     if any(text.get(key) for key in EXPERTS):
@@ -52,6 +54,7 @@ def write_pruned(merged: str, config: PruneConfig, form: str, directory: Path) -
     if reasons := find_in_pruning(merged, two_of_four=level is None):
         raise refuse("not-prunable", *reasons, merged)
     model = AutoModelForCausalLM.from_pretrained(merged, dtype="auto")
+    require_linear(model, merged)
     if level is None:
         prune_two_of_four(model)
     else:
@@ -66,6 +69,16 @@ def linear_layers(model: PreTrainedModel) -> dict[str, Linear]:
 
     head = model.get_output_embeddings()
     return {name: m for name, m in model.named_modules() if isinstance(m, Linear) and m is not head}
+
+
+def require_linear(model: PreTrainedModel, where: str) -> None:
+    """Raises Refusal not-prunable if most weights are in no linear layer: zeros in the others would cost nothing."""
+    embeddings = {id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m}
+    rest = sum(weight.numel() for weight in model.parameters() if id(weight) not in embeddings)
+    linear = sum(layer.weight.numel() for layer in linear_layers(model).values())
+    if linear < LEAST * rest:
+        message = f"its linear layers hold {linear / max(rest, 1):.0%} of the weights outside the embeddings"
+        raise refuse("not-prunable", message, "remove the section prune", where)
 
 
 def prune_smallest(model: PreTrainedModel, level: float, scope: Literal["layer", "global"]) -> None:

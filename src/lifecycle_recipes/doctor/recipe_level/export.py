@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from ...data.config import Source
-from ...data.row_files import each_row
 from ...evals.check import check_prompts
 from ...finding import Finding, Refusal
 from ...models.adapters import is_adapter, model_below, require_adapter_base
-from ...models.config_file import local_config
-from ...publish.config import AGREEMENT, CALIBRATED, MERGED
-from ...publish.gguf_writing import INSTALL, find_in_gguf
-from ...publish.pruning import find_in_pruning
-from ...publish.source import find_in_source, is_reward
-from ...recipe.pruned_forms import TWO_OF_FOUR, pruned_forms
+from ...models.config_file import model_config
+from ...publish.calibration_rows import find_too_few, read_calibration
+from ...publish.config import AGREEMENT, CALIBRATED, MERGED, ExportConfig
+from ...publish.gguf_writing import INSTALL
+from ...publish.source import find_in_forms, find_in_source
+from ...recipe.pruned_forms import pruned_forms
 from ...recipe.read import RawRecipe
 from ...record.trained_stage import stage_of
 from ..trainer_level.step_zero import find_in_parent
@@ -56,21 +55,19 @@ def find_in_export(raw: RawRecipe) -> list[Finding]:
                 Finding.error("no-effect", message, "add it to export.forms, or remove the key", place)
             )
         elif not 0 <= least <= 1:
-            findings.append(
-                Finding.error("bad-value", f"export.agreement.{form} must be from 0 to 1", "", place)
-            )
+            message = f"export.agreement.{form} is {least}, and a share is from 0 to 1"
+            findings.append(Finding.error("bad-value", message, "write 0.95 for 95 %", place))
     if forms and (clash := sorted({form for form in forms if forms.count(form) > 1})):
         findings.append(
             Finding.error("bad-value", f"export.forms names {clash[0]} twice", "remove one", where)
         )
-    gguf = [form for form in forms if form.startswith("gguf-")]
     for form in dict.fromkeys(forms):
         for package, install in PACKAGES[form].items():
             if find_spec(package) is None:
                 message = f"{form} needs {package}, which is not installed"
                 findings.append(Finding.error("missing-package", message, install, where))
     findings += _find_in_calibration(raw, [form for form in forms if form in CALIBRATED])
-    return [*findings, *_find_in_prompts(raw), *_find_in_model(raw, forms, gguf), *find_in_siblings(raw)]
+    return [*findings, *_find_in_prompts(raw), *_find_in_model(raw, forms), *find_in_siblings(raw)]
 
 
 def _pruned(raw: RawRecipe) -> dict[str, float | None]:
@@ -99,16 +96,23 @@ def _find_in_prune(raw: RawRecipe) -> list[Finding]:
 
 def _find_in_prompts(raw: RawRecipe) -> list[Finding]:
     prompts = raw.values["export"].get("prompts")
-    if not prompts:
+    if not prompts or raw.is_awaited(prompts):
         return []
-    if not Path(prompts).is_file():
-        message, fix = f"the file {prompts} of export.prompts does not exist", "give an existing file"
-        return [Finding.error("missing-file", message, fix, raw.place("export.prompts"))]
-    return check_prompts(Path(prompts), "export.prompts")
+    return _find_missing(raw, "prompts", prompts) or check_prompts(Path(prompts), "export.prompts")
+
+
+def _find_missing(raw: RawRecipe, key: str, path: str) -> list[Finding]:
+    """missing-file; parent-missing, a warning, if a recipe beside this one makes the file."""
+    if Path(path).is_file():
+        return []
+    message, place = f"the file {path} of export.{key} does not exist", raw.place(f"export.{key}", "export")
+    if first := maker(raw, str(Path(path).parent)):
+        return [Finding.warning("parent-missing", message, f"run this first: lifecycle run {first}", place)]
+    return [Finding.error("missing-file", message, "give an existing file", place)]
 
 
 def _find_in_calibration(raw: RawRecipe, forms: list[str]) -> list[Finding]:
-    """bad-value, no-effect, missing-file, bad-row and what reading finds. forms: those that are calibrated."""
+    """bad-value, no-effect, missing-file and what `find_in_rows` finds. forms: those that are calibrated."""
     path, place = raw.values["export"].get("calibration"), raw.place("export.calibration", "export")
     if not path:
         if not forms:
@@ -120,29 +124,21 @@ def _find_in_calibration(raw: RawRecipe, forms: list[str]) -> list[Finding]:
     if not forms:
         message = f"export.calibration has no effect: none of the forms is {' or '.join(CALIBRATED)}"
         return [Finding.error("no-effect", message, "remove it", place)]
-    if raw.is_awaited(path) or maker(raw, str(Path(path).parent)):
+    if raw.is_awaited(path):
         return []
-    if not Path(path).is_file():
-        message = f"the file {path} of export.calibration does not exist"
-        return [Finding.error("missing-file", message, "give an existing file", place)]
+    if missing := _find_missing(raw, "calibration", path):
+        return missing
     if (prompts := raw.values["export"].get("prompts")) and Path(prompts).resolve() == Path(path).resolve():
         message = (
             "export.calibration is export.prompts: the forms would be compared on what they are fitted to"
         )
         return [Finding.error("bad-value", message, "calibrate with rows of the training", place)]
-    try:
-        row = next(each_row(path, Source(path)), None)
-    except Refusal as refusal:
-        return refusal.findings
-    if row is None:
-        return [Finding.error("empty-file", "the file has no rows", "add rows", path)]
-    if not {"messages", "prompt", "text"} & set(row):
-        message = f"a row has none of messages, prompt and text; its keys are {', '.join(row)}"
-        return [Finding.error("bad-row", message, "give rows such as those of training", f"{path}:1")]
-    return []
+    wanted = raw.setting("export.calibration_rows") or ExportConfig("").calibration_rows
+    rows, findings = read_calibration(path)
+    return findings or [replace(f, where=place) for f in find_too_few(len(rows), wanted)]
 
 
-def _find_in_model(raw: RawRecipe, forms: list[str], gguf: list[str]) -> list[Finding]:
+def _find_in_model(raw: RawRecipe, forms: list[str]) -> list[Finding]:
     """What the model's own files rule out; nothing while they do not exist, or are on the Hub."""
     path, place = raw.values["model"]["model_name_or_path"], raw.place("model.model_name_or_path", "model")
     if Path(path).exists() and (stage := stage_of(path)) in ("curate", "evaluate", "tokenizer"):
@@ -153,23 +149,12 @@ def _find_in_model(raw: RawRecipe, forms: list[str], gguf: list[str]) -> list[Fi
             require_adapter_base(path)
         except Refusal as refusal:
             return refusal.findings
-    config, where = local_config(path), raw.place("export.forms", "export")
-    if not config:
+    if not Path(model_below(path)).is_dir() or not model_config(path):
         return []
     if reasons := find_in_source(path):
         return [Finding.error("not-exportable", *reasons, place)]
     findings = find_in_parent("model", path)
-    if is_reward(path):
-        given = [name for name in ("prune", "evaluate") if raw.values.get(name)]
-        section = "export.forms" if forms else given[0] if given else ""
-        if section:
-            message = "a reward model is exported merged only, and not evaluated: it cannot generate"
-            findings.append(Finding.error("reward-form", message, f"remove {section}", raw.place(section)))
-        return findings
-    pruned = _pruned(raw)
-    if pruned and (reasons := find_in_pruning(model_below(path), TWO_OF_FOUR in pruned)):
-        findings.append(Finding.error("not-prunable", *reasons, raw.place("prune")))
-    if gguf and (reasons := find_in_gguf(model_below(path))):
-        fix = "leave the GGUF forms out, or convert it with llama.cpp"
-        findings.append(Finding.error("gguf-unsupported", f"{gguf[0]}: {reasons[0]}", fix, where))
+    sections = [name for name in ("prune", "evaluate") if raw.values.get(name)]
+    for section, *finding in find_in_forms(path, sections, forms, _pruned(raw)):
+        findings.append(Finding.error(*finding, raw.place(section, "export")))
     return findings

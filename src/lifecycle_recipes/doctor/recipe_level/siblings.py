@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from ...finding import Finding, Refusal
 from ...models.adapters import adapter_base, adapter_config, is_adapter, require_adapter_base
 from ...models.config_file import read_json
-from ...models.quantised_base import quantised_settings
+from ...models.quantised_base import quantised_as
 from ...publish.config import ExportedModel
 from ...publish.source import find_in_source
 from ...recipe.paths import SIBLINGS
@@ -33,7 +32,17 @@ NOT_COMBINED = {
     "trainable_token_indices": "has tokens that were trained whole (trainable_token_indices)",
     "target_parameters": "targets parameters, not modules (target_parameters)",
     "lora_bias": "has biases (lora_bias)",
+    "layer_replication": "repeats layers of its base (layer_replication)",
+    "alora_invocation_tokens": "acts only after some tokens (aLoRA)",
+    "use_qalora": "pools the inputs of a layer (QALoRA)",
+    "arrow_config": "chooses among adapters (Arrow)",
+    "kasa_config": "has a diagonal of its own (KaSA)",
+    "velora_config": "is a VeLoRA",
+    "monteclora_config": "is a MonteCLoRA",
 }
+# Every other one changes the base while an adapter is loaded (pissa, olora, corda, lora_ga, loftq), so that the next
+# adapter is added to another base; or has a frozen matrix of its own (mica).
+COMBINED_INITS = (None, True, False, "gaussian", "eva", "orthogonal")
 # It places the combined adapter where the first one is.
 SAME_PLACES = ("layers_to_transform", "layers_pattern", "exclude_modules", "fan_in_fan_out")
 
@@ -95,18 +104,19 @@ def _find_in_keys(raw: RawRecipe, model: dict, given: list[tuple[str, int, str]]
         seen.add(os.path.realpath(path))
     kind = model.get("combination_type") or "cat"
     effect = {
-        "weight": bool(given),
-        "combination_type": bool(model.get("adapters")),
-        "density": kind.startswith(PRUNING),
-        "svd_rank": kind.endswith("svd"),
+        "weight": (bool(given), "without model.average or model.adapters"),
+        "combination_type": (bool(model.get("adapters")), "without model.adapters"),
+        "density": (
+            kind.startswith(PRUNING),
+            f"on {kind}: only ties, dare_* and magnitude_prune drop weights",
+        ),
+        "svd_rank": (kind.endswith("svd"), f"on {kind}: only svd and types that end in svd have it"),
     }
     defaults = ExportedModel("")
-    for key, has in effect.items():
+    for key, (has, where) in effect.items():
         if model.get(key, getattr(defaults, key)) != getattr(defaults, key) and not has:
-            message = f"model.{key} has no effect here"
-            findings.append(
-                error("no-effect", key, message, "remove it, or read its description in the docs")
-            )
+            message = f"model.{key} has no effect {where}"
+            findings.append(error("no-effect", key, message, f"remove model.{key}"))
     if model.get("adapters") and kind.startswith(PRUNING) and model.get("density") is None:
         message = f"combination_type {kind} needs model.density, the share of weights that it keeps"
         findings.append(error("bad-value", "combination_type", message, "set model.density, such as 0.5"))
@@ -161,6 +171,9 @@ def _adapters_differ(first: str, other: str, kind: str) -> tuple[str, str] | Non
         for key, reason in NOT_COMBINED.items():
             if config.get(key):
                 return f"{who}{reason}, which PEFT does not combine", fix
+        if (init := config.get("init_lora_weights")) not in COMBINED_INITS:
+            reason = f"was trained with init_lora_weights: {init}, which changes the weights of its base"
+            return who + reason, fix
     if reason := _bases_differ(first, other):
         return reason, "combine adapters that were trained on one base"
     for key in SAME_PLACES:
@@ -169,19 +182,25 @@ def _adapters_differ(first: str, other: str, kind: str) -> tuple[str, str] | Non
     kinds = [isinstance(config.get("target_modules"), str) for config in (ours, theirs)]
     if kinds[0] != kinds[1]:
         return f"names its target_modules in another way (a list, a pattern) than {first}", fix
-    ranks = [max([c["r"], *(c.get("rank_pattern") or {}).values()]) for c in (ours, theirs)]
-    if kind in SAME_RANK and ranks[0] != ranks[1]:
-        message = f"has the rank {ranks[1]}, {first} {ranks[0]}: {kind} needs equal ranks"
-        return message, "set model.combination_type: cat, or a type that ends in svd"
+    if kind in SAME_RANK:
+        fix = "set model.combination_type: cat, or a type that ends in svd"
+        # PEFT saves such a combination with one rank for all modules, and cannot load it: not even of equal patterns.
+        if pattern := theirs.get("rank_pattern") or ours.get("rank_pattern"):
+            who = "has" if theirs.get("rank_pattern") else f"would be combined with {first}, which has"
+            return f"{who} a rank_pattern, {pattern}: {kind} needs one rank for all modules", fix
+        if ours["r"] != theirs["r"]:
+            return f"has the rank {theirs['r']}, {first} {ours['r']}: {kind} needs equal ranks", fix
     return None
 
 
 def _bases_differ(first: str, other: str) -> str | None:
     """By their weights where both are on this disk: a run that starts from an adapter has a merged base of its own."""
     ours, theirs = adapter_base(first), adapter_base(other)
-    one, two = ({k: v for k, v in quantised_settings(path).items() if "bit" in k} for path in (first, other))
+    one, two = quantised_as(first), quantised_as(other)
     if one != two:
-        return f"was trained on a base that was quantised in another way than that of {first}"
+        key = next(key for key in {**one, **two} if one.get(key) != two.get(key))
+        what = f"{key} {two.get(key)}, not {one.get(key)}"
+        return f"was trained on a base that was quantised in another way than that of {first}: {what}"
     if ours == theirs and adapter_config(first).get("revision") == adapter_config(other).get("revision"):
         return None
     here = ours and theirs and Path(ours).is_dir() and Path(theirs).is_dir()
@@ -222,7 +241,4 @@ def _template(path: str) -> str | None:
     file = Path(path) / "chat_template.jinja"
     if file.is_file():
         return file.read_text(encoding="utf-8")
-    settings = Path(path) / "tokenizer_config.json"
-    if not settings.is_file():
-        return None
-    return json.loads(settings.read_text(encoding="utf-8")).get("chat_template")
+    return read_json(path, "tokenizer_config.json").get("chat_template")

@@ -261,7 +261,8 @@ def limits(path: Path, record: dict[str, Any], results: list[TaskResult], benchm
         lines.append(f"Tasks were measured on their first {evaluation['limit']:,} documents only.")
     if left_out := sorted({result.task for result in results} - set(benchmarks)):
         lines.append(
-            f"Not in `.eval_results/`, since no benchmark of the Hub measures the same: {', '.join(left_out)}."
+            "Not in `.eval_results/`, since none is the one complete result of a benchmark of the Hub: "
+            f"{', '.join(left_out)}."
         )
     if (path / "model.gguf").is_file():
         lines.append(

@@ -53,8 +53,8 @@ LIGHT |= {
     ).split()
 }
 LIGHT_PUBLISH = (
-    "card config data_card energy gguf_writing hub_errors licence lineage model_facts pruning push results source "
-    "usage"
+    "card config data_card energy gguf_writing hub_errors licence lineage model_facts private_paths "
+    "pruning push results source usage"
 )
 LIGHT |= {f"publish.{name}" for name in LIGHT_PUBLISH.split()}
 LIGHT_EVALS = "config check expected library_tasks measure pairs rubric task_faults"

@@ -14,7 +14,7 @@ from .config import MERGED
 from .data_card import data_card_data, ledger_tables
 from .energy import devices, energy
 from .licence import is_hub_id
-from .lineage import Link
+from .lineage import Link, name_of
 from .model_facts import model_facts
 from .results import TaskResult, model_index, own_metrics
 from .usage import usage
@@ -211,7 +211,7 @@ def stages(chain: dict[str, dict[str, Any]]) -> str:
         digest = (record.get("recipe") or {}).get("sha256", "")[:12]
         seconds = f"{record.get('wall_seconds') or 0:,.0f}"
         rows.append(
-            f"| {Path(place).name} | {record.get('stage')} | {' | '.join([*cells, layout(record)])} | `{digest}` "
+            f"| {name_of(place)} | {record.get('stage')} | {' | '.join([*cells, layout(record)])} | `{digest}` "
             f"| {seconds} |"
         )
         if (Path(place) / LEDGER_FILE).is_file():
@@ -220,14 +220,14 @@ def stages(chain: dict[str, dict[str, Any]]) -> str:
             }
             parts = ", ".join(f"{step} {share:.1%}" for step, share in left.items())
             notes.append(
-                f"{Path(place).name}: {metrics['rows_in']:,} raw rows; left out: {parts or 'nothing'}."
+                f"{name_of(place)}: {metrics['rows_in']:,} raw rows; left out: {parts or 'nothing'}."
             )
     return "\n".join(rows) + ("\n\n" + "\n".join(notes) if notes else "")
 
 
 def waivers(chain: dict[str, dict[str, Any]]) -> list[str]:
     lines = [
-        f"- {Path(place).name}: `{code}`: {reason}"
+        f"- {name_of(place)}: `{code}`: {reason}"
         for place, record in chain.items()
         for code, reason in (record.get("allowed") or {}).items()
     ]
@@ -280,7 +280,7 @@ def environment(what: Push, chain: dict[str, dict[str, Any]]) -> str:
     used: dict[str, list[str]] = {}
     for place, record in chain.items():
         name, number = devices(record)
-        used.setdefault(f"{number} x {name}", []).append(Path(place).name)
+        used.setdefault(f"{number} x {name}", []).append(name_of(place))
     machines = [f"- {name}: {', '.join(runs)}" for name, runs in used.items()]
     total = sum(part.get("wall_seconds") or 0 for part in chain.values())
     versions = chain[what.run].get("versions") or {}

@@ -105,7 +105,9 @@ def _in_order(task: str, file: TaskFile, metrics: dict[str, float]) -> dict[str,
 
 def _result(task: str, files: dict[str, TaskFile], metric: str, value: float) -> TaskResult | None:
     sources = [_source(files[leaf]) for leaf in members(task, files)]
-    data, config, split = (_common(values) for values in zip(*sources, strict=True)) if sources else (None,) * 3
+    data, config, split = (
+        (_common(values) for values in zip(*sources, strict=True)) if sources else (None,) * 3
+    )
     if not isinstance(data, str):
         return None
     return TaskResult(task, metric, value, data, config, split, _is_whole(task, files[task]))
@@ -148,7 +150,10 @@ def model_index(results: list[TaskResult]) -> list[EvalResult] | None:
 
 
 def benchmark_entries(results: list[TaskResult], record: dict[str, Any]) -> dict[str, EvalResultEntry]:
-    """Task -> the first metric of every task that is the one result of a benchmark of the Hub. Asks the Hub, while offline its cache."""
+    """Task -> the first metric of every task that is the one result of a benchmark of the Hub.
+
+    Asks the Hub, while offline its cache.
+    """
     from huggingface_hub import EvalResultEntry
 
     evaluation = record.get("evaluation") or {}

@@ -189,6 +189,49 @@ def test_an_adapter_on_a_model_of_the_hub_says_how_it_is_loaded(hub, run, push):
     assert "vllm serve org/base --enable-lora --lora-modules desk=me/desk" in card.text
 
 
+@pytest.mark.parametrize(
+    ("form", "needs"),
+    [
+        ("int8", "pip install bitsandbytes accelerate"),
+        ("torchao-int8", "pip install torchao"),
+        ("gptq", "pip install gptqmodel optimum`; on a machine with two cores, set `GPTQMODEL_CPU_WORKERS=2"),
+        ("awq", "pip install gptqmodel`; on a machine with two cores, set `GPTQMODEL_CPU_WORKERS=2"),
+    ],
+)
+def test_what_loads_a_form_is_named(run, push, form, needs):
+    shutil.copytree(run, run / form, ignore=shutil.ignore_patterns("run.json", "checkpoint-*"))
+    export = {"of_stage": "dpo", "adapters_merged": False, "dtype": "float32", "bytes": {"merged": 2e6}}
+    edit(run, stage="export", export=export | {"parity": {"merged": {}, form: {}}})
+    assert f"(`{needs}`)" in push(run, "--license", "mit", "--dry-run", "--form", form).stdout
+
+
+def test_a_tokenizer_with_a_resized_model_is_a_model(run, push, export):
+    """Chat and export take it as one, too."""
+    resized = {"from": "org/base", "of_stage": None, "new_rows": 6}
+    edit(
+        run,
+        stage="tokenizer",
+        parents={},
+        resized=resized,
+        settings={"tokenizer": {"resize_model": "org/base"}},
+    )
+    card = ModelCard(push(run, "--license", "mit", "--dry-run").stdout.split("\n\n", 1)[1])
+    assert "A tokenizer of" not in card.text and "rows for 6 new tokens, not trained yet" in card.text
+    assert "starting from org/base" in card.text and card.data.base_model == ["org/base"]
+    assert card.data.pipeline_tag == "text-generation" and "| parameters |" in card.text
+    assert 'pipeline("text-generation", "me/desk")' in card.text and "training stage" not in card.text
+    edit(run, gate=[])
+    status, _, record = export(run)
+    assert status == 0 and record["status"] == "done"
+
+
+def test_a_tokenizer_is_none(run, push):
+    edit(run, stage="tokenizer", metrics={"task.acc": 0.9, "vocab_size": 300})
+    (run / "model.safetensors").unlink()
+    text = push(run, "--license", "mit", "--dry-run").stdout
+    assert "A tokenizer of 300 tokens" in text and "AutoTokenizer" in text and "pipeline" not in text
+
+
 def test_a_reward_model_scores_and_does_not_reply(hub, run, push, tiny_reward_dir, tmp_path):
     reward = shutil.copytree(tiny_reward_dir, tmp_path / "05-reward")
     shutil.copy(run / "run.json", reward)

@@ -31,3 +31,9 @@ def quantised_settings(path: str) -> dict[str, Any]:
     except (Refusal, KeyError):
         return {}
     return settings if settings.get("load_in_4bit") or settings.get("load_in_8bit") else {}
+
+
+def quantised_bits(path: str) -> int | None:
+    """Bits per weight of the base on which the adapter at `path` was trained; None if it was not quantised."""
+    settings = quantised_settings(path)
+    return (4 if settings.get("load_in_4bit") else 8) if settings else None

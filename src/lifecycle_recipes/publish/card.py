@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..models.adapters import is_adapter
+from ..models.quantised_base import quantised_bits
 from ..record.file import LEDGER_FILE
 from ..record.gate import judge
 from ..record.parents import is_local, named_parents
@@ -70,7 +71,7 @@ def metadata(what: Push, chain: dict[str, dict[str, Any]], path: Path, results: 
         return data_card_data(what.run, record, what.license, sources)
     return ModelCardData(
         license=what.license,
-        library_name=None if record.get("stage") == "tokenizer" else library(path),
+        library_name=None if trained_stage(record) in NO_MODEL else library(path),
         pipeline_tag=pipeline(record),
         tags=["lifecycle-recipes", record.get("stage", "")],
         base_model=hub_models(chain) or None,
@@ -86,7 +87,7 @@ def licence_note(what: Push) -> list[str]:
 
 def facts(run: str, record: dict[str, Any], form: str | None) -> list[str]:
     """A table of what the files of a model say about it; nothing for rows and tokenizers."""
-    if record.get("stage") in NO_MODEL:
+    if trained_stage(record) in NO_MODEL:
         return []
     found = model_facts(Path(run), form, generates=trained_stage(record) not in SILENT)
     return ["\n".join(["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in found.items())])] if found else []
@@ -100,7 +101,7 @@ def library(path: Path) -> str:
 
 def pipeline(record: dict[str, Any]) -> str | None:
     stage = trained_stage(record)
-    if stage in ("curate", "tokenizer"):
+    if stage in NO_MODEL:
         return None
     return "text-classification" if stage == "reward" else "text-generation"
 
@@ -111,7 +112,8 @@ def origin(chain: dict[str, dict[str, Any]]) -> str:
         return f"starting from {', '.join(models)}"
     if any("architecture" in (part.get("settings") or {}) for part in chain.values()):
         return "starting from random weights"
-    named = [(part.get("parents") or {}).get("model") for part in chain.values()]
+    parents = [part.get("parents") or {} for part in chain.values()]
+    named = [found.get("model") or found.get("resized") for found in parents]
     paths = [parent["path"] for parent in named if parent]
     return (
         f"starting from {Path(paths[-1]).name}, whose own record is not known"
@@ -134,7 +136,8 @@ def hub_models(chain: dict[str, dict[str, Any]]) -> list[str]:
     found = []
     for record in chain.values():
         named = named_parents(record.get("settings") or {})
-        found += [named["model"]] if "model" in named and not is_local(named["model"]) else []
+        model = named.get("model") or named.get("resized")
+        found += [model] if model and not is_local(model) else []
     return list(dict.fromkeys(found))
 
 
@@ -157,10 +160,16 @@ def about(record: dict[str, Any], what: Push, chain: dict[str, dict[str, Any]]) 
     if record.get("stage") == "curate":
         rows = record["metrics"]
         return f"{rows['rows_out']:,} rows, curated from {rows['rows_in']:,} with lifecycle-recipes."
-    if record.get("stage") == "tokenizer":
+    if trained_stage(record) == "tokenizer":
         return f"A tokenizer of {record['metrics'].get('vocab_size', 0):,} tokens, trained with lifecycle-recipes."
     start, last = origin(chain), trained_stage(record)
     parts = [f"Trained with lifecycle-recipes, {start}; the last training stage is {last}."]
+    if last in (None, "export"):  # of a model that was not trained here
+        parts = [f"Made with lifecycle-recipes, {start}."]
+    if resized := record.get("resized"):
+        parts.append(
+            f"It has a longer tokenizer, and rows for {resized['new_rows']:,} new tokens, not trained yet."
+        )
     if export := record.get("export"):
         sizes = ", ".join(f"{form} {size / 1e6:,.1f} MB" for form, size in export["bytes"].items())
         merged = "with its adapters merged, " if export["adapters_merged"] else ""
@@ -249,7 +258,7 @@ def duration(seconds: float) -> str:
 
 def limits(path: Path, record: dict[str, Any], results: list[TaskResult], benchmarks: list[str]) -> list[str]:
     """What was not measured, and what the run was warned of; nothing for rows and tokenizers."""
-    if record.get("stage") in NO_MODEL:
+    if trained_stage(record) in NO_MODEL:
         return []
     evaluation = record.get("evaluation") or {}
     lines = [
@@ -263,6 +272,10 @@ def limits(path: Path, record: dict[str, Any], results: list[TaskResult], benchm
         lines.append(
             "Not in `.eval_results/`, since none is the one complete result of a benchmark of the Hub: "
             f"{', '.join(left_out)}."
+        )
+    if bits := quantised_bits(str(path)):
+        lines.append(
+            f"On a base that is not quantised to {bits} bits it is another model, which was not measured."
         )
     if (path / "model.gguf").is_file():
         lines.append(

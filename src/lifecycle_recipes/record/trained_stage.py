@@ -1,6 +1,7 @@
 """The stage that trained a saved model: it decides what the model can be used for. No torch."""
 
 from pathlib import Path
+from typing import Any
 
 from ..finding import Refusal, refuse
 from .file import read_record
@@ -27,6 +28,11 @@ def stage_of(path: str) -> str | None:
         return None
 
 
-def trained_stage(record: dict) -> str | None:
-    """The stage that trained the model of a record: of an export, that of what it exports."""
+def trained_stage(record: dict[str, Any]) -> str | None:
+    """The stage that trained the model of a record: of an export, that of what it exports.
+
+    Of a tokenizer that was saved with a resized model, that of this model; None if it was not trained here.
+    """
+    if resized := record.get("resized"):
+        return resized.get("of_stage")
     return (record.get("export") or {}).get("of_stage") or record.get("stage")

@@ -11,8 +11,8 @@ from ...evals.check import check_prompts
 from ...finding import Finding, Refusal
 from ...models.adapters import is_adapter, model_below, require_adapter_base
 from ...models.config_file import local_config
-from ...publish.config import AGREEMENT, CALIBRATED, MERGED
-from ...publish.gguf_writing import INSTALL, find_in_gguf
+from ...publish.config import AGREEMENT, CALIBRATED, MERGED, PACKAGES
+from ...publish.gguf_writing import find_in_gguf
 from ...publish.pruning import find_in_pruning
 from ...publish.source import find_in_source, is_reward
 from ...recipe.pruned_forms import TWO_OF_FOUR, pruned_forms
@@ -21,16 +21,6 @@ from ...record.trained_stage import stage_of
 from ..trainer_level.step_zero import find_in_parent
 from .files import maker
 from .siblings import find_in_siblings
-
-GPTQ = "pip install 'lifecycle-recipes[gptq]'"
-# Form -> the packages that it needs, with what installs them.
-PACKAGES = {
-    **dict.fromkeys(("int8", "nf4"), {"bitsandbytes": "pip install bitsandbytes"}),
-    **dict.fromkeys(("torchao-int8", "torchao-fp8"), {"torchao": INSTALL}),
-    "gptq": {"gptqmodel": GPTQ, "optimum": GPTQ},  # optimum is how transformers loads it
-    "awq": {"gptqmodel": GPTQ},
-    **dict.fromkeys(("gguf-f16", "gguf-q8_0", "gguf-q4_0"), {"gguf": INSTALL}),
-}
 
 
 def find_in_export(raw: RawRecipe) -> list[Finding]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard, constants
+from planted_keys import KEYS
 
 from lifecycle_recipes.record.model_files import hash_model_files
 from lifecycle_recipes.record.parents import hash_file, hash_weights
@@ -44,7 +45,7 @@ def test_a_dry_run_sends_nothing(hub, run, push):
         (401, "does not accept the token"),
         (403, "may not write"),
         (409, "changed the repository"),
-        (400, "status 400"),
+        (400, "status 400: planted"),
     ],
 )
 def test_a_fault_of_the_hub_is_one_line_and_leaves_nothing(hub, run, push, status, message):
@@ -226,6 +227,22 @@ def test_a_refusal_at_each_step_is_one_line(hub, run, push, where, status, messa
     assert done.returncode == 1 and "[push-failed] me/desk" in done.stderr and message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 2
     assert "me/desk" not in hub.repos or hub.repos["me/desk"].branches["main"] == {}
+
+
+def test_the_reason_of_the_hub_is_said_and_a_repetition_advised_only_if_it_helps(hub, run, push):
+    for status, again in ((400, False), (422, False), (403, False), (409, True), (500, True)):
+        hub.faults = [("/commit/", status)] * 9
+        done = push(run, "--license", "mit")
+        assert done.returncode == 1 and "planted" in done.stderr
+        assert ("run the same command again" in done.stderr) == again, status
+
+
+def test_a_card_that_the_hub_does_not_accept_makes_no_repository(hub, run, push):
+    hub.card_fault = f'"license" must be one of [apache-2.0, mit, ...]\n{KEYS["huggingface"]}'
+    done = push(run, "--license", "apache2")
+    assert done.returncode == 1 and '"license" must be one of' in done.stderr and "--license" in done.stderr
+    assert "run the same command" not in done.stderr and KEYS["huggingface"] not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 2 and not hub.repos
 
 
 def test_what_is_not_published(hub, run, push):

@@ -1,7 +1,7 @@
 """`lifecycle push RUN`: a finished run to the Hub, with its card and its whole chain of records. No torch.
 
 What is pushed is listed (MODEL, ROWS), so that checkpoints, replies and left-out rows never are. It goes up as
-one commit: a push that fails leaves the repository as it was, and large files that were sent are not sent again. So not
+one commit: a push that fails leaves the files of the branch as they were, and large files are not sent twice. So not
 by `upload_folder`, which with hf_xet commits a large folder in parts, the first after five minutes at the latest
 (huggingface_hub/_upload_pipeline.py): a push that is cut would leave half a model.
 """
@@ -17,7 +17,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..finding import GATE_FAILED, Finding, Refusal, refuse
+from ..finding import FAILED, GATE_FAILED, Finding, Refusal, refuse
 from ..models.adapters import ADAPTER_CONFIG, is_adapter
 from ..models.safetensors_files import find_pickles
 from ..record.file import GATE_FILE, HELD_OUT, LEDGER_FILE, RUN_FILE, TRAIN
@@ -29,7 +29,7 @@ from ..record.weight_files import find_unreadable
 from ..redact import redact
 from .card import card
 from .config import MERGED
-from .hub_errors import hub_errors
+from .hub_errors import hub_errors, one_line
 from .licence import IDENTIFIER, derived_licence, origins
 from .lineage import lineage, lineage_text, name_of, records
 from .private_paths import rows_without_private_paths, without_private_paths
@@ -297,6 +297,7 @@ def upload(what: Push, record: dict[str, Any], staged: Path) -> str:
     api, kind = HfApi(), "dataset" if record.get("stage") == "curate" else "model"
     names = [str(file.relative_to(staged)) for file in sorted(staged.rglob("*")) if file.is_file()]
     with hub_errors(what.repo):
+        require_card(what, staged, kind)
         api.create_repo(what.repo, repo_type=kind, private=not what.public, exist_ok=True)
         is_private = require_privacy(api, what, kind)
         if what.tag:
@@ -322,6 +323,24 @@ def upload(what: Push, record: dict[str, Any], staged: Path) -> str:
     files = [name for name in removed if not is_record(name)]
     gone = f"; removed, of an earlier push: {', '.join(files)}" if files else ""
     return f"{done.commit_url}\n{seen}; branch {what.branch}{gone}"
+
+
+def require_card(what: Push, staged: Path, kind: str) -> None:
+    """Raises Refusal push-failed, before a repository is made, for a card that the Hub would not accept.
+
+    Its list of licences, for one, is only on the Hub.
+    """
+    from huggingface_hub import RepoCard
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        RepoCard.load(staged / "README.md", repo_type=kind).validate(repo_type=kind)
+    except ValueError as error:  # the client has made it from the Hub's answer
+        answer = error.__context__
+        said = answer.server_message if isinstance(answer, HfHubHTTPError) else str(error)
+        message = f"the Hub does not accept the card: {one_line(said or '')}"
+        fix = "correct what it names, such as --license"
+        raise refuse("push-failed", message, fix, what.repo, FAILED) from error
 
 
 def outdated(there: list[str], names: list[str], pushed: tuple[str, ...]) -> list[str]:

@@ -52,8 +52,8 @@ LIGHT |= {
     ).split()
 }
 LIGHT_PUBLISH = (
-    "calibration_rows card config data_card energy gguf_writing hub_errors licence lineage model_facts pruning push "
-    "results source usage"
+    "calibration_rows card config data_card energy gguf_writing hub_errors licence lineage model_facts private_paths "
+    "pruning push results source usage"
 )
 LIGHT |= {f"publish.{name}" for name in LIGHT_PUBLISH.split()}
 LIGHT_EVALS = "config check expected library_tasks measure pairs rubric task_faults"

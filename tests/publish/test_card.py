@@ -12,6 +12,7 @@ from huggingface_hub import DatasetCard, ModelCard, parse_eval_result_entries
 from repository import ROOT
 
 from lifecycle_recipes.publish.data_card import languages, size_category
+from lifecycle_recipes.publish.results import own_metrics
 
 BENCHMARK = {"name": "Grade school maths", "tasks": [{"id": "gsm8k", "config": "main", "split": "test"}]}
 
@@ -25,9 +26,9 @@ def pushed(hub, name: str = "README.md") -> str:
     return hub.repos["me/desk"].branches["main"][name].decode()
 
 
-def with_benchmark(hub, benchmark: dict) -> None:
-    hub.repos["openai/gsm8k"] = Repo(private=False)
-    hub.repos["openai/gsm8k"].branches["main"]["eval.yaml"] = yaml.safe_dump(benchmark).encode()
+def with_benchmark(hub, benchmark: dict, name: str = "openai/gsm8k") -> None:
+    hub.repos[name] = Repo(private=False)
+    hub.repos[name].branches["main"]["eval.yaml"] = yaml.safe_dump(benchmark).encode()
 
 
 def measured(run: Path, **evaluation) -> None:
@@ -82,9 +83,56 @@ def test_what_a_benchmark_does_not_measure_gets_no_entry(hub, run, push, tasks, 
     assert not [name for name in hub.repos["me/desk"].branches["main"] if "eval_results" in name]
     card = ModelCard(pushed(hub))
     assert (
-        len(card.data.eval_results) == 2 and "no benchmark of the Hub measures the same: gsm8k" in card.text
+        len(card.data.eval_results) == 2
+        and "none is the one complete result of a benchmark of the Hub: gsm8k" in card.text
     )
     assert (limit is not None) == ("first 100 documents only" in card.text)
+
+
+def test_two_tasks_on_one_benchmark_are_no_result_of_it(hub, run, push):
+    with_benchmark(hub, BENCHMARK)
+    measured(run)
+    metrics = {"gsm8k.exact_match.strict-match": 0.25, "gsm8k_cot.exact_match.strict-match": 0.5}
+    edit(run, metrics={"task.acc": 0.9} | metrics, settings={"evaluate": {"tasks": ["gsm8k", "gsm8k_cot"]}})
+    assert push(run, "--license", "mit").returncode == 0
+    assert not [name for name in hub.repos["me/desk"].branches["main"] if "eval_results" in name]
+    assert {r.metric_name for r in ModelCard(pushed(hub)).data.eval_results} == metrics.keys()
+
+
+def test_the_subjects_of_a_benchmark_are_no_results_of_it_and_their_group_is_in_the_card(hub, run, push):
+    tasks = [{"id": "mmlu_pro", "config": "default", "split": "test"}]
+    with_benchmark(hub, {"tasks": tasks}, "TIGER-Lab/MMLU-Pro")
+    measured(run)
+    metrics = {f"mmlu_pro{subject}.exact_match.custom-extract": 0.5 for subject in ("", "_law", "_math")}
+    for names in (["mmlu_pro"], ["mmlu_pro_law"]):
+        edit(run, metrics={"task.acc": 0.9} | metrics, settings={"evaluate": {"tasks": names}})
+        assert push(run, "--license", "mit").returncode == 0
+        assert not [name for name in hub.repos["me/desk"].branches["main"] if "eval_results" in name]
+    edit(run, settings={"evaluate": {"tasks": ["mmlu_pro"]}})
+    assert push(run, "--license", "mit").returncode == 0
+    results = {r.metric_name: r for r in ModelCard(pushed(hub)).data.eval_results}
+    assert results.keys() == metrics.keys()
+    assert {r.dataset_type for r in results.values()} == {"TIGER-Lab/MMLU-Pro"}
+
+
+def test_a_private_task_on_the_data_of_a_benchmark_is_no_result_of_it(hub, run, push, tmp_path):
+    with_benchmark(hub, BENCHMARK)
+    measured(run)
+    task = {"task": "gsm8k", "dataset_path": "openai/gsm8k", "dataset_name": "main", "test_split": "test"}
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks/mine.yaml").write_text(yaml.safe_dump(task))
+    edit(run, settings={"evaluate": {"tasks": ["gsm8k"], "include_path": str(tmp_path / "tasks")}})
+    assert push(run, "--license", "mit").returncode == 0
+    assert not [name for name in hub.repos["me/desk"].branches["main"] if "eval_results" in name]
+    assert len(ModelCard(pushed(hub)).data.eval_results) == 2
+
+
+def test_a_pruned_copy_has_its_own_figures_only():
+    metrics = {"pruned-97.agreement": 0.5, "pruned-97.5.agreement": 0.4, "merged.agreement": 1.0, "x": 1.0}
+    record = {"metrics": metrics, "export": {"parity": {"merged": {}, "pruned-97": {}, "pruned-97.5": {}}}}
+    assert own_metrics(record, "pruned-97") == {"agreement": 0.5}
+    assert own_metrics(record, "pruned-97.5") == {"agreement": 0.4}
+    assert own_metrics(record, None) == {"merged.agreement": 1.0}
 
 
 def test_local_tasks_are_results_without_an_entry_for_a_leaderboard(hub, run, push):
@@ -139,6 +187,49 @@ def test_an_adapter_on_a_model_of_the_hub_says_how_it_is_loaded(hub, run, push):
     assert card.data.library_name == "peft" and card.data.base_model == ["org/base"]
     assert 'AutoPeftModelForCausalLM.from_pretrained("me/desk")' in card.text
     assert "vllm serve org/base --enable-lora --lora-modules desk=me/desk" in card.text
+
+
+@pytest.mark.parametrize(
+    ("form", "needs"),
+    [
+        ("int8", "pip install bitsandbytes accelerate"),
+        ("torchao-int8", "pip install torchao"),
+        ("gptq", "pip install gptqmodel optimum`; on a machine with two cores, set `GPTQMODEL_CPU_WORKERS=2"),
+        ("awq", "pip install gptqmodel`; on a machine with two cores, set `GPTQMODEL_CPU_WORKERS=2"),
+    ],
+)
+def test_what_loads_a_form_is_named(run, push, form, needs):
+    shutil.copytree(run, run / form, ignore=shutil.ignore_patterns("run.json", "checkpoint-*"))
+    export = {"of_stage": "dpo", "adapters_merged": False, "dtype": "float32", "bytes": {"merged": 2e6}}
+    edit(run, stage="export", export=export | {"parity": {"merged": {}, form: {}}})
+    assert f"(`{needs}`)" in push(run, "--license", "mit", "--dry-run", "--form", form).stdout
+
+
+def test_a_tokenizer_with_a_resized_model_is_a_model(run, push, export):
+    """Chat and export take it as one, too."""
+    resized = {"from": "org/base", "of_stage": None, "new_rows": 6}
+    edit(
+        run,
+        stage="tokenizer",
+        parents={},
+        resized=resized,
+        settings={"tokenizer": {"resize_model": "org/base"}},
+    )
+    card = ModelCard(push(run, "--license", "mit", "--dry-run").stdout.split("\n\n", 1)[1])
+    assert "A tokenizer of" not in card.text and "rows for 6 new tokens, not trained yet" in card.text
+    assert "starting from org/base" in card.text and card.data.base_model == ["org/base"]
+    assert card.data.pipeline_tag == "text-generation" and "| parameters |" in card.text
+    assert 'pipeline("text-generation", "me/desk")' in card.text and "training stage" not in card.text
+    edit(run, gate=[])
+    status, _, record = export(run)
+    assert status == 0 and record["status"] == "done"
+
+
+def test_a_tokenizer_is_none(run, push):
+    edit(run, stage="tokenizer", metrics={"task.acc": 0.9, "vocab_size": 300})
+    (run / "model.safetensors").unlink()
+    text = push(run, "--license", "mit", "--dry-run").stdout
+    assert "A tokenizer of 300 tokens" in text and "AutoTokenizer" in text and "pipeline" not in text
 
 
 def test_a_reward_model_scores_and_does_not_reply(hub, run, push, tiny_reward_dir, tmp_path):

@@ -18,6 +18,7 @@ from lifecycle_recipes.publish.gguf_reading import load_gguf
 from lifecycle_recipes.publish.gguf_writing import find_in_gguf, write_gguf
 from lifecycle_recipes.publish.parity import find_in_parity
 from lifecycle_recipes.publish.recovery import recovery
+from lifecycle_recipes.record.model_files import find_changed
 from lifecycle_recipes.stages.export import main as export_stage
 
 SAME = {"differs": [], "agreement": 1.0, "max_difference": 0.0}
@@ -39,6 +40,8 @@ def test_all_forms_of_a_model_and_the_directory_can_be_moved(export, chat_model,
     # Elsewhere, without the model that it was made from.
     shutil.rmtree(chat_model)
     moved = shutil.move(out, tmp_path / "elsewhere")
+    places = {None: moved} | {form: moved / form for form in forms}
+    assert not any(find_changed(place, record, form) for form, place in places.items())
     saved = load_saved(str(moved))
     assert saved.tokenizer.chat_template and saved.model.generation_config.eos_token_id == [1, 3]
     stops = saved.tokenizer.convert_ids_to_tokens([1, 3])
@@ -46,6 +49,9 @@ def test_all_forms_of_a_model_and_the_directory_can_be_moved(export, chat_model,
     assert modelfile.startswith("FROM ./model.gguf\n") and all(
         f'stop "{stop}"' in modelfile for stop in stops
     )
+    for form, name in ((None, "generation_config.json"), ("int8", "config.json"), ("gguf-q4_0", "Modelfile")):
+        (places[form] / name).write_text("{}")
+        assert find_changed(places[form], record, form) == [name]
 
 
 def test_a_merged_adapter_answers_as_the_adapter(export, chat_model, tmp_path, capsys):

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard, constants
+from planted_keys import KEYS
 
+from lifecycle_recipes.record.model_files import hash_model_files
 from lifecycle_recipes.record.parents import hash_file, hash_weights
 
 
@@ -43,7 +45,7 @@ def test_a_dry_run_sends_nothing(hub, run, push):
         (401, "does not accept the token"),
         (403, "may not write"),
         (409, "changed the repository"),
-        (400, "status 400"),
+        (400, "status 400: planted"),
     ],
 )
 def test_a_fault_of_the_hub_is_one_line_and_leaves_nothing(hub, run, push, status, message):
@@ -125,11 +127,61 @@ def test_what_an_earlier_push_left_does_not_mix_with_the_new_model(hub, run, pus
     assert push(run, "--license", "mit").returncode == 0
     files = hub.repos["me/desk"].branches["main"]
     old = ["adapter_config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json"]
-    files |= dict.fromkeys([*old, "lifecycle/gone/run.json", "notes.md", "model.gguf"], b"old")
-    (run / "config.json").write_text((run / "config.json").read_text() + "\n")
+    old += ["model.gguf", "Modelfile", "additional_chat_templates/old.jinja"]
+    kept = ["notes.md", "other.gguf", "onnx/model.safetensors"]
+    files |= dict.fromkeys([*old, "lifecycle/gone/run.json", *kept], b"old")
+    done = push(run, "--license", "mit")
+    assert done.returncode == 0 and not {*old, "lifecycle/gone/run.json"} & files.keys()
+    assert {files[name] for name in kept} == {b"old"}
+    last = done.stdout.strip().splitlines()[-1]
+    assert "removed, of an earlier push: adapter_config.json, " in last and "model.gguf" in last
+    assert "lifecycle/" not in last and "notes.md" not in last
+
+
+def test_the_files_beside_the_weights_are_those_that_were_measured(hub, run, push):
+    """Two swapped ids, another template, other stop tokens: the results in the card would be of another model."""
+    record = json.loads((run / "run.json").read_text()) | {"files_sha256": hash_model_files(run)}
+    (run / "run.json").write_text(json.dumps(record))
+    tokenizer = json.loads((run / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    one, two = list(vocabulary)[-2:]
+    vocabulary[one], vocabulary[two] = vocabulary[two], vocabulary[one]
+    changes = {"tokenizer.json": json.dumps(tokenizer), "chat_template.jinja": "{{ messages }}"}
+    changes |= {"config.json": "{}", "generation_config.json": '{"eos_token_id": 7}'}
+    for name, text in changes.items():
+        own = (run / name).read_bytes()
+        (run / name).write_text(text)
+        done = push(run, "--license", "mit")
+        assert done.returncode == 2 and f"[parent-changed] {run / name}" in done.stderr, done.stderr
+        (run / name).unlink()
+        assert "[parent-changed]" in push(run, "--license", "mit").stderr
+        (run / name).write_bytes(own)
+    (run / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "org/base"}))
+    assert f"[parent-changed] {run / 'adapter_config.json'}" in push(run, "--license", "mit").stderr
+    (run / "adapter_config.json").unlink()
+    assert not hub.received and push(run, "--license", "mit").returncode == 0
+
+
+def test_a_record_of_two_hashes_is_compared_by_these(hub, run, push):
+    record = json.loads((run / "run.json").read_text())
+    record |= {"tokenizer_sha256": hash_file(run / "tokenizer.json")}
+    record |= {"template_sha256": hash_file(run / "chat_template.jinja")}
+    (run / "run.json").write_text(json.dumps(record))
     assert push(run, "--license", "mit").returncode == 0
-    assert not {*old, "lifecycle/gone/run.json"} & files.keys()
-    assert files["notes.md"] == files["model.gguf"] == b"old"
+    (run / "chat_template.jinja").write_text("{{ messages }}")
+    done = push(run, "--license", "mit")
+    assert done.returncode == 2 and f"[parent-changed] {run / 'chat_template.jinja'}" in done.stderr
+
+
+def test_all_templates_of_a_tokenizer_are_pushed(hub, run, push):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(run)
+    tokenizer.chat_template = {"default": tokenizer.chat_template, "tool_use": "{{ messages }} {{ tools }}"}
+    tokenizer.save_pretrained(run)
+    assert push(run, "--license", "mit").returncode == 0
+    files = hub.repos["me/desk"].branches["main"]
+    assert files["additional_chat_templates/tool_use.jinja"] == b"{{ messages }} {{ tools }}"
 
 
 def test_a_tag_that_exists_is_refused_before_anything_is_sent(hub, run, push):
@@ -175,6 +227,22 @@ def test_a_refusal_at_each_step_is_one_line(hub, run, push, where, status, messa
     assert done.returncode == 1 and "[push-failed] me/desk" in done.stderr and message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 2
     assert "me/desk" not in hub.repos or hub.repos["me/desk"].branches["main"] == {}
+
+
+def test_the_reason_of_the_hub_is_said_and_a_repetition_advised_only_if_it_helps(hub, run, push):
+    for status, again in ((400, False), (422, False), (403, False), (409, True), (500, True)):
+        hub.faults = [("/commit/", status)] * 9
+        done = push(run, "--license", "mit")
+        assert done.returncode == 1 and "planted" in done.stderr
+        assert ("run the same command again" in done.stderr) == again, status
+
+
+def test_a_card_that_the_hub_does_not_accept_makes_no_repository(hub, run, push):
+    hub.card_fault = f'"license" must be one of [apache-2.0, mit, ...]\n{KEYS["huggingface"]}'
+    done = push(run, "--license", "apache2")
+    assert done.returncode == 1 and '"license" must be one of' in done.stderr and "--license" in done.stderr
+    assert "run the same command" not in done.stderr and KEYS["huggingface"] not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 2 and not hub.repos
 
 
 def test_what_is_not_published(hub, run, push):
@@ -224,6 +292,7 @@ def test_the_form_of_an_export_is_pushed_if_it_is_the_one_that_was_compared(hub,
         "bytes": {"merged": 2e6, "int8": 1e6},
     }
     export |= {"parity": {"merged": {}, "int8": {}}, "weights_sha256": {"int8": hash_weights(run / "int8")}}
+    export |= {"files_sha256": {"int8": hash_model_files(run / "int8")}}
     export |= {"tokens": 90, "prompts": 6}
     metrics = {"task.acc": 0.9, "int8.task.acc": 0.7, "int8.agreement": 0.99}
     (run / "run.json").write_text(
@@ -233,9 +302,21 @@ def test_the_form_of_an_export_is_pushed_if_it_is_the_one_that_was_compared(hub,
     text = hub.repos["me/desk"].branches["main"]["README.md"].decode()
     assert "This is the form int8" in text and "| `task.acc` | 0.7 |" in text and "bitsandbytes" in text
     assert "`agreement` is the share of the 90 tokens" in text and "the last training stage is dpo" in text
+    config = run / "int8/config.json"
+    config.write_text(config.read_text() + "\n")
+    assert f"[parent-changed] {config}" in push(run, "--license", "mit", "--form", "int8").stderr
+    config.write_text(config.read_text()[:-1])
     weights = run / "int8/model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"!")
     assert "[parent-changed]" in push(run, "--license", "mit", "--form", "int8").stderr
+
+
+def test_a_run_that_is_the_working_directory_has_its_name(hub, run, push, monkeypatch):
+    monkeypatch.chdir(run)
+    assert push(Path("."), "--license", "mit").returncode == 0
+    files = hub.repos["me/desk"].branches["main"]
+    assert "lifecycle/07-dpo/run.json" in files and "lifecycle/run.json" not in files
+    assert "| 07-dpo | dpo |" in files["README.md"].decode()
 
 
 def test_the_card_says_what_it_does_not_know(run, push, tmp_path):

@@ -16,6 +16,7 @@ from lifecycle_recipes.models import extension
 from lifecycle_recipes.models.extension import fingerprints, resize_embeddings, save_resized
 from lifecycle_recipes.models.new_tokenizer import TokenizerConfig
 from lifecycle_recipes.record.gate import judge
+from lifecycle_recipes.record.trained_stage import stage_of
 from lifecycle_recipes.stages.tokenizer import main
 
 NEW, SPECIAL = ["Jasper", " Rowan-9", "Größe", "日本"], ["<|call|>", "<think>"]
@@ -112,6 +113,7 @@ def test_only_the_new_rows_are_new(tmp_path, parent, recipe_of, tiny_texts, new_
     }
     found = record["resized"]
     assert (found["rows_before"], found["rows"], found["new_rows"]) == (300, 306, 6)
+    assert found["of_stage"] is None and stage_of(str(tmp_path / "out")) is None  # a model, of no run
     assert found["tied"] == before.config.tie_word_embeddings and found["logits_difference"] < 1e-4
     assert {role: entry["path"] for role, entry in record["parents"].items()} == {
         "extended": str(parent),

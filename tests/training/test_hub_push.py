@@ -1,5 +1,9 @@
 """`push_to_hub` of a training stage, with the real trainer and client against a small Hub."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 from hub_server import Repo, running_hub
 from huggingface_hub import constants
@@ -84,3 +88,41 @@ def test_a_refusal_of_the_hub_is_one_line_before_training(hub, sft, capsys):
     assert sft(hub_strategy="end") == 2
     captured = capsys.readouterr()
     assert "403" in captured.err and "Traceback" not in captured.err and "step 1/2" not in captured.out
+
+
+RANKS = """
+import sys
+from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+from lifecycle_recipes.exit_status import stage_exit
+from lifecycle_recipes.training.hub_repository import prepare_hub_repository
+
+model, out = sys.argv[1:]
+hub = dict(push_to_hub=True, hub_model_id="me/tiny", hub_private_repo=True, hub_revision="try-1")
+args = TrainingArguments(out, use_cpu=True, report_to=[], **hub)
+trainer = Trainer(AutoModelForCausalLM.from_pretrained(model), args)
+try:
+    with stage_exit():
+        prepare_hub_repository(trainer)
+except SystemExit as end:
+    print("rank", args.process_index, "ends with", end.code, flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("status", "public"), [(1, False), (2, True)])
+def test_all_ranks_end_with_one_status(hub, tiny_model_dir, tmp_path, status, public):
+    if public:
+        hub.repos["me/tiny"] = Repo(private=False)
+    hub.faults = [("/branch/", 403)] * 9
+    (tmp_path / "ranks.py").write_text(RANKS)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*torchrun, str(tmp_path / "ranks.py"), str(tiny_model_dir), str(tmp_path / "out")],
+        env=os.environ | {"HF_HUB_DISABLE_XET": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    ends = {line for line in done.stdout.splitlines() if line.startswith("rank")}
+    assert ends == {f"rank {rank} ends with {status}" for rank in (0, 1)}, done.stderr[-2000:]
+    assert "the push" not in done.stderr

@@ -196,7 +196,7 @@ CODES: dict[str, str] = {
     "pad-is-turn-end": "PPO's pad token equals the end-of-turn token",
     "pair-conflict": "two pairs prefer opposite replies",
     "pair-prompts-differ": "chosen and rejected answer different prompts",
-    "parent-changed": "a parent's weights do not match its record",
+    "parent-changed": "the weights of a parent, or any file of a pushed model, do not match its record",
     "parent-cycle": "recipes that need each other, so that none can run first",
     "parent-dropped": "at step 0 the output does not match the parent's record: its weights were not loaded",
     "parent-gate-failed": "a parent failed its gate",

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..finding import FAILED, Finding, Refusal, refuse
+from ..record.trained_stage import stage_of
 from .adapters import is_adapter, merge_adapter
 from .load import load_tokenizer, require_weights
 from .new_tokenizer import TokenizerConfig
@@ -154,6 +155,7 @@ def save_resized(
         )
     return {
         "from": config.resize_model,
+        "of_stage": stage_of(config.resize_model),
         "rows_before": rows,
         "rows": saved.get_input_embeddings().weight.shape[0],
         "new_rows": len(new) - kept,

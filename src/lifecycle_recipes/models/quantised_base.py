@@ -56,3 +56,9 @@ def quantised_as(path: str) -> dict[str, Any]:
     if found["load_in_8bit"]:  # where the others have no effect (trl.get_quantization_config)
         return {key: found[key] for key in ("load_in_8bit", "dtype")}
     return found
+
+
+def quantised_bits(path: str) -> int | None:
+    """Bits per weight of the base on which the adapter at `path` was trained; None if it was not quantised."""
+    settings = quantised_settings(path)
+    return (4 if settings.get("load_in_4bit") else 8) if settings else None

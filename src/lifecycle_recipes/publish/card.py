@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..models.adapters import is_adapter
+from ..models.quantised_base import quantised_bits
 from ..record.file import LEDGER_FILE
 from ..record.gate import judge
 from ..record.parents import is_local, named_parents
@@ -14,7 +15,7 @@ from .config import MERGED
 from .data_card import data_card_data, ledger_tables
 from .energy import devices, energy
 from .licence import is_hub_id
-from .lineage import Link
+from .lineage import Link, name_of
 from .model_facts import model_facts
 from .results import TaskResult, model_index, own_metrics
 from .usage import usage
@@ -70,7 +71,7 @@ def metadata(what: Push, chain: dict[str, dict[str, Any]], path: Path, results: 
         return data_card_data(what.run, record, what.license, sources)
     return ModelCardData(
         license=what.license,
-        library_name=None if record.get("stage") == "tokenizer" else library(path),
+        library_name=None if trained_stage(record) in NO_MODEL else library(path),
         pipeline_tag=pipeline(record),
         tags=["lifecycle-recipes", record.get("stage", "")],
         base_model=hub_models(chain) or None,
@@ -86,7 +87,7 @@ def licence_note(what: Push) -> list[str]:
 
 def facts(run: str, record: dict[str, Any], form: str | None) -> list[str]:
     """A table of what the files of a model say about it; nothing for rows and tokenizers."""
-    if record.get("stage") in NO_MODEL:
+    if trained_stage(record) in NO_MODEL:
         return []
     found = model_facts(Path(run), form, generates=trained_stage(record) not in SILENT)
     return ["\n".join(["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in found.items())])] if found else []
@@ -100,7 +101,7 @@ def library(path: Path) -> str:
 
 def pipeline(record: dict[str, Any]) -> str | None:
     stage = trained_stage(record)
-    if stage in ("curate", "tokenizer"):
+    if stage in NO_MODEL:
         return None
     return "text-classification" if stage == "reward" else "text-generation"
 
@@ -111,7 +112,8 @@ def origin(chain: dict[str, dict[str, Any]]) -> str:
         return f"starting from {', '.join(models)}"
     if any("architecture" in (part.get("settings") or {}) for part in chain.values()):
         return "starting from random weights"
-    named = [(part.get("parents") or {}).get("model") for part in chain.values()]
+    parents = [part.get("parents") or {} for part in chain.values()]
+    named = [found.get("model") or found.get("resized") for found in parents]
     paths = [parent["path"] for parent in named if parent]
     return (
         f"starting from {Path(paths[-1]).name}, whose own record is not known"
@@ -134,7 +136,8 @@ def hub_models(chain: dict[str, dict[str, Any]]) -> list[str]:
     found = []
     for record in chain.values():
         named = named_parents(record.get("settings") or {})
-        found += [named["model"]] if "model" in named and not is_local(named["model"]) else []
+        model = named.get("model") or named.get("resized")
+        found += [model] if model and not is_local(model) else []
     return list(dict.fromkeys(found))
 
 
@@ -157,10 +160,16 @@ def about(record: dict[str, Any], what: Push, chain: dict[str, dict[str, Any]]) 
     if record.get("stage") == "curate":
         rows = record["metrics"]
         return f"{rows['rows_out']:,} rows, curated from {rows['rows_in']:,} with lifecycle-recipes."
-    if record.get("stage") == "tokenizer":
+    if trained_stage(record) == "tokenizer":
         return f"A tokenizer of {record['metrics'].get('vocab_size', 0):,} tokens, trained with lifecycle-recipes."
     start, last = origin(chain), trained_stage(record)
     parts = [f"Trained with lifecycle-recipes, {start}; the last training stage is {last}."]
+    if last in (None, "export"):  # of a model that was not trained here
+        parts = [f"Made with lifecycle-recipes, {start}."]
+    if resized := record.get("resized"):
+        parts.append(
+            f"It has a longer tokenizer, and rows for {resized['new_rows']:,} new tokens, not trained yet."
+        )
     if export := record.get("export"):
         sizes = ", ".join(f"{form} {size / 1e6:,.1f} MB" for form, size in export["bytes"].items())
         merged = "with its adapters merged, " if export["adapters_merged"] else ""
@@ -211,7 +220,7 @@ def stages(chain: dict[str, dict[str, Any]]) -> str:
         digest = (record.get("recipe") or {}).get("sha256", "")[:12]
         seconds = f"{record.get('wall_seconds') or 0:,.0f}"
         rows.append(
-            f"| {Path(place).name} | {record.get('stage')} | {' | '.join([*cells, layout(record)])} | `{digest}` "
+            f"| {name_of(place)} | {record.get('stage')} | {' | '.join([*cells, layout(record)])} | `{digest}` "
             f"| {seconds} |"
         )
         if (Path(place) / LEDGER_FILE).is_file():
@@ -220,14 +229,14 @@ def stages(chain: dict[str, dict[str, Any]]) -> str:
             }
             parts = ", ".join(f"{step} {share:.1%}" for step, share in left.items())
             notes.append(
-                f"{Path(place).name}: {metrics['rows_in']:,} raw rows; left out: {parts or 'nothing'}."
+                f"{name_of(place)}: {metrics['rows_in']:,} raw rows; left out: {parts or 'nothing'}."
             )
     return "\n".join(rows) + ("\n\n" + "\n".join(notes) if notes else "")
 
 
 def waivers(chain: dict[str, dict[str, Any]]) -> list[str]:
     lines = [
-        f"- {Path(place).name}: `{code}`: {reason}"
+        f"- {name_of(place)}: `{code}`: {reason}"
         for place, record in chain.items()
         for code, reason in (record.get("allowed") or {}).items()
     ]
@@ -249,7 +258,7 @@ def duration(seconds: float) -> str:
 
 def limits(path: Path, record: dict[str, Any], results: list[TaskResult], benchmarks: list[str]) -> list[str]:
     """What was not measured, and what the run was warned of; nothing for rows and tokenizers."""
-    if record.get("stage") in NO_MODEL:
+    if trained_stage(record) in NO_MODEL:
         return []
     evaluation = record.get("evaluation") or {}
     lines = [
@@ -261,7 +270,12 @@ def limits(path: Path, record: dict[str, Any], results: list[TaskResult], benchm
         lines.append(f"Tasks were measured on their first {evaluation['limit']:,} documents only.")
     if left_out := sorted({result.task for result in results} - set(benchmarks)):
         lines.append(
-            f"Not in `.eval_results/`, since no benchmark of the Hub measures the same: {', '.join(left_out)}."
+            "Not in `.eval_results/`, since none is the one complete result of a benchmark of the Hub: "
+            f"{', '.join(left_out)}."
+        )
+    if bits := quantised_bits(str(path)):
+        lines.append(
+            f"On a base that is not quantised to {bits} bits it is another model, which was not measured."
         )
     if (path / "model.gguf").is_file():
         lines.append(
@@ -279,7 +293,7 @@ def environment(what: Push, chain: dict[str, dict[str, Any]]) -> str:
     used: dict[str, list[str]] = {}
     for place, record in chain.items():
         name, number = devices(record)
-        used.setdefault(f"{number} x {name}", []).append(Path(place).name)
+        used.setdefault(f"{number} x {name}", []).append(name_of(place))
     machines = [f"- {name}: {', '.join(runs)}" for name, runs in used.items()]
     total = sum(part.get("wall_seconds") or 0 for part in chain.values())
     versions = chain[what.run].get("versions") or {}

@@ -10,6 +10,15 @@ from ..recipe.pruned_forms import pruned_forms
 Form = Literal[
     "int8", "nf4", "torchao-int8", "torchao-fp8", "gptq", "awq", "gguf-f16", "gguf-q8_0", "gguf-q4_0"
 ]
+INSTALL, GPTQ = "pip install 'lifecycle-recipes[publish]'", "pip install 'lifecycle-recipes[gptq]'"
+# Form -> the packages that it needs, to be written and to be loaded, with what installs them.
+PACKAGES = {
+    **dict.fromkeys(("int8", "nf4"), {"bitsandbytes": "pip install bitsandbytes"}),
+    **dict.fromkeys(("torchao-int8", "torchao-fp8"), {"torchao": INSTALL}),
+    "gptq": {"gptqmodel": GPTQ, "optimum": GPTQ},  # optimum is how transformers loads it
+    "awq": {"gptqmodel": GPTQ},
+    **dict.fromkeys(("gguf-f16", "gguf-q8_0", "gguf-q4_0"), {"gguf": INSTALL}),
+}
 CALIBRATED = ("gptq", "awq")  # forms that are fitted to rows of `calibration`
 MERGED = "merged"  # the model in output_dir itself
 # Least share of the tokens of the trained model's replies that a form would choose as well, given those before them.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
+
+from .lineage import name_of
 
 ON_CPU = ("curate", "tokenizer")  # stages that use no GPU
 
@@ -33,7 +34,7 @@ def energy(chain: dict[str, dict[str, Any]], run: str, watts: float | None) -> s
         if name == kind:
             joules += (record.get("wall_seconds") or 0) * number * watts
         else:
-            others.append(f"{Path(place).name} ({name})")
+            others.append(f"{name_of(place)} ({name})")
     left = f" Not counted, on other hardware: {', '.join(others)}." if others else ""
     return (
         f"Energy, estimated: {joules / 3.6e6:.3g} kWh: the measured wall time of the runs above x the stated "

@@ -13,6 +13,7 @@ from ..evals.rubric import read_prompts
 from ..finding import Finding, Refusal
 from ..models.adapters import is_adapter
 from ..models.load import load_tokenizer
+from ..record.model_files import hash_model_files
 from ..record.parents import WEIGHTS, hash_weights
 from ..record.trained_stage import stage_of
 from .calibrated import write_calibrated
@@ -167,6 +168,7 @@ def note(
             "dtype": dtype,
             "bytes": {form: size_of(place) for form, place in places.items()},
             "weights_sha256": {form: hash_weights(place) for form, place in places.items()},
+            "files_sha256": {form: hash_model_files(place) for form, place in places.items()},
             "prompts": len(expected.prompts),
             "tokens": tokens,
             "parity": parity,

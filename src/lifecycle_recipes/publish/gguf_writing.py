@@ -14,12 +14,12 @@ from ..finding import refuse
 from ..models.config_file import read_json
 from ..models.safetensors_files import tensors, weight_files
 from ..models.turn_end import ANSWER, QUESTION, SECOND, render, stop_ids_of
+from .config import INSTALL
 
 if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedTokenizerBase
 
-INSTALL = "pip install 'lifecycle-recipes[publish]'"
 # model_type -> llama.cpp's name of the architecture. Mistral's is Llama's.
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 # How a byte-level tokenizer divides a text before its merges -> llama.cpp's name for that (llama-vocab.cpp).

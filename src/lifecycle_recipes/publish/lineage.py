@@ -72,6 +72,11 @@ def records(run: str) -> dict[str, dict[str, Any]]:
     return dict(found.values())
 
 
+def name_of(run: str) -> str:
+    """The name of a run's directory, also of `.`."""
+    return os.path.basename(os.path.abspath(run))
+
+
 def place_of(run: str, parent: dict[str, Any]) -> str:
     """Where a parent is: at its path, or where it was, seen from the run."""
     beside = os.path.normpath(os.path.join(os.path.realpath(run), parent.get("relative") or "."))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..models.adapters import is_adapter
 from ..models.config_file import local_config, longest_sequence
+from ..models.quantised_base import quantised_bits
 from ..models.safetensors_files import weight_files
 from ..models.turn_end import stop_ids_of
 
@@ -26,6 +27,8 @@ def model_facts(whole: Path, form: str | None, generates: bool) -> dict[str, str
         name = "parameters of the adapter" if adapter else "parameters"
         facts[name] = f"{sum(counts.values()):,}"
         facts["precision"] = form or ", ".join(PRECISION.get(name, name) for name in counts)
+    if bits := quantised_bits(str(whole)):
+        facts["base"] = f"quantised to {bits} bits by bitsandbytes, in training and measurement"
     if context := longest_sequence(local_config(whole)):
         facts["context length"] = f"{context:,} tokens"
     if generates and (stops := stop_tokens(whole)):

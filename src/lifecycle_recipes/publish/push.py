@@ -1,7 +1,7 @@
 """`lifecycle push RUN`: a finished run to the Hub, with its card and its whole chain of records. No torch.
 
-What is pushed is listed (MODEL, GGUF, ROWS), so that checkpoints, replies and left-out rows never are. It goes up as
-one commit: a push that fails leaves the repository as it was, and large files that were sent are not sent again. So not
+What is pushed is listed (MODEL, ROWS), so that checkpoints, replies and left-out rows never are. It goes up as
+one commit: a push that fails leaves the files of the branch as they were, and large files are not sent twice. So not
 by `upload_folder`, which with hf_xet commits a large folder in parts, the first after five minutes at the latest
 (huggingface_hub/_upload_pipeline.py): a push that is cut would leave half a model.
 """
@@ -12,44 +12,34 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..finding import GATE_FAILED, Finding, Refusal, refuse
+from ..finding import FAILED, GATE_FAILED, Finding, Refusal, refuse
 from ..models.adapters import ADAPTER_CONFIG, is_adapter
 from ..models.safetensors_files import find_pickles
 from ..record.file import GATE_FILE, HELD_OUT, LEDGER_FILE, RUN_FILE, TRAIN
 from ..record.full_disk import name_full_disk
 from ..record.gate import judge
+from ..record.model_files import BESIDE_WEIGHTS, find_changed, found_in
 from ..record.parents import hash_weights, is_local
 from ..record.weight_files import find_unreadable
 from ..redact import redact
 from .card import card
 from .config import MERGED
-from .hub_errors import hub_errors
+from .hub_errors import hub_errors, one_line
 from .licence import IDENTIFIER, derived_licence, origins
-from .lineage import lineage, lineage_text, records
+from .lineage import lineage, lineage_text, name_of, records
+from .private_paths import rows_without_private_paths, without_private_paths
 from .results import benchmark_entries, results_file, task_results
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 # Of a model's directory; of a run of curation.
-MODEL = (
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "config.json",
-    "generation_config.json",
-    "adapter_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-)
-GGUF = ("model.gguf", "Modelfile")
+MODEL = ("*.safetensors", "model.gguf", *BESIDE_WEIGHTS)
 ROWS = (TRAIN, HELD_OUT, LEDGER_FILE)
 RECORDS = "lifecycle"  # directory of the repository for the records
 RESULTS = ".eval_results"  # where the Hub looks for the results of benchmarks
@@ -159,13 +149,17 @@ def require_names(what: Push) -> None:
 
 
 def require_unchanged(what: Push, record: dict[str, Any], source: Path) -> None:
-    """Raises Refusal parent-changed if the weights are not those that the run saved."""
+    """Raises Refusal parent-changed if the weights, or the files beside them, are not those that the run saved."""
     then = record.get("weights_sha256")
     if what.form:
         then = (record["export"].get("weights_sha256") or {}).get(what.form)
     if then and hash_weights(source) != then:
         message = "the files do not match the record of the run: they changed after it"
         raise refuse("parent-changed", message, "run the stage again", str(source))
+    if changed := find_changed(source, record, what.form):
+        message = "this file does not match the record of the run: it was changed, added or removed after it"
+        fix = "restore the file, or run the stage again: the results in the record are not of this"
+        raise refuse("parent-changed", message, fix, str(source / changed[0]))
 
 
 def source_of(what: Push, record: dict[str, Any]) -> Path:
@@ -211,10 +205,18 @@ def collect(what: Push, chain: dict[str, dict[str, Any]], staged: Path) -> None:
     """Link or write every file that is pushed into the directory `staged`."""
     record = chain[what.run]
     source = source_of(what, record)
-    for file in found_in(source, ROWS if record.get("stage") == "curate" else MODEL + GGUF):
-        (staged / file.name).symlink_to(file.resolve())
+    for file in found_in(source, ROWS if record.get("stage") == "curate" else MODEL):
+        place = staged / file.relative_to(source)
+        place.parent.mkdir(exist_ok=True)
+        if file.name == LEDGER_FILE:
+            write_json(place, json.loads(file.read_text(encoding="utf-8")))
+        elif file.suffix == ".jsonl" and (rows := rows_without_private_paths(file)):
+            with place.open("w", encoding="utf-8", newline="\n") as out:
+                out.writelines(rows)
+        else:
+            place.symlink_to(file.resolve())
     for directory, own in chain.items():
-        place = staged / RECORDS / Path(directory).name
+        place = staged / RECORDS / name_of(directory)
         while place.exists():
             place = place.with_name(place.name + "_")
         place.mkdir(parents=True)
@@ -222,13 +224,10 @@ def collect(what: Push, chain: dict[str, dict[str, Any]], staged: Path) -> None:
         kept["hardware"] = {
             key: value for key, value in (kept.get("hardware") or {}).items() if key != "host"
         }
-        write(place / RUN_FILE, json.dumps(kept, indent=1) + "\n")
-        for name in (
-            GATE_FILE,
-            *([LEDGER_FILE] if directory != what.run or source != Path(what.run) else []),
-        ):
+        write_json(place / RUN_FILE, kept)
+        for name in (GATE_FILE, *([LEDGER_FILE] if directory != what.run else [])):
             if (file := Path(directory) / name).is_file():
-                (place / name).symlink_to(file.resolve())
+                write_json(place / name, json.loads(file.read_text(encoding="utf-8")))
     tree = lineage(what.run)
     write(staged / RECORDS / "lineage.txt", lineage_text(tree) + "\n")
     results = task_results(record, what.form)
@@ -240,15 +239,13 @@ def collect(what: Push, chain: dict[str, dict[str, Any]], staged: Path) -> None:
 
 
 def write(file: Path, text: str) -> None:
-    """Without the directories of this machine: they name its user."""
-    for private, instead in ((f"{Path.cwd()}/", ""), (f"{Path.home()}/", "~/")):
-        text = text.replace(private, instead)
-    file.write_text(text, encoding="utf-8")
+    file.write_text(without_private_paths(text), encoding="utf-8")
 
 
-def found_in(directory: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
-    for pattern in patterns:
-        yield from (file for file in sorted(directory.glob(pattern)) if file.is_file())
+def write_json(file: Path, value: dict[str, Any]) -> None:
+    """The values are changed, not the text: in it, a letter of a path may be escaped."""
+    text = json.dumps(without_private_paths(value), indent=1, ensure_ascii=False)
+    file.write_text(text + "\n", encoding="utf-8")
 
 
 def require_no_secret(staged: Path) -> None:
@@ -300,6 +297,7 @@ def upload(what: Push, record: dict[str, Any], staged: Path) -> str:
     api, kind = HfApi(), "dataset" if record.get("stage") == "curate" else "model"
     names = [str(file.relative_to(staged)) for file in sorted(staged.rglob("*")) if file.is_file()]
     with hub_errors(what.repo):
+        require_card(what, staged, kind)
         api.create_repo(what.repo, repo_type=kind, private=not what.public, exist_ok=True)
         is_private = require_privacy(api, what, kind)
         if what.tag:
@@ -307,10 +305,11 @@ def upload(what: Push, record: dict[str, Any], staged: Path) -> str:
         if what.branch != "main":
             api.create_branch(what.repo, branch=what.branch, repo_type=kind, exist_ok=True)
         there = api.list_repo_files(what.repo, repo_type=kind, revision=what.branch)
+        removed = outdated(there, names, ROWS if kind == "dataset" else MODEL)
         done = api.create_commit(
             what.repo,
             [CommitOperationAdd(name, staged / name) for name in names]
-            + [CommitOperationDelete(name) for name in outdated(there, names)],
+            + [CommitOperationDelete(name) for name in removed],
             repo_type=kind,
             revision=what.branch,
             commit_message=what.message
@@ -321,24 +320,49 @@ def upload(what: Push, record: dict[str, Any], staged: Path) -> str:
     seen = "private" if is_private else "public"
     if is_private and what.public:
         seen += ", as it was before --public: change it on the Hub"
-    return f"{done.commit_url}\n{seen}; branch {what.branch}"
+    files = [name for name in removed if not is_record(name)]
+    gone = f"; removed, of an earlier push: {', '.join(files)}" if files else ""
+    return f"{done.commit_url}\n{seen}; branch {what.branch}{gone}"
 
 
-def outdated(there: list[str], names: list[str]) -> list[str]:
-    """The files of an earlier push that belong to another model than that of `names`; they are removed in its commit.
+def require_card(what: Push, staged: Path, kind: str) -> None:
+    """Raises Refusal push-failed, before a repository is made, for a card that the Hub would not accept.
 
-    from_pretrained would prefer an old model.safetensors to new shards, and an old adapter_config.json to both.
+    Its list of licences, for one, is only on the Hub.
     """
-    replaced = MODEL if any(name.endswith(".safetensors") for name in names) else ()
+    from huggingface_hub import RepoCard
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        RepoCard.load(staged / "README.md", repo_type=kind).validate(repo_type=kind)
+    except ValueError as error:  # the client has made it from the Hub's answer
+        answer = error.__context__
+        said = answer.server_message if isinstance(answer, HfHubHTTPError) else str(error)
+        message = f"the Hub does not accept the card: {one_line(said or '')}"
+        fix = "correct what it names, such as --license"
+        raise refuse("push-failed", message, fix, what.repo, FAILED) from error
+
+
+def outdated(there: list[str], names: list[str], pushed: tuple[str, ...]) -> list[str]:
+    """The files of an earlier push that the new card does not describe; they are removed in its commit.
+
+    pushed: what a push of this kind may send. from_pretrained would prefer an old model.safetensors to new shards, and
+    an old adapter_config.json to both; whoever takes an old model.gguf would take it for the form of the new card.
+    """
     return [
         name
         for name in there
-        if name not in names
-        and (
-            name.startswith((f"{RECORDS}/", f"{RESULTS}/{RECORDS}"))
-            or ("/" not in name and any(fnmatch(name, pattern) for pattern in replaced))
-        )
+        if name not in names and (is_record(name) or any(_fits(name, pattern) for pattern in pushed))
     ]
+
+
+def is_record(name: str) -> bool:
+    return name.startswith((f"{RECORDS}/", f"{RESULTS}/{RECORDS}"))
+
+
+def _fits(name: str, pattern: str) -> bool:
+    """`*` is no slash, as in Path.glob."""
+    return name.count("/") == pattern.count("/") and fnmatch(name, pattern)
 
 
 def require_free_tag(api: HfApi, what: Push, kind: str) -> None:

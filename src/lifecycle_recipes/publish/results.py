@@ -2,19 +2,22 @@
 
 `.eval_results/*.yaml` feeds the leaderboards of data sets that are registered as benchmarks, so an entry is written
 only for a task of lm-eval's own whose data set is one, with the task id that the benchmark's eval.yaml gives to the
-same configuration and split, measured on all documents. See https://huggingface.co/docs/hub/eval-results.
+same configuration and split, measured on all documents, and only if no other task is a result of the same id. See
+https://huggingface.co/docs/hub/eval-results.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ..evals.library_tasks import BUILDERS, find_tasks
-from ..recipe.task_files import TaskFile, members, task_metrics
+from ..evals.library_tasks import BUILDERS, find_tasks, library_files
+from ..recipe.task_files import TaskFile, children, members, task_metrics
 from .config import MERGED
 
 if TYPE_CHECKING:
@@ -23,11 +26,16 @@ if TYPE_CHECKING:
 # Of the numbers of a card: metrics of tasks and of the evaluation, not those of the training.
 SCORES = ("rubric", "rubric_win_rate", "rubric_win_rate_lc", "reward", "kl", "pair_accuracy", "bits_per_byte")
 BENCHMARK_FILE = "eval.yaml"  # of a data set that is a benchmark
+# Keys of a task whose documents are not simply those of its split: mmlu_pro_law takes one subject by `process_docs`.
+CHOOSES = ("process_docs", "custom_dataset", "class")
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """One metric of one task. data, config, split: the data set as lm-eval loads it; data: a Hub id or a format."""
+    """One metric of one task or group. data, config, split: the data set as lm-eval loads it.
+
+    data: a Hub id or a format. is_whole: whether the task is lm-eval's own, and asks all documents of the split.
+    """
 
     task: str
     metric: str
@@ -35,6 +43,7 @@ class TaskResult:
     data: str
     config: str | None
     split: str | None
+    is_whole: bool
 
     @property
     def is_local(self) -> bool:
@@ -43,16 +52,25 @@ class TaskResult:
 
 def own_metrics(record: dict[str, Any], form: str | None) -> dict[str, float]:
     """The measured metrics of a model, or of one form of an export, without the name of the form."""
-    metrics, forms = record.get("metrics") or {}, (record.get("export") or {}).get("parity") or {}
+    metrics, parity = record.get("metrics") or {}, (record.get("export") or {}).get("parity") or {}
+    forms = [name for name in parity if name != MERGED]
     numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+    own = {name: value for name, value in numbers.items() if _form_of(name, forms) == form}
     if form:
-        return {k.removeprefix(f"{form}."): v for k, v in numbers.items() if k.startswith(f"{form}.")}
-    others = tuple(f"{name}." for name in forms if name != MERGED)
-    return {k: v for k, v in numbers.items() if ("." in k or k in SCORES) and not k.startswith(others)}
+        return {name.removeprefix(f"{form}."): value for name, value in own.items()}
+    return {name: value for name, value in own.items() if "." in name or name in SCORES}
+
+
+def _form_of(metric: str, forms: list[str]) -> str | None:
+    """The longest name that fits: of `pruned-97` and `pruned-97.5`, both begin `pruned-97.5.agreement`."""
+    return max((form for form in forms if metric.startswith(f"{form}.")), key=len, default=None)
 
 
 def task_results(record: dict[str, Any], form: str | None) -> list[TaskResult]:
-    """The metrics of the tasks of the evaluate section, if their files still tell what they measure."""
+    """The metrics of the tasks of the evaluate section and of its groups, if their files still tell what they measure.
+
+    A group is among them if all its tasks read one data set.
+    """
     config = (record.get("settings") or {}).get("evaluate") or {}
     names = config.get("tasks") or []
     try:
@@ -60,13 +78,22 @@ def task_results(record: dict[str, Any], form: str | None) -> list[TaskResult]:
     except (yaml.YAMLError, OSError, UnicodeDecodeError):
         return []
     metrics = own_metrics(record, form)
-    leaves = dict.fromkeys(leaf for name in names for leaf in members(name, files))
+    measured = [*(part for name in names for part in _groups(name, files))]
+    measured += [leaf for name in names for leaf in members(name, files)]
     return [
         result
-        for task in leaves
+        for task in dict.fromkeys(measured)
         for name, value in _in_order(task, files[task], metrics).items()
-        if (result := _result(task, files[task], name, value))
+        if (result := _result(task, files, name, value))
     ]
+
+
+def _groups(name: str, files: dict[str, TaskFile]) -> Iterator[str]:
+    """`name`, if it is a group, and the groups in it."""
+    if name in files and (inside := children(files[name])) is not None:
+        yield name
+        for child in inside:
+            yield from _groups(child, files)
 
 
 def _in_order(task: str, file: TaskFile, metrics: dict[str, float]) -> dict[str, float]:
@@ -76,12 +103,30 @@ def _in_order(task: str, file: TaskFile, metrics: dict[str, float]) -> dict[str,
     return {name: found[name] for name in dict.fromkeys([*first, *found])}
 
 
-def _result(task: str, file: TaskFile, metric: str, value: float) -> TaskResult | None:
-    data, config = file.config.get("dataset_path"), file.config.get("dataset_name")
+def _result(task: str, files: dict[str, TaskFile], metric: str, value: float) -> TaskResult | None:
+    sources = [_source(files[leaf]) for leaf in members(task, files)]
+    data, config, split = (
+        (_common(values) for values in zip(*sources, strict=True)) if sources else (None,) * 3
+    )
     if not isinstance(data, str):
         return None
-    split = file.config.get("test_split") or file.config.get("validation_split")  # as lm-eval chooses
-    return TaskResult(task, metric, value, data, config, split)
+    return TaskResult(task, metric, value, data, config, split, _is_whole(task, files[task]))
+
+
+def _source(file: TaskFile) -> tuple[Any, Any, Any]:
+    """Data set, configuration and split of a task, as lm-eval chooses them."""
+    split = file.config.get("test_split") or file.config.get("validation_split")
+    return file.config.get("dataset_path"), file.config.get("dataset_name"), split
+
+
+def _common(values: tuple) -> Any:
+    """The value, if all are the same."""
+    return values[0] if all(value == values[0] for value in values) else None
+
+
+def _is_whole(task: str, file: TaskFile) -> bool:
+    is_own = file.path == library_files().get(task)
+    return is_own and children(file) is None and not any(key in file.config for key in CHOOSES)
 
 
 def model_index(results: list[TaskResult]) -> list[EvalResult] | None:
@@ -105,7 +150,10 @@ def model_index(results: list[TaskResult]) -> list[EvalResult] | None:
 
 
 def benchmark_entries(results: list[TaskResult], record: dict[str, Any]) -> dict[str, EvalResultEntry]:
-    """Task -> the first metric of every task that is a benchmark of the Hub. Asks the Hub, while offline its cache."""
+    """Task -> the first metric of every task that is the one result of a benchmark of the Hub.
+
+    Asks the Hub, while offline its cache.
+    """
     from huggingface_hub import EvalResultEntry
 
     evaluation = record.get("evaluation") or {}
@@ -114,7 +162,7 @@ def benchmark_entries(results: list[TaskResult], record: dict[str, Any]) -> dict
     entries = {}
     for task in dict.fromkeys(result.task for result in results):
         first = next(result for result in results if result.task == task)
-        if first.is_local or not (number := _benchmark_task(first)):
+        if first.is_local or not first.is_whole or not (number := _benchmark_task(first)):
             continue
         version = (record.get("versions") or {}).get("lm_eval", "")
         template = "with" if evaluation.get("chat_template") else "without"
@@ -125,7 +173,9 @@ def benchmark_entries(results: list[TaskResult], record: dict[str, Any]) -> dict
             date=record.get("started"),
             notes=f"lm-eval {version} {task}, {first.metric}, {template} chat template",
         )
-    return entries
+    # gsm8k and gsm8k_cot ask the same documents in two ways: neither is the one result of the benchmark.
+    times = Counter((entry.dataset_id, entry.task_id) for entry in entries.values())
+    return {task: e for task, e in entries.items() if times[e.dataset_id, e.task_id] == 1}
 
 
 def _benchmark_task(result: TaskResult) -> str | None:

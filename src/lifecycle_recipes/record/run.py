@@ -29,6 +29,7 @@ from .file import GATE_FILE, RUN_FILE, plain, read_record, write_json
 from .gate import FAILED_GATE_FILE, parse
 from .identity import find_differences, identify, identify_evaluation, is_same, settings
 from .lock import OutputDirLock
+from .model_files import hash_model_files
 from .output_dir import claim_output_dir, find_other_host, wait_for_rank_0
 from .parents import check_parent, describe_parent, find_parents, hash_file, hash_inputs, hash_weights
 
@@ -253,6 +254,8 @@ class Run:
     def _hash_outputs(self) -> None:
         self._record |= {k: self.metrics[k] for k in ("tokens", "tokens_per_second") if k in self.metrics}
         self._record["weights_sha256"] = hash_weights(self.output_dir)
+        if files := hash_model_files(self.output_dir):
+            self._record["files_sha256"] = files
         for field, name in (
             ("tokenizer_sha256", "tokenizer.json"),
             ("template_sha256", "chat_template.jinja"),

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from ..finding import Refusal, refuse
 from .file import RUN_FILE, read_record
@@ -37,6 +38,11 @@ def _run_of(path: str) -> str:
     return run_of(path) or path
 
 
-def trained_stage(record: dict) -> str | None:
-    """The stage that trained the model of a record: of an export, that of what it exports."""
+def trained_stage(record: dict[str, Any]) -> str | None:
+    """The stage that trained the model of a record: of an export, that of what it exports.
+
+    Of a tokenizer that was saved with a resized model, that of this model; None if it was not trained here.
+    """
+    if resized := record.get("resized"):
+        return resized.get("of_stage")
     return (record.get("export") or {}).get("of_stage") or record.get("stage")

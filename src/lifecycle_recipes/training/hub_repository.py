@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..finding import Refusal, refuse
+from ..finding import FAILED, REFUSED, Refusal, refuse
 from ..publish.hub_errors import hub_errors
 from .ranks import true_anywhere
 
@@ -26,9 +26,11 @@ def prepare_hub_repository(trainer: Trainer) -> None:
             _prepare(trainer)
         except Refusal as error:
             refusal = error
-    if true_anywhere(refusal is not None, args):
-        other = refuse("push-failed", "the Hub's repository cannot be used", "see the message of rank 0")
-        raise refusal or other
+    refused = true_anywhere(refusal is not None, args)
+    failed = true_anywhere(refusal is not None and refusal.status == FAILED, args)
+    if refused:
+        message, fix = "the Hub's repository cannot be used", "see the message of rank 0"
+        raise refusal or refuse("push-failed", message, fix, status=FAILED if failed else REFUSED)
 
 
 def _prepare(trainer: Trainer) -> None:

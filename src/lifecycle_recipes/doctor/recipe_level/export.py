@@ -11,8 +11,7 @@ from ...finding import Finding, Refusal
 from ...models.adapters import is_adapter, model_below, require_adapter_base
 from ...models.config_file import model_config
 from ...publish.calibration_rows import find_too_few, read_calibration
-from ...publish.config import AGREEMENT, CALIBRATED, MERGED, ExportConfig
-from ...publish.gguf_writing import INSTALL
+from ...publish.config import AGREEMENT, CALIBRATED, MERGED, PACKAGES, ExportConfig
 from ...publish.source import find_in_forms, find_in_source
 from ...recipe.pruned_forms import pruned_forms
 from ...recipe.read import RawRecipe
@@ -20,16 +19,6 @@ from ...record.trained_stage import stage_of
 from ..trainer_level.step_zero import find_in_parent
 from .files import maker
 from .siblings import find_in_siblings
-
-GPTQ = "pip install 'lifecycle-recipes[gptq]'"
-# Form -> the packages that it needs, with what installs them.
-PACKAGES = {
-    **dict.fromkeys(("int8", "nf4"), {"bitsandbytes": "pip install bitsandbytes"}),
-    **dict.fromkeys(("torchao-int8", "torchao-fp8"), {"torchao": INSTALL}),
-    "gptq": {"gptqmodel": GPTQ, "optimum": GPTQ},  # optimum is how transformers loads it
-    "awq": {"gptqmodel": GPTQ},
-    **dict.fromkeys(("gguf-f16", "gguf-q8_0", "gguf-q4_0"), {"gguf": INSTALL}),
-}
 
 
 def find_in_export(raw: RawRecipe) -> list[Finding]:

@@ -126,6 +126,24 @@ def test_a_reply_that_was_cut_is_no_training_data(tiny_model_dir, tmp_path, caps
     assert "tokens/s, cut)" in shown and "the last reply is cut" in shown and not file.exists()
 
 
+def test_an_interrupt_stops_the_reply_and_not_the_conversation(tiny_model_dir, capsys, monkeypatch):
+    import transformers
+
+    generate, calls = transformers.GenerationMixin.generate, []
+
+    def interrupted_once(model, *arguments, **options):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return generate(model, *arguments, **options)
+
+    monkeypatch.setattr(transformers.GenerationMixin, "generate", interrupted_once)
+    monkeypatch.setattr("sys.stdin", io.StringIO("one\ntwo\nthree\n"))
+    chat(str(tiny_model_dir), max_new_tokens=4)
+    shown = capsys.readouterr().err
+    assert len(calls) == 3 and shown.count("tokens/s") == 2 and "stopped" in shown
+
+
 def test_a_model_that_cannot_be_compared_leaves_the_conversation(
     tiny_model_dir, tmp_path, capsys, monkeypatch
 ):

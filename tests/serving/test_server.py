@@ -250,6 +250,17 @@ def test_what_cannot_be_served_is_refused_at_once(tmp_path, model_dir):
         serve(Serve("nowhere/at/all"))
 
 
+def test_a_server_that_cannot_generate_any_more_ends(model_dir, monkeypatch):
+    """Its thread has failed: a supervisor is to see it. The failure is planted."""
+    from transformers.cli.serving.utils import GenerationState
+
+    monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: None)
+    monkeypatch.setattr(GenerationState, "is_cb_alive", lambda state: False)
+    with pytest.raises(Refusal, match="server-failed") as failed:
+        serve(Serve(str(model_dir), port=0))
+    assert failed.value.status == 1
+
+
 def test_vllm_is_started_with_the_same_name_and_place(model_dir, tmp_path, monkeypatch):
     with pytest.raises(Refusal, match="vllm is not installed"):
         serve(Serve(str(model_dir), engine="vllm"))

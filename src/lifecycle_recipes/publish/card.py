@@ -186,8 +186,12 @@ def about(record: dict[str, Any], what: Push, chain: dict[str, dict[str, Any]]) 
 
 def scores(record: dict[str, Any], form: str | None) -> list[str]:
     """A table of the metrics of tasks and evaluation: of the form of an export, or of the model itself."""
-    rows = [f"| `{name}` | {value:.4g} |" for name, value in own_metrics(record, form).items()]
-    parts = ["\n".join(["## Results\n", "| metric | value |", "|---|---|", *rows])] if rows else []
+    own, whole = own_metrics(record, form), own_metrics(record, None) if form else {}
+    columns = ["metric", "value", *(["the whole model"] if form else [])]
+    rows = [columns, ["---"] * len(columns)]
+    rows += [[f"`{name}`", cell(value), cell(whole.get(name))][: len(columns)] for name, value in own.items()]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    parts = [f"## Results\n\n{table}"] if own else []
     if (export := record.get("export")) and "tokens" in export:
         name = "" if form else f"{MERGED}."
         parts.append(
@@ -198,9 +202,17 @@ def scores(record: dict[str, Any], form: str | None) -> list[str]:
     return parts
 
 
+def cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
 def gates(run: str) -> list[str]:
-    lines = [f"- {'passed' if verdict.ok else '**failed**'}: `{verdict.line}`" for verdict in judge(run)]
-    return ["\n".join(["## Gate\n", *lines])] if lines else []
+    """Every line with the values that were compared."""
+    lines = [
+        f"- {'passed' if verdict.ok else '**failed**'}: `{verdict.line}` ({verdict.message})"
+        for verdict in judge(run)
+    ]
+    return ["\n".join(["## Gate\n", *(lines or ["No gate was set."])])]
 
 
 def stages(chain: dict[str, dict[str, Any]]) -> str:

@@ -70,7 +70,8 @@ def _generation(path: Path, what: Push, repo: str, at: str) -> list[str]:
     prompt = '[{"role": "user", "content": "Hello"}]' if chat else '"Once"'
     adapter = is_adapter(str(path))
     code = f'from transformers import pipeline\n\ngenerate = pipeline("text-generation", {repo}{at})'
-    code += f"\nprint(generate({prompt}, max_new_tokens=64))"
+    # Greedy, as everything on the card was measured: without it, pipelines sample.
+    code += f"\nprint(generate({prompt}, max_new_tokens=64, do_sample=False))"
     with_peft = ", with PEFT installed" if adapter else ""
     ways = [f"transformers{with_peft}{_needs(what.form)}:\n\n{python(code)}"]
     branch = revision(what)

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from ..finding import refuse
+from ..near_path import near_path
 
 RUN_FILE, GATE_FILE = "run.json", "gate.ok"
 BENCH_FILE = "bench.json"  # of `lifecycle bench`
@@ -23,9 +24,10 @@ def read_record(path: str | Path) -> dict:
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise refuse(
-            "no-record", f"this directory has no {RUN_FILE}", "give the output_dir of a run", str(path)
-        ) from None
+        message = f"this directory has no {RUN_FILE}" if path.exists() else "the directory does not exist"
+        near = near_path(str(path))
+        fix = f"did you mean {near}?" if near else "give the output_dir of a run"
+        raise refuse("no-record", message, fix, str(path)) from None
     except (OSError, ValueError) as error:
         raise refuse(
             "bad-record", f"{RUN_FILE} is unreadable: {error}", "run the stage again", str(file)

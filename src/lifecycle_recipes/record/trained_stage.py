@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..finding import Refusal, refuse
+from ..near_path import near_path
 from .file import RUN_FILE, read_record
 from .parents import is_local, run_of
 
@@ -20,7 +21,9 @@ SILENT = {
 def stage_of(path: str) -> str | None:
     """The stage that trained the model of a run; None for other models. Raises Refusal: missing-model."""
     if is_local(path) and not Path(path).exists():
-        raise refuse("missing-model", "the directory does not exist", "train it, or correct the path", path)
+        near = near_path(path)
+        fix = f"did you mean {near}?" if near else "train it, or correct the path"
+        raise refuse("missing-model", "the directory does not exist", fix, path)
     try:
         return trained_stage(read_record(_run_of(path)))
     except Refusal as refusal:

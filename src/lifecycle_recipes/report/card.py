@@ -231,7 +231,11 @@ def exported(name: str, record: dict) -> str:
         of_form = [pruning.get(form) or {} for form in parity]
         columns["zeros"] = [number((found.get("zeros") or {}).get("linear"), ".3f") for found in of_form]
         columns["seconds"] = [number(found.get("seconds"), ".3f") for found in of_form]
-    of = f"{name}: {record['export']['of']} and its forms, compared with the trained model on its replies"
+    of, trained = record["export"]["of"], "trained"
+    if combined := record["export"].get("combined"):
+        by = "average" if combined["by"] == "average" else f"combination ({combined['by']})"
+        of, trained = f"the {by} of {', '.join(combined['weights'])}", "combined"
+    of = f"{name}: {of} and its forms, compared with the {trained} model on its replies"
     parts = [of, aligned(columns)]
     if pruning:
         parts.append(

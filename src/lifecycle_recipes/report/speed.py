@@ -9,6 +9,7 @@ from ..record.parents import hash_weights
 from .aligned import aligned
 from .numbers import amount, number
 
+UNSTEADY = 1.5  # times between the slowest and the fastest of equal runs
 KEYS = {"device", "dtype", "tokens", "draft", "weights_bytes", "speeds", "weights_sha256"}
 
 
@@ -30,12 +31,18 @@ def _table(measured: dict[str, dict[str, Any]]) -> str:
         "requests": [str(speed["requests"]) for _, _, speed in rows],
         "first token ms": [number(speed["first_token"] * 1000, ",.0f") for _, _, speed in rows],
         "tokens/s": [number(speed["tokens_per_second"], ",.0f") for _, _, speed in rows],
+        "spread": [f"{speed['spread']:.1f}x" for _, _, speed in rows],
         "draft accepted": [number(speed["accepted"], ".0%") for _, _, speed in rows],
         "weights": [f"{amount(found['weights_bytes'])}B" for _, found, _ in rows],
     }
     if set(columns["draft accepted"]) == {"-"}:
         del columns["draft accepted"]
-    return aligned(columns)
+    widest = max(speed["spread"] for _, _, speed in rows)
+    if widest < UNSTEADY:
+        return aligned(columns)
+    # On a CPU, two threads that wait for each other while a third program runs: all modes suffer, and not alike.
+    hint = "measure on a quiet machine, or with OMP_NUM_THREADS=1"
+    return f"{aligned(columns)}\n\nequal runs differ by up to {widest:.1f}x: do not compare these numbers; {hint}"
 
 
 def read_speeds(directory: Path) -> dict[str, dict[str, Any]]:

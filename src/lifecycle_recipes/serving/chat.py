@@ -18,7 +18,7 @@ HELP = """Type a message. Commands:
   /compare RUN   what another model answers to your last message
   /reset         start a new conversation (also /new)
   /save FILE     append the conversation to a .jsonl file, as a row of training data
-  /help          this; /quit or Ctrl-D ends"""
+  /help          this; /quit or Ctrl-D ends, Ctrl-C stops a reply"""
 COMMANDS = ("/compare", "/reset", "/new", "/save", "/help", "/quit")
 
 
@@ -87,6 +87,9 @@ class Conversation:
         except Refusal:  # the context is full
             self.messages = []
             raise
+        except KeyboardInterrupt:
+            say("\nstopped: your message and this reply are left out")
+            return
         self.messages = [*asked, {"role": "assistant", "content": answer}]
 
     def compare(self, path: str) -> None:

@@ -138,7 +138,8 @@ def welcome(model: Loaded, what: Serve, port: int) -> str:
 
 def build_app(model: Loaded, what: Serve) -> tuple[FastAPI, Any]:
     """transformers' server for this one model, with our handlers, and its GenerationState."""
-    from fastapi import HTTPException
+    from fastapi.exceptions import RequestValidationError
+    from starlette.exceptions import HTTPException
     from transformers.cli.serving.chat_completion import ChatCompletionHandler
     from transformers.cli.serving.completion import CompletionHandler
     from transformers.cli.serving.model_manager import ModelManager, TimedModel
@@ -167,7 +168,11 @@ def build_app(model: Loaded, what: Serve) -> tuple[FastAPI, Any]:
 
     @app.exception_handler(HTTPException)
     async def as_openai_error(_: Any, error: HTTPException) -> Any:
-        return openai_error(error.detail, error.status_code)
+        return openai_error(str(error.detail), error.status_code)
+
+    @app.exception_handler(RequestValidationError)
+    async def as_unreadable(_: Any, error: RequestValidationError) -> Any:
+        return openai_error("the body of the request is no JSON object", 400)
 
     return app, state
 

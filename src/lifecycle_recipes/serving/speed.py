@@ -54,13 +54,15 @@ class Bench:
 class Speed:
     """Of a mode. first_token: seconds until a reply has a token, median of the requests. accepted: share of the draft.
 
-    tokens_per_second: of all replies together, from the first request to the last token.
+    tokens_per_second: of all replies together, from the first request to the last token. spread: the time of the
+    slowest of the runs that count, over that of the fastest.
     """
 
     mode: str
     requests: int
     first_token: float
     tokens_per_second: float
+    spread: float
     accepted: float | None = None
 
 
@@ -170,8 +172,9 @@ def speed(mode: str, run: Callable[[], Timed], tokens: int) -> Speed:
     done = [run() for _ in range(REPEATS + 1)][1:]
     requests = len(done[0].firsts)
     first = statistics.median(statistics.median(one.firsts) for one in done)
-    seconds = statistics.median(one.seconds for one in done)
-    return Speed(mode, requests, first, requests * tokens / seconds)
+    seconds = [one.seconds for one in done]
+    rate = requests * tokens / statistics.median(seconds)
+    return Speed(mode, requests, first, rate, max(seconds) / min(seconds))
 
 
 def static(causal: Any, prompts: list[list[int]], tokens: int, **options: Any) -> Timed:

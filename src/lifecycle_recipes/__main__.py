@@ -1,0 +1,5 @@
+"""`python -m lifecycle_recipes`: the command `lifecycle`."""
+
+from .cli import main
+
+main()

@@ -40,9 +40,8 @@ def quantised_settings(path: str) -> dict[str, Any]:
     try:
         settings = (read_record(run_of(path) or path).get("settings") or {}).get("model") or {}
     except Refusal as refusal:
-        if (
-            refusal.findings[0].code != "no-record"
-        ):  # else it would be used on weights that it was not trained on
+        # An unreadable record is no reason to use the adapter on weights that it was not trained on.
+        if refusal.findings[0].code != "no-record":
             raise
         return {}
     return settings if settings.get("load_in_4bit") or settings.get("load_in_8bit") else {}

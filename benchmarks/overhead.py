@@ -28,8 +28,9 @@ from lifecycle_recipes.recipe.read import read_recipe
 from lifecycle_recipes.record import environment
 
 ROOT = Path(__file__).resolve().parents[1]
-# The glue needs neither: what is measured after training, and how often a checkpoint is written.
-PLAIN = {"save_strategy": "no", "bf16": False}
+# The glue needs neither: what is measured after training, and how often a checkpoint is written. Rows of equal length
+# are grouped otherwise by a stage, the same for every layout, than by transformers: the two would not do the same.
+PLAIN = {"save_strategy": "no", "bf16": False, "train_sampling_strategy": "random"}
 # case -> (stage, its command, steps, at most this many times the bare script's wall time)
 STAGE, RUN = "lifecycle_recipes.stages.{}", "lifecycle_recipes.cli run"
 CASES = {

@@ -8,7 +8,8 @@ from repository import ROOT
 PACKAGE = ROOT / "src" / "lifecycle_recipes"
 # Who may touch whom: a room imports from the rows below its own. Nobody imports a stage, not even a stage.
 ORDER = """
-__main__ cli launch
+__main__
+cli launch
 stages inspection life
 training synthesis
 doctor diagnosis report

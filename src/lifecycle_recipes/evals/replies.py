@@ -19,6 +19,7 @@ from ..models.turn_end import stop_ids_of
 from .rubric import as_messages
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Increase it if a change to this file changes the replies: older files are then ignored.
@@ -142,10 +143,9 @@ def generate(
     import torch
 
     model, tokenizer = saved.model, saved.tokenizer
-    width = max(map(len, prompts))
     pad, stops = tokenizer.pad_token_id, stop_ids(saved)
-    rows = torch.tensor([[pad] * (width - len(ids)) + ids for ids in prompts], device=model.device)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
+    rows, mask = padded_left(prompts, pad, model.device)
+    width = rows.shape[1]
     if until:
         settings |= {"stop_strings": list(until), "tokenizer": tokenizer}
     with torch.inference_mode():
@@ -158,6 +158,18 @@ def generate(
             **{"do_sample": False} | settings,
         )
     return [_reply(tokenizer, ids, set(stops), until) for ids in out[:, width:].tolist()]
+
+
+def padded_left(
+    prompts: list[list[int]], pad: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(token ids, attention mask), both [prompts, longest prompt]: what a batch of `generate` continues."""
+    import torch
+
+    width = max(map(len, prompts))
+    rows = [[pad] * (width - len(ids)) + ids for ids in prompts]
+    mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]
+    return torch.tensor(rows, device=device), torch.tensor(mask, device=device)
 
 
 def stop_ids(saved: Saved) -> list[int]:

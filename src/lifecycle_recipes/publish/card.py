@@ -11,7 +11,7 @@ from ..record.file import LEDGER_FILE
 from ..record.gate import judge
 from ..record.parents import is_local, named_parents
 from ..record.trained_stage import SILENT, trained_stage
-from .config import MERGED
+from .config import MERGED, kind_of
 from .data_card import data_card_data, ledger_tables
 from .energy import devices, energy
 from .licence import is_hub_id
@@ -176,8 +176,7 @@ def about(record: dict[str, Any], what: Push, chain: dict[str, dict[str, Any]]) 
         form = f"This is the form {what.form}. " if what.form else ""
         if combined := export.get("combined"):
             weights = ", ".join(f"{Path(path).name} ({w:g})" for path, w in combined["weights"].items())
-            by = "average" if combined["by"] == "average" else f"combination ({combined['by']})"
-            parts.append(f"It is the {by} of {weights}.")
+            parts.append(f"It is the {kind_of(combined)} of {weights}.")
         if zeros := ((record.get("pruning") or {}).get(what.form) or {}).get("zeros"):
             form += f"{zeros['linear']:.1%} of the weights of its linear layers are zero, and were not trained again. "
         parts.append(f"{form}Exported {merged}in {export['dtype']}; all forms: {sizes}.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from ..recipe.pruned_forms import pruned_forms
 
@@ -145,3 +145,8 @@ class PruneConfig:
     def forms(self) -> dict[str, float | None]:
         """Name of the copy -> its level; None for 2 of 4."""
         return pruned_forms(self.levels, self.two_of_four)
+
+
+def kind_of(combined: dict[str, Any]) -> str:
+    """`average`, or `combination (ties)`, of the part `combined` of an export's record."""
+    return "average" if combined["by"] == "average" else f"combination ({combined['by']})"

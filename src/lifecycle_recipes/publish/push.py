@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..finding import FAILED, GATE_FAILED, Finding, Refusal, refuse
-from ..models.adapters import ADAPTER_CONFIG, is_adapter
+from ..models.adapters import adapter_config, is_adapter
 from ..models.safetensors_files import find_pickles
-from ..record.file import GATE_FILE, HELD_OUT, LEDGER_FILE, RUN_FILE, TRAIN
+from ..record.file import GATE_FILE, HELD_OUT, LEDGER_FILE, RUN_FILE, TRAIN, exported_forms
 from ..record.full_disk import name_full_disk
 from ..record.gate import judge
 from ..record.model_files import BESIDE_WEIGHTS, find_changed, found_in
@@ -166,7 +166,7 @@ def source_of(what: Push, record: dict[str, Any]) -> Path:
     """The directory that is pushed. Raises Refusal unknown-form for what is no form of this export."""
     if not what.form:
         return Path(what.run)
-    forms = [form for form in (record.get("export") or {}).get("parity") or {} if form != MERGED]
+    forms = [form for form in exported_forms(record) if form != MERGED]
     if what.form not in forms:
         fix = f"its forms are {', '.join(forms)}" if forms else "leave --form out: only an export has forms"
         raise refuse("unknown-form", f"this run has no form {what.form}", fix, what.run)
@@ -177,9 +177,7 @@ def require_public_base(path: str) -> None:
     """Raises Refusal push-local-base for an adapter whose base is a local directory: nobody else could load it."""
     if not is_adapter(path):
         return
-    base = json.loads((Path(path) / ADAPTER_CONFIG).read_text(encoding="utf-8")).get(
-        "base_model_name_or_path"
-    )
+    base = adapter_config(path).get("base_model_name_or_path")
     if base and not is_local(base):
         return
     message = f"the adapter's base is {base or 'not named'}, a directory of this machine"

@@ -18,6 +18,7 @@ import yaml
 
 from ..evals.library_tasks import BUILDERS, find_tasks, library_files
 from ..recipe.task_files import TaskFile, children, members, task_metrics
+from ..record.file import exported_forms
 from .config import MERGED
 
 if TYPE_CHECKING:
@@ -52,8 +53,8 @@ class TaskResult:
 
 def own_metrics(record: dict[str, Any], form: str | None) -> dict[str, float]:
     """The measured metrics of a model, or of one form of an export, without the name of the form."""
-    metrics, parity = record.get("metrics") or {}, (record.get("export") or {}).get("parity") or {}
-    forms = [name for name in parity if name != MERGED]
+    metrics = record.get("metrics") or {}
+    forms = [name for name in exported_forms(record) if name != MERGED]
     numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
     own = {name: value for name, value in numbers.items() if _form_of(name, forms) == form}
     if form:

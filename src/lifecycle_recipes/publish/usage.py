@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..models.adapters import ADAPTER_CONFIG, is_adapter
+from ..models.adapters import adapter_config, is_adapter
 from ..models.quantised_base import quantisation_of, quantised_bits
 from ..record.trained_stage import trained_stage
 from .config import CALIBRATED, PACKAGES
@@ -76,7 +75,7 @@ def _generation(path: Path, what: Push, repo: str, at: str) -> list[str]:
     ways = [f"transformers{with_peft}{_needs(what.form)}:\n\n{python(code)}"]
     branch = revision(what)
     if adapter:
-        base = json.loads((path / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
+        base = adapter_config(str(path))["base_model_name_or_path"]
         name = what.repo.rpartition("/")[2]
         ways.append("PEFT:\n\n" + _peft(path, "AutoPeftModelForCausalLM", repo, at))
         if not branch:  # vLLM takes no revision of an adapter

@@ -37,6 +37,11 @@ def read_record(path: str | Path) -> dict:
     return record
 
 
+def exported_forms(record: dict) -> list[str]:
+    """The forms of an export, `merged` first, which is the run's directory; [] for other runs."""
+    return list((record.get("export") or {}).get("parity") or {})
+
+
 def write_json(file: Path, content: dict) -> None:
     """Write the file atomically: a reader never finds half a file, not even after a power cut."""
     handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..finding import Refusal, refuse
 from ..near_path import near_path
-from .file import RUN_FILE, read_record
+from .file import RUN_FILE, exported_forms, read_record
 from .parents import is_local, run_of
 
 # Stage -> what it saves, of the stages whose output generates no text.
@@ -36,8 +36,7 @@ def _run_of(path: str) -> str:
     """The run of a directory, also of one of its checkpoints or, if it is an export, of one of its forms."""
     above, name = os.path.split(os.path.realpath(path))
     if run_of(path) is None and os.path.exists(os.path.join(above, RUN_FILE)):
-        forms = (read_record(above).get("export") or {}).get("parity") or {}
-        return above if name in forms else path
+        return above if name in exported_forms(read_record(above)) else path
     return run_of(path) or path
 
 

@@ -1,14 +1,21 @@
 """A table as text that is also Markdown. No torch."""
 
+from collections.abc import Collection, Iterable, Sequence
+
 
 def aligned(columns: dict[str, list[str]], left: int = 2) -> str:
     """heading -> cells, as lines. The first `left` columns are text, aligned left; the others are numbers."""
-    widths = [max(len(cell) for cell in (head, *cells)) for head, cells in columns.items()]
-    rows = [list(columns), ["-" * width for width in widths], *zip(*columns.values(), strict=True)]
-    return "\n".join(_line(row, widths, left) for row in rows)
+    return table(list(columns), zip(*columns.values(), strict=True), range(left))
 
 
-def _line(cells: list[str], widths: list[int], left: int) -> str:
-    sides = [str.ljust if i < left else str.rjust for i in range(len(widths))]
-    padded = [side(cell, width) for side, cell, width in zip(sides, cells, widths, strict=True)]
-    return "| " + " | ".join(padded) + " |"
+def table(head: list[str], rows: Iterable[Sequence[str]], left: Collection[int] = (0, 1)) -> str:
+    """left: the columns of text; those of numbers are aligned right."""
+    rows = list(rows)
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    lines = []
+    for row in [head, ["-" * width for width in widths], *rows]:
+        cells = [
+            c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)

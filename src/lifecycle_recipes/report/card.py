@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 from ..finding import Refusal, refuse
+from ..publish.config import kind_of
 from ..record.environment import is_alive
-from ..record.file import RUN_FILE, read_record
+from ..record.file import RUN_FILE, exported_forms, read_record
 from ..record.gate import judge
 from .aligned import aligned
 from .measures import MAIN, named_by_gate
@@ -156,7 +157,7 @@ def columns_of(records: dict[str, dict]) -> tuple[dict[str, str], list[str]]:
 
 def measured_of_model(record: dict) -> dict:
     """The metrics of a record, without those of the forms of an export: they have a table of their own."""
-    forms = tuple(f"{form}." for form in (record.get("export") or {}).get("parity") or {})
+    forms = tuple(f"{form}." for form in exported_forms(record))
     return {
         name: value for name, value in (record.get("metrics") or {}).items() if not name.startswith(forms)
     }
@@ -233,8 +234,7 @@ def exported(name: str, record: dict) -> str:
         columns["seconds"] = [number(found.get("seconds"), ".3f") for found in of_form]
     of, trained = record["export"]["of"], "trained"
     if combined := record["export"].get("combined"):
-        by = "average" if combined["by"] == "average" else f"combination ({combined['by']})"
-        of, trained = f"the {by} of {', '.join(combined['weights'])}", "combined"
+        of, trained = f"the {kind_of(combined)} of {', '.join(combined['weights'])}", "combined"
     of = f"{name}: {of} and its forms, compared with the {trained} model on its replies"
     parts = [of, aligned(columns)]
     if pruning:

@@ -18,6 +18,7 @@ from ..curation.rows import text_of
 from ..finding import refuse
 from ..record.file import EDITS, HELD_OUT, LEDGER_FILE, LEFT_OUT, TRAIN, read_record
 from ..record.gate import parent_dir
+from .aligned import table
 from .numbers import amount
 
 OUTPUTS = (TRAIN, HELD_OUT)
@@ -172,18 +173,6 @@ def mixture_table(ledger: dict[str, Any]) -> str:
             ]
         )
     return table(["source", "license", "rows", "bytes", "tokens", "share of tokens", "asked", "epochs"], rows)
-
-
-def table(head: list[str], rows: list[list[str]], left: tuple[int, ...] = (0, 1)) -> str:
-    """left: the columns of text; those of numbers are aligned right."""
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    lines = []
-    for row in [head, ["-" * width for width in widths], *rows]:
-        cells = [
-            c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
 
 
 def show_training(record: dict, run: str) -> list[str]:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 INSTALL = "pip install 'lifecycle-recipes[serve]'"
 PACKAGES = ("fastapi", "uvicorn", "openai")
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/models", "/health")
+# What upstream raises for a model that it cannot batch continuously, such as one of layers without attention.
+UNBATCHABLE = (ValueError, NotImplementedError, AttributeError)
 SEQUENCES = 16  # in the paged cache on a CPU; on a GPU upstream fills the free memory
 STEP = 512  # tokens of a step of continuous batching on a CPU
 MOST_TOKENS = 1024  # new tokens of a reply, if neither the request nor --max-new-tokens sets another number
@@ -230,7 +232,7 @@ def warm_up(manager: Any, causal: Any, path: str) -> None:
         while (result := batching.get_result(timeout=1)) is None or not result.is_finished():
             if problem := batching.background_thread_status.fatal_error:
                 raise needs_static(f"it cannot be batched continuously: {problem}", path)
-    except (ValueError, NotImplementedError, AttributeError) as error:  # such as layers without attention
+    except UNBATCHABLE as error:
         manager.stop()
         raise needs_static(f"it cannot be batched continuously: {error}", path) from None
     except Refusal:

@@ -19,11 +19,11 @@ from ..evals.check import check_prompts
 from ..evals.rubric import as_messages, read_prompts
 from ..finding import Refusal, refuse
 from ..models.config_file import longest_sequence
-from ..record.file import BENCH_FILE, RUN_FILE, read_record, write_json
+from ..record.file import BENCH_FILE, RUN_FILE, exported_forms, read_record, write_json
 from ..record.parents import hash_weights
 from .draft import Draft, load_draft, without_adapter_class
 from .model import Loaded, load, require_language_model
-from .server import cache_size
+from .server import UNBATCHABLE, cache_size
 
 if TYPE_CHECKING:
     import torch
@@ -115,7 +115,7 @@ def with_forms(runs: Sequence[str]) -> list[str]:
     found = []
     for run in runs:
         record = read_record(run) if (Path(run) / RUN_FILE).is_file() else {}
-        forms = [Path(run) / form for form in (record.get("export") or {}).get("parity") or {}]
+        forms = [Path(run) / form for form in exported_forms(record)]
         found += [run, *(str(form) for form in forms if (form / "config.json").is_file())]
     return list(dict.fromkeys(found))
 
@@ -181,9 +181,9 @@ def static(causal: Any, prompts: list[list[int]], tokens: int, **options: Any) -
     """One call of `generate`; prompts: token ids, padded on the left."""
     import torch
 
-    width = max(map(len, prompts))
-    rows = torch.tensor([[0] * (width - len(ids)) + ids for ids in prompts], device=causal.device)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=causal.device)
+    from ..evals.replies import padded_left
+
+    rows, mask = padded_left(prompts, 0, causal.device)
     firsts: list[float] = []
 
     def after_token(ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
@@ -243,7 +243,7 @@ def continuous(causal: Any, prompts: list[list[int]], tokens: int) -> list[Speed
         manager = causal.init_continuous_batching(generation_config=config, **options)
         manager.start()
         return [speed("continuous batch", lambda: joined(manager, prompts, tokens), tokens)]
-    except (ValueError, NotImplementedError, AttributeError) as error:  # such as layers without attention
+    except UNBATCHABLE as error:
         print(f"no continuous batch: {' '.join(str(error).split())[:200]}", file=sys.stderr)
         return []
     finally:
